@@ -1,0 +1,114 @@
+"""The error tree, split by whose fault it is.
+
+Nothing below `BmcmedicError` ever carries a password, a key or session key material: what an error
+holds may be printed, logged and attached to a repair ticket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BmcmedicError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigurationError(BmcmedicError):
+    """What the operator gave cannot be used: the message says what was wrong and what to do."""
+
+
+class LocalProtocolError(BmcmedicError):
+    """We were about to break the protocol ourselves: a bug in the caller, never the BMC's fault."""
+
+
+class RemoteProtocolError(BmcmedicError):
+    """The other side broke the protocol; evidence for a diagnosis.
+
+    `section` is the section of IPMI 2.0 rev. 1.1 that was violated, `raw` the offending bytes.
+    """
+
+    def __init__(self, message: str, *, section: str, raw: bytes = b"") -> None:
+        super().__init__(message)
+        self.section = section
+        self.raw = bytes(raw[:64])
+
+    def __str__(self) -> str:
+        shown = self.raw.hex(" ") or "no bytes"
+        return f"{self.args[0]} (IPMI 2.0 section {self.section}; {shown})"
+
+
+class BmcRefusal(BmcmedicError):
+    """The BMC understood and said no."""
+
+
+class CompletionCodeError(BmcRefusal):
+    """A response with a completion code other than 0x00 (section 5.2)."""
+
+    def __init__(self, request_name: str, code: int, meaning: str, *, is_temporary: bool) -> None:
+        super().__init__(f"{request_name}: {meaning} (completion code 0x{code:02x})")
+        self.request_name = request_name
+        self.code = code
+        self.is_temporary = is_temporary
+
+
+class RmcpPlusStatusError(BmcRefusal):
+    """A session set-up message with a status other than 0x00 (section 13.24)."""
+
+    def __init__(self, message_name: str, status: int, meaning: str, advice: str = "") -> None:
+        hint = f"; {advice}" if advice else ""
+        super().__init__(f"{message_name}: {meaning} (RMCP+ status 0x{status:02x}){hint}")
+        self.message_name = message_name
+        self.status = status
+
+
+class AuthenticationFailed(BmcRefusal):
+    """The BMC's key exchange code does not fit our secrets: wrong password or K_g (13.31)."""
+
+
+class TransportError(BmcmedicError):
+    """Nobody answered, or the network said that nobody would."""
+
+
+class NoAnswer(TransportError):
+    """The deadline passed without an answer."""
+
+
+class PortClosed(TransportError):
+    """An ICMP error says that nothing listens at that address and port."""
+
+
+class Unreachable(TransportError):
+    """The network has no way to the address."""
+
+
+class NameNotResolved(TransportError):
+    """The target's host name has no address."""
+
+
+class SessionLost(TransportError):
+    """The BMC no longer knows our session: it restarted, or dropped it."""
+
+
+class Refused(BmcmedicError):
+    """Our own policy said no; nothing was sent."""
+
+
+class QueueFull(Refused):
+    """A bounded queue is at its limit."""
+
+
+class BreakerOpen(Refused):
+    """The breaker is open because the BMC stopped answering."""
+
+
+class GuardrailRefused(Refused):
+    """A guard-rail forbids the action; `facts` are the numbers that the rule looked at."""
+
+    def __init__(self, rule: str, message: str, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.facts = dict(facts or {})
+
+
+class StoreError(BmcmedicError):
+    """The controller's store could not keep or give a record."""

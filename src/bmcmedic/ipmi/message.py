@@ -1,0 +1,141 @@
+"""The IPMI message as it travels inside a LAN session or on the IPMB (sections 5.1, 13.8, 7.2).
+
+    responder address | netFn<<2 | responder LUN | checksum of the two | requester address |
+    rqSeq<<2 | requester LUN | command | [completion code] | data … | checksum of the last part
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bmcmedic.errors import LocalProtocolError, RemoteProtocolError
+from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, REMOTE_CONSOLE_SWID
+
+_SECTION = "13.8"
+_REQUEST_OVERHEAD = 7
+_RESPONSE_OVERHEAD = 8
+MESSAGE_BYTES_MAX = 272
+"""Longest message taken from the network; the specification's own limit for LAN is lower still."""
+
+
+def checksum(data: bytes) -> int:
+    """Two's complement checksum: the bytes and it add up to 0 modulo 256 (section 13.8)."""
+    return -sum(data) & 0xFF
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMessage:
+    """A request: who asks whom for what. `netfn` is even."""
+
+    netfn: int
+    command: int
+    data: bytes = b""
+    sequence: int = 0
+    responder: int = BMC_SLAVE_ADDRESS
+    responder_lun: int = 0
+    requester: int = REMOTE_CONSOLE_SWID
+    requester_lun: int = 0
+
+    def encode(self) -> bytes:
+        """The message with both checksums; raises LocalProtocolError for a field out of range."""
+        if self.netfn & 1 or not 0 <= self.netfn <= 0x3E:
+            raise LocalProtocolError(f"a request's netFn is even and below 0x40: {self.netfn:#x}")
+        if not 0 <= self.sequence <= 0x3F:
+            raise LocalProtocolError(f"rqSeq has 6 bits: {self.sequence}")
+        if len(self.data) + _REQUEST_OVERHEAD > MESSAGE_BYTES_MAX:
+            raise LocalProtocolError(f"request data of {len(self.data)} bytes is too long")
+        first = self.responder, self.netfn << 2 | self.responder_lun
+        rest = bytes(
+            (self.requester, self.sequence << 2 | self.requester_lun, self.command)
+        ) + self.data
+        return bytes((*first, -sum(first) & 0xFF)) + rest + bytes((-sum(rest) & 0xFF,))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> RequestMessage:
+        """Read a request; raises RemoteProtocolError for length, checksum or an odd netFn."""
+        _check(raw, _REQUEST_OVERHEAD)
+        if raw[1] & 0x04:
+            raise RemoteProtocolError("a response where a request belongs", section="5.1", raw=raw)
+        return cls(
+            netfn=raw[1] >> 2,
+            command=raw[5],
+            data=raw[6:-1],
+            sequence=raw[4] >> 2,
+            responder=raw[0],
+            responder_lun=raw[1] & 3,
+            requester=raw[3],
+            requester_lun=raw[4] & 3,
+        )
+
+    def reply(self, completion_code: int, data: bytes = b"") -> ResponseMessage:
+        """The response that answers this request."""
+        return ResponseMessage(
+            netfn=self.netfn | 1,
+            command=self.command,
+            completion_code=completion_code,
+            data=data,
+            sequence=self.sequence,
+            requester=self.requester,
+            requester_lun=self.requester_lun,
+            responder=self.responder,
+            responder_lun=self.responder_lun,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseMessage:
+    """A response; `netfn` is odd. The address fields name the same parties as in the request."""
+
+    netfn: int
+    command: int
+    completion_code: int
+    data: bytes = b""
+    sequence: int = 0
+    requester: int = REMOTE_CONSOLE_SWID
+    requester_lun: int = 0
+    responder: int = BMC_SLAVE_ADDRESS
+    responder_lun: int = 0
+
+    def encode(self) -> bytes:
+        """The message with both checksums."""
+        first = self.requester, self.netfn << 2 | self.requester_lun
+        rest = bytes(
+            (
+                self.responder,
+                self.sequence << 2 | self.responder_lun,
+                self.command,
+                self.completion_code,
+            )
+        ) + self.data
+        return bytes((*first, -sum(first) & 0xFF)) + rest + bytes((-sum(rest) & 0xFF,))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> ResponseMessage:
+        """Read a response; raises RemoteProtocolError for length, checksum or an even netFn."""
+        _check(raw, _RESPONSE_OVERHEAD)
+        if not raw[1] & 0x04:
+            raise RemoteProtocolError("a request where a response belongs", section="5.1", raw=raw)
+        return cls(
+            netfn=raw[1] >> 2,
+            command=raw[5],
+            completion_code=raw[6],
+            data=raw[7:-1],
+            sequence=raw[4] >> 2,
+            requester=raw[0],
+            requester_lun=raw[1] & 3,
+            responder=raw[3],
+            responder_lun=raw[4] & 3,
+        )
+
+
+def _check(raw: bytes, overhead: int) -> None:
+    if not overhead <= len(raw) <= MESSAGE_BYTES_MAX:
+        raise RemoteProtocolError(
+            f"expected {overhead} to {MESSAGE_BYTES_MAX} bytes, got {len(raw)}",
+            section=_SECTION,
+            raw=raw,
+        )
+    if sum(raw[:3]) & 0xFF:
+        raise RemoteProtocolError("wrong header checksum", section=_SECTION, raw=raw)
+    if sum(raw[3:]) & 0xFF:
+        raise RemoteProtocolError("wrong data checksum", section=_SECTION, raw=raw)
