@@ -1,0 +1,84 @@
+# Everything runs in .venv/ from locked versions; a second run finds its stamps and does nothing.
+#
+#   make demo | test | lint | bench | lock | clean | help
+#
+# PYTHON=/usr/bin/python3.12 picks the interpreter that .venv/ is made with (3.11 or later).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+CHECKED := $(wildcard src tests bench)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+.PHONY: demo
+demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed before your eyes
+	$(BIN)/bmcmedic demo --once
+
+.PHONY: test
+test: peers lint ## lint, then every test, the real ipmitool, FreeIPMI and ipmi_sim included
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: $(STAMPS)/dev ## ruff, mypy --strict, and the way of the imports
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: $(STAMPS)/dev ## rewrite the code as `make lint` wants it
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+.PHONY: bench
+bench: peers $(STAMPS)/dev ## what a probe costs, side by side with ipmipower
+	$(BIN)/python bench/probe.py
+
+# ---------------------------------------------------------------------------------------- set-up
+.PHONY: setup
+setup: peers $(STAMPS)/dev ## all the set-up of `make test`, and nothing else
+
+# Costs a few milliseconds where nothing is missing, so it is asked each time.
+.PHONY: peers
+peers:
+	@tools/setup-debian peers
+
+$(STAMPS)/venv: tools/setup-venv tools/setup-debian tools/debian-packages
+	@PYTHON="$(PYTHON)" tools/setup-venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/runtime: requirements/runtime.lock pyproject.toml tools/setup-packages $(STAMPS)/venv
+	@tools/setup-packages $(VENV) $<
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.lock $(STAMPS)/runtime
+	@tools/setup-packages $(VENV) $<
+	@touch $@
+
+# ----------------------------------------------------------------------------------------- locks
+# Keeps the versions that still fit; `make lock UPGRADE=1` takes the newest of everything.
+COMPILE = UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet \
+	--no-config --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) \
+	pyproject.toml
+
+.PHONY: lock
+lock: $(STAMPS)/venv ## pin every Python dependency anew in requirements/ (UPGRADE=1: the newest)
+	@[ -x $(BIN)/uv ] || tools/setup-packages $(VENV) requirements/dev.lock
+	$(COMPILE) --group dev --output-file requirements/dev.lock
+	$(COMPILE) --group build --constraint requirements/dev.lock --output-file requirements/runtime.lock
+
+.PHONY: clean
+clean: ## remove .venv/, caches and build results (Debian packages stay)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
