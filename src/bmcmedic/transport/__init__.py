@@ -1,0 +1,1 @@
+"""The I/O: each transport carries one IPMI request to a BMC and its answer back."""
