@@ -37,6 +37,13 @@ class RemoteProtocolError(BmcmedicError):
         return f"{self.args[0]} (IPMI 2.0 section {self.section}; {shown})"
 
 
+class InvalidDataField(RemoteProtocolError):
+    """The length is right, but a field holds a reserved or impossible value.
+
+    A managed system answers such a request with 0xCC, any other broken one with 0xC7.
+    """
+
+
 class BmcRefusal(BmcmedicError):
     """The BMC understood and said no."""
 

@@ -10,6 +10,9 @@ BMC_SLAVE_ADDRESS = 0x20
 REMOTE_CONSOLE_SWID = 0x81
 """First software id of a remote console; what ipmitool uses too (section 5.5)."""
 
+PRESENT_CHANNEL = 0x0E
+"""Stands for the channel that the request itself came over (section 6.3)."""
+
 RMCP_PORT = 623
 """Primary RMCP port (section 13.1.2)."""
 

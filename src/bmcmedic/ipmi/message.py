@@ -1,12 +1,12 @@
 """The IPMI message as it travels inside a LAN session or on the IPMB (sections 5.1, 13.8, 7.2).
 
-    responder address | netFn<<2 | responder LUN | checksum of the two | requester address |
-    rqSeq<<2 | requester LUN | command | [completion code] | data … | checksum of the last part
+responder address | netFn<<2 | responder LUN | checksum of the two | requester address |
+rqSeq<<2 | requester LUN | command | [completion code] | data … | checksum of the last part
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmcmedic.errors import LocalProtocolError, RemoteProtocolError
 from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, REMOTE_CONSOLE_SWID
@@ -66,6 +66,10 @@ class RequestMessage:
             requester=raw[3],
             requester_lun=raw[4] & 3,
         )
+
+    def with_sequence(self, sequence: int) -> RequestMessage:
+        """The same request under another rqSeq."""
+        return replace(self, sequence=sequence)
 
     def reply(self, completion_code: int, data: bytes = b"") -> ResponseMessage:
         """The response that answers this request."""

@@ -1,11 +1,18 @@
-"""What every command module builds on: the shape of a command and the length check."""
+"""What every command module builds on: the shape of a command and the checks of its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from bmcmedic.errors import CompletionCodeError, RemoteProtocolError
+from bmcmedic.errors import (
+    CompletionCodeError,
+    InvalidDataField,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from bmcmedic.ipmi.constants import (
     NetFn,
     PrivilegeLevel,
@@ -26,6 +33,7 @@ class ResponseBody(Protocol):
 
 
 R_co = TypeVar("R_co", covariant=True)
+E = TypeVar("E", bound=IntEnum)
 
 
 class Command(Generic[R_co]):
@@ -43,6 +51,8 @@ class Command(Generic[R_co]):
     response: ClassVar[type[Any]]
     privilege: ClassVar[PrivilegeLevel] = PrivilegeLevel.USER
     """The lowest level that may send it (appendix G)."""
+    sessionless: ClassVar[bool] = False
+    """Whether it may also come outside of a session (appendix G)."""
     idempotent: ClassVar[bool] = True
     """Whether it may be sent again when no answer came; a cold reset may not."""
     completion_codes: ClassVar[Mapping[int, str]] = {}
@@ -78,6 +88,28 @@ class Command(Generic[R_co]):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class EmptyRsp:
+    """A response that is its completion code alone.
+
+    Field: some BMCs pad it with a byte or two, which are ignored.
+    """
+
+    def encode(self) -> bytes:
+        """No data."""
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> EmptyRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 0, PADDING_BYTES_MAX, section="5.2")
+        return cls()
+
+
+PADDING_BYTES_MAX = 4
+"""How many bytes more than the specification's a response may carry before it is called broken."""
+
+
 def check_length(
     data: bytes, minimum: int, maximum: int | None = None, *, section: str
 ) -> None:
@@ -92,3 +124,25 @@ def check_length(
     raise RemoteProtocolError(
         f"expected {wanted} bytes, got {len(data)}", section=section, raw=data
     )
+
+
+def read_enum(kind: type[E], value: int, *, section: str, raw: bytes) -> E:
+    """The member of `kind` that a field holds; raises InvalidDataField for a reserved value."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidDataField(
+            f"{kind.__name__} has no value {value:#x}", section=section, raw=raw
+        ) from None
+
+
+def require_range(name: str, value: int, maximum: int, minimum: int = 0) -> None:
+    """Raise LocalProtocolError unless `minimum <= value <= maximum`."""
+    if not minimum <= value <= maximum:
+        raise LocalProtocolError(f"{name} is {minimum} to {maximum}: {value}")
+
+
+def require_length(name: str, value: bytes, maximum: int, minimum: int = 0) -> None:
+    """Raise LocalProtocolError unless `value` has `minimum` to `maximum` bytes."""
+    if not minimum <= len(value) <= maximum:
+        raise LocalProtocolError(f"{name} has {minimum} to {maximum} bytes: {len(value)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bmcmedic.ipmi.commands._command import Command, check_length
+from bmcmedic.ipmi.commands._command import Command, EmptyRsp, check_length
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 
@@ -80,21 +80,6 @@ class GetDeviceIdReq(Command[GetDeviceIdRsp]):
     netfn: ClassVar[NetFn] = NetFn.APP
     command: ClassVar[int] = 0x01
     response: ClassVar[type[GetDeviceIdRsp]] = GetDeviceIdRsp
-
-
-@dataclass(frozen=True, slots=True)
-class EmptyRsp:
-    """A response that is its completion code alone."""
-
-    def encode(self) -> bytes:
-        """No data."""
-        return b""
-
-    @classmethod
-    def decode(cls, data: bytes) -> EmptyRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 0, section="5.2")
-        return cls()
 
 
 @dataclass(frozen=True, slots=True)

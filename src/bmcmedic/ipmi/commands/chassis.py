@@ -1,0 +1,283 @@
+"""Chassis commands (chapter 28). The program reads them; only people switch the host's power."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import KEEP, IntEnum, IntFlag
+
+from bmcmedic.ipmi.commands._command import (
+    PADDING_BYTES_MAX,
+    Command,
+    EmptyRsp,
+    check_length,
+    read_enum,
+)
+from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, NetFn, PrivilegeLevel
+
+
+class ChassisCapabilities(IntFlag, boundary=KEEP):
+    """What the chassis device provides (28.1, byte 2)."""
+
+    INTRUSION_SENSOR = 0x01
+    FRONT_PANEL_LOCKOUT = 0x02
+    DIAGNOSTIC_INTERRUPT = 0x04
+    POWER_INTERLOCK = 0x08
+
+
+@dataclass(frozen=True, slots=True)
+class GetChassisCapabilitiesRsp:
+    """What the chassis can do, and which controller looks after it.
+
+    Spec: 28.1. Shape: 5 or 6 bytes; without the last the bridge is at 0x20.
+    """
+
+    capabilities: ChassisCapabilities
+    fru_address: int = BMC_SLAVE_ADDRESS
+    sdr_address: int = BMC_SLAVE_ADDRESS
+    sel_address: int = BMC_SLAVE_ADDRESS
+    system_management_address: int = BMC_SLAVE_ADDRESS
+    bridge_address: int = BMC_SLAVE_ADDRESS
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes(
+            (
+                self.capabilities,
+                self.fru_address,
+                self.sdr_address,
+                self.sel_address,
+                self.system_management_address,
+                self.bridge_address,
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetChassisCapabilitiesRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 5, 6 + PADDING_BYTES_MAX, section="28.1")
+        bridge = data[5] if len(data) > 5 else BMC_SLAVE_ADDRESS
+        return cls(ChassisCapabilities(data[0]), data[1], data[2], data[3], data[4], bridge)
+
+
+@dataclass(frozen=True, slots=True)
+class GetChassisCapabilitiesReq(Command[GetChassisCapabilitiesRsp]):
+    """Get Chassis Capabilities (28.1)."""
+
+    section = "28.1"
+    netfn = NetFn.CHASSIS
+    command = 0x00
+    response = GetChassisCapabilitiesRsp
+
+
+class PowerRestorePolicy(IntEnum):
+    """What the host does when AC comes back (28.2, byte 2 bits 6:5)."""
+
+    STAYS_OFF = 0
+    RESTORES_PRIOR_STATE = 1
+    POWERS_UP = 2
+    UNKNOWN = 3
+
+
+class LastPowerEvent(IntFlag, boundary=KEEP):
+    """Why the power last changed (28.2, byte 3)."""
+
+    AC_FAILED = 0x01
+    OVERLOAD = 0x02
+    INTERLOCK = 0x04
+    POWER_FAULT = 0x08
+    ON_BY_COMMAND = 0x10
+
+
+class MiscChassisState(IntFlag, boundary=KEEP):
+    """What else there is to say of the chassis (28.2, byte 4); bits 5:4 say how it identifies."""
+
+    INTRUSION = 0x01
+    FRONT_PANEL_LOCKOUT = 0x02
+    DRIVE_FAULT = 0x04
+    COOLING_FAULT = 0x08
+    IDENTIFY_TEMPORARY = 0x10
+    IDENTIFY_INDEFINITE = 0x20
+    IDENTIFY_SUPPORTED = 0x40
+
+
+_NO_EVENT = LastPowerEvent(0)
+_NO_STATE = MiscChassisState(0)
+
+
+@dataclass(frozen=True, slots=True)
+class GetChassisStatusRsp:
+    """Whether the host has power, and why.
+
+    Spec: 28.2. Shape: 3 bytes, and optionally the front panel buttons (bits 7:4 which may be
+    disabled, 3:0 which are).
+    Field: most BMCs send 3 bytes, some Supermicro and Dell 4.
+    """
+
+    power_on: bool
+    power_overload: bool = False
+    interlock_active: bool = False
+    power_fault: bool = False
+    power_control_fault: bool = False
+    restore_policy: PowerRestorePolicy = PowerRestorePolicy.UNKNOWN
+    last_power_event: LastPowerEvent = _NO_EVENT
+    misc_state: MiscChassisState = _NO_STATE
+    front_panel_buttons: int | None = None
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        power = (
+            self.restore_policy << 5
+            | self.power_control_fault << 4
+            | self.power_fault << 3
+            | self.interlock_active << 2
+            | self.power_overload << 1
+            | self.power_on
+        )
+        data = bytes((power, self.last_power_event, self.misc_state))
+        if self.front_panel_buttons is None:
+            return data
+        return data + bytes((self.front_panel_buttons,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetChassisStatusRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 3, 4 + PADDING_BYTES_MAX, section="28.2")
+        power = data[0]
+        return cls(
+            power_on=bool(power & 0x01),
+            power_overload=bool(power & 0x02),
+            interlock_active=bool(power & 0x04),
+            power_fault=bool(power & 0x08),
+            power_control_fault=bool(power & 0x10),
+            restore_policy=PowerRestorePolicy(power >> 5 & 0x03),
+            last_power_event=LastPowerEvent(data[1]),
+            misc_state=MiscChassisState(data[2]),
+            front_panel_buttons=data[3] if len(data) > 3 else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GetChassisStatusReq(Command[GetChassisStatusRsp]):
+    """Get Chassis Status (28.2): what `chassis power status` sends."""
+
+    section = "28.2"
+    netfn = NetFn.CHASSIS
+    command = 0x01
+    response = GetChassisStatusRsp
+
+
+class ChassisControlAction(IntEnum):
+    """What Chassis Control does to the host (28.3)."""
+
+    POWER_DOWN = 0
+    POWER_UP = 1
+    POWER_CYCLE = 2
+    HARD_RESET = 3
+    DIAGNOSTIC_INTERRUPT = 4
+    SOFT_SHUTDOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ChassisControlReq(Command[EmptyRsp]):
+    """Chassis Control (28.3): the simulator's side; the program never sends it by itself."""
+
+    action: ChassisControlAction
+
+    section = "28.3"
+    netfn = NetFn.CHASSIS
+    command = 0x02
+    response = EmptyRsp
+    privilege = PrivilegeLevel.OPERATOR
+    idempotent = False
+
+    def encode(self) -> bytes:
+        """The request's data bytes."""
+        return bytes((self.action,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> ChassisControlReq:
+        """Read the request's data; raises RemoteProtocolError."""
+        check_length(data, 1, section=cls.section)
+        return cls(read_enum(ChassisControlAction, data[0] & 0x0F, section=cls.section, raw=data))
+
+
+class RestartCause(IntEnum):
+    """Why the host last restarted (28.11)."""
+
+    UNKNOWN = 0x0
+    CHASSIS_CONTROL = 0x1
+    RESET_BUTTON = 0x2
+    POWER_BUTTON = 0x3
+    WATCHDOG_EXPIRATION = 0x4
+    OEM = 0x5
+    POWER_POLICY_ALWAYS_ON = 0x6
+    POWER_POLICY_PRIOR_STATE = 0x7
+    PEF_RESET = 0x8
+    PEF_POWER_CYCLE = 0x9
+    SOFT_RESET = 0xA
+    REAL_TIME_CLOCK = 0xB
+    RESERVED_C = 0xC
+    RESERVED_D = 0xD
+    RESERVED_E = 0xE
+    RESERVED_F = 0xF
+
+
+@dataclass(frozen=True, slots=True)
+class GetSystemRestartCauseRsp:
+    """Why the host last restarted, and over which channel. Spec: 28.11. Shape: 2 bytes."""
+
+    cause: RestartCause
+    channel: int = 0
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.cause, self.channel))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetSystemRestartCauseRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 2, 2 + PADDING_BYTES_MAX, section="28.11")
+        return cls(RestartCause(data[0] & 0x0F), data[1])
+
+
+@dataclass(frozen=True, slots=True)
+class GetSystemRestartCauseReq(Command[GetSystemRestartCauseRsp]):
+    """Get System Restart Cause (28.11)."""
+
+    section = "28.11"
+    netfn = NetFn.CHASSIS
+    command = 0x07
+    response = GetSystemRestartCauseRsp
+
+
+@dataclass(frozen=True, slots=True)
+class GetPohCounterRsp:
+    """How long the host has had power. Spec: 28.14. Shape: minutes a count, count (4, LSB)."""
+
+    minutes_per_count: int
+    count: int
+
+    @property
+    def power_on_minutes(self) -> int:
+        """The time with power, in minutes."""
+        return self.minutes_per_count * self.count
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.minutes_per_count,)) + self.count.to_bytes(4, "little")
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetPohCounterRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 5, 5 + PADDING_BYTES_MAX, section="28.14")
+        return cls(data[0], int.from_bytes(data[1:5], "little"))
+
+
+@dataclass(frozen=True, slots=True)
+class GetPohCounterReq(Command[GetPohCounterRsp]):
+    """Get POH Counter (28.14)."""
+
+    section = "28.14"
+    netfn = NetFn.CHASSIS
+    command = 0x0F
+    response = GetPohCounterRsp

@@ -1,0 +1,268 @@
+"""The BMC's watchdog timer (chapter 27).
+
+Set without `dont_stop` stops the timer; Reset starts it. Reset before any Set, and so also after
+the BMC restarted, is answered with 0x80.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import KEEP, IntEnum, IntFlag
+from typing import ClassVar
+
+from bmcmedic.errors import InvalidDataField, LocalProtocolError
+from bmcmedic.ipmi.commands._command import (
+    PADDING_BYTES_MAX,
+    Command,
+    EmptyRsp,
+    check_length,
+    read_enum,
+    require_range,
+)
+from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
+
+COUNTDOWN_S_MAX = 6553.5
+"""16 bits of 100 ms."""
+
+PRETIMEOUT_INTERVAL_S_MAX = 255
+
+UNINITIALIZED = 0x80
+"""Completion code of Reset Watchdog Timer before any Set Watchdog Timer (27.5)."""
+
+_TICKS_PER_S = 10
+
+
+class TimerUse(IntEnum):
+    """What the timer is running for (27.6, byte 1)."""
+
+    UNSPECIFIED = 0
+    """Reserved; what a BMC reports before anybody set its timer."""
+    BIOS_FRB2 = 1
+    BIOS_POST = 2
+    OS_LOAD = 3
+    SMS_OS = 4
+    OEM = 5
+
+
+class TimeoutAction(IntEnum):
+    """What the BMC does to the host when the timer expires (27.6, byte 2)."""
+
+    NONE = 0
+    HARD_RESET = 1
+    POWER_DOWN = 2
+    POWER_CYCLE = 3
+
+    @property
+    def text(self) -> str:
+        """The words of the documented JSON, such as `hard reset`."""
+        return self.name.lower().replace("_", " ")
+
+
+class PretimeoutInterrupt(IntEnum):
+    """How the host is warned `pretimeout_interval_s` before the timer expires (27.6, byte 2)."""
+
+    NONE = 0
+    SMI = 1
+    NMI = 2
+    MESSAGING = 3
+
+
+class ExpirationFlags(IntFlag, boundary=KEEP):
+    """For which uses the timer has expired since the flags were cleared (27.6, byte 4)."""
+
+    BIOS_FRB2 = 0x02
+    BIOS_POST = 0x04
+    OS_LOAD = 0x08
+    SMS_OS = 0x10
+    OEM = 0x20
+
+
+_NO_FLAGS = ExpirationFlags(0)
+
+
+def _ticks(seconds: float) -> bytes:
+    return round(seconds * _TICKS_PER_S).to_bytes(2, "little")
+
+
+def _seconds(ticks: bytes) -> float:
+    return int.from_bytes(ticks, "little") / _TICKS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class ResetWatchdogTimerReq(Command[EmptyRsp]):
+    """Reset Watchdog Timer (27.5): start the timer, or start it over; a pat sends it.
+
+    Never sent over LAN to find out whether the BMC restarted: where it did not, it *arms*.
+    """
+
+    section = "27.5"
+    netfn = NetFn.APP
+    command = 0x22
+    response = EmptyRsp
+    privilege = PrivilegeLevel.OPERATOR
+    completion_codes: ClassVar = {UNINITIALIZED: "watchdog timer was never set since the BMC start"}
+
+
+@dataclass(frozen=True, slots=True)
+class SetWatchdogTimerReq(Command[EmptyRsp]):
+    """Set Watchdog Timer (27.6).
+
+    Shape: 6 bytes, countdown LSB first. Units: countdown in 100 ms, pretimeout in s.
+    Raises: LocalProtocolError when built with values that no BMC can take.
+    """
+
+    use: TimerUse
+    action: TimeoutAction
+    initial_countdown_s: float
+    pretimeout_interrupt: PretimeoutInterrupt = PretimeoutInterrupt.NONE
+    pretimeout_interval_s: int = 0
+    dont_log: bool = False
+    dont_stop: bool = False
+    """Leave a running timer running; without it the timer is stopped."""
+    clear_expiration_flags: ExpirationFlags = _NO_FLAGS
+
+    section = "27.6"
+    netfn = NetFn.APP
+    command = 0x24
+    response = EmptyRsp
+    privilege = PrivilegeLevel.OPERATOR
+
+    def __post_init__(self) -> None:
+        if self.use is TimerUse.UNSPECIFIED:
+            raise LocalProtocolError("timer use 0 is reserved")
+        if not 0 <= self.initial_countdown_s <= COUNTDOWN_S_MAX:
+            raise LocalProtocolError(
+                f"the countdown is 0 to {COUNTDOWN_S_MAX} s: {self.initial_countdown_s}"
+            )
+        require_range("pretimeout", self.pretimeout_interval_s, PRETIMEOUT_INTERVAL_S_MAX)
+        if self.pretimeout_interval_s and self.pretimeout_interval_s >= self.initial_countdown_s:
+            raise LocalProtocolError(
+                f"a pretimeout of {self.pretimeout_interval_s} s does not fit into "
+                f"a countdown of {self.initial_countdown_s} s"
+            )
+
+    def encode(self) -> bytes:
+        """The request's data bytes."""
+        return bytes(
+            (
+                self.dont_log << 7 | self.dont_stop << 6 | self.use,
+                self.pretimeout_interrupt << 4 | self.action,
+                self.pretimeout_interval_s,
+                self.clear_expiration_flags,
+            )
+        ) + _ticks(self.initial_countdown_s)
+
+    @classmethod
+    def decode(cls, data: bytes) -> SetWatchdogTimerReq:
+        """Read the request's data; raises RemoteProtocolError, also for a reserved use."""
+        check_length(data, 6, section=cls.section)
+        use, action, interrupt = _timer(data, cls.section)
+        try:
+            return cls(
+                use=use,
+                action=action,
+                initial_countdown_s=_seconds(data[4:6]),
+                pretimeout_interrupt=interrupt,
+                pretimeout_interval_s=data[2],
+                dont_log=bool(data[0] & 0x80),
+                dont_stop=bool(data[0] & 0x40),
+                clear_expiration_flags=ExpirationFlags(data[3]),
+            )
+        except LocalProtocolError as error:
+            raise InvalidDataField(str(error), section=cls.section, raw=data) from None
+
+
+@dataclass(frozen=True, slots=True)
+class GetWatchdogTimerRsp:
+    """The timer as it stands.
+
+    Spec: 27.7. Shape: 8 bytes, LSB first. Units: countdowns in 100 ms, pretimeout in s.
+    Field: a BMC whose timer nobody ever set reports use 0; some let the present countdown stand
+    where the timer was stopped, others show the initial countdown.
+    """
+
+    running: bool
+    use: TimerUse
+    action: TimeoutAction
+    initial_countdown_s: float
+    present_countdown_s: float
+    pretimeout_interrupt: PretimeoutInterrupt = PretimeoutInterrupt.NONE
+    pretimeout_interval_s: int = 0
+    dont_log: bool = False
+    expiration_flags: ExpirationFlags = _NO_FLAGS
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return (
+            bytes(
+                (
+                    self.dont_log << 7 | self.running << 6 | self.use,
+                    self.pretimeout_interrupt << 4 | self.action,
+                    self.pretimeout_interval_s,
+                    self.expiration_flags,
+                )
+            )
+            + _ticks(self.initial_countdown_s)
+            + _ticks(self.present_countdown_s)
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetWatchdogTimerRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 8, 8 + PADDING_BYTES_MAX, section="27.7")
+        use, action, interrupt = _timer(data, "27.7")
+        return cls(
+            running=bool(data[0] & 0x40),
+            use=use,
+            action=action,
+            initial_countdown_s=_seconds(data[4:6]),
+            present_countdown_s=_seconds(data[6:8]),
+            pretimeout_interrupt=interrupt,
+            pretimeout_interval_s=data[2],
+            dont_log=bool(data[0] & 0x80),
+            expiration_flags=ExpirationFlags(data[3]),
+        )
+
+    def set_request(
+        self,
+        *,
+        initial_countdown_s: float | None = None,
+        action: TimeoutAction | None = None,
+        dont_stop: bool = False,
+    ) -> SetWatchdogTimerReq:
+        """The request that sets the timer as it was seen here, but for what is given.
+
+        It can always be built, whatever the BMC reported: a pretimeout that does not fit into
+        the countdown is left out, and the reserved use 0 becomes SMS/OS.
+        """
+        countdown_s = initial_countdown_s
+        if countdown_s is None:
+            countdown_s = self.initial_countdown_s
+        fits = self.pretimeout_interval_s < countdown_s
+        return SetWatchdogTimerReq(
+            use=self.use if self.use is not TimerUse.UNSPECIFIED else TimerUse.SMS_OS,
+            action=self.action if action is None else action,
+            initial_countdown_s=countdown_s,
+            pretimeout_interrupt=self.pretimeout_interrupt if fits else PretimeoutInterrupt.NONE,
+            pretimeout_interval_s=self.pretimeout_interval_s if fits else 0,
+            dont_log=self.dont_log,
+            dont_stop=dont_stop,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GetWatchdogTimerReq(Command[GetWatchdogTimerRsp]):
+    """Get Watchdog Timer (27.7)."""
+
+    section = "27.7"
+    netfn = NetFn.APP
+    command = 0x25
+    response = GetWatchdogTimerRsp
+
+
+def _timer(data: bytes, section: str) -> tuple[TimerUse, TimeoutAction, PretimeoutInterrupt]:
+    return (
+        read_enum(TimerUse, data[0] & 0x07, section=section, raw=data),
+        read_enum(TimeoutAction, data[1] & 0x07, section=section, raw=data),
+        read_enum(PretimeoutInterrupt, data[1] >> 4 & 0x07, section=section, raw=data),
+    )
