@@ -1,0 +1,324 @@
+"""Open Session and RAKP messages 1 to 4, and the keys they agree on (sections 13.17 to 13.32).
+
+Letters as in the specification: SIDm, Rm, Rolem, UNamem belong to the remote console, SIDc, Rc,
+GUIDc to the managed system.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass, field, replace
+
+from bmcmedic.errors import RemoteProtocolError
+from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES, CipherSuite
+
+PASSWORD_BYTES_MAX = 20
+USER_NAME_BYTES_MAX = 16
+NAME_ONLY_LOOKUP = 0x10
+"""Bit of the role byte: look the user up by name alone (section 13.20)."""
+
+_OPEN_REQUEST = struct.Struct("<BB2xI")
+_OPEN_RESPONSE = struct.Struct("<BBBxII")
+_STATUS_HEADER = struct.Struct("<BB2xI")
+_RAKP_1 = struct.Struct("<B3xI16sB2xB")
+
+
+def _algorithms(suite: CipherSuite) -> bytes:
+    """The three algorithm payloads of an Open Session message (section 13.17, table 13-9)."""
+    return bytes(
+        (
+            *(0x00, 0, 0, 8, suite.authentication, 0, 0, 0),
+            *(0x01, 0, 0, 8, suite.integrity, 0, 0, 0),
+            *(0x02, 0, 0, 8, suite.confidentiality, 0, 0, 0),
+        )
+    )
+
+
+_ALGORITHMS = {suite_id: _algorithms(suite) for suite_id, suite in CIPHER_SUITES.items()}
+_SUITE_OF = {payloads: CIPHER_SUITES[suite_id] for suite_id, payloads in _ALGORITHMS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessionRequest:
+    """RMCP+ Open Session Request (section 13.17)."""
+
+    tag: int
+    privilege: int
+    console_session_id: int
+    algorithms: bytes
+    """The three payloads, 24 bytes, as on the wire; `suite` is what they mean."""
+
+    @classmethod
+    def for_suite(
+        cls, tag: int, privilege: int, console_session_id: int, suite: CipherSuite
+    ) -> OpenSessionRequest:
+        """Propose exactly one suite."""
+        return cls(tag, privilege, console_session_id, _ALGORITHMS[suite.id])
+
+    @property
+    def suite(self) -> CipherSuite | None:
+        """The proposed suite, or None for one this package does not speak."""
+        return _SUITE_OF.get(self.algorithms)
+
+    def encode(self) -> bytes:
+        """The payload, 32 bytes."""
+        return (
+            _OPEN_REQUEST.pack(self.tag, self.privilege, self.console_session_id) + self.algorithms
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> OpenSessionRequest:
+        """Read the payload; raises RemoteProtocolError."""
+        _expect(payload, (32,), "Open Session Request", "13.17")
+        tag, privilege, console_session_id = _OPEN_REQUEST.unpack_from(payload)
+        return cls(tag, privilege & 0x0F, console_session_id, payload[8:])
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessionResponse:
+    """RMCP+ Open Session Response (section 13.18); with a status it ends after SIDm.
+
+    Field: refusals of 1 to 36 bytes have been seen; only tag and status are needed to read one.
+    """
+
+    tag: int
+    status: int
+    privilege: int
+    console_session_id: int
+    managed_session_id: int = 0
+    algorithms: bytes = b""
+
+    def encode(self) -> bytes:
+        """The payload: 36 bytes, or 8 for a refusal."""
+        packed = _OPEN_RESPONSE.pack(
+            self.tag,
+            self.status,
+            self.privilege,
+            self.console_session_id,
+            self.managed_session_id,
+        )
+        return packed[:8] if self.status else packed + self.algorithms
+
+    @classmethod
+    def decode(cls, payload: bytes) -> OpenSessionResponse:
+        """Read the payload; raises RemoteProtocolError."""
+        if len(payload) >= 2 and payload[1]:
+            padded = payload[:8].ljust(12, b"\0")
+            tag, status, privilege, console_session_id, _ = _OPEN_RESPONSE.unpack(padded)
+            return cls(tag, status, privilege, console_session_id)
+        _expect(payload, (36,), "Open Session Response", "13.18")
+        tag, status, privilege, console_session_id, managed_session_id = (
+            _OPEN_RESPONSE.unpack_from(payload)
+        )
+        return cls(
+            tag, status, privilege, console_session_id, managed_session_id, payload[12:]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rakp1:
+    """RAKP Message 1: remote console to managed system (section 13.20)."""
+
+    tag: int
+    managed_session_id: int
+    console_random: bytes
+    role: int
+    """Requested maximum privilege level in bits 3:0, `NAME_ONLY_LOOKUP` in bit 4."""
+    user_name: bytes
+
+    def encode(self) -> bytes:
+        """The payload, 28 bytes and the user name."""
+        return (
+            _RAKP_1.pack(
+                self.tag,
+                self.managed_session_id,
+                self.console_random,
+                self.role,
+                len(self.user_name),
+            )
+            + self.user_name
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Rakp1:
+        """Read the payload; raises RemoteProtocolError.
+
+        Field: clients that always send 16 bytes of name, padded with zeros, are understood.
+        """
+        if not 28 <= len(payload) <= 28 + USER_NAME_BYTES_MAX or payload[27] > len(payload) - 28:
+            raise RemoteProtocolError("RAKP 1 has a wrong length", section="13.20", raw=payload)
+        tag, managed_session_id, console_random, role, name_bytes = _RAKP_1.unpack_from(payload)
+        return cls(
+            tag, managed_session_id, console_random, role & 0x1F, payload[28 : 28 + name_bytes]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rakp2:
+    """RAKP Message 2: managed system to remote console (section 13.21)."""
+
+    tag: int
+    status: int
+    console_session_id: int
+    managed_random: bytes = b""
+    managed_guid: bytes = b""
+    key_exchange_code: bytes = field(default=b"", repr=False)
+
+    def encode(self) -> bytes:
+        """The payload: 40 bytes and the code, or 8 for a refusal."""
+        header = _STATUS_HEADER.pack(self.tag, self.status, self.console_session_id)
+        if self.status:
+            return header
+        return header + self.managed_random + self.managed_guid + self.key_exchange_code
+
+    @classmethod
+    def decode(cls, payload: bytes, suite: CipherSuite) -> Rakp2:
+        """Read the payload; raises RemoteProtocolError."""
+        tag, status, console_session_id = _status_header(payload, "RAKP 2", "13.21")
+        if status:
+            return cls(tag, status, console_session_id)
+        _expect(payload, (40 + suite.key_exchange_bytes,), "RAKP 2", "13.21")
+        return cls(
+            tag, status, console_session_id, payload[8:24], payload[24:40], payload[40:]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rakp3:
+    """RAKP Message 3: remote console to managed system (section 13.22)."""
+
+    tag: int
+    status: int
+    managed_session_id: int
+    key_exchange_code: bytes = field(default=b"", repr=False)
+
+    def encode(self) -> bytes:
+        """The payload: 8 bytes and the code."""
+        return (
+            _STATUS_HEADER.pack(self.tag, self.status, self.managed_session_id)
+            + self.key_exchange_code
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Rakp3:
+        """Read the payload; raises RemoteProtocolError. The code's length is the session's check."""
+        tag, status, managed_session_id = _status_header(payload, "RAKP 3", "13.22")
+        if len(payload) not in (8, 28, 40):
+            raise RemoteProtocolError("RAKP 3 has a wrong length", section="13.22", raw=payload[:8])
+        return cls(tag, status, managed_session_id, payload[8:])
+
+
+@dataclass(frozen=True, slots=True)
+class Rakp4:
+    """RAKP Message 4: managed system to remote console (section 13.23)."""
+
+    tag: int
+    status: int
+    console_session_id: int
+    integrity_check_value: bytes = field(default=b"", repr=False)
+
+    def encode(self) -> bytes:
+        """The payload: 8 bytes and the value."""
+        header = _STATUS_HEADER.pack(self.tag, self.status, self.console_session_id)
+        return header if self.status else header + self.integrity_check_value
+
+    @classmethod
+    def decode(cls, payload: bytes, suite: CipherSuite) -> Rakp4:
+        """Read the payload; raises RemoteProtocolError."""
+        tag, status, console_session_id = _status_header(payload, "RAKP 4", "13.23")
+        if status:
+            return cls(tag, status, console_session_id)
+        _expect(payload, (8 + suite.rakp4_bytes,), "RAKP 4", "13.23")
+        return cls(tag, status, console_session_id, payload[8:])
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExchange:
+    """What both sides know after RAKP 2; every code and key is computed from it.
+
+    Spec: 13.28.1 (codes), 13.31 (SIK), 13.32 (K1, K2). Passwords are HMAC keys, so a 16-byte one
+    and the same one padded to 20 bytes with zeros give equal codes.
+    """
+
+    suite: CipherSuite
+    console_session_id: int
+    managed_session_id: int
+    console_random: bytes
+    managed_random: bytes
+    managed_guid: bytes
+    role: int
+    user_name: bytes
+    password: bytes = field(repr=False)
+    kg: bytes = field(default=b"", repr=False)
+
+    def with_managed_system(self, managed_random: bytes, managed_guid: bytes) -> KeyExchange:
+        """The same exchange once RAKP 2 has told the other side's part."""
+        return replace(self, managed_random=managed_random, managed_guid=managed_guid)
+
+    def _identity(self) -> bytes:
+        return bytes((self.role, len(self.user_name))) + self.user_name
+
+    def rakp2_code(self) -> bytes:
+        """Key exchange authentication code of RAKP 2."""
+        return self._hmac(
+            self.password,
+            struct.pack("<II", self.console_session_id, self.managed_session_id)
+            + self.console_random
+            + self.managed_random
+            + self.managed_guid
+            + self._identity(),
+        )
+
+    def rakp3_code(self) -> bytes:
+        """Key exchange authentication code of RAKP 3."""
+        return self._hmac(
+            self.password,
+            self.managed_random
+            + self.console_session_id.to_bytes(4, "little")
+            + self._identity(),
+        )
+
+    def sik(self) -> bytes:
+        """Session integrity key; K_g takes the password's place where it is set."""
+        return self._hmac(
+            self.kg or self.password,
+            self.console_random + self.managed_random + self._identity(),
+        )
+
+    def rakp4_value(self, sik: bytes) -> bytes:
+        """Integrity check value of RAKP 4."""
+        code = self._hmac(
+            sik,
+            self.console_random
+            + self.managed_session_id.to_bytes(4, "little")
+            + self.managed_guid,
+        )
+        return code[: self.suite.rakp4_bytes]
+
+    def k1(self, sik: bytes) -> bytes:
+        """Key of the integrity algorithm."""
+        return self._hmac(sik, b"\x01" * 20)
+
+    def k2(self, sik: bytes) -> bytes:
+        """Key of the confidentiality algorithm; AES takes its first 16 bytes."""
+        return self._hmac(sik, b"\x02" * 20)
+
+    def _hmac(self, key: bytes, message: bytes) -> bytes:
+        return hmac.digest(key, message, self.suite.digest) if self.suite.digest else b""
+
+
+def _status_header(payload: bytes, name: str, section: str) -> tuple[int, int, int]:
+    if len(payload) < 8:
+        raise RemoteProtocolError(f"{name} is truncated", section=section, raw=payload)
+    tag, status, session_id = _STATUS_HEADER.unpack_from(payload)
+    return tag, status, session_id
+
+
+def _expect(payload: bytes, lengths: tuple[int, ...], name: str, section: str) -> None:
+    if len(payload) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        # The first bytes only: what follows may be a keyed code.
+        raise RemoteProtocolError(
+            f"{name}: expected {wanted} bytes, got {len(payload)}", section=section, raw=payload[:8]
+        )
