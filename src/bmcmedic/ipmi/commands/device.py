@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from enum import KEEP, IntEnum, IntFlag
 
-from bmcmedic.ipmi.commands._command import Command, EmptyRsp, check_length
+from bmcmedic.ipmi.commands._command import (
+    PADDING_BYTES_MAX,
+    Command,
+    EmptyRsp,
+    check_length,
+    require_length,
+)
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
+from bmcmedic.ipmi.guid import GUID_BYTES
+
+AUXILIARY_BYTES_MAX = 5
+"""One more than the specification's, for the BMCs that send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +24,8 @@ class GetDeviceIdRsp:
     """Who the BMC is and which firmware it runs.
 
     Spec: 20.1. Shape: 11 or 15 bytes, LSB first; the last 4 (auxiliary revision) are optional.
-    Field: while `available` is false the BMC is updating its firmware or its SDRs.
+    Field: while `available` is false the BMC is updating its firmware or its SDRs; some BMCs send
+    1 to 3 or 5 auxiliary bytes.
     """
 
     device_id: int
@@ -56,7 +67,7 @@ class GetDeviceIdRsp:
     @classmethod
     def decode(cls, data: bytes) -> GetDeviceIdRsp:
         """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 11, 15, section="20.1")
+        check_length(data, 11, 11 + AUXILIARY_BYTES_MAX, section="20.1")
         return cls(
             device_id=data[0],
             device_revision=data[1] & 0x0F,
@@ -76,19 +87,152 @@ class GetDeviceIdRsp:
 class GetDeviceIdReq(Command[GetDeviceIdRsp]):
     """Get Device ID (20.1)."""
 
-    section: ClassVar[str] = "20.1"
-    netfn: ClassVar[NetFn] = NetFn.APP
-    command: ClassVar[int] = 0x01
-    response: ClassVar[type[GetDeviceIdRsp]] = GetDeviceIdRsp
+    section = "20.1"
+    netfn = NetFn.APP
+    command = 0x01
+    response = GetDeviceIdRsp
 
 
 @dataclass(frozen=True, slots=True)
 class ColdResetReq(Command[EmptyRsp]):
     """Cold Reset (20.2). Never sent twice: silence afterwards is an outcome, not an error."""
 
-    section: ClassVar[str] = "20.2"
-    netfn: ClassVar[NetFn] = NetFn.APP
-    command: ClassVar[int] = 0x02
-    response: ClassVar[type[EmptyRsp]] = EmptyRsp
-    privilege: ClassVar[PrivilegeLevel] = PrivilegeLevel.ADMINISTRATOR
-    idempotent: ClassVar[bool] = False
+    section = "20.2"
+    netfn = NetFn.APP
+    command = 0x02
+    response = EmptyRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+    idempotent = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmResetReq(Command[EmptyRsp]):
+    """Warm Reset (20.3). Optional: many BMCs answer 0xC1. Never sent twice."""
+
+    section = "20.3"
+    netfn = NetFn.APP
+    command = 0x03
+    response = EmptyRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+    idempotent = False
+
+
+class SelfTestResult(IntEnum):
+    """The first byte of the self-test's result (20.4); other values are device-specific."""
+
+    PASSED = 0x55
+    NOT_IMPLEMENTED = 0x56
+    CORRUPTED = 0x57
+    """Data or devices are corrupted or inaccessible; the second byte says which."""
+    FATAL_HARDWARE_ERROR = 0x58
+
+
+class SelfTestFailures(IntFlag, boundary=KEEP):
+    """What is corrupted or inaccessible (20.4, byte 3 where byte 2 is 0x57)."""
+
+    OPERATIONAL_FIRMWARE = 0x01
+    BOOT_BLOCK = 0x02
+    FRU_INTERNAL_USE_AREA = 0x04
+    SDR_REPOSITORY_EMPTY = 0x08
+    IPMB_LINES = 0x10
+    FRU_DEVICE = 0x20
+    SDR_REPOSITORY = 0x40
+    SEL_DEVICE = 0x80
+
+
+_FAILURE_TEXT = {
+    SelfTestFailures.OPERATIONAL_FIRMWARE: "operational firmware corrupted",
+    SelfTestFailures.BOOT_BLOCK: "boot block corrupted",
+    SelfTestFailures.FRU_INTERNAL_USE_AREA: "internal use area of the FRU corrupted",
+    SelfTestFailures.SDR_REPOSITORY_EMPTY: "SDR repository empty",
+    SelfTestFailures.IPMB_LINES: "IPMB signal lines do not respond",
+    SelfTestFailures.FRU_DEVICE: "FRU device not accessible",
+    SelfTestFailures.SDR_REPOSITORY: "SDR repository not accessible",
+    SelfTestFailures.SEL_DEVICE: "SEL device not accessible",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GetSelfTestResultsRsp:
+    """What the BMC found out about itself.
+
+    Spec: 20.4. Shape: result and detail, 1 byte each.
+    Field: a BMC without a self-test answers 0x56, or 0xC1 to the whole command: not sick.
+    """
+
+    result: int
+    detail: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the BMC says that it is well."""
+        return self.result == SelfTestResult.PASSED
+
+    @property
+    def implemented(self) -> bool:
+        """Whether there is a self-test at all."""
+        return self.result != SelfTestResult.NOT_IMPLEMENTED
+
+    @property
+    def text(self) -> str:
+        """`passed`, `unsupported`, or what failed."""
+        if self.passed:
+            return "passed"
+        if not self.implemented:
+            return "unsupported"
+        if self.result == SelfTestResult.FATAL_HARDWARE_ERROR:
+            return f"fatal hardware error 0x{self.detail:02x}"
+        if self.result == SelfTestResult.CORRUPTED:
+            failures = [text for bit, text in _FAILURE_TEXT.items() if self.detail & bit]
+            return ", ".join(failures) or "corrupted or inaccessible data or devices"
+        return f"device-specific failure 0x{self.result:02x} 0x{self.detail:02x}"
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.result, self.detail))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetSelfTestResultsRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 2, 2 + PADDING_BYTES_MAX, section="20.4")
+        return cls(data[0], data[1])
+
+
+@dataclass(frozen=True, slots=True)
+class GetSelfTestResultsReq(Command[GetSelfTestResultsRsp]):
+    """Get Self Test Results (20.4)."""
+
+    section = "20.4"
+    netfn = NetFn.APP
+    command = 0x04
+    response = GetSelfTestResultsRsp
+
+
+@dataclass(frozen=True, slots=True)
+class GetDeviceGuidRsp:
+    """The BMC's own GUID. Spec: 20.8. Shape: 16 bytes, kept in the order of the wire."""
+
+    guid: bytes
+
+    def __post_init__(self) -> None:
+        require_length("a GUID", self.guid, GUID_BYTES, GUID_BYTES)
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return self.guid
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetDeviceGuidRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, GUID_BYTES, GUID_BYTES + PADDING_BYTES_MAX, section="20.8")
+        return cls(data[:GUID_BYTES])
+
+
+@dataclass(frozen=True, slots=True)
+class GetDeviceGuidReq(Command[GetDeviceGuidRsp]):
+    """Get Device GUID (20.8)."""
+
+    section = "20.8"
+    netfn = NetFn.APP
+    command = 0x08
+    response = GetDeviceGuidRsp

@@ -1,0 +1,295 @@
+"""BMC messaging commands (chapter 22); sessions are in `session`, channels in `channel`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import KEEP, IntEnum, IntFlag
+from typing import ClassVar
+
+from bmcmedic.ipmi.commands._command import (
+    PADDING_BYTES_MAX,
+    Command,
+    EmptyRsp,
+    check_length,
+    read_enum,
+    require_length,
+    require_range,
+)
+from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
+from bmcmedic.ipmi.guid import GUID_BYTES
+
+MESSAGE_DATA_BYTES_MAX = 255
+"""What Send Message and Get Message may carry; BMCs stop far below."""
+
+
+class BmcGlobalEnables(IntFlag, boundary=KEEP):
+    """What the BMC does with messages and events for the host (22.1)."""
+
+    RECEIVE_MESSAGE_QUEUE_INTERRUPT = 0x01
+    EVENT_MESSAGE_BUFFER_FULL_INTERRUPT = 0x02
+    EVENT_MESSAGE_BUFFER = 0x04
+    SYSTEM_EVENT_LOGGING = 0x08
+    OEM_0 = 0x20
+    OEM_1 = 0x40
+    OEM_2 = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class SetBmcGlobalEnablesReq(Command[EmptyRsp]):
+    """Set BMC Global Enables (22.1). Only the host's own interface may send it."""
+
+    enables: BmcGlobalEnables
+
+    section = "22.1"
+    netfn = NetFn.APP
+    command = 0x2E
+    response = EmptyRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+
+    def encode(self) -> bytes:
+        """The request's data bytes."""
+        return bytes((self.enables,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> SetBmcGlobalEnablesReq:
+        """Read the request's data; raises RemoteProtocolError."""
+        check_length(data, 1, section=cls.section)
+        return cls(BmcGlobalEnables(data[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class GetBmcGlobalEnablesRsp:
+    """The enables as they stand. Spec: 22.2. Shape: 1 byte."""
+
+    enables: BmcGlobalEnables
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.enables,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetBmcGlobalEnablesRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 1, 1 + PADDING_BYTES_MAX, section="22.2")
+        return cls(BmcGlobalEnables(data[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class GetBmcGlobalEnablesReq(Command[GetBmcGlobalEnablesRsp]):
+    """Get BMC Global Enables (22.2)."""
+
+    section = "22.2"
+    netfn = NetFn.APP
+    command = 0x2F
+    response = GetBmcGlobalEnablesRsp
+
+
+class MessageFlags(IntFlag, boundary=KEEP):
+    """What waits for the host at the BMC (22.3, 22.4)."""
+
+    RECEIVE_MESSAGE_AVAILABLE = 0x01
+    EVENT_MESSAGE_BUFFER_FULL = 0x02
+    WATCHDOG_PRETIMEOUT = 0x08
+    OEM_0 = 0x20
+    OEM_1 = 0x40
+    OEM_2 = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class ClearMessageFlagsReq(Command[EmptyRsp]):
+    """Clear Message Flags (22.3): a set bit clears its flag, and empties what it stands for."""
+
+    flags: MessageFlags
+
+    section = "22.3"
+    netfn = NetFn.APP
+    command = 0x30
+    response = EmptyRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+
+    def encode(self) -> bytes:
+        """The request's data bytes."""
+        return bytes((self.flags,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> ClearMessageFlagsReq:
+        """Read the request's data; raises RemoteProtocolError."""
+        check_length(data, 1, section=cls.section)
+        return cls(MessageFlags(data[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class GetMessageFlagsRsp:
+    """The flags as they stand. Spec: 22.4. Shape: 1 byte."""
+
+    flags: MessageFlags
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.flags,))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetMessageFlagsRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 1, 1 + PADDING_BYTES_MAX, section="22.4")
+        return cls(MessageFlags(data[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class GetMessageFlagsReq(Command[GetMessageFlagsRsp]):
+    """Get Message Flags (22.4)."""
+
+    section = "22.4"
+    netfn = NetFn.APP
+    command = 0x31
+    response = GetMessageFlagsRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+
+
+@dataclass(frozen=True, slots=True)
+class GetMessageRsp:
+    """The oldest message in the receive message queue.
+
+    Spec: 22.6. Shape: inferred privilege level in bits 7:4 and channel in 3:0, then the message.
+    """
+
+    channel: int
+    message: bytes
+    privilege_level: PrivilegeLevel = PrivilegeLevel.HIGHEST_MATCHING
+
+    def __post_init__(self) -> None:
+        require_range("channel", self.channel, 0x0F)
+        require_length("a message", self.message, MESSAGE_DATA_BYTES_MAX)
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return bytes((self.privilege_level << 4 | self.channel,)) + self.message
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetMessageRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 1, 1 + MESSAGE_DATA_BYTES_MAX, section="22.6")
+        level = read_enum(PrivilegeLevel, data[0] >> 4, section="22.6", raw=data)
+        return cls(data[0] & 0x0F, data[1:], level)
+
+
+@dataclass(frozen=True, slots=True)
+class GetMessageReq(Command[GetMessageRsp]):
+    """Get Message (22.6): takes it out of the queue, so it is asked for once."""
+
+    section = "22.6"
+    netfn = NetFn.APP
+    command = 0x33
+    response = GetMessageRsp
+    privilege = PrivilegeLevel.ADMINISTRATOR
+    idempotent = False
+    completion_codes: ClassVar = {0x80: "the receive message queue is empty"}
+
+
+class Tracking(IntEnum):
+    """What the BMC does with the answer to a message that it sends for us (22.7, bits 7:6)."""
+
+    NONE = 0
+    TRACK_REQUEST = 1
+    """Bring the response back to who asked."""
+    SEND_RAW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessageRsp:
+    """The BMC took the message.
+
+    Spec: 22.7. Shape: nothing, or on some channels data.
+    Field: some BMCs put the whole bridged response here, others send it as a message of its own.
+    """
+
+    data: bytes = b""
+
+    def __post_init__(self) -> None:
+        require_length("response data", self.data, MESSAGE_DATA_BYTES_MAX)
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return self.data
+
+    @classmethod
+    def decode(cls, data: bytes) -> SendMessageRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, 0, MESSAGE_DATA_BYTES_MAX, section="22.7")
+        return cls(data)
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessageReq(Command[SendMessageRsp]):
+    """Send Message (22.7): what is in it decides whether it may be repeated, so it is not."""
+
+    channel: int
+    message: bytes
+    tracking: Tracking = Tracking.NONE
+    authenticate: bool = False
+    encrypt: bool = False
+
+    section = "22.7"
+    netfn = NetFn.APP
+    command = 0x34
+    response = SendMessageRsp
+    idempotent = False
+    completion_codes: ClassVar = {
+        0x80: "invalid session handle",
+        0x81: "lost arbitration on the bus",
+        0x82: "bus error",
+        0x83: "the bus said NAK: nobody at that address",
+    }
+
+    def __post_init__(self) -> None:
+        require_range("channel", self.channel, 0x0F)
+        require_length("a message", self.message, MESSAGE_DATA_BYTES_MAX)
+
+    def encode(self) -> bytes:
+        """The request's data bytes."""
+        head = self.tracking << 6 | self.encrypt << 5 | self.authenticate << 4 | self.channel
+        return bytes((head,)) + self.message
+
+    @classmethod
+    def decode(cls, data: bytes) -> SendMessageReq:
+        """Read the request's data; raises RemoteProtocolError."""
+        check_length(data, 1, 1 + MESSAGE_DATA_BYTES_MAX, section=cls.section)
+        return cls(
+            channel=data[0] & 0x0F,
+            message=data[1:],
+            tracking=read_enum(Tracking, data[0] >> 6, section=cls.section, raw=data),
+            authenticate=bool(data[0] & 0x10),
+            encrypt=bool(data[0] & 0x20),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GetSystemGuidRsp:
+    """The host's GUID. Spec: 22.14. Shape: 16 bytes, kept in the order of the wire."""
+
+    guid: bytes
+
+    def __post_init__(self) -> None:
+        require_length("a GUID", self.guid, GUID_BYTES, GUID_BYTES)
+
+    def encode(self) -> bytes:
+        """The response's data bytes."""
+        return self.guid
+
+    @classmethod
+    def decode(cls, data: bytes) -> GetSystemGuidRsp:
+        """Read the data bytes; raises RemoteProtocolError."""
+        check_length(data, GUID_BYTES, GUID_BYTES + PADDING_BYTES_MAX, section="22.14")
+        return cls(data[:GUID_BYTES])
+
+
+@dataclass(frozen=True, slots=True)
+class GetSystemGuidReq(Command[GetSystemGuidRsp]):
+    """Get System GUID (22.14)."""
+
+    section = "22.14"
+    netfn = NetFn.APP
+    command = 0x37
+    response = GetSystemGuidRsp
+    privilege = PrivilegeLevel.CALLBACK
+    sessionless = True
