@@ -1,0 +1,86 @@
+"""Numbers of sensors, entities and units by name (tables 42-3, 43-13 and 43-15).
+
+Records keep the bare numbers, for vendors use more than these.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+THRESHOLD_EVENT_TYPE = 0x01
+"""Event/reading type of a threshold-based sensor (table 42-1)."""
+
+SENSOR_SPECIFIC_EVENT_TYPE = 0x6F
+
+
+class SensorType(IntEnum):
+    """What a sensor measures or tells (table 42-3)."""
+
+    TEMPERATURE = 0x01
+    VOLTAGE = 0x02
+    CURRENT = 0x03
+    FAN = 0x04
+    PHYSICAL_SECURITY = 0x05
+    PROCESSOR = 0x07
+    POWER_SUPPLY = 0x08
+    POWER_UNIT = 0x09
+    OTHER_UNITS = 0x0B
+    MEMORY = 0x0C
+    DRIVE_SLOT = 0x0D
+    SYSTEM_FIRMWARE_PROGRESS = 0x0F
+    EVENT_LOGGING_DISABLED = 0x10
+    WATCHDOG_1 = 0x11
+    SYSTEM_EVENT = 0x12
+    CRITICAL_INTERRUPT = 0x13
+    BUTTON = 0x14
+    CHASSIS = 0x18
+    SYSTEM_BOOT = 0x1D
+    BOOT_ERROR = 0x1E
+    OS_BOOT = 0x1F
+    OS_STOP = 0x20
+    SLOT = 0x21
+    SYSTEM_ACPI_POWER_STATE = 0x22
+    WATCHDOG_2 = 0x23
+    PLATFORM_ALERT = 0x24
+    ENTITY_PRESENCE = 0x25
+    LAN = 0x27
+    MANAGEMENT_SUBSYSTEM_HEALTH = 0x28
+    BATTERY = 0x29
+    SESSION_AUDIT = 0x2A
+    VERSION_CHANGE = 0x2B
+    FRU_STATE = 0x2C
+
+
+class EntityId(IntEnum):
+    """Which part of the machine it belongs to (table 43-13)."""
+
+    UNSPECIFIED = 0x00
+    PROCESSOR = 0x03
+    DISK = 0x04
+    SYSTEM_MANAGEMENT_MODULE = 0x06
+    SYSTEM_BOARD = 0x07
+    MEMORY_MODULE = 0x08
+    POWER_SUPPLY = 0x0A
+    FRONT_PANEL_BOARD = 0x0C
+    POWER_UNIT = 0x13
+    SYSTEM_CHASSIS = 0x17
+    FAN = 0x1D
+    MEMORY_DEVICE = 0x20
+    BATTERY = 0x28
+    MANAGEMENT_CONTROLLER_FIRMWARE = 0x2E
+    AIR_INLET = 0x37
+
+
+class UnitType(IntEnum):
+    """What a reading counts (table 43-15)."""
+
+    UNSPECIFIED = 0
+    DEGREES_CELSIUS = 1
+    DEGREES_FAHRENHEIT = 2
+    KELVIN = 3
+    VOLTS = 4
+    AMPS = 5
+    WATTS = 6
+    JOULES = 7
+    RPM = 18
+    HERTZ = 19
