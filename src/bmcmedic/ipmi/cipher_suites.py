@@ -110,22 +110,3 @@ def cipher_suite(suite_id: int) -> CipherSuite:
         known = ", ".join(map(str, CIPHER_SUITES))
         raise ConfigurationError(f"cipher suite {suite_id} is not supported; choose one of {known}")
     return suite
-
-
-def cipher_suite_records(suite_ids: tuple[int, ...]) -> bytes:
-    """The records that Get Channel Cipher Suites returns, all in a row.
-
-    Spec: 22.15.1, table 22-18. Shape: C0h, id, authentication, 40h|integrity, 80h|confidentiality.
-    """
-    return b"".join(
-        bytes(
-            (
-                0xC0,
-                suite.id,
-                suite.authentication,
-                0x40 | suite.integrity,
-                0x80 | suite.confidentiality,
-            )
-        )
-        for suite in map(cipher_suite, suite_ids)
-    )

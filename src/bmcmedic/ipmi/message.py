@@ -45,9 +45,10 @@ class RequestMessage:
         if len(self.data) + _REQUEST_OVERHEAD > MESSAGE_BYTES_MAX:
             raise LocalProtocolError(f"request data of {len(self.data)} bytes is too long")
         first = self.responder, self.netfn << 2 | self.responder_lun
-        rest = bytes(
-            (self.requester, self.sequence << 2 | self.requester_lun, self.command)
-        ) + self.data
+        rest = (
+            bytes((self.requester, self.sequence << 2 | self.requester_lun, self.command))
+            + self.data
+        )
         return bytes((*first, -sum(first) & 0xFF)) + rest + bytes((-sum(rest) & 0xFF,))
 
     @classmethod
@@ -103,14 +104,17 @@ class ResponseMessage:
     def encode(self) -> bytes:
         """The message with both checksums."""
         first = self.requester, self.netfn << 2 | self.requester_lun
-        rest = bytes(
-            (
-                self.responder,
-                self.sequence << 2 | self.responder_lun,
-                self.command,
-                self.completion_code,
+        rest = (
+            bytes(
+                (
+                    self.responder,
+                    self.sequence << 2 | self.responder_lun,
+                    self.command,
+                    self.completion_code,
+                )
             )
-        ) + self.data
+            + self.data
+        )
         return bytes((*first, -sum(first) & 0xFF)) + rest + bytes((-sum(rest) & 0xFF,))
 
     @classmethod

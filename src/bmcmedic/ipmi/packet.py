@@ -39,7 +39,7 @@ class PayloadType(IntEnum):
 
 
 class PresencePing(NamedTuple):
-    """ASF Presence Ping: is anybody there? (section 13.2.3)"""
+    """ASF Presence Ping: is anybody there (section 13.2.3)."""
 
     tag: int
 
@@ -57,7 +57,9 @@ class PresencePong(NamedTuple):
     def encode(self) -> bytes:
         """The whole datagram."""
         body = struct.pack(">IIBB6x", _ASF_IANA, 0, 0x81 if self.supports_ipmi else 0x01, 0)
-        return _RMCP_ASF + struct.pack(">IBBBB", _ASF_IANA, _ASF_PONG, self.tag, 0, len(body)) + body
+        return (
+            _RMCP_ASF + struct.pack(">IBBBB", _ASF_IANA, _ASF_PONG, self.tag, 0, len(body)) + body
+        )
 
 
 class LegacyPacket(NamedTuple):
@@ -95,9 +97,10 @@ class Packet(NamedTuple):
         """The whole datagram of a packet outside of a session."""
         if self.is_encrypted or self.is_authenticated:
             raise LocalProtocolError("a protected packet is made by its session")
-        return plus_header(
-            self.payload_type, self.session_id, self.sequence, len(self.payload)
-        ) + self.payload
+        return (
+            plus_header(self.payload_type, self.session_id, self.sequence, len(self.payload))
+            + self.payload
+        )
 
 
 Datagram = PresencePing | PresencePong | LegacyPacket | Packet
@@ -118,9 +121,7 @@ def protected(payload_type: int, *, encrypted: bool, authenticated: bool) -> int
 def decode_datagram(data: bytes) -> Datagram:
     """Read one datagram; raises RemoteProtocolError."""
     if not 5 <= len(data) <= DATAGRAM_BYTES_MAX:
-        raise RemoteProtocolError(
-            f"a datagram of {len(data)} bytes", section="13.1.3", raw=data
-        )
+        raise RemoteProtocolError(f"a datagram of {len(data)} bytes", section="13.1.3", raw=data)
     # The sequence number 0xFF asks for no RMCP acknowledge; others are taken too, as IPMI has none.
     if data[0] != 0x06 or data[3] & 0x80:
         raise RemoteProtocolError("not an RMCP data message", section="13.1.3", raw=data)

@@ -10,13 +10,39 @@ import hmac
 import struct
 from dataclasses import dataclass, field, replace
 
-from bmcmedic.errors import RemoteProtocolError
+from bmcmedic.errors import RemoteProtocolError, RmcpPlusStatusError
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES, CipherSuite
+from bmcmedic.ipmi.constants import RmcpPlusStatus, rmcp_plus_status_text
 
 PASSWORD_BYTES_MAX = 20
 USER_NAME_BYTES_MAX = 16
 NAME_ONLY_LOOKUP = 0x10
 """Bit of the role byte: look the user up by name alone (section 13.20)."""
+
+SUITE_REFUSALS = frozenset(
+    {
+        RmcpPlusStatus.INVALID_AUTHENTICATION_ALGORITHM,
+        RmcpPlusStatus.INVALID_INTEGRITY_ALGORITHM,
+        RmcpPlusStatus.INVALID_CONFIDENTIALITY_ALGORITHM,
+        RmcpPlusStatus.NO_MATCHING_AUTHENTICATION_PAYLOAD,
+        RmcpPlusStatus.NO_MATCHING_INTEGRITY_PAYLOAD,
+        RmcpPlusStatus.NO_CIPHER_SUITE_MATCH,
+    }
+)
+"""Statuses after which another cipher suite is worth a try."""
+
+_STATUS_ADVICE: dict[int, str] = {
+    RmcpPlusStatus.INSUFFICIENT_RESOURCES: "no free session slot: close sessions or wait a minute",
+    RmcpPlusStatus.INSUFFICIENT_RESOURCES_FOR_ROLE: "no free session slot for this privilege",
+    RmcpPlusStatus.UNAUTHORIZED_NAME: "check the user name, and that the user may use this channel",
+    RmcpPlusStatus.UNAUTHORIZED_ROLE: "the user's privilege limit is lower than what is asked for",
+    RmcpPlusStatus.INVALID_ROLE: "the user's privilege limit is lower than what is asked for",
+    RmcpPlusStatus.NO_CIPHER_SUITE_MATCH: "try another --cipher-suite",
+    RmcpPlusStatus.INVALID_AUTHENTICATION_ALGORITHM: "try another --cipher-suite",
+    RmcpPlusStatus.INVALID_INTEGRITY_ALGORITHM: "try another --cipher-suite",
+    RmcpPlusStatus.INVALID_CONFIDENTIALITY_ALGORITHM: "try another --cipher-suite",
+    RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE: "check the password and K_g",
+}
 
 _OPEN_REQUEST = struct.Struct("<BB2xI")
 _OPEN_RESPONSE = struct.Struct("<BBBxII")
@@ -108,12 +134,10 @@ class OpenSessionResponse:
             tag, status, privilege, console_session_id, _ = _OPEN_RESPONSE.unpack(padded)
             return cls(tag, status, privilege, console_session_id)
         _expect(payload, (36,), "Open Session Response", "13.18")
-        tag, status, privilege, console_session_id, managed_session_id = (
-            _OPEN_RESPONSE.unpack_from(payload)
+        tag, status, privilege, console_session_id, managed_session_id = _OPEN_RESPONSE.unpack_from(
+            payload
         )
-        return cls(
-            tag, status, privilege, console_session_id, managed_session_id, payload[12:]
-        )
+        return cls(tag, status, privilege, console_session_id, managed_session_id, payload[12:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +203,7 @@ class Rakp2:
         if status:
             return cls(tag, status, console_session_id)
         _expect(payload, (40 + suite.key_exchange_bytes,), "RAKP 2", "13.21")
-        return cls(
-            tag, status, console_session_id, payload[8:24], payload[24:40], payload[40:]
-        )
+        return cls(tag, status, console_session_id, payload[8:24], payload[24:40], payload[40:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +224,7 @@ class Rakp3:
 
     @classmethod
     def decode(cls, payload: bytes) -> Rakp3:
-        """Read the payload; raises RemoteProtocolError. The code's length is the session's check."""
+        """Read the payload; raises RemoteProtocolError. Whether the code fits is checked later."""
         tag, status, managed_session_id = _status_header(payload, "RAKP 3", "13.22")
         if len(payload) not in (8, 28, 40):
             raise RemoteProtocolError("RAKP 3 has a wrong length", section="13.22", raw=payload[:8])
@@ -274,9 +296,7 @@ class KeyExchange:
         """Key exchange authentication code of RAKP 3."""
         return self._hmac(
             self.password,
-            self.managed_random
-            + self.console_session_id.to_bytes(4, "little")
-            + self._identity(),
+            self.managed_random + self.console_session_id.to_bytes(4, "little") + self._identity(),
         )
 
     def sik(self) -> bytes:
@@ -290,9 +310,7 @@ class KeyExchange:
         """Integrity check value of RAKP 4."""
         code = self._hmac(
             sik,
-            self.console_random
-            + self.managed_session_id.to_bytes(4, "little")
-            + self.managed_guid,
+            self.console_random + self.managed_session_id.to_bytes(4, "little") + self.managed_guid,
         )
         return code[: self.suite.rakp4_bytes]
 
@@ -306,6 +324,13 @@ class KeyExchange:
 
     def _hmac(self, key: bytes, message: bytes) -> bytes:
         return hmac.digest(key, message, self.suite.digest) if self.suite.digest else b""
+
+
+def session_refusal(name: str, status: int) -> RmcpPlusStatusError:
+    """The error that a status in message `name` means, with what to try."""
+    return RmcpPlusStatusError(
+        name, status, rmcp_plus_status_text(status), _STATUS_ADVICE.get(status, "")
+    )
 
 
 def _status_header(payload: bytes, name: str, section: str) -> tuple[int, int, int]:

@@ -14,31 +14,35 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
 
 from bmcmedic.errors import (
     AuthenticationFailed,
     BmcmedicError,
-    ConfigurationError,
     LocalProtocolError,
     NoAnswer,
     RemoteProtocolError,
-    RmcpPlusStatusError,
 )
-from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, CipherSuite, cipher_suite
+from bmcmedic.ipmi.bridge import Bridge, is_first_part, unwrap, wrap
+from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, cipher_suite
 from bmcmedic.ipmi.constants import (
     NetFn,
     PrivilegeLevel,
     RmcpPlusStatus,
-    rmcp_plus_status_text,
+)
+from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.ipmi.events import (
+    Event,
+    RequestUnanswered,
+    ResponseReceived,
+    SessionClosed,
+    SessionFailed,
+    SessionOpened,
 )
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram
 from bmcmedic.ipmi.rakp import (
     NAME_ONLY_LOOKUP,
-    PASSWORD_BYTES_MAX,
-    USER_NAME_BYTES_MAX,
+    SUITE_REFUSALS,
     KeyExchange,
     OpenSessionRequest,
     OpenSessionResponse,
@@ -46,6 +50,7 @@ from bmcmedic.ipmi.rakp import (
     Rakp2,
     Rakp3,
     Rakp4,
+    session_refusal,
 )
 from bmcmedic.ipmi.session import (
     REMOTE_CONSOLE_AHEAD_MAX,
@@ -54,6 +59,7 @@ from bmcmedic.ipmi.session import (
     Session,
     random_session_id,
 )
+from bmcmedic.ipmi.states import TRANSITIONS, State, Trigger
 
 RETRANSMIT_FIRST_S = 0.25
 RETRANSMIT_BACKOFF_FACTOR = 1.1
@@ -68,140 +74,6 @@ HANDSHAKES_MAX = 16
 _CLOSE_SESSION = 0x3C
 _SEND_MESSAGE = 0x34
 
-_SUITE_REFUSALS = frozenset(
-    {
-        RmcpPlusStatus.INVALID_AUTHENTICATION_ALGORITHM,
-        RmcpPlusStatus.INVALID_INTEGRITY_ALGORITHM,
-        RmcpPlusStatus.INVALID_CONFIDENTIALITY_ALGORITHM,
-        RmcpPlusStatus.NO_MATCHING_AUTHENTICATION_PAYLOAD,
-        RmcpPlusStatus.NO_MATCHING_INTEGRITY_PAYLOAD,
-        RmcpPlusStatus.NO_CIPHER_SUITE_MATCH,
-    }
-)
-_STATUS_ADVICE: dict[int, str] = {
-    RmcpPlusStatus.INSUFFICIENT_RESOURCES: "no free session slot: close sessions or wait a minute",
-    RmcpPlusStatus.INSUFFICIENT_RESOURCES_FOR_ROLE: "no free session slot for this privilege",
-    RmcpPlusStatus.UNAUTHORIZED_NAME: "check the user name, and that the user may use this channel",
-    RmcpPlusStatus.UNAUTHORIZED_ROLE: "the user's privilege limit is lower than what is asked for",
-    RmcpPlusStatus.INVALID_ROLE: "the user's privilege limit is lower than what is asked for",
-    RmcpPlusStatus.NO_CIPHER_SUITE_MATCH: "try another --cipher-suite",
-    RmcpPlusStatus.INVALID_AUTHENTICATION_ALGORITHM: "try another --cipher-suite",
-    RmcpPlusStatus.INVALID_INTEGRITY_ALGORITHM: "try another --cipher-suite",
-    RmcpPlusStatus.INVALID_CONFIDENTIALITY_ALGORITHM: "try another --cipher-suite",
-    RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE: "check the password and K_g",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Who logs in, and with what; never printed.
-
-    Raises ConfigurationError where the specification's limits are exceeded (section 22.30).
-    """
-
-    user: str
-    password: bytes = field(repr=False)
-    kg: bytes = field(default=b"", repr=False)
-
-    def __post_init__(self) -> None:
-        if len(self.user_name) > USER_NAME_BYTES_MAX:
-            raise ConfigurationError(f"a user name has at most {USER_NAME_BYTES_MAX} bytes")
-        if len(self.password) > PASSWORD_BYTES_MAX:
-            raise ConfigurationError(f"a password has at most {PASSWORD_BYTES_MAX} bytes")
-        if len(self.kg) > PASSWORD_BYTES_MAX:
-            raise ConfigurationError(f"K_g has at most {PASSWORD_BYTES_MAX} bytes")
-
-    @property
-    def user_name(self) -> bytes:
-        """The name as on the wire."""
-        return self.user.encode()
-
-
-class State(IntEnum):
-    """Where a session stands, seen from the remote console."""
-
-    IDLE = 0
-    OPENING = 1
-    AUTHENTICATING = 2
-    ACTIVATING = 3
-    ACTIVE = 4
-    REQUESTING = 5
-    CLOSING = 6
-    CLOSED = 7
-    FAILED = 8
-
-
-class Trigger(IntEnum):
-    """What moves a session from state to state."""
-
-    OPEN = 0
-    OPEN_SESSION_RESPONSE = 1
-    RAKP_2 = 2
-    RAKP_4 = 3
-    REQUEST = 4
-    RESPONSE = 5
-    REQUEST_DEADLINE = 6
-    START_ANEW = 7
-    CLOSE = 8
-    CLOSED = 9
-    FAILURE = 10
-
-
-TRANSITIONS: dict[tuple[State, Trigger], State] = {
-    (State.IDLE, Trigger.OPEN): State.OPENING,
-    (State.OPENING, Trigger.OPEN_SESSION_RESPONSE): State.AUTHENTICATING,
-    (State.OPENING, Trigger.START_ANEW): State.OPENING,
-    (State.OPENING, Trigger.FAILURE): State.FAILED,
-    (State.AUTHENTICATING, Trigger.RAKP_2): State.ACTIVATING,
-    (State.AUTHENTICATING, Trigger.START_ANEW): State.OPENING,
-    (State.AUTHENTICATING, Trigger.FAILURE): State.FAILED,
-    (State.ACTIVATING, Trigger.RAKP_4): State.ACTIVE,
-    (State.ACTIVATING, Trigger.START_ANEW): State.OPENING,
-    (State.ACTIVATING, Trigger.FAILURE): State.FAILED,
-    (State.ACTIVE, Trigger.REQUEST): State.REQUESTING,
-    (State.ACTIVE, Trigger.CLOSE): State.CLOSING,
-    (State.REQUESTING, Trigger.RESPONSE): State.ACTIVE,
-    (State.REQUESTING, Trigger.REQUEST_DEADLINE): State.ACTIVE,
-    (State.REQUESTING, Trigger.START_ANEW): State.OPENING,
-    (State.CLOSING, Trigger.CLOSED): State.CLOSED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOpened:
-    """The session is active; `suite` is the one that the BMC took."""
-
-    suite: CipherSuite
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFailed:
-    """No session could be set up."""
-
-    error: BmcmedicError
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseReceived:
-    """The answer to the outstanding request, whatever its completion code."""
-
-    response: ResponseMessage
-
-
-@dataclass(frozen=True, slots=True)
-class RequestUnanswered:
-    """The request's deadline passed; whether the BMC carried it out is not known."""
-
-    error: NoAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class SessionClosed:
-    """The BMC confirmed the end of the session, or did not care to before the deadline."""
-
-
-Event = SessionOpened | SessionFailed | ResponseReceived | RequestUnanswered | SessionClosed
-
 
 class RemoteConsole:
     """One RMCP+ session from the remote console's side, without I/O.
@@ -212,7 +84,7 @@ class RemoteConsole:
 
     __slots__ = (
         "_aes",
-        "_awaited",
+        "_bridge",
         "_console_session_id",
         "_credentials",
         "_deadline",
@@ -270,8 +142,8 @@ class RemoteConsole:
         self._exchange: KeyExchange | None = None
         self._sik = b""
         self._request: RequestMessage | None = None
-        self._awaited: RequestMessage | None = None
-        self._kept_request: tuple[RequestMessage, RequestMessage | None] | None = None
+        self._bridge: Bridge | None = None
+        self._kept_request: tuple[RequestMessage, Bridge | None] | None = None
         self._tag = 0
         self._sequence = 0
         self._handshakes = 0
@@ -298,16 +170,15 @@ class RemoteConsole:
         deadline: float,
         *,
         idempotent: bool = True,
-        bridged: RequestMessage | None = None,
+        bridge: Bridge | None = None,
     ) -> None:
-        """Send a request; its `sequence` is set here.
+        """Send a request, through `bridge` if there is one; its `sequence` is set here.
 
-        A request that is not idempotent leaves exactly once. For Send Message with tracking,
-        `bridged` is the message inside, whose answer comes in a second part (section 6.13.3).
+        A request that is not idempotent leaves exactly once.
         """
         self._move(Trigger.REQUEST)
         self._deadline = deadline
-        self._send_request(message, bridged, now, repeats=idempotent)
+        self._send_request(message, bridge, now, repeats=idempotent)
 
     def close(self, now: float, deadline: float) -> None:
         """Ask the BMC to free the session's slot (Close Session, section 22.19)."""
@@ -352,7 +223,7 @@ class RemoteConsole:
             if type(packet) is not Packet:
                 raise RemoteProtocolError("not an RMCP+ packet", section="13.6")
             if self._session is not None and packet.session_id:
-                return self._receive_in_session(packet, data, now)
+                return self._receive_in_session(packet, data)
             return self._receive_set_up(packet, now)
         except RemoteProtocolError as error:
             self._discard(str(error.args[0]))
@@ -376,7 +247,7 @@ class RemoteConsole:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
         if self.state is State.REQUESTING:
             assert self._request is not None
-            self._kept_request = self._request, self._awaited
+            self._kept_request = self._request, self._bridge
         self._move(Trigger.START_ANEW)
         self._propose(now)
         return None
@@ -394,7 +265,7 @@ class RemoteConsole:
     def _receive_open_session_response(self, payload: bytes, now: float) -> Event | None:
         response = OpenSessionResponse.decode(payload)
         self._check_tag(response.tag)
-        if response.status in _SUITE_REFUSALS:
+        if response.status in SUITE_REFUSALS:
             position = self._suites.index(self.suite) + 1
             if position < len(self._suites):
                 self.suite = self._suites[position]
@@ -497,10 +368,10 @@ class RemoteConsole:
         self._exchange = None
         self._move(Trigger.RAKP_4)
         if self._kept_request is not None:
-            request, awaited = self._kept_request
+            request, bridge = self._kept_request
             self._kept_request = None
             self._move(Trigger.REQUEST)
-            self._send_request(request, awaited, now, repeats=True)
+            self._send_request(request, bridge, now, repeats=True)
             return None
         return SessionOpened(self.suite)
 
@@ -512,42 +383,38 @@ class RemoteConsole:
             and self._transmissions > 1
         ):
             return self._start_anew(now)
-        meaning = rmcp_plus_status_text(status)
-        return self._fail(
-            RmcpPlusStatusError(name, status, meaning, _STATUS_ADVICE.get(status, ""))
-        )
+        return self._fail(session_refusal(name, status))
 
     # -- in the session --------------------------------------------------------------------
 
-    def _receive_in_session(self, packet: Packet, data: bytes, now: float) -> Event | None:
+    def _receive_in_session(self, packet: Packet, data: bytes) -> Event | None:
         session = self._session
         assert session is not None
         if packet.session_id != session.inbound_id or packet.payload_type != PayloadType.IPMI:
             raise RemoteProtocolError("not a message of this session", section="13.6")
         response = ResponseMessage.decode(session.open(packet, data))
-        request, awaited = self._request, self._awaited
-        if request is not None and _answers(response, request):
-            if awaited is not None and response.completion_code == 0:
-                return self._receive_send_message_accepted(response, awaited)
+        request = self._request
+        if request is None or response.sequence != request.sequence:
+            raise RemoteProtocolError("not the answer awaited", section="13.8")
+        if self._bridge is None:
+            if response.netfn != request.netfn | 1 or response.command != request.command:
+                raise RemoteProtocolError("not the answer awaited", section="13.8")
             return self._answered(response)
-        if awaited is not None and _answers(response, awaited):
-            return self._answered(response)
-        raise RemoteProtocolError("not the answer awaited", section="13.8")
+        return self._receive_bridged(request, response)
 
-    def _receive_send_message_accepted(
-        self, response: ResponseMessage, awaited: RequestMessage
-    ) -> Event | None:
-        # Field: some BMCs put the bridged answer into this response instead of a second one.
-        if response.data:
-            inner = ResponseMessage.decode(response.data)
-            if _answers(inner, awaited):
-                return self._answered(inner)
-            raise RemoteProtocolError("not the bridged answer awaited", section="22.7")
-        self._repeats = False
+    def _receive_bridged(self, request: RequestMessage, response: ResponseMessage) -> Event | None:
+        if is_first_part(response) and response.completion_code:
+            return self._answered(response)
+        inner = unwrap(request, response)
+        if inner is not None:
+            return self._answered(inner)
+        if is_first_part(response):
+            # Accepted: sending it again would ask the satellite twice.
+            self._repeats = False
         return None
 
     def _answered(self, response: ResponseMessage) -> Event:
-        self._request = self._awaited = None
+        self._request = self._bridge = None
         if self.state is State.CLOSING:
             self._move(Trigger.CLOSED)
             self._session = None
@@ -556,17 +423,13 @@ class RemoteConsole:
         return ResponseReceived(response)
 
     def _send_request(
-        self,
-        message: RequestMessage,
-        bridged: RequestMessage | None,
-        now: float,
-        *,
-        repeats: bool,
+        self, message: RequestMessage, bridge: Bridge | None, now: float, *, repeats: bool
     ) -> None:
         self._sequence = self._sequence + 1 & 0x3F
-        self._request = message.with_sequence(self._sequence)
-        self._awaited = bridged
-        self._send(PayloadType.IPMI, self._request.encode(), now, repeats=repeats)
+        request = self._request = message.with_sequence(self._sequence)
+        self._bridge = bridge
+        outer = request if bridge is None else wrap(bridge, request)
+        self._send(PayloadType.IPMI, outer.encode(), now, repeats=repeats)
 
     # -- sending and giving up -------------------------------------------------------------
 
@@ -597,7 +460,7 @@ class RemoteConsole:
             return SessionClosed()
         if self.state is State.REQUESTING:
             self._move(Trigger.REQUEST_DEADLINE)
-            self._request = self._awaited = None
+            self._request = self._bridge = None
             return RequestUnanswered(error)
         return self._fail(error)
 
@@ -662,11 +525,3 @@ _TRANSMISSIONS_MAX = {
     State.ACTIVATING: RAKP_TRANSMISSIONS_MAX,
     State.REQUESTING: REOPEN_AFTER_TRANSMISSIONS,
 }
-
-
-def _answers(response: ResponseMessage, request: RequestMessage) -> bool:
-    return (
-        response.netfn == request.netfn | 1
-        and response.command == request.command
-        and response.sequence == request.sequence
-    )

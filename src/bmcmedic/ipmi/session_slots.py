@@ -1,0 +1,320 @@
+"""Session slots of a managed system: from Open Session to RAKP 4 (sections 13.14 to 13.24)."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bmcmedic.ipmi.cipher_suites import CipherSuite
+from bmcmedic.ipmi.constants import PrivilegeLevel, RmcpPlusStatus
+from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.ipmi.packet import PayloadType
+from bmcmedic.ipmi.rakp import (
+    NAME_ONLY_LOOKUP,
+    KeyExchange,
+    OpenSessionRequest,
+    OpenSessionResponse,
+    Rakp1,
+    Rakp2,
+    Rakp3,
+    Rakp4,
+)
+from bmcmedic.ipmi.session import (
+    MANAGED_SYSTEM_AHEAD_MAX,
+    AesFactory,
+    RandomBytes,
+    Session,
+    random_session_id,
+)
+
+SET_UP_TIMEOUT_S = 20.0
+"""How long a session that is being set up holds its slot without a further message."""
+
+SetUpAnswer = tuple[PayloadType, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account of the BMC."""
+
+    user_id: int
+    name: bytes
+    password: bytes = field(repr=False)
+    privilege_limit: PrivilegeLevel = PrivilegeLevel.ADMINISTRATOR
+
+
+class Slot:
+    """One session slot, from Open Session to its end."""
+
+    __slots__ = (
+        "console_session_id",
+        "exchange",
+        "executing",
+        "expires_at",
+        "managed_session_id",
+        "peer",
+        "privilege",
+        "privilege_limit",
+        "rakp1",
+        "rakp2",
+        "rakp4",
+        "session",
+        "suite",
+        "tag",
+        "user",
+    )
+
+    def __init__(
+        self,
+        request: OpenSessionRequest,
+        suite: CipherSuite,
+        managed_session_id: int,
+        peer: Hashable,
+    ) -> None:
+        self.tag = request.tag
+        self.console_session_id = request.console_session_id
+        self.managed_session_id = managed_session_id
+        self.suite = suite
+        self.peer = peer
+        self.expires_at = 0.0
+        self.privilege_limit = PrivilegeLevel.CALLBACK
+        self.privilege = PrivilegeLevel.CALLBACK
+        self.user: User | None = None
+        self.rakp1: Rakp1 | None = None
+        self.rakp2 = b""
+        self.rakp4 = b""
+        self.exchange: KeyExchange | None = None
+        self.session: Session | None = None
+        self.executing: RequestMessage | None = None
+
+
+class SessionSlots:
+    """The slots of one LAN channel, their set-up and their expiry."""
+
+    __slots__ = (
+        "_aes",
+        "_guid",
+        "_kg",
+        "_random_bytes",
+        "_session_timeout_s",
+        "_slots",
+        "_suites",
+        "_users",
+        "slots_max",
+    )
+
+    def __init__(
+        self,
+        *,
+        guid: bytes,
+        users: Sequence[User],
+        kg: bytes,
+        cipher_suites: Sequence[int],
+        slots_max: int,
+        session_timeout_s: float,
+        random_bytes: RandomBytes,
+        aes: AesFactory,
+    ) -> None:
+        self._guid = guid
+        self._users = tuple(users)
+        self._kg = kg
+        self._suites = tuple(cipher_suites)
+        self._session_timeout_s = session_timeout_s
+        self._random_bytes = random_bytes
+        self._aes = aes
+        self._slots: dict[int, Slot] = {}
+        self.slots_max = slots_max
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots.values())
+
+    def get(self, managed_session_id: int) -> Slot | None:
+        """The slot with that id, in whatever state."""
+        return self._slots.get(managed_session_id)
+
+    def active(self, managed_session_id: int, peer: Hashable, now: float) -> Slot | None:
+        """The slot of an active session of that peer that has not expired."""
+        slot = self._slots.get(managed_session_id)
+        if slot is None or slot.session is None or slot.peer != peer or slot.expires_at <= now:
+            return None
+        return slot
+
+    def touch(self, slot: Slot, now: float) -> None:
+        """Something moved in the session: its idle time starts anew (section 6.12.15)."""
+        slot.expires_at = now + self._session_timeout_s
+
+    def free(self, managed_session_id: int) -> None:
+        """End a session."""
+        self._slots.pop(managed_session_id, None)
+
+    def clear(self) -> None:
+        """End them all."""
+        self._slots.clear()
+
+    def expire(self, now: float) -> None:
+        """End those that were idle for too long."""
+        for session_id in [key for key, slot in self._slots.items() if slot.expires_at <= now]:
+            del self._slots[session_id]
+
+    def receive_open_session(
+        self, payload: bytes, peer: Hashable, now: float
+    ) -> SetUpAnswer | None:
+        """Open Session Request: take a slot, or say why not."""
+        request = OpenSessionRequest.decode(payload)
+        slot, status = self._slot_for(request, peer)
+        if slot is None:
+            refusal = OpenSessionResponse(
+                request.tag, status, request.privilege, request.console_session_id
+            )
+            return PayloadType.OPEN_SESSION_RESPONSE, refusal.encode()
+        slot.expires_at = now + SET_UP_TIMEOUT_S
+        response = OpenSessionResponse(
+            request.tag,
+            RmcpPlusStatus.OK,
+            request.privilege or PrivilegeLevel.ADMINISTRATOR,
+            request.console_session_id,
+            slot.managed_session_id,
+            request.algorithms,
+        )
+        return PayloadType.OPEN_SESSION_RESPONSE, response.encode()
+
+    def _slot_for(
+        self, request: OpenSessionRequest, peer: Hashable
+    ) -> tuple[Slot | None, RmcpPlusStatus]:
+        for slot in self._slots.values():
+            # A repeated request must not take a second slot.
+            if (
+                slot.peer == peer
+                and slot.console_session_id == request.console_session_id
+                and slot.tag == request.tag
+                and slot.rakp1 is None
+            ):
+                return slot, RmcpPlusStatus.OK
+        if request.privilege > PrivilegeLevel.OEM:
+            return None, RmcpPlusStatus.INVALID_ROLE
+        suite = request.suite
+        if suite is None or suite.id not in self._suites:
+            return None, RmcpPlusStatus.NO_CIPHER_SUITE_MATCH
+        if len(self._slots) >= self.slots_max:
+            return None, RmcpPlusStatus.INSUFFICIENT_RESOURCES
+        session_id = random_session_id(self._random_bytes)
+        while session_id in self._slots:
+            session_id = random_session_id(self._random_bytes)
+        slot = self._slots[session_id] = Slot(request, suite, session_id, peer)
+        return slot, RmcpPlusStatus.OK
+
+    def receive_rakp_1(self, payload: bytes, peer: Hashable, now: float) -> SetUpAnswer | None:
+        """RAKP 1: look the user up and answer the challenge with ours."""
+        rakp1 = Rakp1.decode(payload)
+        slot = self._slots.get(rakp1.managed_session_id)
+        if slot is None or slot.peer != peer or slot.session is not None:
+            refusal = Rakp2(rakp1.tag, RmcpPlusStatus.INVALID_SESSION_ID, 0)
+            return PayloadType.RAKP_2, refusal.encode()
+        slot.expires_at = now + SET_UP_TIMEOUT_S
+        if slot.rakp1 == rakp1:
+            return PayloadType.RAKP_2, slot.rakp2
+        user, status = self._look_up(rakp1)
+        if user is None:
+            del self._slots[slot.managed_session_id]
+            return (
+                PayloadType.RAKP_2,
+                Rakp2(rakp1.tag, status, slot.console_session_id).encode(),
+            )
+        slot.user = user
+        slot.rakp1 = rakp1
+        requested = PrivilegeLevel(rakp1.role & 0x0F)
+        slot.privilege_limit = (
+            min(requested, user.privilege_limit) if requested else user.privilege_limit
+        )
+        exchange = slot.exchange = KeyExchange(
+            suite=slot.suite,
+            console_session_id=slot.console_session_id,
+            managed_session_id=slot.managed_session_id,
+            console_random=rakp1.console_random,
+            managed_random=self._random_bytes(16),
+            managed_guid=self._guid,
+            role=rakp1.role,
+            user_name=rakp1.user_name,
+            password=user.password,
+            kg=self._kg,
+        )
+        slot.rakp2 = Rakp2(
+            rakp1.tag,
+            RmcpPlusStatus.OK,
+            slot.console_session_id,
+            exchange.managed_random,
+            exchange.managed_guid,
+            exchange.rakp2_code(),
+        ).encode()
+        return PayloadType.RAKP_2, slot.rakp2
+
+    def _look_up(self, rakp1: Rakp1) -> tuple[User | None, RmcpPlusStatus]:
+        """The account that RAKP 1 names (section 13.20).
+
+        By name alone the first entry of that name counts; by name and privilege the one whose
+        limit is the requested level, or else the first whose limit reaches it.
+        """
+        requested = rakp1.role & 0x0F
+        if requested > PrivilegeLevel.OEM:
+            return None, RmcpPlusStatus.INVALID_ROLE
+        named = [user for user in self._users if user.name == rakp1.user_name]
+        if not named:
+            return None, RmcpPlusStatus.UNAUTHORIZED_NAME
+        if rakp1.role & NAME_ONLY_LOOKUP:
+            if named[0].privilege_limit < requested:
+                return None, RmcpPlusStatus.UNAUTHORIZED_ROLE
+            return named[0], RmcpPlusStatus.OK
+        allowed = [user for user in named if user.privilege_limit >= requested]
+        if not allowed:
+            return None, RmcpPlusStatus.UNAUTHORIZED_NAME
+        exact = (user for user in allowed if user.privilege_limit == requested)
+        return next(exact, allowed[0]), RmcpPlusStatus.OK
+
+    def receive_rakp_3(self, payload: bytes, peer: Hashable, now: float) -> SetUpAnswer | None:
+        """RAKP 3: check the console's code; when it fits the session is active."""
+        rakp3 = Rakp3.decode(payload)
+        slot = self._slots.get(rakp3.managed_session_id)
+        if slot is None or slot.peer != peer or slot.exchange is None:
+            refusal = Rakp4(rakp3.tag, RmcpPlusStatus.INVALID_SESSION_ID, 0)
+            return PayloadType.RAKP_4, refusal.encode()
+        if rakp3.status:
+            # The console gave up; nothing is owed (section 13.22).
+            if slot.session is None:
+                del self._slots[rakp3.managed_session_id]
+            return None
+        exchange = slot.exchange
+        if not hmac.compare_digest(exchange.rakp3_code(), rakp3.key_exchange_code):
+            if slot.session is None:
+                del self._slots[rakp3.managed_session_id]
+            refusal = Rakp4(
+                rakp3.tag, RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE, slot.console_session_id
+            )
+            return PayloadType.RAKP_4, refusal.encode()
+        if slot.session is None:
+            self._activate(slot, rakp3.tag)
+        self.touch(slot, now)
+        return PayloadType.RAKP_4, slot.rakp4
+
+    def _activate(self, slot: Slot, tag: int) -> None:
+        exchange = slot.exchange
+        assert exchange is not None
+        sik = exchange.sik()
+        slot.session = Session(
+            slot.suite,
+            inbound_id=slot.managed_session_id,
+            outbound_id=slot.console_session_id,
+            k1=exchange.k1(sik),
+            k2=exchange.k2(sik),
+            aes=self._aes,
+            random_bytes=self._random_bytes,
+            ahead_max=MANAGED_SYSTEM_AHEAD_MAX,
+        )
+        # A session starts at User level, whatever its limit (section 22.18).
+        slot.privilege = min(PrivilegeLevel.USER, slot.privilege_limit)
+        slot.rakp4 = Rakp4(
+            tag, RmcpPlusStatus.OK, slot.console_session_id, exchange.rakp4_value(sik)
+        ).encode()
