@@ -1,4 +1,4 @@
-"""Strings behind a type/length byte, in SDRs (43.15) and in FRU inventories (FRU 1.0 section 13)."""
+"""Strings behind a type/length byte: in SDRs (43.15), in FRU inventories (FRU 1.0, 13)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bmcmedic.errors import InvalidDataField
+from bmcmedic.errors import InvalidDataField, LocalProtocolError
 from bmcmedic.ipmi.commands._command import (
     PADDING_BYTES_MAX,
     Command,
@@ -75,6 +75,8 @@ class ReadFruDataRsp:
 
     def __post_init__(self) -> None:
         require_length("FRU data", self.data, FRU_READ_BYTES_MAX << self.by_words)
+        if self.by_words and (not self.data or len(self.data) % 2):
+            raise LocalProtocolError(f"{len(self.data)} bytes are no whole words")
 
     def encode(self) -> bytes:
         """The response's data bytes."""

@@ -126,7 +126,7 @@ _LINEARIZATIONS: dict[int, Callable[[float], float]] = {
 
 def _scale(value: float, exponent: int) -> float:
     # Division by a whole power of ten gives 12.1, where a factor of 0.1 gives 12.100000000000001.
-    return value * 10**exponent if exponent >= 0 else value / 10**-exponent
+    return value * 10.0**exponent if exponent >= 0 else value / 10.0**-exponent
 
 
 def _signed(value: int, bits: int) -> int:
