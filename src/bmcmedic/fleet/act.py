@@ -1,0 +1,300 @@
+"""What changes state: the watchdog timer held and put back, and the one reset.
+
+The watchdog timer. While the BMC hangs towards its host nobody can pat its timer, and a timer that
+runs on shoots a healthy host. So before the reset a running timer is stopped over LAN: Set Watchdog
+Timer without "don't stop" (27.6) stops it and keeps use, action and pretimeout. The same message
+gives it a countdown longer than the whole work: should a host that is only half hung pat it
+meanwhile, the pat starts a long timer, not the short one. Stopping is safer than lengthening alone,
+since a BMC that ignores the reset must not shoot hours later; a host that is truly hung loses its
+watchdog for minutes, while a healthy one keeps its life. What was done is read back, never assumed.
+
+Afterwards the settings are put back, once the BMC has proven to be healed. A BMC restart loses
+them, and who patted the timer may be gone: FreeIPMI's bmc-watchdog exits when it finds the timer
+stopped, while Linux's ipmi_watchdog sets it again after 0x80. A timer started for a host where
+nobody pats any more would be the very shot that this is about. So a timer that the host has set
+again by itself is left alone. Otherwise the settings go back with the timer stopped, so that the
+host's next pat starts it; and only where the host is proven healthy in-band, the timer is started
+for a trial whose action is "none": when a pat is seen in the steady time, the real action is set
+and the timer runs on; when none is, it is stopped again, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
+from bmcmedic.fleet.link import QUESTION_TIMEOUT_S, BmcSession, Timekeeper
+from bmcmedic.fleet.observe import ask
+from bmcmedic.fleet.plan import Times
+from bmcmedic.ipmi.commands.device import ColdResetReq, WarmResetReq
+from bmcmedic.ipmi.commands.watchdog import (
+    COUNTDOWN_S_MAX,
+    GetWatchdogTimerReq,
+    GetWatchdogTimerRsp,
+    PretimeoutInterrupt,
+    ResetWatchdogTimerReq,
+    SetWatchdogTimerReq,
+    TimeoutAction,
+    TimerUse,
+)
+from bmcmedic.model import AnswerKind, Remedy
+
+HELD_MARGIN_S = 120.0
+"""Added to the longest that the work can take, for what lies between its steps."""
+
+_TOLERANCE_S = 1.0
+"""A countdown that is up by more than this between two looks was patted."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogHold:
+    """What became of the timer before the reset."""
+
+    timer: GetWatchdogTimerRsp | None
+    """As it was found; None where it could not be read or the BMC has none."""
+    changed: bool
+    armed: bool
+    """Whether it may still shoot the host before the work is over."""
+    detail: str
+
+
+def timer_text(timer: GetWatchdogTimerRsp) -> str:
+    """The timer in an operator's words."""
+    if not timer.running:
+        return "the timer does not run"
+    return (
+        f"the timer runs: {timer.present_countdown_s:g} s of {timer.initial_countdown_s:g} s"
+        f" left until {timer.action.text}"
+    )
+
+
+def is_harmless(timer: GetWatchdogTimerRsp) -> bool:
+    """Whether the timer can do nothing to the host; an NMI before an action of none still can."""
+    return not timer.running or (
+        timer.action is TimeoutAction.NONE
+        and timer.pretimeout_interrupt is PretimeoutInterrupt.NONE
+    )
+
+
+def settings_of(
+    timer: GetWatchdogTimerRsp, *, initial_countdown_s: float, dont_stop: bool = False
+) -> SetWatchdogTimerReq:
+    """The message that gives the timer these settings, with another countdown.
+
+    A BMC may report what no Set may carry (a reserved use, a pretimeout beyond the countdown).
+    """
+    use = TimerUse.SMS_OS if timer.use is TimerUse.UNSPECIFIED else timer.use
+    pretimeout_s = timer.pretimeout_interval_s
+    return SetWatchdogTimerReq(
+        use=use,
+        action=timer.action,
+        initial_countdown_s=initial_countdown_s,
+        pretimeout_interrupt=timer.pretimeout_interrupt,
+        pretimeout_interval_s=pretimeout_s if pretimeout_s < initial_countdown_s else 0,
+        dont_log=timer.dont_log,
+        dont_stop=dont_stop,
+    )
+
+
+def held_countdown_s(timer: GetWatchdogTimerRsp, times: Times) -> float:
+    """A countdown that a late pat may start without harm."""
+    return min(COUNTDOWN_S_MAX, max(timer.initial_countdown_s, times.total_s + HELD_MARGIN_S))
+
+
+async def hold_watchdog(session: BmcSession, time: Timekeeper, times: Times) -> WatchdogHold:
+    """Stop a running timer over LAN, and read back that it stopped."""
+    answer, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if timer is None:
+        if answer.kind is AnswerKind.UNSUPPORTED:
+            return WatchdogHold(None, False, False, "the BMC has no watchdog timer")
+        return WatchdogHold(None, False, False, f"the timer could not be read: {answer.detail}")
+    if is_harmless(timer):
+        return WatchdogHold(timer, False, False, timer_text(timer))
+    held_s = held_countdown_s(timer, times)
+    request = settings_of(timer, initial_countdown_s=held_s)
+    set_answer, _ = await ask(session, time, "setting the watchdog timer", request)
+    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if now is None:
+        detail = "it was told to stop, and could not be read back"
+        return WatchdogHold(timer, True, True, f"{timer_text(timer)}; {detail}")
+    if is_harmless(now):
+        detail = f"{timer_text(timer)}; stopped over LAN"
+        return WatchdogHold(timer, True, False, detail)
+    if now.present_countdown_s >= times.total_s:
+        detail = f"{timer_text(timer)}; patted meanwhile, so it runs on, lengthened to {held_s:g} s"
+        return WatchdogHold(timer, True, False, detail)
+    why = set_answer.detail or "it runs on all the same"
+    changed = set_answer.kind is not AnswerKind.SAID_NO
+    return WatchdogHold(timer, changed, True, f"{timer_text(timer)}; {why}")
+
+
+class ResetOutcome(Enum):
+    """What is known right after the reset was sent."""
+
+    ACCEPTED = "accepted"
+    UNKNOWN = "unknown"
+    """No answer, or none that can be read: it may have happened. Observe, never repeat."""
+    DENIED = "denied"
+    """The BMC said no, so it did not happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetSent:
+    """The one reset, when it left, and what came back."""
+
+    outcome: ResetOutcome
+    detail: str
+    sent_at_s: float
+    """Monotonic seconds."""
+
+
+async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> ResetSent:
+    """Send the one reset. Whatever comes back, this is never called twice for one remedy."""
+    request = ColdResetReq() if remedy is Remedy.COLD_RESET else WarmResetReq()
+    sent_at_s = time.monotonic()
+    try:
+        await session.exchange(request, sent_at_s + QUESTION_TIMEOUT_S)
+    except BmcRefusal as error:
+        return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
+    except (TransportError, RemoteProtocolError) as error:
+        detail = f"no answer that says so ({error}); it may have happened, so it is observed"
+        return ResetSent(ResetOutcome.UNKNOWN, detail, sent_at_s)
+    return ResetSent(ResetOutcome.ACCEPTED, "the BMC accepted it", sent_at_s)
+
+
+class RestoreState(Enum):
+    """Where the timer stands on its way back."""
+
+    BY_HOST = "armed by the host"
+    TRIAL = "trial"
+    """It runs with an action of none, until a pat is seen."""
+    STOPPED = "stopped"
+    """The settings are back, and the host's next pat starts it."""
+    RUNNING = "running"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogRestore:
+    """What became of the timer after the reset."""
+
+    state: RestoreState
+    detail: str
+
+
+def _is_set_by_host(now: GetWatchdogTimerRsp, held: GetWatchdogTimerRsp, held_s: float) -> bool:
+    """Whether a running timer has settings that are neither ours nor an idle one's."""
+    if not now.running or is_harmless(now):
+        return False
+    return now.initial_countdown_s != held_s or held.initial_countdown_s == held_s
+
+
+async def begin_restore(
+    session: BmcSession,
+    time: Timekeeper,
+    held: GetWatchdogTimerRsp,
+    times: Times,
+    *,
+    host_is_well: bool,
+) -> WatchdogRestore:
+    """Put the settings back with the timer stopped; start a trial where the host is proven well."""
+    held_s = held_countdown_s(held, times)
+    answer, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if now is None:
+        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
+    if _is_set_by_host(now, held, held_s):
+        return WatchdogRestore(RestoreState.BY_HOST, f"the host armed it again: {timer_text(now)}")
+    if now.running and not is_harmless(now):  # ours, started by a pat: the host can pat
+        return await _put_back(session, time, held, running=True)
+    stopped = await _put_back(session, time, held, running=False)
+    if stopped.state is RestoreState.FAILED or not host_is_well:
+        return stopped
+    return await _start_trial(session, time, held, times)
+
+
+async def _start_trial(
+    session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, times: Times
+) -> WatchdogRestore:
+    trial = replace(
+        settings_of(held, initial_countdown_s=_trial_countdown_s(held, times)),
+        action=TimeoutAction.NONE,
+        pretimeout_interrupt=PretimeoutInterrupt.NONE,
+        pretimeout_interval_s=0,
+        dont_log=True,
+    )
+    for question, request in (
+        ("setting the watchdog timer", trial),
+        ("starting the watchdog timer", ResetWatchdogTimerReq()),
+    ):
+        answer, done = await ask(session, time, question, request)
+        if done is None:
+            detail = f"{question}: {answer.detail}"
+            return WatchdogRestore(RestoreState.FAILED, detail)
+    return WatchdogRestore(RestoreState.TRIAL, "it runs without an action until the host pats it")
+
+
+def _trial_countdown_s(held: GetWatchdogTimerRsp, times: Times) -> float:
+    return min(COUNTDOWN_S_MAX, max(held.initial_countdown_s, times.steady_s + HELD_MARGIN_S))
+
+
+@dataclass(frozen=True, slots=True)
+class TimerLook:
+    """One look at the timer, and when."""
+
+    timer: GetWatchdogTimerRsp
+    at_s: float
+
+
+async def look_at_timer(session: BmcSession, time: Timekeeper) -> TimerLook | None:
+    """One look at the timer; None when it could not be read."""
+    _, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    return None if timer is None else TimerLook(timer, time.monotonic())
+
+
+def was_patted(before: TimerLook, after: TimerLook) -> bool:
+    """Whether somebody patted the timer between two looks: it is higher than it can be, or runs."""
+    if not after.timer.running:
+        return False
+    if not before.timer.running:
+        return True
+    expected_s = before.timer.present_countdown_s - (after.at_s - before.at_s)
+    return after.timer.present_countdown_s > expected_s + _TOLERANCE_S
+
+
+async def end_restore(
+    session: BmcSession,
+    time: Timekeeper,
+    held: GetWatchdogTimerRsp,
+    begun: WatchdogRestore,
+    *,
+    patted: bool,
+) -> WatchdogRestore:
+    """End the trial: the real action where the host pats, a stopped timer where it does not."""
+    if begun.state is RestoreState.BY_HOST or begun.state is RestoreState.RUNNING:
+        return begun
+    answer, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if now is None:
+        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
+    if now.running and not is_harmless(now):
+        return WatchdogRestore(RestoreState.BY_HOST, f"the host armed it again: {timer_text(now)}")
+    return await _put_back(session, time, held, running=patted)
+
+
+async def _put_back(
+    session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, *, running: bool
+) -> WatchdogRestore:
+    """Set the settings as they were found; `running` lets a running timer run on."""
+    request = settings_of(held, initial_countdown_s=held.initial_countdown_s, dont_stop=running)
+    answer, _ = await ask(session, time, "setting the watchdog timer", request)
+    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if now is None or now.initial_countdown_s != held.initial_countdown_s:
+        why = answer.detail or "the settings did not stay"
+        return WatchdogRestore(RestoreState.FAILED, f"it could not be put back: {why}")
+    if now.running:
+        return WatchdogRestore(RestoreState.RUNNING, f"put back, the host pats: {timer_text(now)}")
+    return WatchdogRestore(
+        RestoreState.STOPPED,
+        f"put back ({held.initial_countdown_s:g} s, {held.action.text}) but stopped, because no"
+        " pat of the host was seen: its next pat starts it; see to the host's watchdog service",
+    )

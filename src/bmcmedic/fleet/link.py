@@ -1,0 +1,103 @@
+"""The way to one BMC, as the stages see it: sessions, questions without one, and time.
+
+The stages know no socket and no sleep of their own, so that they run against real UDP, against a
+simulated BMC in memory, and against a clock that does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from bmcmedic.clock import Clock, SystemClock
+from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.transport.lan_engine import Address
+from bmcmedic.transport.lanplus import Credentials, LanPlus, resolve, sessionless_exchange
+
+R = TypeVar("R")
+
+SESSION_TIMEOUT_S = 6.0
+"""Time for setting one session up: six packets each way, retransmissions included."""
+
+QUESTION_TIMEOUT_S = 5.0
+"""Time for one question, retransmissions included."""
+
+
+class Timekeeper(Clock, Protocol):
+    """Time that can be waited for."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Come back that much later."""
+
+
+class SystemTimekeeper(SystemClock):
+    """The machine's own time."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Come back that much later."""
+        await asyncio.sleep(max(0.0, seconds))
+
+
+class BmcSession(Protocol):
+    """One open session; one question at a time. Raises what `LanPlus` raises."""
+
+    async def exchange(self, request: Command[R], deadline: float) -> R:
+        """Ask and wait for the answer until `deadline` (monotonic seconds)."""
+
+    async def close(self) -> None:
+        """Give the session slot back."""
+
+    def abandon(self) -> None:
+        """Drop it without a word to the BMC."""
+
+
+class BmcLink(Protocol):
+    """What opens sessions to one BMC, and asks it what needs none."""
+
+    target: str
+
+    async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> BmcSession:
+        """Set a session up; raises TransportError or BmcRefusal."""
+
+    async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
+        """Ask outside of any session, in IPMI 1.5's format."""
+
+
+class LanLink:
+    """RMCP+ over UDP to one BMC; its name is resolved when it is first asked."""
+
+    def __init__(
+        self,
+        target: str,
+        host: str,
+        port: int,
+        credentials: Credentials,
+        cipher_suites: Sequence[int] = (17, 3),
+    ) -> None:
+        self.target = target
+        self._host = host
+        self._port = port
+        self._credentials = credentials
+        self._cipher_suites = tuple(cipher_suites)
+        self._address: Address | None = None
+
+    async def _resolved(self) -> Address:
+        if self._address is None:
+            self._address = await resolve(self._host, self._port)
+        return self._address
+
+    async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> LanPlus:
+        """Set a session up at `privilege`; raises TransportError or BmcRefusal."""
+        return await LanPlus.connect(
+            await self._resolved(),
+            self._credentials,
+            deadline=deadline,
+            privilege=privilege,
+            cipher_suites=self._cipher_suites,
+        )
+
+    async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
+        """Ask outside of any session, in IPMI 1.5's format."""
+        return await sessionless_exchange(await self._resolved(), request, deadline=deadline)

@@ -1,0 +1,165 @@
+"""What the host saw: reading the JSON of `bmcmedic triage --json`, whoever wrote it.
+
+The document comes from another machine, through a pipe or a file, so nothing about it is believed
+before it is checked, and every refusal names the key and what was expected there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.model import HostReport, KipmiThread
+
+REPORT_BYTES_MAX = 1 << 20
+"""A triage of a host with hundreds of stuck clients is some 100 kB; more than this is no triage."""
+
+_TEXT_CHARACTERS_MAX = 300
+_SHOWN_CHARACTERS_MAX = 40
+
+KIPMI_AT_REST_PERCENT = 1.0
+"""Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
+
+HUNG_SYMPTOMS = frozenset({"bmc-not-answering", "kipmi-busy", "stuck-clients"})
+"""Names in `symptoms` that say that the in-band side hangs."""
+
+SLOW_SYMPTOMS = frozenset({"bmc-slow"})
+"""Names in `symptoms` that say that it answers, but ever more slowly."""
+
+BMC_SYMPTOMS = HUNG_SYMPTOMS | SLOW_SYMPTOMS
+
+
+def parse_host_report(raw: bytes, *, source: str) -> HostReport:
+    """Read one triage document; raises ConfigurationError that names `source` and the key."""
+    if len(raw) > REPORT_BYTES_MAX:
+        raise ConfigurationError(
+            f"{source}: more than {REPORT_BYTES_MAX} bytes; that is no output of"
+            " `bmcmedic triage --json`"
+        )
+    if not raw.strip():
+        raise ConfigurationError(
+            f"{source}: empty; did the command that should have written it fail?"
+        )
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{source}: not JSON ({_reason(error)}); expected the output of"
+            " `bmcmedic triage --json`"
+        ) from None
+    return _Reader(source).report(document)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at line {error.lineno} column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+
+
+class _Reader:
+    """Checks one document key by key."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def report(self, document: object) -> HostReport:
+        top = self._object(document, "the document")
+        host = self._object(self._required(top, "host_id"), "host_id")
+        symptoms = self._list(self._required(top, "symptoms"), "symptoms")
+        return HostReport(
+            captured_at=self._number(self._required(top, "captured_at"), "captured_at"),
+            symptoms=tuple(
+                self._text(name, f"symptoms[{index}]") for index, name in enumerate(symptoms)
+            ),
+            hostname=self._optional_text(host, "hostname", "host_id."),
+            product_uuid=self._optional_text(host, "product_uuid", "host_id."),
+            bmc_guid=self._optional_text(host, "bmc_guid", "host_id."),
+            boot_id=self._optional_text(host, "boot_id", "host_id."),
+            kipmi=tuple(
+                self._kipmi(entry, f"kipmi[{index}]")
+                for index, entry in enumerate(self._list(top.get("kipmi"), "kipmi"))
+            ),
+            stuck_clients=len(self._list(top.get("stuck"), "stuck")),
+            hung_since=self._hung_since(top.get("hung_since")),
+        )
+
+    def _hung_since(self, value: object) -> float | None:
+        return None if value is None else self._number(value, "hung_since")
+
+    def _kipmi(self, entry: object, key: str) -> KipmiThread:
+        thread = self._object(entry, key)
+        return KipmiThread(
+            name=self._text(thread.get("name", "kipmi"), f"{key}.name"),
+            cpu_percent=self._number(thread.get("cpu_percent"), f"{key}.cpu_percent"),
+        )
+
+    def _required(self, where: Mapping[str, Any], key: str) -> object:
+        if key not in where:
+            raise ConfigurationError(
+                f"{self._source}: the key {key!r} is missing; expected the output of"
+                " `bmcmedic triage --json`"
+            )
+        return where[key]
+
+    def _object(self, value: object, key: str) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise self._wrong(key, "an object", value)
+        return value
+
+    def _list(self, value: object, key: str) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self._wrong(key, "a list", value)
+        return value
+
+    def _number(self, value: object, key: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._wrong(key, "a number", value)
+        # An int of a thousand digits is valid JSON, but no time and no share of a core.
+        if not -1e15 < value < 1e15 or not math.isfinite(value):
+            raise self._wrong(key, "a number of a sensible size", value)
+        return float(value)
+
+    def _text(self, value: object, key: str) -> str:
+        if not isinstance(value, str) or len(value) > _TEXT_CHARACTERS_MAX:
+            raise self._wrong(key, f"a text of at most {_TEXT_CHARACTERS_MAX} characters", value)
+        # It will stand on a terminal and in a ticket: nothing in it may steer either.
+        return "".join(c if c.isprintable() else "?" for c in value)
+
+    def _optional_text(self, where: Mapping[str, Any], key: str, prefix: str) -> str | None:
+        value = where.get(key)
+        return None if value is None else self._text(value, prefix + key) or None
+
+    def _wrong(self, key: str, wanted: str, value: object) -> ConfigurationError:
+        shown = repr(value)
+        if len(shown) > _SHOWN_CHARACTERS_MAX:
+            shown = shown[:_SHOWN_CHARACTERS_MAX] + "…"
+        return ConfigurationError(f"{self._source}: {key} is {shown}, expected {wanted}")
+
+
+def is_at_rest(report: HostReport) -> bool:
+    """Whether the host's in-band side is well: `kipmi` idle, no stuck client, no BMC symptom."""
+    return not unrest(report)
+
+
+def unrest(report: HostReport) -> tuple[str, ...]:
+    """What still speaks against a healthy in-band side, in an operator's words."""
+    lines = [
+        f"the host's {thread.name} burns {thread.cpu_percent:g} % of a core"
+        for thread in report.kipmi
+        if thread.cpu_percent >= KIPMI_AT_REST_PERCENT
+    ]
+    if report.stuck_clients:
+        lines.append(f"{report.stuck_clients} IPMI clients are stuck on the host")
+    if report.hung_since is not None:
+        lines.append("the host counts the in-band side as hung")
+    lines += [
+        f"the host reports the symptom {name}" for name in report.symptoms if name in BMC_SYMPTOMS
+    ]
+    return tuple(lines)

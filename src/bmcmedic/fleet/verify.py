@@ -1,0 +1,286 @@
+"""Proving that the BMC came back, that it really restarted, and that it stays.
+
+Silence here is an outcome, not an error. What the host went through is in `host_marks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+
+from bmcmedic.errors import BmcmedicError, BmcRefusal, RemoteProtocolError, TransportError
+from bmcmedic.fleet.act import TimerLook, look_at_timer, was_patted
+from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcLink, BmcSession, Timekeeper
+from bmcmedic.fleet.observe import ask, power_word
+from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX, Times
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.ipmi.commands.device import (
+    GetDeviceIdReq,
+    GetSelfTestResultsReq,
+    GetSelfTestResultsRsp,
+    SelfTestResult,
+)
+from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
+from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.model import AnswerKind, Observation
+
+POLL_TIMEOUT_S = 3.0
+"""One poll without a session, retransmissions included: a single lost datagram is no gap."""
+
+OLD_SESSION_ASKED_S_MAX = 45.0
+"""The old session is asked this long after the reset at the latest, while its silence counts."""
+
+_OLD_SESSION_TIMEOUT_S_MIN = 3.0
+_SLOWNESS_FACTOR = 3.0
+
+Waiting = Callable[[float, str], None]
+"""Told how many seconds are left of a wait, and what for."""
+
+
+class OldSession(Enum):
+    """What the session from before the reset said after it."""
+
+    ANSWERED = "answered"
+    SILENT = "silent"
+    NOT_ASKED = "not asked"
+
+
+async def ask_old_session(
+    session: BmcSession, time: Timekeeper, *, last_used_s: float, slowest_answer_s: float
+) -> OldSession:
+    """Ask the session from before the reset, while it is not idle for so long that it ended itself.
+
+    An answer proves that the BMC did not restart. Silence counts once a new session works.
+    """
+    if time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX:
+        return OldSession.NOT_ASKED
+    timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
+    answer, _ = await ask(session, time, "old session", GetDeviceIdReq(), timeout_s)
+    if answer.kind in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST, AnswerKind.GARBLED):
+        return OldSession.SILENT
+    return OldSession.ANSWERED
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """How the polling for the BMC ended."""
+
+    session: BmcSession | None
+    """Open, and the caller's to close; None when the BMC did not come back in time."""
+    polls: int
+    missed: int
+    """Polls that nobody answered at all."""
+    after_s: float
+    """From the sending of the reset until it answered, or until it was given up."""
+    last_detail: str = ""
+    power_seen_off: bool = False
+
+
+async def wait_until_back(
+    link: BmcLink, time: Timekeeper, times: Times, *, sent_at_s: float, waiting: Waiting
+) -> Return:
+    """Poll without a session first, then with one, until the BMC answers or the time is up."""
+    give_up_s = sent_at_s + times.return_s
+    polls = missed = 0
+    power_seen_off = False
+    detail = ""
+    while True:
+        polls += 1
+        started_s = time.monotonic()
+        waiting(give_up_s - started_s, "until it must answer")
+        session, detail, was_missed = await _poll(link, time, give_up_s)
+        missed += was_missed
+        now_s = time.monotonic()
+        if session is not None:
+            power_seen_off |= await _reads_power_off(session, time)
+            return Return(session, polls, missed, now_s - sent_at_s, detail, power_seen_off)
+        if now_s >= give_up_s:
+            return Return(None, polls, missed, now_s - sent_at_s, detail, power_seen_off)
+        next_s = min(give_up_s, started_s + times.poll_s)
+        await time.sleep(max(0.0, next_s - now_s))
+
+
+async def _poll(
+    link: BmcLink, time: Timekeeper, give_up_s: float
+) -> tuple[BmcSession | None, str, bool]:
+    """One poll: a session that answers Get Device ID, what went wrong, whether all was silent."""
+    now_s = time.monotonic()
+    deadline_s = max(min(now_s + POLL_TIMEOUT_S, give_up_s), now_s + _LAST_POLL_S)
+    try:
+        await link.ask_sessionless(GetChannelAuthenticationCapabilitiesReq(), deadline_s)
+    except TransportError as error:
+        return None, str(error), True
+    except (BmcRefusal, RemoteProtocolError) as error:
+        return None, str(error), False
+    try:
+        session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + SESSION_TIMEOUT_S)
+    except (TransportError, BmcRefusal, RemoteProtocolError) as error:
+        return None, str(error), False
+    answer, device = await ask(session, time, "device id", GetDeviceIdReq())
+    if device is not None and device.available:
+        return session, "", False
+    await close_quietly(session)
+    return None, answer.detail or "it says that it is still initializing or updating", False
+
+
+_LAST_POLL_S = 0.5
+"""Even a poll at the very end of the return time gets this long."""
+
+
+async def _reads_power_off(session: BmcSession, time: Timekeeper) -> bool:
+    _, status = await ask(session, time, "power", GetChassisStatusReq())
+    return status is not None and not status.power_on
+
+
+async def close_quietly(session: BmcSession | None) -> None:
+    """Close a session that may be dead already."""
+    if session is not None:
+        with suppress(BmcmedicError):
+            await session.close()
+
+
+class Restart(Enum):
+    """Whether the BMC restarted."""
+
+    PROVEN = "proven"
+    DISPROVEN = "disproven"
+    NOT_PROVEN = "not proven"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartFacts:
+    """What speaks for or against a restart."""
+
+    old_session: tuple[OldSession, ...]
+    missed_polls: int
+    timer_before: GetWatchdogTimerRsp | None
+    """As it stood right before the reset, ours where we had set it."""
+    timer_after: GetWatchdogTimerRsp | None
+    asked_warm: bool = False
+    """A warm reset may keep its sessions, so an old one that answers disproves nothing."""
+
+
+def judge_restart(facts: RestartFacts) -> tuple[Restart, tuple[str, ...]]:
+    """Weigh the evidence: pure.
+
+    A session that outlived the reset outweighs everything; each other sign is enough by itself.
+    """
+    if OldSession.ANSWERED in facts.old_session and not facts.asked_warm:
+        line = "the session from before the reset still answers: the BMC did not restart"
+        return Restart.DISPROVEN, (line,)
+    lines = []
+    if OldSession.SILENT in facts.old_session:
+        lines.append("the session from before the reset is forgotten, and a new one works")
+    if facts.missed_polls:
+        lines.append(f"it was silent for {facts.missed_polls} polls, then answered again")
+    if _is_cleared(facts.timer_before, facts.timer_after):
+        lines.append("its watchdog timer has lost its settings")
+    if lines:
+        return Restart.PROVEN, tuple(lines)
+    if facts.asked_warm:
+        return Restart.PROVEN, ("it answers; a warm reset need not leave a trace",)
+    line = "nothing shows that it restarted: no gap was seen, and no old session could be asked"
+    return Restart.NOT_PROVEN, (line,)
+
+
+def _is_cleared(before: GetWatchdogTimerRsp | None, after: GetWatchdogTimerRsp | None) -> bool:
+    if before is None or after is None or not before.initial_countdown_s:
+        return False
+    return not after.running and after.initial_countdown_s == 0
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """Whether the self-test stands in the way of a good verdict."""
+
+    passed: bool
+    detail: str
+
+
+async def check_self_test(
+    session: BmcSession,
+    time: Timekeeper,
+    before: Observation | None,
+    *,
+    give_up_s: float,
+    period_s: float,
+) -> SelfTest:
+    """Ask for the self-test's result, again while the BMC says that it is still initializing.
+
+    Not supported (0xC1, 0x56) is not sick. A flaw in its data that was there before the reset,
+    such as an empty SDR repository, is noted and not held against it.
+    """
+    while True:
+        answer, result = await ask(session, time, "self-test", GetSelfTestResultsReq())
+        if result is not None:
+            return judge_self_test(result, before)
+        if answer.kind is AnswerKind.UNSUPPORTED:
+            return SelfTest(True, "the BMC has no self-test")
+        if time.monotonic() >= give_up_s:
+            return SelfTest(False, answer.detail)
+        await time.sleep(period_s)
+
+
+def judge_self_test(result: GetSelfTestResultsRsp, before: Observation | None) -> SelfTest:
+    """Whether a result is good enough: pure."""
+    if result.passed or not result.implemented:
+        return SelfTest(True, result.text)
+    known = (
+        before is not None
+        and (before.self_test, before.self_test_detail) == (result.result, result.detail)
+        and result.result != SelfTestResult.FATAL_HARDWARE_ERROR
+    )
+    if known:
+        return SelfTest(True, f"{result.text}, as before the reset")
+    return SelfTest(False, result.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """How the BMC held during the steady time."""
+
+    held: bool
+    detail: str
+    patted: bool
+    """Whether somebody was seen to pat the watchdog timer."""
+    power_seen_off: bool
+
+
+async def watch_steady(
+    session: BmcSession,
+    time: Timekeeper,
+    times: Times,
+    *,
+    power_before: str | None,
+    watch_timer: bool,
+    waiting: Waiting,
+) -> Steady:
+    """Ask again and again for the steady time: it answers, and the host's power stays."""
+    end_s = time.monotonic() + times.steady_s
+    asked = 0
+    patted = False
+    last_look: TimerLook | None = None
+    while True:
+        waiting(end_s - time.monotonic(), "until it counts as steady")
+        asked += 1
+        answer, _ = await ask(session, time, "device id", GetDeviceIdReq())
+        if answer.kind is not AnswerKind.ANSWERED:
+            detail = f"at question {asked}: {answer.kind.value}: {answer.detail}"
+            return Steady(False, detail, patted, power_seen_off=False)
+        _, status = await ask(session, time, "power", GetChassisStatusReq())
+        if status is not None and power_before is not None and power_word(status) != power_before:
+            detail = f"the host's power turned {power_word(status)}"
+            return Steady(False, detail, patted, power_seen_off=not status.power_on)
+        if watch_timer:
+            look = await look_at_timer(session, time)
+            if look is not None and last_look is not None:
+                patted = patted or was_patted(last_look, look)
+            last_look = look or last_look
+        now_s = time.monotonic()
+        if now_s >= end_s:
+            detail = f"{asked} of {asked} questions answered in {times.steady_s:g} s"
+            return Steady(True, detail, patted, power_seen_off=False)
+        await time.sleep(min(times.poll_s, end_s - now_s))
