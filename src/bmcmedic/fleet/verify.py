@@ -59,7 +59,7 @@ async def ask_old_session(
         return OldSession.NOT_ASKED
     timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
     answer, _ = await ask(session, time, "old session", GetDeviceIdReq(), timeout_s)
-    if answer.kind in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST, AnswerKind.GARBLED):
+    if answer.kind in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST):
         return OldSession.SILENT
     return OldSession.ANSWERED
 

@@ -1,0 +1,9 @@
+"""The one loop that joins the stages: probe, diagnose, plan, act, verify, verdict.
+
+A remediation works on one BMC, sends at most one reset, and always ends in a verdict.
+"""
+
+from bmcmedic.fleet.remediation.case import Case, Confirm, Ending, HostSource
+from bmcmedic.fleet.remediation.course import Remediation
+
+__all__ = ["Case", "Confirm", "Ending", "HostSource", "Remediation"]

@@ -1,0 +1,80 @@
+"""What a remediation is given, and the words it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from bmcmedic.fleet.journal import Journal
+from bmcmedic.fleet.link import BmcLink, Timekeeper
+from bmcmedic.fleet.plan import Times
+from bmcmedic.model import Diagnosis, HostReport, Plan
+
+
+class HostSource(Protocol):
+    """Where the host's own report comes from, each time it is asked."""
+
+    async def run(self) -> HostReport:
+        """The host as it is now; raises TriageFailed."""
+
+
+Confirm = Callable[[Diagnosis, Plan], Awaitable[str | None]]
+"""Asks for leave to act: None is yes, a text is why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One BMC, and everything that a remediation of it is given."""
+
+    link: BmcLink
+    time: Timekeeper
+    journal: Journal
+    confirm: Confirm
+    times: Times = field(default_factory=Times)
+    report: HostReport | None = None
+    """What the host saw, from a file or a pipe."""
+    host: HostSource | None = None
+    """Asked before and after."""
+    in_band_hung: bool = False
+    """The operator's own word."""
+
+
+class Ending(Enum):
+    """How a remediation ends, before `heal` and `reset` put it into their own words."""
+
+    HEALTHY = "healthy"
+    DONE = "done"
+    DONE_LAN_ONLY = "done, as far as LAN shows"
+    HOST_CHANGED = "host changed"
+    NOT_DONE = "not done"
+    REFUSED = "refused"
+
+
+HEAL_VERDICTS: dict[Ending, str] = {
+    Ending.HEALTHY: "healthy",
+    Ending.DONE: "healed",
+    Ending.DONE_LAN_ONLY: "healed-lan-only",
+    Ending.HOST_CHANGED: "needs-repair",
+    Ending.NOT_DONE: "needs-repair",
+    Ending.REFUSED: "refused",
+}
+
+RESET_VERDICTS: dict[Ending, str] = {
+    Ending.HEALTHY: "back",
+    Ending.DONE: "back",
+    Ending.DONE_LAN_ONLY: "back",
+    Ending.HOST_CHANGED: "back-host-changed",
+    Ending.NOT_DONE: "not-back",
+    Ending.REFUSED: "refused",
+}
+
+
+class Ended(Exception):
+    """Nothing more is to be done; carries the ending and why."""
+
+    def __init__(self, ending: Ending, reason: str) -> None:
+        super().__init__(reason)
+        self.ending = ending
+        self.reason = reason

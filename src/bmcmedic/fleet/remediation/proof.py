@@ -1,0 +1,278 @@
+"""After the reset: quiet, poll, evidence, self-test, the host, steady, the timer put back."""
+
+from __future__ import annotations
+
+from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
+from bmcmedic.fleet import act, verify
+from bmcmedic.fleet.aftermath import HostWitness, judge_host
+from bmcmedic.fleet.host_marks import host_changes, read_host_marks, read_new_events
+from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
+from bmcmedic.fleet.remediation.case import Ending
+from bmcmedic.fleet.remediation.chart import Chart
+from bmcmedic.fleet.triage_command import TriageFailed
+from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.model import HostReport, Remedy
+
+_WORST = (Ending.NOT_DONE, Ending.HOST_CHANGED)
+"""A host that went down with its BMC outweighs whatever else went wrong."""
+
+
+class Proof:
+    """The proof after one reset; `old_session` is the one that sent it."""
+
+    def __init__(
+        self,
+        chart: Chart,
+        sent: act.ResetSent,
+        old_session: BmcSession,
+        timer_held: act.TimerLook | None,
+    ) -> None:
+        self._case = chart.case
+        self._chart = chart
+        self._sent = sent
+        self._old = old_session
+        self._old_used_s = sent.sent_at_s
+        self._old_said: list[verify.OldSession] = []
+        self._timer_held = timer_held
+        self._session: BmcSession | None = None
+        self._return: verify.Return | None = None
+        self._host_after: HostReport | None = None
+        self._signs: tuple[str, ...] = ()
+        self._patted = False
+
+    async def close(self) -> None:
+        """Give the BMC's session slots back."""
+        await verify.close_quietly(self._session)
+
+    async def run(self) -> tuple[Ending, str]:
+        """Prove what can be proven, and weigh it."""
+        await self._quiet()
+        await self._poll()
+        if self._session is not None:
+            await self._restart_evidence(self._session)
+            if not self._chart.failures:
+                await self._self_test(self._session)
+            await self._power_after(self._session)
+        await self._ask_host()
+        if self._chart.failures:
+            return max(self._chart.failures, key=lambda failure: _WORST.index(failure[0]))
+        await self._begin_restore()
+        await self._steady()
+        await self._end_restore()
+        if self._chart.failures:
+            return max(self._chart.failures, key=lambda failure: _WORST.index(failure[0]))
+        return self._good_ending()
+
+    def _good_ending(self) -> tuple[Ending, str]:
+        if self._host_after is None:
+            return Ending.DONE_LAN_ONLY, (
+                "the BMC restarted, answers and stays; its host was not asked, so what the host"
+                " sees of it is not proven"
+            )
+        if self._chart.untouched is None:
+            return Ending.DONE_LAN_ONLY, (
+                "the BMC restarted, answers and stays, and its host is at rest; the host gave no"
+                " boot id, so that it was left alone is not proven"
+            )
+        return Ending.DONE, (
+            "the BMC restarted, answers and stays; its host is at rest and was left alone"
+        )
+
+    async def _quiet(self) -> None:
+        """Leave the BMC alone, but for one question in the old session while that still counts."""
+        case, sent = self._case, self._sent
+        await case.journal.intends("quiet-time", f"leaving the BMC alone, {case.times.quiet_s:g} s")
+        quiet_until_s = sent.sent_at_s + case.times.quiet_s
+        ask_at_s = min(quiet_until_s, sent.sent_at_s + verify.OLD_SESSION_ASKED_S_MAX)
+        await self._wait_until(ask_at_s, "quiet-time", "the BMC is left alone")
+        await self._try_old_session()
+        if verify.OldSession.ANSWERED not in self._old_said:
+            await self._wait_until(quiet_until_s, "quiet-time", "the BMC is left alone")
+        asked = self._old_said[-1].value
+        await self._chart.step("quiet-time", "over", f"the session from before the reset: {asked}")
+
+    async def _wait_until(self, until_s: float, name: str, text: str) -> None:
+        time = self._case.time
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._case.journal.waits(name, left_s, text)
+            await time.sleep(min(left_s, 1.0))
+
+    async def _try_old_session(self) -> None:
+        observation = self._chart.observation
+        answers = observation.answers if observation is not None else ()
+        said = await verify.ask_old_session(
+            self._old,
+            self._case.time,
+            last_used_s=self._old_used_s,
+            slowest_answer_s=max((a.latency_s or 0.0 for a in answers), default=0.0),
+        )
+        self._old_said.append(said)
+
+    async def _poll(self) -> None:
+        case, sent = self._case, self._sent
+        await case.journal.intends("poll", f"until it answers, each {case.times.poll_s:g} s")
+        back = await verify.wait_until_back(
+            case.link,
+            case.time,
+            case.times,
+            sent_at_s=sent.sent_at_s,
+            waiting=lambda left_s, text: case.journal.waits("poll", left_s, text),
+        )
+        self._return = back
+        self._session = back.session
+        polls = f"{back.polls} polls, {back.missed} of them silent"
+        if back.session is None:
+            detail = f"no usable answer within {back.after_s:.0f} s ({polls}): {back.last_detail}"
+            await self._chart.step("poll", "not-back", detail)
+            self._chart.fails(Ending.NOT_DONE, f"the BMC did not come back: {detail}")
+            return
+        await self._chart.step("poll", "back", f"after {back.after_s:.1f} s, {polls}")
+
+    async def _restart_evidence(self, session: BmcSession) -> None:
+        if self._old_said[-1] is verify.OldSession.SILENT:
+            await self._try_old_session()  # silence during a boot is not yet a forgotten session
+        now = await act.look_at_timer(session, self._case.time)
+        facts = verify.RestartFacts(
+            old_session=tuple(self._old_said),
+            missed_polls=self._return.missed if self._return else 0,
+            timer_before=self._timer_held.timer if self._timer_held else None,
+            timer_after=now.timer if now else None,
+            asked_warm=self._chart.remedy is Remedy.WARM_RESET,
+        )
+        restart, lines = verify.judge_restart(facts)
+        self._chart.evidence += lines
+        await self._chart.step("restart-evidence", restart.value, "; ".join(lines))
+        if restart is not verify.Restart.PROVEN:
+            self._chart.fails(
+                Ending.NOT_DONE, f"that the BMC restarted is {restart.value}: {lines[0]}"
+            )
+
+    async def _self_test(self, session: BmcSession) -> None:
+        case, sent = self._case, self._sent
+        result = await verify.check_self_test(
+            session,
+            case.time,
+            self._chart.observation,
+            give_up_s=sent.sent_at_s + case.times.return_s,
+            period_s=case.times.poll_s,
+        )
+        await self._chart.step("self-test", "passed" if result.passed else "failed", result.detail)
+        if not result.passed:
+            self._chart.fails(
+                Ending.NOT_DONE, f"its self-test fails after the restart: {result.detail}"
+            )
+
+    async def _power_after(self, session: BmcSession) -> None:
+        before, time = self._chart.marks_before, self._case.time
+        assert before is not None
+        after = await read_host_marks(session, time)
+        self._chart.marks_after = after
+        events = await read_new_events(session, time, before, after)
+        seen_off = self._return.power_seen_off if self._return else False
+        signs = host_changes(before, after, events, power_seen_off=seen_off)
+        self._signs = signs
+        outcome = after.power or "unknown"
+        await self._chart.step("power-after", outcome, "; ".join((after.describe(), *signs)))
+
+    async def _ask_host(self) -> None:
+        """What the host itself says, and with it whether it was left alone."""
+        case = self._case
+        witness = HostWitness(None, (), "the host was not asked")
+        if case.host is not None:
+            await case.journal.intends("host", "asking the host whether it was left alone")
+            witness = await self._hear_host()
+        self._host_after = witness.report
+        judged = judge_host(self._chart.host_before, witness.report, self._signs)
+        self._chart.untouched = judged.untouched
+        self._chart.evidence += judged.lines
+        trouble = [*judged.lines, *witness.unrest]
+        outcome = {True: "untouched", False: "changed", None: "not-proven"}[judged.untouched]
+        await self._chart.step("host", outcome, "; ".join(trouble) or witness.detail)
+        if judged.untouched is False:
+            self._chart.fails(
+                Ending.HOST_CHANGED, f"the host did not stay as it was: {judged.lines[0]}"
+            )
+        if judged.other_host:
+            self._chart.fails(Ending.NOT_DONE, judged.lines[0])
+        if case.host is not None and witness.report is None:
+            self._chart.fails(
+                Ending.NOT_DONE, f"the host cannot be asked any more: {witness.detail}"
+            )
+        if witness.unrest:
+            reason = f"the host is not at rest after the restart: {witness.unrest[0]}"
+            self._chart.fails(Ending.NOT_DONE, reason)
+
+    async def _hear_host(self) -> HostWitness:
+        """Ask until the host is at rest or the time is up; once only where the BMC is not back."""
+        case, sent = self._case, self._sent
+        assert case.host is not None
+        now_s = case.time.monotonic()
+        give_up_s = max(sent.sent_at_s + case.times.return_s, now_s + case.times.steady_s)
+        while True:
+            try:
+                report = await case.host.run()
+            except TriageFailed as error:
+                witness = HostWitness(None, (), str(error))
+            else:
+                witness = HostWitness.of(report)
+            if witness.is_well or self._chart.failures or case.time.monotonic() >= give_up_s:
+                return witness
+            trouble = witness.unrest[0] if witness.unrest else witness.detail
+            case.journal.waits("host", give_up_s - case.time.monotonic(), trouble)
+            await case.time.sleep(case.times.poll_s)
+
+    # ------------------------------------------------------------------ steady, and the timer
+
+    async def _begin_restore(self) -> None:
+        """Put the timer's settings back, over a session that may, before the steady time."""
+        hold, case = self._chart.hold, self._case
+        if hold is None or not hold.changed or hold.timer is None:
+            return
+        await case.journal.intends("watchdog-restore", "putting the watchdog timer back")
+        await verify.close_quietly(self._session)
+        self._session = None
+        try:
+            self._session = await case.link.open_session(
+                PrivilegeLevel.ADMINISTRATOR, case.time.monotonic() + SESSION_TIMEOUT_S
+            )
+        except (TransportError, BmcRefusal, RemoteProtocolError) as error:
+            self._chart.fails(Ending.NOT_DONE, f"it answered, and lets nobody in any more: {error}")
+            return
+        self._chart.restore = await act.begin_restore(
+            self._session,
+            case.time,
+            hold.timer,
+            case.times,
+            host_is_well=self._chart.untouched is True,
+        )
+
+    async def _steady(self) -> None:
+        case, session = self._case, self._session
+        if session is None:
+            return
+        await case.journal.intends("steady", f"watching it for {case.times.steady_s:g} s")
+        steady = await verify.watch_steady(
+            session,
+            case.time,
+            case.times,
+            power_before=self._chart.power_before(),
+            watch_timer=self._chart.restore is not None,
+            waiting=lambda left_s, text: case.journal.waits("steady", left_s, text),
+        )
+        self._patted = steady.patted
+        await self._chart.step("steady", "held" if steady.held else "lost", steady.detail)
+        if not steady.held:
+            self._chart.fails(Ending.NOT_DONE, f"the BMC did not stay well: {steady.detail}")
+        if steady.power_seen_off and self._chart.untouched is not True:
+            self._chart.untouched = False
+
+    async def _end_restore(self) -> None:
+        hold, begun, session = self._chart.hold, self._chart.restore, self._session
+        if hold is None or hold.timer is None or begun is None or session is None:
+            return
+        self._chart.restore = await act.end_restore(
+            session, self._case.time, hold.timer, begun, patted=self._patted
+        )
+        await self._chart.step(
+            "watchdog-restore", self._chart.restore.state.value, self._chart.restore.detail
+        )
