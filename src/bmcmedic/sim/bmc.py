@@ -1,0 +1,448 @@
+"""One simulated BMC, sans-I/O: requests and the time come in, answers and the next timer go out.
+
+It knows nothing of doors but their names, so that LAN, KCS and QEMU's VM protocol can all stand in
+front of it, in real or in virtual time. A rack holds thousands of these in one process: slots,
+shared templates that are copied when they change, and no timer unless something is going to happen.
+"""
+
+from __future__ import annotations
+
+import uuid
+from enum import Enum
+from typing import Any
+
+from bmcmedic.errors import InvalidDataField, RemoteProtocolError
+from bmcmedic.ipmi.commands.chassis import LastPowerEvent, RestartCause
+from bmcmedic.ipmi.constants import CompletionCode
+from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.sim import event_log
+from bmcmedic.sim.dispatch import Answer, Bridged, Call, Door, NoReply, Refusal
+from bmcmedic.sim.event_log import Event, EventLog
+from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck
+from bmcmedic.sim.handlers import HANDLERS
+from bmcmedic.sim.handlers.chassis import POWER_CYCLE_OFF_S
+from bmcmedic.sim.host import OS_BOOT_S, SimHost
+from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MemoryLeak
+from bmcmedic.sim.profile import Profile
+from bmcmedic.sim.watchdog import WatchdogEvent, WatchdogSettings, WatchdogTimer
+
+RESTART_DELAY_S = 0.05
+"""From a reset command to the reset, so that its answer still leaves."""
+
+WARM_BOOT_SHARE = 1 / 3
+"""A warm reset takes this part of a cold one's time."""
+
+HOST_OFF_AT_SHARE = 0.2
+HOST_ON_AT_SHARE = 0.5
+"""When `reset-reboots-host` takes the power away and gives it back, as parts of the BMC's boot."""
+
+QUEUED_REQUESTS_MAX = 32
+"""A slow BMC that is asked faster than it answers says node busy from here on."""
+
+PATS_A_TIMEOUT = 4
+
+
+class HostStep(Enum):
+    """What is going to happen to the host, or be logged about it."""
+
+    OFF = "off"
+    ON = "on"
+    LOG_BOOT_INITIATED = "log boot initiated"
+    LOG_OS_BOOT = "log os boot"
+
+
+class Resettable:
+    """What a cold reset puts back; a record of its own so that nothing is forgotten."""
+
+    __slots__ = ("event_receiver", "global_enables", "message_flags", "messages", "sdr_reservation")
+
+    def __init__(self) -> None:
+        self.global_enables = 0x08  # event logging
+        self.message_flags = 0
+        self.messages: tuple[bytes, ...] = ()
+        self.sdr_reservation = 0
+        self.event_receiver = 0x20
+
+
+class SimBmc:
+    """A BMC and the host it belongs to."""
+
+    __slots__ = (
+        "boot_until",
+        "cold_resets",
+        "epoch_offset_s",
+        "faults",
+        "guid",
+        "host",
+        "lan",
+        "last_power_event",
+        "log",
+        "name",
+        "own_watchdog_reboots",
+        "profile",
+        "requests",
+        "restart_cause",
+        "restarts",
+        "sel_time_offset_s",
+        "timer",
+        "volatile",
+        "warm_resets",
+        "watchdog",
+        "_busy_until",
+        "_daemon",
+        "_host_plan",
+        "_leak",
+        "_next_pat_at",
+        "_restart_at",
+        "_restart_is_cold",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        profile: Profile,
+        *,
+        now: float,
+        epoch_offset_s: float,
+        host_uuid: uuid.UUID,
+        power_on: bool = True,
+        faults: FaultSet = NO_FAULTS,
+        watchdog_daemon: WatchdogSettings | None = None,
+    ) -> None:
+        """`watchdog_daemon`: the host runs a daemon that arms this watchdog and pats it."""
+        self.name = name
+        self.profile = profile
+        self.guid = host_uuid.bytes_le  # SMBIOS order: the first three fields LSB first
+        self.host = SimHost(name, host_uuid, power_on=power_on)
+        self.epoch_offset_s = epoch_offset_s
+        self.faults = NO_FAULTS
+        self.log = EventLog(profile.factory_log)
+        self.lan = profile.lan
+        self.watchdog: WatchdogTimer | None = None
+        self.volatile = Resettable()
+        self.requests: dict[int, int] = {}
+        self.cold_resets = 0
+        self.warm_resets = 0
+        self.own_watchdog_reboots = 0
+        self.restarts = 0
+        """Restarts of any kind; a door that sees it change forgets its sessions."""
+        self.restart_cause = RestartCause.POWER_BUTTON
+        self.last_power_event = LastPowerEvent(0)
+        self.sel_time_offset_s = 0
+        self.boot_until: float | None = None
+        self.timer: float | None = None
+        """When `handle_timer` is next due; None: nothing will happen by itself."""
+        self._busy_until = now
+        self._leak: MemoryLeak | None = None
+        self._restart_at: float | None = None
+        self._restart_is_cold = True
+        self._host_plan: tuple[tuple[float, HostStep], ...] = ()
+        self._daemon = watchdog_daemon
+        self._next_pat_at = now if watchdog_daemon else None
+        self.set_faults(faults, now)
+        self.handle_timer(now)
+
+    # ---- what doors ask
+
+    def answers(self, door: Door) -> bool:
+        """Whether anything comes back at that door at present."""
+        if self.boot_until is not None or self.faults.dead:
+            return False
+        return door is Door.LAN or not self.faults.silences_kcs
+
+    def execute(self, request: RequestMessage, door: Door, now: float) -> Answer | None:
+        """Do what a request asks for; None: silence."""
+        if self.timer is not None and self.timer <= now:
+            self.handle_timer(now)
+        if not self.answers(door):
+            return None
+        key = request.netfn << 8 | request.command
+        self.requests[key] = self.requests.get(key, 0) + 1
+        service_time_s = self.take_turn(now)
+        if service_time_s is None:
+            return Answer(CompletionCode.NODE_BUSY, b"", 0.0)
+        known = HANDLERS.get((request.netfn, request.command))
+        if known is None:
+            return Answer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
+        command, handler = known
+        try:
+            decoded = command.decode(request.data)
+        except InvalidDataField:
+            return Answer(CompletionCode.INVALID_DATA_FIELD, b"", service_time_s)
+        except RemoteProtocolError:
+            return Answer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
+        try:
+            data = handler(self, decoded, Call(request, door, now))
+        except Refusal as refusal:
+            return Answer(refusal.completion_code, b"", service_time_s)
+        except NoReply:
+            return None
+        except Bridged as bridged:
+            return Answer(CompletionCode.OK, b"", service_time_s, bridged.response)
+        return Answer(CompletionCode.OK, data, service_time_s)
+
+    def take_turn(self, now: float) -> float | None:
+        """How long until this request's turn is over, after those before it; None: too many wait."""
+        own_s = self.answer_latency_s(now)
+        waiting_s = self._busy_until - now
+        if own_s <= 0 and waiting_s <= 0:
+            return 0.0
+        if waiting_s > own_s * QUEUED_REQUESTS_MAX:
+            return None
+        self._busy_until = max(now, self._busy_until) + own_s
+        return self._busy_until - now
+
+    def answer_latency_s(self, now: float) -> float:
+        """How long one answer takes at present."""
+        leak_s = self._leak.latency_s(now) if self._leak else 0.0
+        return self.faults.slow_s + leak_s
+
+    # ---- what happens by itself
+
+    def handle_timer(self, now: float) -> None:
+        """Do everything that was due up to `now`, in its order."""
+        while self.timer is not None and self.timer <= now:
+            self._fire(self.timer)
+            self.reschedule()
+
+    def reschedule(self) -> None:
+        """Work out `timer` anew; who changes what it depends on calls this."""
+        candidates = (
+            self._restart_at,
+            self.boot_until,
+            self._host_plan[0][0] if self._host_plan else None,
+            self.watchdog.next_event_at() if self.watchdog else None,
+            self._leak.exhausted_at() if self._leak and not self.faults.dead else None,
+            self._next_pat_at,
+        )
+        self.timer = min((due for due in candidates if due is not None), default=None)
+
+    def _fire(self, now: float) -> None:
+        if self._restart_at is not None and self._restart_at <= now:
+            if self._restart_is_cold:
+                self.cold_resets += 1
+            else:
+                self.warm_resets += 1
+            self._restart(now, cold=self._restart_is_cold)
+        if self.boot_until is not None and self.boot_until <= now:
+            self._boot_done(now)
+        while self._host_plan and self._host_plan[0][0] <= now:
+            (_, step), self._host_plan = self._host_plan[0], self._host_plan[1:]
+            self._host_step(step, now)
+        if self.watchdog is not None:
+            while event := self.watchdog.handle_timer(now):
+                self._watchdog_event(event, self.watchdog.settings, now)
+        leaked_at = self._leak.exhausted_at() if self._leak else None
+        if leaked_at is not None and leaked_at <= now and not self.faults.dead:
+            self.own_watchdog_reboots += 1
+            self._restart(now, cold=True)
+        if self._next_pat_at is not None and self._next_pat_at <= now:
+            self._pat(now)
+
+    def schedule_restart(self, now: float, *, cold: bool) -> None:
+        """A reset command was taken: it happens when its answer has left."""
+        self._restart_at = max(now, self._busy_until) + RESTART_DELAY_S
+        self._restart_is_cold = cold
+        self.reschedule()
+
+    def _restart(self, now: float, *, cold: bool) -> None:
+        self.restarts += 1
+        self._restart_at = None
+        boot_s = self.faults.boot_s if cold else self.faults.boot_s * WARM_BOOT_SHARE
+        self.boot_until = now + boot_s
+        self._busy_until = now
+        self.volatile = Resettable()
+        if cold:
+            self._leak = None
+            self.watchdog = None
+            self.faults = self.faults.without(Hang, KcsStuck)
+        if self.faults.reset_reboots_host and self.host.power_on:
+            self._plan_host((now + boot_s * HOST_OFF_AT_SHARE, HostStep.OFF))
+            self._plan_host((now + boot_s * HOST_ON_AT_SHARE, HostStep.ON))
+            self.restart_cause = RestartCause.POWER_POLICY_ALWAYS_ON
+            self.last_power_event = LastPowerEvent.AC_FAILED
+        self.host.kcs_answers(False, now)
+
+    def _boot_done(self, now: float) -> None:
+        self.boot_until = None
+        self._sync_faults(now)
+
+    # ---- the host
+
+    def power_off(self, now: float, delay_s: float = 0.0) -> None:
+        """The host's power goes, at once or after a soft shutdown."""
+        self._plan_host((now + delay_s, HostStep.OFF))
+        self.handle_timer(now)
+
+    def power_on(self, now: float, cause: RestartCause, delay_s: float = 0.0) -> None:
+        """The host's power comes."""
+        self.restart_cause = cause
+        self._plan_host((now + delay_s, HostStep.ON))
+        self.handle_timer(now)
+
+    def hard_reset(self, now: float, cause: RestartCause) -> None:
+        """The host's reset line is pulled."""
+        if not self.host.power_on:
+            return
+        self.restart_cause = cause
+        self.host.reset(now)
+        self._host_boots(now, power_up=False)
+
+    def _host_step(self, step: HostStep, now: float) -> None:
+        if step is HostStep.OFF and self.host.power_on:
+            self.host.turn_off()
+            self._stop_watchdog()
+            if self.boot_until is None:
+                self.log_event(event_log.power_unit(0), now)
+        elif step is HostStep.ON and not self.host.power_on:
+            self.host.turn_on(now)
+            self._host_boots(now, power_up=True)
+        elif step is HostStep.LOG_BOOT_INITIATED and self.host.power_on:
+            offset = 0 if self.restart_cause != RestartCause.WATCHDOG_EXPIRATION else 1
+            self.log_event(event_log.boot_initiated(offset, self.restart_cause), now)
+        elif step is HostStep.LOG_OS_BOOT and self.host.power_on:
+            self.log_event(event_log.os_boot(), now)
+
+    def _host_boots(self, now: float, *, power_up: bool) -> None:
+        """BIOS and system tell the BMC, as soon as there is a BMC to tell."""
+        self._stop_watchdog()
+        if self.boot_until is None and not power_up:
+            self.log_event(event_log.boot_initiated(1, self.restart_cause), now)
+        else:
+            self._plan_host((max(now, self.boot_until or now), HostStep.LOG_BOOT_INITIATED))
+        self._plan_host((max(now + OS_BOOT_S, self.boot_until or now), HostStep.LOG_OS_BOOT))
+
+    def _plan_host(self, *steps: tuple[float, HostStep]) -> None:
+        self._host_plan = tuple(sorted(self._host_plan + steps, key=lambda step: step[0]))
+        self.reschedule()
+
+    def log_event(self, event: Event, now: float) -> None:
+        """Log to the SEL what the BMC saw; a full log drops it and says so."""
+        self.log.add(event, self.sel_time(now))
+
+    def sel_time(self, now: float) -> int:
+        """The BMC's clock, in seconds since 1970."""
+        return int(now + self.epoch_offset_s) + self.sel_time_offset_s
+
+    # ---- the watchdog timer
+
+    def _watchdog_event(
+        self, event: WatchdogEvent, settings: WatchdogSettings, now: float
+    ) -> None:
+        if event is WatchdogEvent.PRETIMEOUT:
+            self.volatile.message_flags |= 0x08  # watchdog pre-timeout interrupt occurred
+        offset = 8 if event is WatchdogEvent.PRETIMEOUT else settings.timeout_action
+        if not settings.dont_log:
+            self.log_event(
+                event_log.watchdog_2(offset, settings.pretimeout_interrupt, settings.timer_use),
+                now,
+            )
+        if event is WatchdogEvent.PRETIMEOUT or not self.host.power_on:
+            return
+        if settings.timeout_action == 1:
+            self.hard_reset(now, RestartCause.WATCHDOG_EXPIRATION)
+        elif settings.timeout_action in (2, 3):
+            self._plan_host((now, HostStep.OFF))
+            if settings.timeout_action == 3:
+                self.restart_cause = RestartCause.WATCHDOG_EXPIRATION
+                self._plan_host((now + POWER_CYCLE_OFF_S, HostStep.ON))
+
+    def set_watchdog(
+        self, settings: WatchdogSettings, *, dont_stop: bool, clear_flags: int, now: float
+    ) -> None:
+        """Set Watchdog Timer (27.6)."""
+        if self.watchdog is None:
+            self.watchdog = WatchdogTimer(settings, frozen=self.faults.stops_watchdog_timer)
+        else:
+            self.watchdog.set(settings, dont_stop=dont_stop, clear_flags=clear_flags, now=now)
+        self.reschedule()
+
+    def _stop_watchdog(self) -> None:
+        """A host that is reset or loses power stops the timer (27.1)."""
+        if self.watchdog is not None and self.watchdog.running:
+            self.watchdog.stop()
+
+    def _pat(self, now: float) -> None:
+        """The host's daemon pats, and sets the timer again when the BMC has lost it."""
+        daemon = self._daemon
+        if daemon is None:
+            return
+        self._next_pat_at = now + daemon.initial_countdown_s / PATS_A_TIMEOUT
+        if not (self.host.system_is_up(now) and self.answers(Door.SYSTEM_INTERFACE)):
+            return
+        if self.watchdog is None:
+            self.watchdog = WatchdogTimer(daemon)
+        self.watchdog.reset(now)
+
+    # ---- faults and what is shown of it all
+
+    def set_faults(self, faults: FaultSet, now: float) -> None:
+        """Replace all faults."""
+        self.handle_timer(now)
+        self.faults = faults
+        if self.boot_until is None:
+            self._sync_faults(now)
+        self.reschedule()
+
+    def _sync_faults(self, now: float) -> None:
+        flood = self.faults.flood_writes_per_s
+        if self._leak is not None:
+            self._leak.set_rate(flood, now)
+        elif flood:
+            self._leak = MemoryLeak(now, flood)
+        if self.watchdog is not None:
+            self.watchdog.freeze(self.faults.stops_watchdog_timer, now)
+        self.host.kcs_answers(self.answers(Door.SYSTEM_INTERFACE), now)
+
+    @property
+    def state(self) -> str:
+        """`up`, `booting`, `hung` (towards its host) or `dead`."""
+        if self.faults.dead:
+            return "dead"
+        if self.boot_until is not None:
+            return "booting"
+        return "hung" if self.faults.silences_kcs else "up"
+
+    def memory_free_fraction(self, now: float) -> float:
+        """Free memory, 0 to 1."""
+        return self._leak.free_fraction(now) if self._leak else FREE_FRACTION_FRESH
+
+    def triage(self, now: float) -> dict[str, Any] | None:
+        """What `bmcmedic triage --json` would print on the host; None: nothing runs there."""
+        self.handle_timer(now)
+        if not self.host.system_is_up(now):
+            return None
+        return self.host.triage(now, self.epoch_offset_s, self.answer_latency_s(now))
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """The object that the control door answers with."""
+        self.handle_timer(now)
+        timer = self.watchdog
+        return {
+            "name": self.name,
+            "state": self.state,
+            "faults": self.faults.specs,
+            "guid": self.guid.hex(),
+            "cold_resets": self.cold_resets,
+            "warm_resets": self.warm_resets,
+            "own_watchdog_reboots": self.own_watchdog_reboots,
+            "requests": {
+                f"{key >> 8:02x}/{key & 0xFF:02x}": count
+                for key, count in sorted(self.requests.items())
+            },
+            "host_power": "on" if self.host.power_on else "off",
+            "host_power_changes": self.host.power_changes,
+            "host_boots": self.host.boots,
+            "host_boot_id": self.host.boot_id,
+            "memory_free_fraction": round(self.memory_free_fraction(now), 6),
+            "answer_latency_s": round(self.answer_latency_s(now), 6),
+            "watchdog": None
+            if timer is None
+            else {
+                "running": timer.running,
+                "present_countdown_s": round(timer.present_countdown_s(now), 1),
+                "timeout_action": timer.settings.timeout_action,
+                "expiration_flags": timer.expiration_flags,
+            },
+            "sel_entries": len(self.log),
+        }

@@ -1,0 +1,213 @@
+"""The control door: HTTP, to switch faults while the simulation runs and to ask what happened.
+
+    GET  /bmcs                 {"bmcs": [{"name", "state", "faults", "address", "port"}, …]}
+    GET  /bmcs/{name}          what this BMC is and what happened to it
+    POST /bmcs/{name}/faults   {"faults": [SPEC, …]} replaces all of them; the same object
+    GET  /bmcs/{name}/triage   what `bmcmedic triage --json` would print on its host; 409 when
+                               nothing runs there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.sim.faults import FaultSet
+
+if TYPE_CHECKING:
+    from bmcmedic.sim.rack import Rack
+
+BODY_BYTES_MAX = 65_536
+LOOP_ANSWER_TIMEOUT_S = 10.0
+CLIENT_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+class _HttpError(Exception):
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ControlDoor:
+    """The HTTP server in threads of its own; every command runs in the event loop's thread."""
+
+    def __init__(
+        self, address: tuple[str, int], rack: Rack, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._rack = rack
+        self._loop = loop
+        handler = type("_BoundHandler", (_Handler,), {"door": self})
+        server_type = _Server6 if ":" in address[0] else _Server
+        try:
+            self._server = server_type(address, handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(
+                f"cannot open the control door at {address[0]}:{address[1]}/tcp: {reason}"
+            ) from None
+        self.address: tuple[str, int] = self._server.server_address[:2]  # type: ignore[assignment]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="sim-control", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def in_loop(self, command: Callable[[float], T]) -> T:
+        """Run a command in the loop's thread, with its time."""
+        outcome: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(command(self._loop.time()))
+            except BaseException as error:  # noqa: BLE001 - it is raised where it was asked
+                outcome.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return outcome.result(LOOP_ANSWER_TIMEOUT_S)
+
+    def get(self, path: list[str]) -> Json:
+        """Answer a GET."""
+        match path:
+            case ["bmcs"]:
+                return self.in_loop(self._list)
+            case ["bmcs", name]:
+                return self.in_loop(lambda now: self._rack.describe(self._known(name), now))
+            case ["bmcs", name, "triage"]:
+                triage = self.in_loop(lambda now: self._triage(name, now))
+                if triage is None:
+                    raise _HttpError(HTTPStatus.CONFLICT, f"nothing runs on the host of {name}")
+                return triage
+        raise _not_found(path)
+
+    def post(self, path: list[str], body: Any) -> Json:  # noqa: ANN401 - JSON from outside
+        """Answer a POST."""
+        match path:
+            case ["bmcs", name, "faults"]:
+                faults = _read_faults(body)
+
+                def replace(now: float) -> Json:
+                    self._rack.set_faults(self._known(name), faults, now)
+                    return self._rack.describe(name, now)
+
+                return self.in_loop(replace)
+        raise _not_found(path)
+
+    def _known(self, name: str) -> str:
+        if self._rack.bmc(name) is None:
+            raise _HttpError(HTTPStatus.NOT_FOUND, f"there is no BMC {name!r}")
+        return name
+
+    def _triage(self, name: str, now: float) -> Json | None:
+        bmc = self._rack.bmc(self._known(name))
+        return bmc.triage(now) if bmc else None
+
+    def _list(self, now: float) -> Json:
+        rows = []
+        for name in self._rack.names:
+            described = self._rack.describe(name, now)
+            lan = described["lan"] or {}
+            rows.append(
+                {
+                    "name": name,
+                    "state": described["state"],
+                    "faults": described["faults"],
+                    "address": lan.get("address"),
+                    "port": lan.get("port"),
+                }
+            )
+        return {"bmcs": rows}
+
+
+def _not_found(path: list[str]) -> _HttpError:
+    return _HttpError(
+        HTTPStatus.NOT_FOUND,
+        f"no such page: /{'/'.join(path)}; there are /bmcs, /bmcs/NAME, /bmcs/NAME/triage, "
+        "and POST /bmcs/NAME/faults",
+    )
+
+
+def _read_faults(body: Any) -> FaultSet:  # noqa: ANN401 - JSON from outside
+    specs = body.get("faults") if isinstance(body, dict) else None
+    if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
+        raise _HttpError(
+            HTTPStatus.BAD_REQUEST, 'the body must be {"faults": [SPEC, …]}, each SPEC a string'
+        )
+    try:
+        return FaultSet.parse(specs)
+    except ConfigurationError as error:
+        raise _HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(BaseHTTPRequestHandler):
+    door: ControlDoor
+    timeout = CLIENT_TIMEOUT_S
+    server_version = "bmcmedic-sim"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        self._answer(lambda path: self.door.get(path))
+
+    def do_POST(self) -> None:
+        self._answer(lambda path: self.door.post(path, self._body()))
+
+    def _answer(self, command: Callable[[list[str]], Json]) -> None:
+        path = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
+        status = HTTPStatus.OK
+        try:
+            answer = command(path)
+        except _HttpError as error:
+            status, answer = error.status, {"error": str(error)}
+        except TimeoutError:
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            answer = {"error": "the simulation is too busy to answer"}
+        body = json.dumps(answer).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _body(self) -> Any:  # noqa: ANN401 - JSON from outside
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+        except ValueError:
+            raise _HttpError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing") from None
+        if not 0 <= length <= BODY_BYTES_MAX:
+            self.close_connection = True
+            raise _HttpError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {BODY_BYTES_MAX} bytes"
+            )
+        try:
+            return json.loads(self.rfile.read(length))
+        except ValueError:
+            raise _HttpError(HTTPStatus.BAD_REQUEST, "the body is not JSON") from None
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Say nothing: the simulator's output is for its user."""

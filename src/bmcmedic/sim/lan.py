@@ -1,0 +1,348 @@
+"""The LAN front end: one UDP socket a BMC, one poller and one heap of timers for all of them.
+
+No task, future or protocol object a BMC: the event loop watches a single `epoll` descriptor, in
+which all sockets are registered, so that thousands of BMCs cost little more than their sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import heapq
+import itertools
+import os
+import random
+import resource
+import select
+import socket
+from collections.abc import Sequence
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.transport.aes import aes_cbc
+
+DATAGRAM_BYTES_MAX = 2048
+DRAIN_DATAGRAMS_MAX = 64
+"""How many datagrams one BMC may have served before the others get their turn."""
+
+EVENTS_MAX = 512
+PORT_MAX = 65_535
+SPARE_DESCRIPTORS = 64
+"""What the process needs besides the BMCs' sockets."""
+
+Address = tuple[str, int]
+
+
+def format_address(address: Address) -> str:
+    """`host:port`, an IPv6 host in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port`, an IPv6 host in brackets; raises ConfigurationError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not colon or not host or (":" in host) != bracketed:
+        raise ConfigurationError(
+            f"{text!r} is no address; write ADDR:PORT, such as 127.0.0.1:6230 or [::1]:6230"
+        )
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= PORT_MAX):
+        raise ConfigurationError(f"{text!r}: the port must be 0 to {PORT_MAX}, 0 for any")
+    return host, int(port)
+
+
+def ensure_descriptors(count: int) -> None:
+    """Raise the soft limit of open files for `count` sockets; raises ConfigurationError."""
+    needed = count + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigurationError(
+            f"{count} BMCs need {needed} open files, and the hard limit is {hard}; "
+            f"raise it (ulimit -Hn {needed}) or simulate at most {max(0, hard - SPARE_DESCRIPTORS)}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def bind_udp(address: Address) -> socket.socket:
+    """A non-blocking UDP socket at that address; raises ConfigurationError."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        bound.setblocking(False)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(
+            f"cannot listen at {format_address(address)}/udp: {_bind_advice(error)}"
+        ) from None
+    return bound
+
+
+def _bind_advice(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; use one of 127.0.0.0/8, or add it first"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need root; use another port, such as 6230"
+    if error.errno == errno.EADDRINUSE:
+        return "something listens there already; use another port, or 0 for any"
+    return error.strerror or str(error)
+
+
+class LanPort:
+    """One BMC at its UDP socket."""
+
+    __slots__ = ("address", "bmc", "managed_system", "socket", "_front", "_restarts", "_timer")
+
+    def __init__(
+        self,
+        front: LanFront,
+        bmc: SimBmc,
+        bound: socket.socket,
+        *,
+        users: Sequence[User],
+        kg: bytes,
+        cipher_suites: Sequence[int],
+    ) -> None:
+        self.bmc = bmc
+        self.socket = bound
+        self.address: Address = bound.getsockname()[:2]
+        self.managed_system = ManagedSystem(
+            guid=bmc.guid,
+            users=users,
+            random_bytes=os.urandom,
+            aes=aes_cbc,
+            kg=kg,
+            cipher_suites=cipher_suites,
+            session_slots=bmc.faults.session_slots,
+        )
+        self._front = front
+        self._restarts = bmc.restarts
+        self._timer: float | None = None  # the time for which the front knows of bmc.timer
+
+    def drain(self, now: float) -> bool:
+        """Serve what has arrived; whether there may be more."""
+        receive = self.socket.recvfrom
+        for _ in range(DRAIN_DATAGRAMS_MAX):
+            try:
+                data, peer = receive(DATAGRAM_BYTES_MAX)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+            self.receive(data, peer, now)
+        else:
+            return True
+        return False
+
+    def receive(self, data: bytes, peer: Address, now: float) -> None:
+        """One datagram came in."""
+        bmc = self.bmc
+        faults = bmc.faults
+        if faults.lan_loss or faults.garbage:
+            spoilt = self._front.spoil(faults.lan_loss, faults.garbage, data)
+            if spoilt is None:
+                return
+            data = spoilt
+        if bmc.timer is not None and bmc.timer <= now:
+            bmc.handle_timer(now)
+        if bmc.answers(Door.LAN):
+            self._sync()
+            outcome = self.managed_system.receive_datagram(data, peer, now)
+            if isinstance(outcome, bytes):
+                self._answer_at_once(outcome, peer, now)
+            elif outcome is not None:
+                self._execute(outcome, now)
+        if bmc.timer is not None:
+            self.watch_timer()
+
+    def _sync(self) -> None:
+        """A restart forgets the sessions; the number of slots is a fault's to say."""
+        if self._restarts != self.bmc.restarts:
+            self._restarts = self.bmc.restarts
+            self.managed_system.forget_sessions()
+        self.managed_system.session_slots = self.bmc.faults.session_slots
+
+    def _answer_at_once(self, datagram: bytes, peer: Address, now: float) -> None:
+        """Session set-up and session commands take their turn like everything else."""
+        delay_s = self.bmc.take_turn(now)
+        if delay_s is None:
+            return
+        if delay_s > 0:
+            self._front.later(now + delay_s, self, (datagram, peer, self._restarts))
+        else:
+            self.send(datagram, peer)
+
+    def _execute(self, incoming: IncomingRequest, now: float) -> None:
+        answer = self.bmc.execute(incoming.message, Door.LAN, now)
+        if answer is None:
+            return
+        if answer.service_time_s > 0:
+            self._front.later(
+                now + answer.service_time_s, self, (incoming, answer, self._restarts)
+            )
+        else:
+            self._respond(incoming, answer, now)
+
+    def _respond(self, incoming: IncomingRequest, answer: Answer, now: float) -> None:
+        peer = incoming.peer
+        datagram = self.managed_system.respond(
+            incoming, answer.completion_code, answer.data, now
+        )
+        self.send(datagram, peer)
+        if answer.follow_up is not None:
+            self.send(self.managed_system.send_message(incoming, answer.follow_up, now), peer)
+
+    def due(self, item: object, now: float) -> None:
+        """A timer that this port set has come; a number is the BMC's own."""
+        bmc = self.bmc
+        if isinstance(item, float):
+            if item != self._timer:
+                return  # one that was set before an earlier one
+            self._timer = None
+            bmc.handle_timer(now)
+        elif bmc.answers(Door.LAN):
+            assert isinstance(item, tuple)
+            first, second, restarts = item
+            if restarts != bmc.restarts:
+                return  # the restart has swallowed the answer
+            if isinstance(first, bytes):
+                self.send(first, second)
+            else:
+                self._respond(first, second, now)
+        if bmc.timer is not None:
+            self.watch_timer()
+
+    def watch_timer(self) -> None:
+        """Have the front call when the BMC next wants to do something by itself."""
+        timer = self.bmc.timer
+        if timer is not None and (self._timer is None or timer < self._timer):
+            self._timer = timer
+            self._front.later(timer, self, timer)
+
+    def send(self, datagram: bytes | None, peer: object) -> None:
+        """Send a datagram, or lose or damage it as the faults say."""
+        if datagram is None:
+            return
+        faults = self.bmc.faults
+        if faults.lan_loss or faults.garbage:
+            datagram = self._front.spoil(faults.lan_loss, faults.garbage, datagram)
+            if datagram is None:
+                return
+        try:
+            self.socket.sendto(datagram, peer)  # type: ignore[arg-type]
+        except OSError:
+            return  # a full buffer or a vanished peer: UDP promises nothing
+
+
+class LanFront:
+    """All LAN ports of one process, in one event loop."""
+
+    def __init__(
+        self,
+        *,
+        users: Sequence[User],
+        kg: bytes = b"",
+        cipher_suites: Sequence[int] = (3, 17),
+        seed: int | None = None,
+    ) -> None:
+        self._users = tuple(users)
+        self._kg = kg
+        self._cipher_suites = tuple(cipher_suites)
+        self._random = random.Random(seed)
+        self._ports: dict[int, LanPort] = {}
+        self._poller = select.epoll()
+        self._due: list[tuple[float, int, LanPort, object]] = []
+        self._order = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
+
+    def add(self, bmc: SimBmc, bound: socket.socket) -> LanPort:
+        """Put a BMC behind a bound socket, which belongs to the front from now on."""
+        port = LanPort(
+            self,
+            bmc,
+            bound,
+            users=self._users,
+            kg=self._kg,
+            cipher_suites=self._cipher_suites,
+        )
+        self._ports[bound.fileno()] = port
+        self._poller.register(bound.fileno(), select.EPOLLIN)
+        port.watch_timer()
+        return port
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to serve, in the running loop's time."""
+        self._loop = loop
+        loop.add_reader(self._poller.fileno(), self._readable)
+        self._set_alarm()
+
+    def close(self) -> None:
+        """Stop serving and close the sockets."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._poller.fileno())
+            self._loop = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._poller.close()
+        for port in self._ports.values():
+            port.socket.close()
+        self._ports.clear()
+
+    def _readable(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        for descriptor, _ in self._poller.poll(0, EVENTS_MAX):
+            self._ports[descriptor].drain(now)
+
+    def later(self, when: float, port: LanPort, item: object) -> None:
+        """Call `port.due(item)` at that time."""
+        heapq.heappush(self._due, (when, next(self._order), port, item))
+        if when < self._alarm_at:
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_at = float("inf")
+        if self._loop is not None and self._due:
+            self._alarm_at = self._due[0][0]
+            self._alarm = self._loop.call_at(self._alarm_at, self._alarm_rings)
+
+    def _alarm_rings(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        self._alarm_at = float("-inf")  # `later` need not set an alarm meanwhile
+        while self._due and self._due[0][0] <= now:
+            _, _, port, item = heapq.heappop(self._due)
+            port.due(item, now)
+        self._set_alarm()
+
+    def spoil(self, loss: float, garbage: float, datagram: bytes) -> bytes | None:
+        """What is left of a datagram on a bad network; None: nothing."""
+        if loss and self._random.random() < loss:
+            return None
+        if garbage and datagram and self._random.random() < garbage:
+            return self._damage(datagram)
+        return datagram
+
+    def _damage(self, datagram: bytes) -> bytes:
+        """Flip a bit, cut the end off, or replace everything."""
+        kind = self._random.randrange(3)
+        if kind == 0:
+            damaged = bytearray(datagram)
+            damaged[self._random.randrange(len(damaged))] ^= 1 << self._random.randrange(8)
+            return bytes(damaged)
+        if kind == 1:
+            return datagram[: self._random.randrange(len(datagram))]
+        return self._random.randbytes(len(datagram))

@@ -1,0 +1,58 @@
+"""The memory leak that a port 0x80 flood causes, as a model in closed form.
+
+Each write that the snooping daemon takes costs `LEAK_BYTES_PER_WRITE`. Free memory falls in a
+straight line with the rate of writes; the time to answer grows as memory falls, slowly at first
+and steeply at the end (reclaim and swapping), until nothing is left and the BMC's own watchdog
+reboots it. The default flood takes 2.8 minutes to get there, ten times the rate a tenth of that.
+"""
+
+from __future__ import annotations
+
+MEMORY_BYTES = 512 << 20
+FREE_FRACTION_FRESH = 0.8
+"""What a freshly booted BMC has left."""
+
+LEAK_BYTES_PER_WRITE = 256
+LATENCY_SCALE_S = 0.004
+LATENCY_S_MAX = 15.0
+_EXHAUSTED_BYTES = 1 << 20
+
+
+class MemoryLeak:
+    """Free memory of one BMC; time comes in as `now`, and only forwards."""
+
+    __slots__ = ("_free_bytes", "_since", "_writes_per_s")
+
+    def __init__(self, now: float, writes_per_s: float) -> None:
+        self._free_bytes = MEMORY_BYTES * FREE_FRACTION_FRESH
+        self._since = now
+        self._writes_per_s = writes_per_s
+
+    def set_rate(self, writes_per_s: float, now: float) -> None:
+        """The flood changes: what has leaked so far stays leaked."""
+        self._free_bytes = self.free_bytes(now)
+        self._since = now
+        self._writes_per_s = writes_per_s
+
+    def free_bytes(self, now: float) -> float:
+        """What is left."""
+        leaked = (now - self._since) * self._writes_per_s * LEAK_BYTES_PER_WRITE
+        return max(0.0, self._free_bytes - leaked)
+
+    def free_fraction(self, now: float) -> float:
+        """What is left of all memory, 0 to 1."""
+        return self.free_bytes(now) / MEMORY_BYTES
+
+    def latency_s(self, now: float) -> float:
+        """How much longer an answer takes than on a fresh BMC."""
+        left = self.free_fraction(now) / FREE_FRACTION_FRESH
+        if left * left <= LATENCY_SCALE_S / LATENCY_S_MAX:
+            return LATENCY_S_MAX
+        return LATENCY_SCALE_S * (1 / (left * left) - 1)
+
+    def exhausted_at(self) -> float | None:
+        """When the BMC's own watchdog will reboot it, if the flood goes on like this."""
+        rate = self._writes_per_s * LEAK_BYTES_PER_WRITE
+        if not rate:
+            return None
+        return self._since + max(0.0, self._free_bytes - _EXHAUSTED_BYTES) / rate

@@ -1,0 +1,250 @@
+"""BMCs by the rack: many simulated BMCs in one process, an address each.
+
+    async with Rack(rack_specs(12, "127.0.10.1", 6230), seed=1) as rack:
+        host, port = rack.port("bmc00001").address
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.ipmi.constants import RMCP_PORT, PrivilegeLevel
+from bmcmedic.ipmi.managed_system import User
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.control import ControlDoor
+from bmcmedic.sim.faults import NO_FAULTS, FaultSet
+from bmcmedic.sim.lan import Address, LanFront, LanPort, bind_udp, ensure_descriptors
+from bmcmedic.sim.profile import Lan, server_profile
+from bmcmedic.sim.watchdog import WatchdogSettings
+
+DEFAULT_USER = "admin"
+DEFAULT_PASSWORD = b"secret"  # noqa: S105 - the simulator's documented default
+DEFAULT_USERS = (User(2, DEFAULT_USER.encode(), DEFAULT_PASSWORD),)
+
+RACK_BMCS_MAX = 65_536
+_UUID_NAMESPACE = uuid.UUID("8a6b1f0e-6f0a-4c8e-9d0c-6b6d63736d31")
+_BOOTED_BEFORE_S = 14 * 24 * 3600
+"""How long the simulated servers have been running when the simulation starts."""
+
+_HARD_RESET, _SMS_OS = 1, 4
+
+
+@dataclass(frozen=True, slots=True)
+class BmcSpec:
+    """One BMC to simulate."""
+
+    name: str = "bmc1"
+    address: Address | None = None
+    """Where its LAN side listens; None: nowhere."""
+
+    faults: FaultSet = NO_FAULTS
+    power_on: bool = True
+    watchdog_armed_s: float | None = None
+    """The host runs a watchdog daemon with this time-out, which resets it."""
+
+
+def host_uuid(name: str, seed: int | None) -> uuid.UUID:
+    """The product UUID of that BMC's host: the same for the same name and seed."""
+    return uuid.uuid5(_UUID_NAMESPACE, f"{name}/{seed or 0}")
+
+
+def rack_specs(
+    count: int,
+    base_address: str = "127.0.1.1",
+    port: int = RMCP_PORT,
+    faults: Mapping[str, FaultSet] | None = None,
+    watchdog_armed_s: Mapping[str, float] | None = None,
+) -> list[BmcSpec]:
+    """`bmc00001` at the base address, and so on, the next address each.
+
+    Raises: ConfigurationError for a count or an address that does not work out, and for a fault
+    of a BMC that there is not.
+    """
+    if not 1 <= count <= RACK_BMCS_MAX:
+        raise ConfigurationError(f"the count must be 1 to {RACK_BMCS_MAX}, not {count}")
+    try:
+        first = ipaddress.ip_address(base_address)
+        last = first + (count - 1)
+    except ValueError as error:
+        raise ConfigurationError(f"base address {base_address!r}: {error}") from None
+    if first.is_loopback != last.is_loopback:
+        raise ConfigurationError(
+            f"{count} BMCs from {first} on end at {last}, outside of the loopback addresses"
+        )
+    specs = {
+        name: BmcSpec(name, (str(first + index), port))
+        for index in range(count)
+        for name in (f"bmc{index + 1:05d}",)
+    }
+    for name, faultset in (faults or {}).items():
+        specs[_known(name, specs)] = replace(specs[name], faults=faultset)
+    for name, seconds in (watchdog_armed_s or {}).items():
+        specs[_known(name, specs)] = replace(specs[name], watchdog_armed_s=seconds)
+    return list(specs.values())
+
+
+def _known(name: str, specs: Mapping[str, BmcSpec]) -> str:
+    if name not in specs:
+        first, *_, last = [*specs, *specs]
+        raise ConfigurationError(f"there is no BMC {name!r}; they are {first} to {last}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who may log in, and with which keys."""
+
+    users: tuple[User, ...] = DEFAULT_USERS
+    kg: bytes = field(default=b"", repr=False)
+    cipher_suites: tuple[int, ...] = (3, 17)
+
+    @classmethod
+    def single(cls, name: str, password: bytes, kg: bytes = b"") -> Account:
+        """One administrator."""
+        return cls((User(2, name.encode(), password, PrivilegeLevel.ADMINISTRATOR),), kg)
+
+
+class Rack:
+    """The simulated BMCs of one process; an asynchronous context manager that runs them."""
+
+    def __init__(
+        self,
+        specs: Sequence[BmcSpec],
+        *,
+        account: Account | None = None,
+        control: Address | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """`control`: where the control door listens; None: no door."""
+        self._specs = specs
+        self._account = account or Account()
+        self._control_address = control
+        self._seed = seed
+        self._bmcs: dict[str, SimBmc] = {}
+        self._ports: dict[str, LanPort] = {}
+        self._front: LanFront | None = None
+        self._control: ControlDoor | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        try:
+            self._build(loop.time())
+            if self._control_address is not None:
+                self._control = ControlDoor(self._control_address, self, loop)
+            assert self._front is not None
+            self._front.start(loop)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop, and free every port."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._front is not None:
+            self._front.close()
+            self._front = None
+
+    def _build(self, now: float) -> None:
+        ensure_descriptors(sum(spec.address is not None for spec in self._specs))
+        epoch_offset_s = time.time() - now
+        profile = server_profile(
+            int(now + epoch_offset_s) - _BOOTED_BEFORE_S,
+            tuple(user.name for user in self._account.users),
+        )
+        front = self._front = LanFront(
+            users=self._account.users,
+            kg=self._account.kg,
+            cipher_suites=self._account.cipher_suites,
+            seed=self._seed,
+        )
+        for number, spec in enumerate(self._specs, start=1):
+            daemon = None
+            if spec.watchdog_armed_s is not None:
+                daemon = WatchdogSettings(_SMS_OS, _HARD_RESET, 0, 0, spec.watchdog_armed_s)
+            bmc = SimBmc(
+                spec.name,
+                profile,
+                now=now,
+                epoch_offset_s=epoch_offset_s,
+                host_uuid=host_uuid(spec.name, self._seed),
+                power_on=spec.power_on,
+                faults=spec.faults,
+                watchdog_daemon=daemon,
+            )
+            self._bmcs[spec.name] = bmc
+            if spec.address is not None:
+                port = front.add(bmc, bind_udp(spec.address))
+                self._ports[spec.name] = port
+                bmc.lan = _lan_parameters(port.address[0], number)
+
+    @property
+    def control(self) -> Address | None:
+        """Where the control door listens."""
+        return self._control.address if self._control else None
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of all BMCs."""
+        return self._bmcs.keys()
+
+    def bmc(self, name: str) -> SimBmc | None:
+        """The BMC of that name."""
+        return self._bmcs.get(name)
+
+    def port(self, name: str) -> LanPort:
+        """The LAN side of that BMC; KeyError when it has none."""
+        return self._ports[name]
+
+    def describe(self, name: str, now: float) -> dict[str, Any]:
+        """What the control door tells of a BMC, what its LAN side answered by itself included."""
+        described = self._bmcs[name].describe(now)
+        port = self._ports.get(name)
+        described["lan"] = None
+        if port is None:
+            return described
+        described["lan"] = {
+            "address": port.address[0],
+            "port": port.address[1],
+            "sessions": port.managed_system.session_count,
+            "discarded_datagrams": port.managed_system.discarded_count,
+        }
+        requests = described["requests"]
+        for (netfn, command), count in (port.managed_system.session_requests or {}).items():
+            key = f"{netfn:02x}/{command:02x}"
+            requests[key] = requests.get(key, 0) + count
+        return described
+
+    def set_faults(self, name: str, faults: FaultSet, now: float) -> None:
+        """Replace a BMC's faults while it runs."""
+        bmc = self._bmcs[name]
+        bmc.set_faults(faults, now)
+        port = self._ports.get(name)
+        if port is not None:
+            port.watch_timer()
+
+
+def _lan_parameters(host: str, number: int) -> Lan:
+    address = ipaddress.ip_address(host)
+    mac = b"\x02\x00" + number.to_bytes(4, "big")
+    if not isinstance(address, ipaddress.IPv4Address):
+        return Lan(mac=mac)
+    return Lan(address.packed, mac=mac, gateway=address.packed[:3] + b"\xfe")

@@ -1,0 +1,198 @@
+"""Sensors as the simulated server has them, and the SDRs that describe them (chapter 43).
+
+The records are put together here by hand, not by the decoders that the client uses, so that a
+mistake in either of the two shows where they meet.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+SDR_VERSION = 0x51
+_FULL, _COMPACT, _FRU_LOCATOR, _MC_LOCATOR = 0x01, 0x02, 0x11, 0x12
+_BMC = 0x20
+_THRESHOLD_EVENT = 0x01
+
+UNIT_DEGREES_C, UNIT_VOLTS, UNIT_WATTS, UNIT_RPM = 1, 4, 6, 18
+TEMPERATURE, VOLTAGE, FAN, POWER_SUPPLY, OTHER_UNITS = 0x01, 0x02, 0x04, 0x08, 0x0B
+
+LNC, LC, LNR, UNC, UC, UNR = range(6)
+"""Thresholds in the order in which commands and masks number them (35.9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Where something is: entity id and instance (43.14)."""
+
+    entity_id: int
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnalogSensor:
+    """A sensor that measures: value = (m * raw + b * 10^b_exponent) * 10^r_exponent.
+
+    `thresholds` are raw values by LNC … UNR.
+    """
+
+    number: int
+    name: str
+    sensor_type: int
+    entity: Entity
+    unit: int
+    nominal: int
+    thresholds: dict[int, int]
+    m: int = 1
+    r_exponent: int = 0
+    b: int = 0
+    b_exponent: int = 0
+    needs_power: bool = True
+    hysteresis: int = 2
+
+    @property
+    def readable_mask(self) -> int:
+        """Which thresholds can be read, a bit each."""
+        return sum(1 << index for index in self.thresholds)
+
+    @property
+    def event_mask(self) -> int:
+        """Events: low going for the lower thresholds, high going for the upper ones."""
+        return sum(1 << (2 * i if i <= LNR else 2 * i + 1) for i in self.thresholds)
+
+    def state(self, raw: int) -> int:
+        """Which thresholds a reading is at or beyond, a bit each (35.14, byte 4)."""
+        beyond = 0
+        for index, threshold in self.thresholds.items():
+            if raw <= threshold if index <= LNR else raw >= threshold:
+                beyond |= 1 << index
+        return beyond
+
+    def record(self, record_id: int) -> bytes:
+        """The Full Sensor Record (43.1)."""
+        mask = self.readable_mask
+        lower = (mask & 0x07) << 12
+        upper = (mask >> 3 & 0x07) << 12
+        limits = bytes(self.thresholds.get(index, 0) for index in (UNR, UC, UNC, LNR, LC, LNC))
+        body = (
+            struct.pack(
+                "<9B3H4B",
+                _BMC,
+                0,
+                self.number,
+                self.entity.entity_id,
+                self.entity.instance,
+                0x7F,  # initialize all, scanning and events on
+                0x54,  # auto re-arm, hysteresis readable, thresholds readable
+                self.sensor_type,
+                _THRESHOLD_EVENT,
+                self.event_mask | lower,
+                self.event_mask | upper,
+                mask,  # all readable, none settable
+                0x00,  # unsigned, no rate, no percentage
+                self.unit,
+                0x00,
+                0x00,  # linear
+            )
+            + bytes(
+                (
+                    self.m & 0xFF,
+                    (self.m >> 2 & 0xC0) | 0x01,
+                    self.b & 0xFF,
+                    self.b >> 2 & 0xC0,
+                    0x00,
+                    (self.r_exponent & 0x0F) << 4 | self.b_exponent & 0x0F,
+                    0x01,  # nominal reading given
+                    self.nominal,
+                    self.nominal,
+                    self.nominal,
+                    0xFF,
+                    0x00,
+                )
+            )
+            + limits
+            + bytes((self.hysteresis, self.hysteresis, 0, 0, 0))
+            + _id_string(self.name)
+        )
+        return _record(record_id, _FULL, body)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteSensor:
+    """A sensor that has states (sensor-specific offsets)."""
+
+    number: int
+    name: str
+    sensor_type: int
+    entity: Entity
+    states: int
+    """What it shows, a bit an offset."""
+
+    possible_states: int
+    needs_power: bool = False
+
+    @property
+    def event_mask(self) -> int:
+        """Every state can be an event."""
+        return self.possible_states
+
+    def record(self, record_id: int) -> bytes:
+        """The Compact Sensor Record (43.2)."""
+        body = (
+            struct.pack(
+                "<9B3H11B",
+                _BMC,
+                0,
+                self.number,
+                self.entity.entity_id,
+                self.entity.instance,
+                0x67,
+                0x40,  # auto re-arm
+                self.sensor_type,
+                0x6F,
+                self.possible_states,
+                self.possible_states,
+                self.possible_states,
+                0xC0,  # no analog reading
+                0x00,
+                0x00,
+                0x01,  # record sharing: one sensor
+                0x00,
+                0x00,
+                0x00,
+                0x00,
+                0x00,
+                0x00,
+                0x00,
+            )
+            + _id_string(self.name)
+        )
+        return _record(record_id, _COMPACT, body)
+
+
+Sensor = AnalogSensor | DiscreteSensor
+
+
+def fru_locator(record_id: int, name: str, entity: Entity) -> bytes:
+    """The FRU Device Locator of the BMC's logical FRU 0 (43.8)."""
+    body = bytes((_BMC, 0x00, 0x80, 0x00, 0x00, 0x10, 0x00))
+    body += bytes((entity.entity_id, entity.instance, 0x00)) + _id_string(name)
+    return _record(record_id, _FRU_LOCATOR, body)
+
+
+def mc_locator(
+    record_id: int, name: str, address: int, channel: int, supports: int, entity: Entity
+) -> bytes:
+    """A Management Controller Device Locator (43.9)."""
+    body = bytes((address, channel, 0x00, supports, 0, 0, 0))
+    body += bytes((entity.entity_id, entity.instance, 0x00)) + _id_string(name)
+    return _record(record_id, _MC_LOCATOR, body)
+
+
+def _id_string(name: str) -> bytes:
+    text = name.encode("ascii")[:16]
+    return bytes((0xC0 | len(text),)) + text
+
+
+def _record(record_id: int, record_type: int, body: bytes) -> bytes:
+    return struct.pack("<HBBB", record_id, SDR_VERSION, record_type, len(body)) + body
