@@ -110,9 +110,7 @@ PADDING_BYTES_MAX = 4
 """How many bytes more than the specification's a response may carry before it is called broken."""
 
 
-def check_length(
-    data: bytes, minimum: int, maximum: int | None = None, *, section: str
-) -> None:
+def check_length(data: bytes, minimum: int, maximum: int | None = None, *, section: str) -> None:
     """Raise RemoteProtocolError unless `minimum <= len(data) <= maximum`.
 
     `maximum` defaults to `minimum`; a response that may carry more than is read passes its own.

@@ -39,7 +39,7 @@ def _encode_fields(fields: tuple[str, ...]) -> bytes:
 
 
 def _decode_fields(data: bytes, language: int) -> list[str]:
-    fields = []
+    fields: list[str] = []
     at = 0
     while at < len(data) and data[at] != _END_OF_FIELDS and len(fields) < AREA_FIELDS_MAX:
         kind, length = data[at] >> 6, data[at] & 0x3F

@@ -239,8 +239,7 @@ class FullSensorRecord:
             ReadingFactors.decode(body[19:25]),
             body[18] & 0x7F,
             AnalogCharacteristics(body[25]),
-            *body[26:39],
-            body[41],
+            *body[26:39] + body[41:42],
         )
 
 
@@ -323,9 +322,7 @@ class FruDeviceLocatorRecord:
             self.entity_instance,
             self.oem,
         )
-        return _record(
-            self.record_id, FRU_DEVICE_LOCATOR, bytes(body) + _id_string(self.id_string)
-        )
+        return _record(self.record_id, FRU_DEVICE_LOCATOR, bytes(body) + _id_string(self.id_string))
 
     @classmethod
     def decode(cls, data: bytes) -> FruDeviceLocatorRecord:

@@ -272,9 +272,7 @@ class GetSensorReadingRsp:
 
     def encode(self) -> bytes:
         """The response's data bytes."""
-        state = (
-            self.events_enabled << 7 | self.scanning_enabled << 6 | (not self.available) << 5
-        )
+        state = self.events_enabled << 7 | self.scanning_enabled << 6 | (not self.available) << 5
         return bytes((self.reading, state)) + self.states
 
     @classmethod
