@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bmcmedic.fleet.symptoms import (
-    BMC_SYMPTOMS,
+    BUSY_SYMPTOMS,
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,
     SLOW_SYMPTOMS,
@@ -125,10 +125,12 @@ def _sick_by_the_host(
     evidence = word + unrest(report)
     if in_band_hung and not report.symptoms:
         return DiagnosisKind.IN_BAND_HUNG, (*word, "though the host reports no symptom")
-    if in_band_hung or _says(report, HUNG_SYMPTOMS) or _shows_hang(report):
+    if in_band_hung or _says(report, HUNG_SYMPTOMS) or _is_stuck(report):
         return DiagnosisKind.IN_BAND_HUNG, evidence
     if _says(report, SLOW_SYMPTOMS):
         return DiagnosisKind.IN_BAND_SLOW, evidence
+    if _says(report, BUSY_SYMPTOMS) or report.kipmi_percent_max >= KIPMI_AT_REST_PERCENT:
+        return DiagnosisKind.IN_BAND_HUNG, evidence
     named = ", ".join(report.symptoms)
     line = f"the host reports {named}: nothing there points to the BMC's in-band side"
     return DiagnosisKind.UNCLEAR, (line,)
@@ -138,18 +140,9 @@ def _says(report: HostReport, names: frozenset[str]) -> bool:
     return not names.isdisjoint(report.symptoms)
 
 
-def _shows_hang(report: HostReport) -> bool:
-    """Whether the report's facts show a hang, whatever its symptoms are called.
-
-    A report that says `bmc-slow` alone has looked, and found that things still move.
-    """
-    if not BMC_SYMPTOMS.isdisjoint(report.symptoms):
-        return False
-    return (
-        report.stuck_clients > 0
-        or report.hung_since is not None
-        or report.kipmi_percent_max >= KIPMI_AT_REST_PERCENT
-    )
+def _is_stuck(report: HostReport) -> bool:
+    """Whether the report's facts show a hang, whatever its symptoms are called."""
+    return report.stuck_clients > 0 or report.hung_since is not None
 
 
 def _well_over_lan(observation: Observation) -> tuple[str, ...]:

@@ -18,10 +18,16 @@ from bmcmedic.transport.lanplus import Credentials, LanPlus, resolve, sessionles
 
 R = TypeVar("R")
 
-SESSION_TIMEOUT_S = 6.0
-"""Time for setting one session up: six packets each way, retransmissions included."""
+KNOCK_TIMEOUT_S = 5.0
+"""Time for the question that needs no session: who does not answer it is silent."""
 
-QUESTION_TIMEOUT_S = 5.0
+SESSION_TIMEOUT_S = 20.0
+"""Time for setting a session up with a BMC that answers: one that leaks takes seconds a packet."""
+
+BLIND_SESSION_TIMEOUT_S = 6.0
+"""The same with one that did not answer the question before."""
+
+QUESTION_TIMEOUT_S = 12.0
 """Time for one question, retransmissions included."""
 
 

@@ -25,6 +25,8 @@ from bmcmedic.errors import (
     Unreachable,
 )
 from bmcmedic.fleet.link import (
+    BLIND_SESSION_TIMEOUT_S,
+    KNOCK_TIMEOUT_S,
     QUESTION_TIMEOUT_S,
     SESSION_TIMEOUT_S,
     BmcLink,
@@ -117,10 +119,12 @@ async def ask(
 
 async def observe(link: BmcLink, time: Timekeeper) -> Observation:
     """Look at one BMC as a plain user: without a session, then with one, question by question."""
+    knock = await _knock(link, time)
+    timeout_s = SESSION_TIMEOUT_S if knock is None else BLIND_SESSION_TIMEOUT_S
     try:
-        session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + SESSION_TIMEOUT_S)
+        session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + timeout_s)
     except (TransportError, BmcRefusal, RemoteProtocolError) as error:
-        return await _without_session(link, time, error)
+        return _without_session(link.target, knock, error)
     try:
         return await question_all(session, time, link.target)
     finally:
@@ -128,23 +132,25 @@ async def observe(link: BmcLink, time: Timekeeper) -> Observation:
             await session.close()
 
 
-async def _without_session(link: BmcLink, time: Timekeeper, error: BmcmedicError) -> Observation:
+async def _knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
+    """Ask what needs no session; None when it was answered, by a refusal too."""
+    request = GetChannelAuthenticationCapabilitiesReq()
+    try:
+        await link.ask_sessionless(request, time.monotonic() + KNOCK_TIMEOUT_S)
+    except TransportError as error:
+        return error
+    except (BmcRefusal, RemoteProtocolError):
+        return None
+    return None
+
+
+def _without_session(target: str, knock: BmcmedicError | None, error: BmcmedicError) -> Observation:
     reach = reach_of(error)
-    tried = [f"a session: {error}"]
-    if reach is Reach.SILENT:
-        # It may still answer what needs no session: that is a sick BMC, not a dead one.
-        try:
-            await link.ask_sessionless(
-                GetChannelAuthenticationCapabilitiesReq(), time.monotonic() + QUESTION_TIMEOUT_S
-            )
-        except (TransportError, BmcRefusal, RemoteProtocolError) as second:
-            if not isinstance(second, TransportError):
-                reach = Reach.NO_SESSION
-            tried.append(f"a question without a session: {second}")
-        else:
-            reach = Reach.NO_SESSION
-            tried.append("a question without a session: answered")
-    return Observation(link.target, reach, "tried " + "; ".join(tried))
+    if reach is Reach.SILENT and knock is None:
+        reach = Reach.NO_SESSION  # it answers what needs no session: a sick BMC, not a dead one
+    said = "answered" if knock is None else str(knock)
+    detail = f"tried a question without a session: {said}; tried a session: {error}"
+    return Observation(target, reach, detail)
 
 
 @dataclass

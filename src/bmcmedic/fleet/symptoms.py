@@ -23,13 +23,16 @@ _SHOWN_CHARACTERS_MAX = 40
 KIPMI_AT_REST_PERCENT = 1.0
 """Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
 
-HUNG_SYMPTOMS = frozenset({"bmc-not-answering", "kipmi-busy", "stuck-clients"})
+HUNG_SYMPTOMS = frozenset({"bmc-not-answering", "stuck-clients"})
 """Names in `symptoms` that say that the in-band side hangs."""
 
 SLOW_SYMPTOMS = frozenset({"bmc-slow"})
 """Names in `symptoms` that say that it answers, but ever more slowly."""
 
-BMC_SYMPTOMS = HUNG_SYMPTOMS | SLOW_SYMPTOMS
+BUSY_SYMPTOMS = frozenset({"kipmi-busy"})
+"""Names in `symptoms` of what goes with either."""
+
+BMC_SYMPTOMS = HUNG_SYMPTOMS | SLOW_SYMPTOMS | BUSY_SYMPTOMS
 
 
 def parse_host_report(raw: bytes, *, source: str) -> HostReport:
