@@ -1,0 +1,150 @@
+"""`bmcmedic probe`: which BMCs answer, and which are well."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bmcmedic.cli.common import (
+    CipherSuiteOption,
+    JsonOption,
+    KgFileOption,
+    PasswordFileOption,
+    UserOption,
+    cipher_suites,
+    positive,
+    read_credentials,
+)
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.fleet.inventory import parse_targets
+from bmcmedic.fleet.prober import ProbeOptions, Prober
+from bmcmedic.model import ProbeResult
+
+CONCURRENCY_MAX = 65_536
+
+
+class SessionKind(StrEnum):
+    """Whether every round sets sessions up anew."""
+
+    COLD = "cold"
+    WARM = "warm"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `probe` to the program."""
+    app.command("probe")(probe)
+
+
+def probe(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...", help="host[:port], [ipv6]:port, or a node set: bmc[001-400].oob"
+        ),
+    ],
+    user: UserOption = None,
+    password_file: PasswordFileOption = None,
+    kg_file: KgFileOption = None,
+    cipher_suite: CipherSuiteOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="Whole deadline of one target.")
+    ] = 5.0,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", metavar="N", help="Targets that are asked at once.")
+    ] = 1024,
+    session: Annotated[
+        SessionKind, typer.Option("--session", help="Keep sessions from round to round, or not.")
+    ] = SessionKind.COLD,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many rounds.")] = 1,
+    period: Annotated[
+        float, typer.Option("--period", metavar="S", help="From round to round.")
+    ] = 5.0,
+    detail: Annotated[
+        bool,
+        typer.Option(
+            "--detail", help="Also device id, firmware, GUID, self-test and watchdog timer."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask BMCs over lanplus for the power status, and with --detail how they are.
+
+    Exit status: 0 all answer and are well; 1 some BMC is unhealthy or silent, refuses the
+    credentials, or has no address; 2 usage.
+    """
+    if count < 1:
+        raise ConfigurationError(f"--count must be at least 1, not {count}")
+    if not 1 <= concurrency <= CONCURRENCY_MAX:
+        raise ConfigurationError(f"--concurrency is 1 to {CONCURRENCY_MAX}, not {concurrency}")
+    options = ProbeOptions(
+        timeout_s=positive("--timeout", timeout),
+        concurrency=concurrency,
+        cipher_suites=cipher_suites(cipher_suite),
+        detail=detail,
+        keep_sessions=session is SessionKind.WARM,
+        count=count,
+        period_s=positive("--period", period),
+    )
+    report = _Report(as_json=as_json, flushes=count > 1 or sys.stdout.isatty())
+    expanded = parse_targets(targets)
+    credentials = read_credentials(user, password_file, kg_file)
+    Prober(expanded, credentials, options, report.add).run()
+    report.close()
+    raise typer.Exit(1 if report.unwell_count else 0)
+
+
+class _Report:
+    """Prints results as they come and counts them."""
+
+    def __init__(self, *, as_json: bool, flushes: bool) -> None:
+        self._as_json = as_json
+        self._flushes = flushes
+        self.count = 0
+        self.unwell_count = 0
+
+    def add(self, result: ProbeResult) -> None:
+        """Print one result."""
+        self.count += 1
+        self.unwell_count += result.error is not None
+        line = json.dumps(result.to_json()) if self._as_json else _text(result)
+        sys.stdout.write(line + "\n")
+        if self._flushes:
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Say how it went, where there was more than one."""
+        sys.stdout.flush()
+        if self.count > 1 and not self._as_json:
+            well = self.count - self.unwell_count
+            print(f"{self.count} probed: {well} well, {self.unwell_count} not", file=sys.stderr)
+
+
+def _text(result: ProbeResult) -> str:
+    parts = [f"{result.target}:"]
+    if result.power is not None:
+        parts.append(f"power {result.power}")
+    if result.firmware is not None:
+        parts.append(f"firmware {result.firmware}")
+    if result.manufacturer_id is not None:
+        parts.append(f"manufacturer {result.manufacturer_id}")
+    if result.guid is not None:
+        parts.append(f"guid {result.guid}")
+    if result.self_test is not None:
+        parts.append(f"self-test {result.self_test}")
+    if result.watchdog is not None:
+        watchdog = result.watchdog
+        state = (
+            f"runs, {watchdog.present_countdown_s:.1f} s to {watchdog.action}"
+            if watchdog.running
+            else "stopped"
+        )
+        parts.append(f"watchdog {state}")
+    if result.latency_s is not None:
+        parts.append(f"after {result.latency_s:.3f} s")
+    if result.error is not None:
+        parts.append(("but " if result.power is not None else "") + result.error)
+    return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
