@@ -7,16 +7,24 @@ simulated BMC in memory, and against a clock that does not wait.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from bmcmedic.clock import Clock, SystemClock
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.ipmi.remote_console import RETRANSMIT_FIRST_S
 from bmcmedic.transport.lan_engine import Address
 from bmcmedic.transport.lanplus import Credentials, LanPlus, resolve, sessionless_exchange
 
 R = TypeVar("R")
+
+KNOCK_RETRANSMIT_S = 0.8
+"""Rarely, because a BMC that takes seconds for an answer also takes them for each repeat."""
+
+_SLOWNESS_FACTOR = 1.5
+_RETRANSMIT_S_MAX = 5.0
 
 KNOCK_TIMEOUT_S = 5.0
 """Time for the question that needs no session: who does not answer it is silent."""
@@ -88,6 +96,7 @@ class LanLink:
         self._credentials = credentials
         self._cipher_suites = tuple(cipher_suites)
         self._address: Address | None = None
+        self._retransmit_first_s = RETRANSMIT_FIRST_S
 
     async def _resolved(self) -> Address:
         if self._address is None:
@@ -102,8 +111,20 @@ class LanLink:
             deadline=deadline,
             privilege=privilege,
             cipher_suites=self._cipher_suites,
+            retransmit_first_s=self._retransmit_first_s,
         )
 
     async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
-        """Ask outside of any session, in IPMI 1.5's format."""
-        return await sessionless_exchange(await self._resolved(), request, deadline=deadline)
+        """Ask outside of any session, in IPMI 1.5's format; how long it takes sets the pace."""
+        address = await self._resolved()
+        started_s = time.monotonic()
+        response = await sessionless_exchange(
+            address, request, deadline=deadline, retransmit_first_s=KNOCK_RETRANSMIT_S
+        )
+        self._retransmit_first_s = retransmit_after(time.monotonic() - started_s)
+        return response
+
+
+def retransmit_after(latency_s: float) -> float:
+    """When to repeat what a BMC of this latency has not answered."""
+    return min(_RETRANSMIT_S_MAX, max(RETRANSMIT_FIRST_S, latency_s * _SLOWNESS_FACTOR))

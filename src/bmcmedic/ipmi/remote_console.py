@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bmcmedic.errors import (
     AuthenticationFailed,
@@ -22,7 +23,6 @@ from bmcmedic.errors import (
     NoAnswer,
     RemoteProtocolError,
 )
-from bmcmedic.ipmi.bridge import Bridge, is_first_part, unwrap, wrap
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, cipher_suite
 from bmcmedic.ipmi.constants import (
     NetFn,
@@ -61,6 +61,10 @@ from bmcmedic.ipmi.session import (
 )
 from bmcmedic.ipmi.states import TRANSITIONS, State, Trigger
 
+if TYPE_CHECKING:
+    # Loaded by who bridges, and by nobody else: a sweep starts without it.
+    from bmcmedic.ipmi.bridge import Bridge
+
 RETRANSMIT_FIRST_S = 0.25
 RETRANSMIT_BACKOFF_FACTOR = 1.1
 """Small on purpose: under loss each doubling costs more answers than it saves datagrams."""
@@ -98,14 +102,15 @@ class RemoteConsole:
         "_payload",
         "_payload_type",
         "_privilege",
+        "_rakp1",
         "_random_bytes",
         "_repeats",
         "_request",
         "_retransmit_at",
+        "_retransmit_first_s",
         "_role",
         "_sequence",
         "_session",
-        "_sik",
         "_suites",
         "_tag",
         "_transmissions",
@@ -124,7 +129,9 @@ class RemoteConsole:
         cipher_suites: Sequence[int] = DEFAULT_CIPHER_SUITES,
         name_only_lookup: bool = True,
         may_reopen: bool = False,
+        retransmit_first_s: float = RETRANSMIT_FIRST_S,
     ) -> None:
+        """`retransmit_first_s`: longer for a BMC known to be slow, which each repeat slows more."""
         self._credentials = credentials
         self._random_bytes = random_bytes
         self._aes = aes
@@ -135,12 +142,13 @@ class RemoteConsole:
             raise LocalProtocolError("no cipher suite to propose")
         self.suite = self._suites[0]
         self._may_reopen = may_reopen
+        self._retransmit_first_s = retransmit_first_s
         self.state = State.IDLE
         self.discarded: Counter[str] | None = None
         self._outbox: list[bytes] = []
         self._session: Session | None = None
         self._exchange: KeyExchange | None = None
-        self._sik = b""
+        self._rakp1: Rakp1 | None = None
         self._request: RequestMessage | None = None
         self._bridge: Bridge | None = None
         self._kept_request: tuple[RequestMessage, Bridge | None] | None = None
@@ -152,7 +160,7 @@ class RemoteConsole:
         self._payload_type = PayloadType.OPEN_SESSION_REQUEST
         self._repeats = True
         self._deadline = 0.0
-        self._interval = RETRANSMIT_FIRST_S
+        self._interval = self._retransmit_first_s
         self._retransmit_at = 0.0
 
     # -- what the caller does --------------------------------------------------------------
@@ -233,8 +241,7 @@ class RemoteConsole:
 
     def _propose(self, now: float) -> None:
         self._handshakes += 1
-        self._session = None
-        self._exchange = None
+        self._session = self._exchange = self._rakp1 = None
         self._console_session_id = random_session_id(self._random_bytes)
         self._next_tag()
         proposal = OpenSessionRequest.for_suite(
@@ -273,8 +280,7 @@ class RemoteConsole:
         if response.status:
             return self._refused("Open Session", response.status, now)
         self._check_session_id(response.console_session_id)
-        proposal = OpenSessionRequest.for_suite(0, 0, 0, self.suite)
-        if response.algorithms != proposal.algorithms or not response.managed_session_id:
+        if response.suite is not self.suite or not response.managed_session_id:
             return self._fail(
                 RemoteProtocolError(
                     "the BMC took other algorithms than were proposed",
@@ -291,18 +297,7 @@ class RemoteConsole:
             self._role,
             self._credentials.user_name,
         )
-        self._exchange = KeyExchange(
-            suite=self.suite,
-            console_session_id=self._console_session_id,
-            managed_session_id=rakp1.managed_session_id,
-            console_random=rakp1.console_random,
-            managed_random=b"",
-            managed_guid=b"",
-            role=self._role,
-            user_name=rakp1.user_name,
-            password=self._credentials.password,
-            kg=self._credentials.kg,
-        )
+        self._rakp1 = rakp1
         self._send(PayloadType.RAKP_1, rakp1.encode(), now)
         return None
 
@@ -312,9 +307,19 @@ class RemoteConsole:
         if rakp2.status:
             return self._refused("RAKP 2", rakp2.status, now)
         self._check_session_id(rakp2.console_session_id)
-        assert self._exchange is not None
-        exchange = self._exchange = self._exchange.with_managed_system(
-            rakp2.managed_random, rakp2.managed_guid
+        rakp1 = self._rakp1
+        assert rakp1 is not None
+        exchange = self._exchange = KeyExchange(
+            suite=self.suite,
+            console_session_id=self._console_session_id,
+            managed_session_id=rakp1.managed_session_id,
+            console_random=rakp1.console_random,
+            managed_random=rakp2.managed_random,
+            managed_guid=rakp2.managed_guid,
+            role=self._role,
+            user_name=rakp1.user_name,
+            password=self._credentials.password,
+            kg=self._credentials.kg,
         )
         self._next_tag()
         if not hmac.compare_digest(exchange.rakp2_code(), rakp2.key_exchange_code):
@@ -400,17 +405,13 @@ class RemoteConsole:
             if response.netfn != request.netfn | 1 or response.command != request.command:
                 raise RemoteProtocolError("not the answer awaited", section="13.8")
             return self._answered(response)
-        return self._receive_bridged(request, response)
-
-    def _receive_bridged(self, request: RequestMessage, response: ResponseMessage) -> Event | None:
-        if is_first_part(response) and response.completion_code:
+        if response.command == SEND_MESSAGE and response.completion_code:
             return self._answered(response)
-        inner = unwrap(request, response)
+        inner = self._bridge.unwrap(request, response)
         if inner is not None:
             return self._answered(inner)
-        if is_first_part(response):
-            # Accepted: sending it again would ask the satellite twice.
-            self._repeats = False
+        # Accepted: sending it again would ask the satellite twice.
+        self._repeats = False
         return None
 
     def _answered(self, response: ResponseMessage) -> Event:
@@ -428,7 +429,7 @@ class RemoteConsole:
         self._sequence = self._sequence + 1 & 0x3F
         request = self._request = message.with_sequence(self._sequence)
         self._bridge = bridge
-        outer = request if bridge is None else wrap(bridge, request)
+        outer = request if bridge is None else bridge.wrap(request)
         self._send(PayloadType.IPMI, outer.encode(), now, repeats=repeats)
 
     # -- sending and giving up -------------------------------------------------------------
@@ -440,7 +441,7 @@ class RemoteConsole:
         self._payload = payload
         self._repeats = repeats
         self._transmissions = 0
-        self._interval = RETRANSMIT_FIRST_S
+        self._interval = self._retransmit_first_s
         self._transmit(now)
 
     def _transmit(self, now: float) -> None:

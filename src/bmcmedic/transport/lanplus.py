@@ -125,6 +125,7 @@ class LanPlus:
         deadline: float,
         privilege: PrivilegeLevel = PrivilegeLevel.USER,
         cipher_suites: Sequence[int] = DEFAULT_CIPHER_SUITES,
+        retransmit_first_s: float = RETRANSMIT_FIRST_S,
     ) -> LanPlus:
         """Set a session up at the given privilege level."""
         console = RemoteConsole(
@@ -133,6 +134,7 @@ class LanPlus:
             aes=aes_cbc,
             privilege=privilege,
             cipher_suites=cipher_suites,
+            retransmit_first_s=retransmit_first_s,
         )
         bmc = cls(address, console)
         try:
@@ -265,7 +267,13 @@ class LanPlus:
             self._waiter.set_exception(error)
 
 
-async def sessionless_exchange(address: Address, request: Command[R], *, deadline: float) -> R:
+async def sessionless_exchange(
+    address: Address,
+    request: Command[R],
+    *,
+    deadline: float,
+    retransmit_first_s: float = RETRANSMIT_FIRST_S,
+) -> R:
     """One command outside of any session, in the IPMI 1.5 format (section 13.6).
 
     For what a BMC answers to anybody, such as Get Channel Authentication Capabilities: the
@@ -300,7 +308,7 @@ async def sessionless_exchange(address: Address, request: Command[R], *, deadlin
             waiter.set_result(response)
 
     datagrams = _Datagrams(address, receive)
-    interval = RETRANSMIT_FIRST_S
+    interval = retransmit_first_s
     try:
         while loop.time() < deadline:
             datagrams.send(LegacyPacket(0, 0, 0, message.encode()).encode())

@@ -1,0 +1,280 @@
+"""A simulated BMC and the real session code, joined in memory and in virtual time.
+
+The remote console, the managed system and the BMC are the real ones; only the socket and the
+waiting are not: a clock that jumps to whatever is due next takes their place.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import random
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from bmcmedic.errors import NoAnswer
+from bmcmedic.fleet.link import KNOCK_RETRANSMIT_S, retransmit_after
+from bmcmedic.fleet.symptoms import parse_host_report
+from bmcmedic.fleet.triage_command import TriageFailed
+from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
+from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.ipmi.events import Event, RequestUnanswered, ResponseReceived, SessionFailed
+from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
+from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
+from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
+from bmcmedic.ipmi.remote_console import RETRANSMIT_FIRST_S, RemoteConsole
+from bmcmedic.model import HostReport
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.profile import server_profile
+from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.transport.aes import aes_cbc
+
+R = TypeVar("R")
+
+EPOCH_OFFSET_S = 1_700_000_000.0
+_TRANSIT_S = 0.001
+
+
+class VirtualTime:
+    """Monotonic and epoch time that pass only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def epoch(self) -> float:
+        return self.now + EPOCH_OFFSET_S
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += max(0.0, seconds)
+
+
+class VirtualBmc:
+    """One simulated BMC behind its managed system; what it sends is due at some time."""
+
+    def __init__(
+        self,
+        *faults: str,
+        watchdog_armed_s: float | None = None,
+        privilege: PrivilegeLevel = PrivilegeLevel.ADMINISTRATOR,
+        power_on: bool = True,
+    ) -> None:
+        self.time = VirtualTime()
+        self.rng = random.Random(1)
+        daemon = None
+        if watchdog_armed_s is not None:
+            daemon = WatchdogSettings(4, 1, 0, 0, watchdog_armed_s)
+        self.bmc = SimBmc(
+            "bmc1",
+            server_profile(int(EPOCH_OFFSET_S), ("admin",)),
+            now=self.time.now,
+            epoch_offset_s=EPOCH_OFFSET_S,
+            host_uuid=uuid.UUID("00112233-4455-6677-8899-aabbccddeeff"),
+            power_on=power_on,
+            faults=FaultSet.parse(faults),
+            watchdog_daemon=daemon,
+        )
+        self.managed = ManagedSystem(
+            guid=self.bmc.guid,
+            users=(User(2, b"admin", b"secret", privilege),),
+            random_bytes=self.rng.randbytes,
+            aes=aes_cbc,
+        )
+        self._restarts = 0
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, int, object, Callable[[], bytes | None]]] = []
+        self.override: Callable[[RequestMessage], tuple[int, bytes] | None] | None = None
+        """Lets a test answer for the BMC: a completion code and data, or None."""
+
+    @property
+    def link(self) -> VirtualLink:
+        return VirtualLink(self)
+
+    @property
+    def requests(self) -> dict[str, int]:
+        return {f"{key >> 8:02x}/{key & 0xFF:02x}": n for key, n in self.bmc.requests.items()}
+
+    def send(self, datagram: bytes, peer: object) -> None:
+        """A datagram arrives at the BMC now."""
+        now, bmc = self.time.now, self.bmc
+        loss = bmc.faults.lan_loss
+        if loss and self.rng.random() < loss:
+            return
+        self._catch_up()
+        if not bmc.answers(Door.LAN):
+            return
+        self.managed.session_slots = bmc.faults.session_slots
+        outcome = self.managed.receive_datagram(datagram, peer, now)
+        if isinstance(outcome, bytes):
+            self._later(bmc.take_turn(now) or 0.0, peer, lambda: outcome)
+        elif isinstance(outcome, IncomingRequest):
+            self._execute(outcome, peer)
+
+    def _execute(self, incoming: IncomingRequest, peer: object) -> None:
+        given = self.override(incoming.message) if self.override else None
+        if given is None:
+            answer = self.bmc.execute(incoming.message, Door.LAN, self.time.now)
+            if answer is None:
+                return
+            given, delay_s = (answer.completion_code, answer.data), answer.service_time_s
+        else:
+            delay_s = 0.0
+        code, data = given
+        self._later(
+            delay_s,
+            peer,
+            lambda: self.managed.respond(incoming, code, data, self.time.now),
+        )
+
+    def _later(self, delay_s: float, peer: object, build: Callable[[], bytes | None]) -> None:
+        when = self.time.now + delay_s + _TRANSIT_S
+        item = (when, next(self._order), self.bmc.restarts, peer, build)
+        heapq.heappush(self._due, item)
+
+    def _catch_up(self) -> None:
+        if self.bmc.timer is not None and self.bmc.timer <= self.time.now:
+            self.bmc.handle_timer(self.time.now)
+        if self._restarts != self.bmc.restarts:
+            self._restarts = self.bmc.restarts
+            self.managed.forget_sessions()
+
+    def receive(self, peer: object, until: float) -> bytes | None:
+        """What the BMC sends to `peer` next, at the latest at `until`; the time moves on."""
+        while self._due and self._due[0][0] <= until:
+            when, _, restarts, to, build = heapq.heappop(self._due)
+            self.time.now = max(self.time.now, when)
+            self._catch_up()
+            if restarts != self.bmc.restarts or to is not peer:
+                continue
+            datagram = build()
+            loss = self.bmc.faults.lan_loss
+            if datagram is not None and not (loss and self.rng.random() < loss):
+                return datagram
+        self.time.now = max(self.time.now, until)
+        self._catch_up()
+        return None
+
+
+class VirtualSession:
+    """One session with a virtual BMC."""
+
+    def __init__(
+        self,
+        virtual: VirtualBmc,
+        privilege: PrivilegeLevel,
+        password: bytes,
+        retransmit_first_s: float,
+    ) -> None:
+        self._virtual = virtual
+        self._privilege = privilege
+        self._console = RemoteConsole(
+            Credentials("admin", password),
+            random_bytes=virtual.rng.randbytes,
+            aes=aes_cbc,
+            privilege=privilege,
+            retransmit_first_s=retransmit_first_s,
+        )
+
+    async def open(self, deadline: float) -> None:
+        self._console.open(self._virtual.time.now, deadline)
+        event = self._pump()
+        if isinstance(event, SessionFailed):
+            raise event.error
+        if self._privilege > PrivilegeLevel.USER:
+            await self.exchange(SetSessionPrivilegeLevelReq(self._privilege), deadline)
+
+    def _pump(self) -> Event:
+        time = self._virtual.time
+        while True:
+            for sent in self._console.datagrams_to_send():
+                self._virtual.send(sent, self)
+            timer = self._console.get_timer()
+            assert timer is not None
+            datagram = self._virtual.receive(self, timer)
+            if datagram is not None:
+                event = self._console.receive_datagram(datagram, time.now)
+            else:
+                event = self._console.handle_timer(time.now)
+            if event is not None:
+                return event
+
+    async def exchange(self, request: Command[R], deadline: float) -> R:
+        message = RequestMessage(request.netfn, request.command, request.encode())
+        self._console.request(
+            message, self._virtual.time.now, deadline, idempotent=request.idempotent
+        )
+        event = self._pump()
+        if isinstance(event, RequestUnanswered):
+            raise event.error
+        assert isinstance(event, ResponseReceived)
+        return request.decode_response(event.response.completion_code, event.response.data)
+
+    async def close(self) -> None:
+        now = self._virtual.time.now
+        self._console.close(now, now + 1.0)
+        self._pump()
+
+    def abandon(self) -> None:
+        """Nothing to drop."""
+
+
+class VirtualLink:
+    """The way to a virtual BMC (`fleet.link.BmcLink`)."""
+
+    def __init__(self, virtual: VirtualBmc, password: bytes = b"secret") -> None:
+        self.target = "bmc1.oob"
+        self.password = password
+        self._virtual = virtual
+        self._retransmit_first_s = RETRANSMIT_FIRST_S
+
+    async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> VirtualSession:
+        session = VirtualSession(self._virtual, privilege, self.password, self._retransmit_first_s)
+        await session.open(deadline)
+        return session
+
+    async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
+        virtual, peer = self._virtual, object()
+        started_s = virtual.time.now
+        message = RequestMessage(request.netfn, request.command, request.encode())
+        while virtual.time.now < deadline:
+            virtual.send(LegacyPacket(0, 0, 0, message.encode()).encode(), peer)
+            raw = virtual.receive(peer, min(deadline, virtual.time.now + KNOCK_RETRANSMIT_S))
+            if raw is not None:
+                self._retransmit_first_s = retransmit_after(virtual.time.now - started_s)
+                datagram = decode_datagram(raw)
+                assert isinstance(datagram, LegacyPacket)
+                response = ResponseMessage.decode(datagram.payload)
+                return request.decode_response(response.completion_code, response.data)
+        raise NoAnswer("no answer to a question without a session")
+
+
+class VirtualHost:
+    """The host of a virtual BMC, as a triage command would show it (`HostSource`)."""
+
+    def __init__(
+        self, virtual: VirtualBmc, change: Callable[[Any], Any] = lambda seen: seen
+    ) -> None:
+        self._virtual = virtual
+        self._change = change
+        self.runs = 0
+
+    async def run(self) -> HostReport:
+        self.runs += 1
+        self._virtual.receive(object(), self._virtual.time.now)
+        return report_of(self._virtual, self._change)
+
+
+def report_of(virtual: VirtualBmc, change: Callable[[Any], Any] = lambda seen: seen) -> HostReport:
+    """What the host sees now; `change` edits the document before it is read."""
+    seen = virtual.bmc.triage(virtual.time.now)
+    if seen is None:
+        raise TriageFailed("nothing runs on the host")
+    return parse_host_report(json.dumps(change(seen)).encode(), source="the host")
