@@ -23,7 +23,7 @@ from bmcmedic.sim.handlers import HANDLERS
 from bmcmedic.sim.handlers.chassis import POWER_CYCLE_OFF_S
 from bmcmedic.sim.host import OS_BOOT_S, SimHost
 from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MemoryLeak
-from bmcmedic.sim.profile import Profile
+from bmcmedic.sim.profile import Lan, Profile
 from bmcmedic.sim.watchdog import WatchdogEvent, WatchdogSettings, WatchdogTimer
 
 RESTART_DELAY_S = 0.05
@@ -117,7 +117,7 @@ class SimBmc:
         self.epoch_offset_s = epoch_offset_s
         self.faults = NO_FAULTS
         self.log = EventLog(profile.factory_log)
-        self.lan = profile.lan
+        self.lan: Lan = profile.lan
         self.watchdog: WatchdogTimer | None = None
         self.volatile = Resettable()
         self.requests: dict[int, int] = {}
@@ -182,7 +182,7 @@ class SimBmc:
         return Answer(CompletionCode.OK, data, service_time_s)
 
     def take_turn(self, now: float) -> float | None:
-        """How long until this request's turn is over, after those before it; None: too many wait."""
+        """How long until one more request's turn is over; None: too many wait before it."""
         own_s = self.answer_latency_s(now)
         waiting_s = self._busy_until - now
         if own_s <= 0 and waiting_s <= 0:
@@ -326,9 +326,7 @@ class SimBmc:
 
     # ---- the watchdog timer
 
-    def _watchdog_event(
-        self, event: WatchdogEvent, settings: WatchdogSettings, now: float
-    ) -> None:
+    def _watchdog_event(self, event: WatchdogEvent, settings: WatchdogSettings, now: float) -> None:
         if event is WatchdogEvent.PRETIMEOUT:
             self.volatile.message_flags |= 0x08  # watchdog pre-timeout interrupt occurred
         offset = 8 if event is WatchdogEvent.PRETIMEOUT else settings.timeout_action

@@ -1,10 +1,10 @@
 """The control door: HTTP, to switch faults while the simulation runs and to ask what happened.
 
-    GET  /bmcs                 {"bmcs": [{"name", "state", "faults", "address", "port"}, …]}
-    GET  /bmcs/{name}          what this BMC is and what happened to it
-    POST /bmcs/{name}/faults   {"faults": [SPEC, …]} replaces all of them; the same object
-    GET  /bmcs/{name}/triage   what `bmcmedic triage --json` would print on its host; 409 when
-                               nothing runs there
+GET  /bmcs                 {"bmcs": [{"name", "state", "faults", "address", "port"}, …]}
+GET  /bmcs/{name}          what this BMC is and what happened to it
+POST /bmcs/{name}/faults   {"faults": [SPEC, …]} replaces all of them; the same object
+GET  /bmcs/{name}/triage   what `bmcmedic triage --json` would print on its host; 409 when
+                           nothing runs there
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        self._answer(lambda path: self.door.get(path))
+        self._answer(self.door.get)
 
     def do_POST(self) -> None:
         self._answer(lambda path: self.door.post(path, self._body()))

@@ -76,15 +76,11 @@ class EventLog:
         elif record_id == _LAST:
             index = len(records) - 1
         else:
-            for index, record in enumerate(records):
-                if int.from_bytes(record[:2], "little") == record_id:
-                    break
-            else:
+            index = record_id - int.from_bytes(records[0][:2], "little")
+            if not 0 <= index < len(records):
                 return None
         after = index + 1
-        next_id = (
-            int.from_bytes(records[after][:2], "little") if after < len(records) else _LAST
-        )
+        next_id = int.from_bytes(records[after][:2], "little") if after < len(records) else _LAST
         return records[index], next_id
 
     def add(self, event: Event, timestamp_s: int) -> int | None:

@@ -209,9 +209,7 @@ def _hang(spec: str, text: str | None) -> Fault:
     return Hang(timer_runs=text == "timer")
 
 
-def _needed(
-    build: Callable[[str, str], Fault], example: str
-) -> Callable[[str, str | None], Fault]:
+def _needed(build: Callable[[str, str], Fault], example: str) -> Callable[[str, str | None], Fault]:
     def parse(spec: str, text: str | None) -> Fault:
         if not text:
             raise ConfigurationError(f"fault {spec!r} needs a value, such as {example}")

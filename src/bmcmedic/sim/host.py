@@ -130,9 +130,7 @@ class SimHost:
             "direct_openers": [{"pid": row["pid"], "argv": row["argv"]} for row in stuck],
             "guests": [],
             "symptoms": symptoms,
-            "hung_since": None
-            if silent_since is None
-            else round(silent_since + epoch_offset_s, 3),
+            "hung_since": None if silent_since is None else round(silent_since + epoch_offset_s, 3),
         }
 
 

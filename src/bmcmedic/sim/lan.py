@@ -16,6 +16,7 @@ import resource
 import select
 import socket
 from collections.abc import Sequence
+from typing import cast
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
@@ -23,9 +24,15 @@ from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Answer, Door
 from bmcmedic.transport.aes import aes_cbc
 
-DATAGRAM_BYTES_MAX = 2048
-DRAIN_DATAGRAMS_MAX = 64
-"""How many datagrams one BMC may have served before the others get their turn."""
+DATAGRAM_BYTES_MAX = 512
+"""What is longer than this is cut off, and still too long to be taken for anything."""
+
+POLLS_A_TURN_MAX = 16
+"""How often the sockets are asked before the event loop gets its turn.
+
+A socket gives one datagram each time: to read it until it is empty would cost every BMC a second,
+mostly futile system call.
+"""
 
 EVENTS_MAX = 512
 PORT_MAX = 65_535
@@ -127,20 +134,13 @@ class LanPort:
         self._restarts = bmc.restarts
         self._timer: float | None = None  # the time for which the front knows of bmc.timer
 
-    def drain(self, now: float) -> bool:
-        """Serve what has arrived; whether there may be more."""
-        receive = self.socket.recvfrom
-        for _ in range(DRAIN_DATAGRAMS_MAX):
-            try:
-                data, peer = receive(DATAGRAM_BYTES_MAX)
-            except BlockingIOError:
-                break
-            except OSError:
-                continue
-            self.receive(data, peer, now)
-        else:
-            return True
-        return False
+    def receive_one(self, now: float) -> None:
+        """Take one datagram from the socket, if there is one."""
+        try:
+            data, peer = self.socket.recvfrom(DATAGRAM_BYTES_MAX)
+        except OSError:
+            return  # nothing there after all, or an ICMP error of something that we sent
+        self.receive(data, peer, now)
 
     def receive(self, data: bytes, peer: Address, now: float) -> None:
         """One datagram came in."""
@@ -185,17 +185,13 @@ class LanPort:
         if answer is None:
             return
         if answer.service_time_s > 0:
-            self._front.later(
-                now + answer.service_time_s, self, (incoming, answer, self._restarts)
-            )
+            self._front.later(now + answer.service_time_s, self, (incoming, answer, self._restarts))
         else:
             self._respond(incoming, answer, now)
 
     def _respond(self, incoming: IncomingRequest, answer: Answer, now: float) -> None:
-        peer = incoming.peer
-        datagram = self.managed_system.respond(
-            incoming, answer.completion_code, answer.data, now
-        )
+        peer = cast("Address", incoming.peer)
+        datagram = self.managed_system.respond(incoming, answer.completion_code, answer.data, now)
         self.send(datagram, peer)
         if answer.follow_up is not None:
             self.send(self.managed_system.send_message(incoming, answer.follow_up, now), peer)
@@ -227,7 +223,7 @@ class LanPort:
             self._timer = timer
             self._front.later(timer, self, timer)
 
-    def send(self, datagram: bytes | None, peer: object) -> None:
+    def send(self, datagram: bytes | None, peer: Address) -> None:
         """Send a datagram, or lose or damage it as the faults say."""
         if datagram is None:
             return
@@ -237,7 +233,7 @@ class LanPort:
             if datagram is None:
                 return
         try:
-            self.socket.sendto(datagram, peer)  # type: ignore[arg-type]
+            self.socket.sendto(datagram, peer)
         except OSError:
             return  # a full buffer or a vanished peer: UDP promises nothing
 
@@ -300,9 +296,13 @@ class LanFront:
 
     def _readable(self) -> None:
         assert self._loop is not None
-        now = self._loop.time()
-        for descriptor, _ in self._poller.poll(0, EVENTS_MAX):
-            self._ports[descriptor].drain(now)
+        for _ in range(POLLS_A_TURN_MAX):
+            ready = self._poller.poll(0, EVENTS_MAX)
+            now = self._loop.time()
+            for descriptor, _ in ready:
+                self._ports[descriptor].receive_one(now)
+            if not ready:
+                break
 
     def later(self, when: float, port: LanPort, item: object) -> None:
         """Call `port.due(item)` at that time."""

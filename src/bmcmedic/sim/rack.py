@@ -1,7 +1,7 @@
 """BMCs by the rack: many simulated BMCs in one process, an address each.
 
-    async with Rack(rack_specs(12, "127.0.10.1", 6230), seed=1) as rack:
-        host, port = rack.port("bmc00001").address
+async with Rack(rack_specs(12, "127.0.10.1", 6230), seed=1) as rack:
+    host, port = rack.port("bmc00001").address
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bmcmedic.sim.profile import Lan, server_profile
 from bmcmedic.sim.watchdog import WatchdogSettings
 
 DEFAULT_USER = "admin"
-DEFAULT_PASSWORD = b"secret"  # noqa: S105 - the simulator's documented default
+DEFAULT_PASSWORD = b"secret"
 DEFAULT_USERS = (User(2, DEFAULT_USER.encode(), DEFAULT_PASSWORD),)
 
 RACK_BMCS_MAX = 65_536

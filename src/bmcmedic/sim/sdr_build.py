@@ -138,35 +138,32 @@ class DiscreteSensor:
 
     def record(self, record_id: int) -> bytes:
         """The Compact Sensor Record (43.2)."""
-        body = (
-            struct.pack(
-                "<9B3H11B",
-                _BMC,
-                0,
-                self.number,
-                self.entity.entity_id,
-                self.entity.instance,
-                0x67,
-                0x40,  # auto re-arm
-                self.sensor_type,
-                0x6F,
-                self.possible_states,
-                self.possible_states,
-                self.possible_states,
-                0xC0,  # no analog reading
-                0x00,
-                0x00,
-                0x01,  # record sharing: one sensor
-                0x00,
-                0x00,
-                0x00,
-                0x00,
-                0x00,
-                0x00,
-                0x00,
-            )
-            + _id_string(self.name)
-        )
+        body = struct.pack(
+            "<9B3H11B",
+            _BMC,
+            0,
+            self.number,
+            self.entity.entity_id,
+            self.entity.instance,
+            0x67,
+            0x40,  # auto re-arm
+            self.sensor_type,
+            0x6F,
+            self.possible_states,
+            self.possible_states,
+            self.possible_states,
+            0xC0,  # no analog reading
+            0x00,
+            0x00,
+            0x01,  # record sharing: one sensor
+            0x00,
+            0x00,
+            0x00,
+            0x00,
+            0x00,
+            0x00,
+            0x00,
+        ) + _id_string(self.name)
         return _record(record_id, _COMPACT, body)
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 POWER_CYCLE_OFF_S = 2.0
 SOFT_SHUTDOWN_S = 3.0
-_POH_MINUTES_PER_COUNT = 60
-_POH_COUNT_FACTORY = 9_300
+_POH_MINUTES_PER_COUNT = 1
+_POH_COUNT_FACTORY = 558_000
 
 
 def get_chassis_capabilities(
@@ -73,9 +73,7 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
     return b""
 
 
-def get_system_restart_cause(
-    bmc: SimBmc, _request: GetSystemRestartCauseReq, call: Call
-) -> bytes:
+def get_system_restart_cause(bmc: SimBmc, _request: GetSystemRestartCauseReq, call: Call) -> bytes:
     """Get System Restart Cause (28.11)."""
     channel = call.door if bmc.restart_cause is RestartCause.CHASSIS_CONTROL else 0
     return GetSystemRestartCauseRsp(bmc.restart_cause, channel).encode()

@@ -53,6 +53,4 @@ def get_lan_configuration_parameters(
     value = _PARAMETERS.get(request.parameter)
     if value is None:
         raise Refusal(_NOT_SUPPORTED)
-    return GetLanConfigurationParametersRsp(
-        b"" if request.revision_only else value(bmc)
-    ).encode()
+    return GetLanConfigurationParametersRsp(b"" if request.revision_only else value(bmc)).encode()
