@@ -94,6 +94,15 @@ class VirtualBmc:
         self.override: Callable[[RequestMessage], tuple[int, bytes] | None] | None = None
         """Lets a test answer for the BMC: a completion code and data, or None."""
 
+    def falls_sick(self, *faults: str) -> None:
+        """The faults begin now, after the host's watchdog daemon has armed the timer."""
+        self._catch_up()
+        self.bmc.set_faults(FaultSet.parse(faults), self.time.now)
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, and what happens by itself."""
+        self.receive(object(), self.time.now + seconds)
+
     @property
     def link(self) -> VirtualLink:
         return VirtualLink(self)

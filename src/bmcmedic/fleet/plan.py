@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.model import Diagnosis, DiagnosisKind, Plan, Remedy
+from bmcmedic.model import Diagnosis, DiagnosisKind, Plan, Remedy, WatchdogFacts
 
 _POLL_PERIOD_S_MAX = 5.0
 _POLL_PERIOD_S_MIN = 0.5
@@ -86,7 +86,7 @@ def plan(
     times: Times,
     *,
     remedy: Remedy | None = None,
-    watchdog_runs: bool | None = False,
+    watchdog: WatchdogFacts | None = None,
     host_is_asked: bool = False,
 ) -> Plan:
     """What to do about a diagnosis; `remedy` is what an operator ordered instead."""
@@ -96,17 +96,21 @@ def plan(
         chosen = remedy
     if chosen not in (Remedy.COLD_RESET, Remedy.WARM_RESET):
         return Plan(chosen, reason)
-    return Plan(chosen, reason, _steps(chosen, times, watchdog_runs, host_is_asked))
+    return Plan(chosen, reason, _steps(chosen, times, watchdog, host_is_asked))
 
 
 def _steps(
-    remedy: Remedy, times: Times, watchdog_runs: bool | None, host_is_asked: bool
+    remedy: Remedy, times: Times, watchdog: WatchdogFacts | None, host_is_asked: bool
 ) -> tuple[str, ...]:
     word = "cold" if remedy is Remedy.COLD_RESET else "warm"
-    if watchdog_runs:
-        hold = "stop the BMC's watchdog timer over LAN, because nobody can pat it meanwhile"
-    elif watchdog_runs is None:
+    runs = watchdog is not None and watchdog.running
+    if watchdog is None:
         hold = "read the BMC's watchdog timer once more, and stop it if it runs"
+    elif runs:
+        hold = (
+            f"stop the BMC's watchdog timer over LAN ({watchdog.present_countdown_s:g} s left until"
+            f" {watchdog.action}), because nobody can pat it meanwhile"
+        )
     else:
         hold = "leave the BMC's watchdog timer alone: it does not run"
     host = (
@@ -123,5 +127,5 @@ def _steps(
         "check that it really restarted, its self-test, and the host's power",
         host,
         f"see it steady for {times.steady_s:g} s",
-        "put the watchdog timer's settings back" if watchdog_runs else "give the verdict",
+        "put the watchdog timer's settings back" if runs else "give the verdict",
     )

@@ -153,16 +153,20 @@ def is_at_rest(report: HostReport) -> bool:
 
 def unrest(report: HostReport) -> tuple[str, ...]:
     """What still speaks against a healthy in-band side, in an operator's words."""
-    lines = [
-        f"the host's {thread.name} burns {thread.cpu_percent:g} % of a core"
-        for thread in report.kipmi
-        if thread.cpu_percent >= KIPMI_AT_REST_PERCENT
-    ]
+    busy = [t for t in report.kipmi if t.cpu_percent >= KIPMI_AT_REST_PERCENT]
+    lines = [f"the host's {t.name} burns {t.cpu_percent:g} % of a core" for t in busy]
     if report.stuck_clients:
         lines.append(f"{report.stuck_clients} IPMI clients are stuck on the host")
     if report.hung_since is not None:
-        lines.append("the host counts the in-band side as hung")
+        lines.append("for the host, its BMC hangs")
+    told = {
+        "kipmi-busy": bool(busy),
+        "stuck-clients": report.stuck_clients > 0,
+        "bmc-not-answering": report.hung_since is not None,
+    }
     lines += [
-        f"the host reports the symptom {name}" for name in report.symptoms if name in BMC_SYMPTOMS
+        f"the host reports the symptom {name}"
+        for name in report.symptoms
+        if name in BMC_SYMPTOMS and not told.get(name, False)
     ]
     return tuple(lines)

@@ -140,12 +140,11 @@ class Remediation:
         return await self._apply(diagnosis, chosen, Identity.NOT_ASKED)
 
     def _plan(self, diagnosis: Diagnosis, observation: Observation, remedy: Remedy | None) -> Plan:
-        timer = observation.watchdog
         chosen = plan(
             diagnosis,
             self._case.times,
             remedy=remedy,
-            watchdog_runs=None if timer is None else timer.running,
+            watchdog=observation.watchdog,
             host_is_asked=self._case.host is not None,
         )
         self._chart.remedy = chosen.remedy

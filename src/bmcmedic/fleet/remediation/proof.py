@@ -120,13 +120,13 @@ class Proof:
         )
         self._return = back
         self._session = back.session
-        polls = f"{back.polls} polls, {back.missed} of them silent"
+        polls = f"asked {back.polls} times, {back.missed} times silent"
         if back.session is None:
             detail = f"no usable answer within {back.after_s:.0f} s ({polls}): {back.last_detail}"
             await self._chart.step("poll", "not-back", detail)
             self._chart.fails(Ending.NOT_DONE, f"the BMC did not come back: {detail}")
             return
-        await self._chart.step("poll", "back", f"after {back.after_s:.1f} s, {polls}")
+        await self._chart.step("poll", "back", f"after {back.after_s:.1f} s: {polls}")
 
     async def _restart_evidence(self, session: BmcSession) -> None:
         if self._old_said[-1] is verify.OldSession.SILENT:

@@ -1,0 +1,111 @@
+"""`bmcmedic heal`: from what the host saw to a BMC that is proven well, or sent to repair."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmcmedic.cli.common import (
+    CipherSuiteOption,
+    JsonOption,
+    KgFileOption,
+    PasswordFileOption,
+    UserOption,
+    cipher_suites,
+    read_credentials,
+)
+from bmcmedic.cli.remedy import (
+    QuietOption,
+    ReturnOption,
+    SteadyOption,
+    TargetArgument,
+    YesOption,
+    remedy,
+    times,
+)
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.fleet.inventory import parse_target
+from bmcmedic.fleet.remediation import Remediation
+from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.fleet.triage_command import TriageCommand
+from bmcmedic.model import HostReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add `heal` to the program."""
+    app.command("heal")(heal)
+
+
+def heal(
+    target: TargetArgument,
+    symptoms: Annotated[
+        str | None,
+        typer.Option(
+            "--symptoms",
+            metavar="FILE|-",
+            help="What the host saw: the output of `bmcmedic triage --json`; - is stdin.",
+        ),
+    ] = None,
+    in_band_hung: Annotated[
+        bool,
+        typer.Option("--in-band-hung", help="Your own word that the BMC hangs towards its host."),
+    ] = False,
+    triage_command: Annotated[
+        str | None,
+        typer.Option(
+            "--triage-command",
+            metavar="CMD",
+            help="Run before and after, such as `ssh host bmcmedic triage --json`: it proves that"
+            " the host is at rest and was left alone.",
+        ),
+    ] = None,
+    yes: YesOption = False,
+    quiet_time: QuietOption = 45.0,
+    return_time: ReturnOption = 300.0,
+    steady_time: SteadyOption = 30.0,
+    user: UserOption = None,
+    password_file: PasswordFileOption = None,
+    kg_file: KgFileOption = None,
+    cipher_suite: CipherSuiteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out what ails one BMC, heal it over lanplus if a cold reset can, and prove it.
+
+    Over LAN alone a BMC that hangs towards its host looks well: say what the host saw with
+    --symptoms or --triage-command, or give your word with --in-band-hung.
+
+    Exit status: 0 healthy or healed; 1 not healed, needs repair; 2 usage; 3 refused.
+    """
+    one = parse_target(target)
+    waits = times(quiet_time, return_time, steady_time)
+    credentials = read_credentials(user, password_file, kg_file)
+    host = None if triage_command is None else TriageCommand.parse(triage_command)
+    report = None if symptoms is None else _read_symptoms(symptoms)
+    status = remedy(
+        one,
+        credentials,
+        tuple(cipher_suites(cipher_suite)),
+        Remediation.heal,
+        waits=waits,
+        as_json=as_json,
+        yes=yes,
+        report=report,
+        host=host,
+        in_band_hung=in_band_hung,
+    )
+    raise typer.Exit(status)
+
+
+def _read_symptoms(source: str) -> HostReport:
+    if source == "-":
+        return parse_host_report(sys.stdin.buffer.read(REPORT_BYTES_MAX + 1), source="--symptoms -")
+    try:
+        with Path(source).open("rb") as file:
+            raw = file.read(REPORT_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"--symptoms {source}: {reason}") from None
+    return parse_host_report(raw, source=f"--symptoms {source}")

@@ -1,0 +1,122 @@
+"""What `reset` and `heal` share: their options, running one remediation, and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+
+from bmcmedic.cli.progress import Progress
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.fleet.inventory import Target
+from bmcmedic.fleet.link import LanLink, SystemTimekeeper
+from bmcmedic.fleet.plan import Times
+from bmcmedic.fleet.remediation import Case, HostSource, Remediation
+from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.model import HostReport, Verdict
+
+EXIT_STATUS: dict[str, int] = {
+    "healthy": 0,
+    "healed": 0,
+    "healed-lan-only": 0,
+    "needs-repair": 1,
+    "back": 0,
+    "back-host-changed": 1,
+    "not-back": 1,
+    "refused": 3,
+}
+"""By verdict; 2 is usage."""
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+WAIT_S_MAX = 6 * 3600.0
+
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="One BMC: host[:port] or [ipv6]:port.")
+]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Do not ask; needed where stdin is no terminal.")
+]
+QuietOption = Annotated[
+    float,
+    typer.Option(
+        "--quiet-time", metavar="S", help="Leave the BMC alone this long after the reset."
+    ),
+]
+ReturnOption = Annotated[
+    float, typer.Option("--return-time", metavar="S", help="From the reset until it must answer.")
+]
+SteadyOption = Annotated[
+    float, typer.Option("--steady-time", metavar="S", help="How long it must stay well then.")
+]
+
+
+def times(quiet_s: float, return_s: float, steady_s: float) -> Times:
+    """The times from their options; raises ConfigurationError."""
+    for option, value in (
+        ("--quiet-time", quiet_s),
+        ("--return-time", return_s),
+        ("--steady-time", steady_s),
+    ):
+        if not 0 <= value <= WAIT_S_MAX:
+            raise ConfigurationError(f"{option} is 0 to {WAIT_S_MAX:g} seconds, not {value:g}")
+    if return_s <= quiet_s:
+        raise ConfigurationError(
+            f"--return-time ({return_s:g} s, from the reset) must be longer than --quiet-time"
+            f" ({quiet_s:g} s), in which nothing is asked"
+        )
+    return Times(quiet_s, return_s, steady_s)
+
+
+def remedy(
+    target: Target,
+    credentials: Credentials,
+    suites: tuple[int, ...],
+    course: Callable[[Remediation], Awaitable[Verdict]],
+    *,
+    waits: Times,
+    as_json: bool,
+    yes: bool,
+    report: HostReport | None = None,
+    host: HostSource | None = None,
+    in_band_hung: bool = False,
+) -> int:
+    """Run one remediation to its verdict, print it, and return the exit status."""
+    progress = Progress(target.name, as_json=as_json, assume_yes=yes)
+    case = Case(
+        link=LanLink(target.name, target.host, target.port, credentials, suites),
+        time=SystemTimekeeper(),
+        journal=progress,
+        confirm=progress.confirm,
+        times=waits,
+        report=report,
+        host=host,
+        in_band_hung=in_band_hung,
+    )
+    remediation = Remediation(case)
+    try:
+        verdict = asyncio.run(_run(course(remediation)))
+    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+        progress.quiet()
+        print(f"\nbmcmedic: interrupted. {remediation.standing()}", file=sys.stderr)
+        return EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED
+    finally:
+        progress.quiet()
+    progress.verdict(verdict)
+    if as_json:
+        print(json.dumps(verdict.to_json()), flush=True)
+    return EXIT_STATUS[verdict.verdict]
+
+
+async def _run(course: Awaitable[Verdict]) -> Verdict:
+    """Await it, and let SIGTERM end it as Ctrl-C does: in order, with a word about the state."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await course
