@@ -104,12 +104,14 @@ class Progress:
         self._console.print(head)
         if verdict.verdict != "healthy":
             known = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
-            self._console.print(
-                f"  resets sent: {verdict.resets_sent}; host left alone: {known}; power"
-                f" {verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
-            )
+            power = f"{verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
+            sent = f"  resets sent: {verdict.resets_sent}"
+            if verdict.resets_sent:
+                sent += f"; host left alone: {known}; power {power}"
+            self._console.print(Text(sent))
             for line in verdict.evidence:
-                self._console.print(Text(f"  - {line}"))
+                if not good or line.lower().startswith("watchdog"):
+                    self._console.print(Text(f"  - {line}"))
 
 
 async def _read_line() -> str:

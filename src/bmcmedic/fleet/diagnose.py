@@ -179,6 +179,5 @@ def self_test_text(observation: Observation) -> str:
 
 
 def describe(diagnosis: Diagnosis) -> str:
-    """The diagnosis in one line."""
-    evidence = "; ".join(diagnosis.evidence)
-    return f"{diagnosis.kind}: {evidence}" if evidence else str(diagnosis.kind)
+    """What speaks for the diagnosis, in one line."""
+    return "; ".join(diagnosis.evidence)

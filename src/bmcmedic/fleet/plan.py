@@ -94,6 +94,7 @@ def plan(
     chosen = by_diagnosis
     if remedy is not None and by_diagnosis in (Remedy.COLD_RESET, Remedy.NOTHING):
         chosen = remedy
+        reason = _REASONS[DiagnosisKind.ORDERED][1]
     if chosen not in (Remedy.COLD_RESET, Remedy.WARM_RESET):
         return Plan(chosen, reason)
     return Plan(chosen, reason, _steps(chosen, times, watchdog, host_is_asked))

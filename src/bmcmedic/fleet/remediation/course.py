@@ -245,7 +245,7 @@ class Remediation:
         await self._chart.step("acting-session", "open", "a session at Administrator level")
 
     async def _ask_for_leave(self, diagnosis: Diagnosis, chosen: Plan) -> None:
-        await self._case.journal.intends("confirm", "; ".join(chosen.steps))
+        await self._case.journal.intends("confirm", f"asking for leave: {chosen.remedy}")
         refusal = await self._case.confirm(diagnosis, chosen)
         facts = GuardrailFacts(
             confirmed=refusal is None,
@@ -323,7 +323,8 @@ def _updating(observation: Observation) -> str | None:
 
 
 def _identity_detail(observation: Observation, report: HostReport) -> str:
-    guids = [g.hex() for g in (observation.system_guid, observation.device_guid) if g is not None]
+    known = (observation.system_guid, observation.device_guid)
+    guids = dict.fromkeys(guid.hex() for guid in known if guid is not None)
     host = report.product_uuid or report.bmc_guid or "unknown"
     return (
         f"host {report.hostname or 'unnamed'} has the id {host},"

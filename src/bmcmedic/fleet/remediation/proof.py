@@ -10,8 +10,12 @@ from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
 from bmcmedic.fleet.remediation.case import Ending
 from bmcmedic.fleet.remediation.chart import Chart
 from bmcmedic.fleet.triage_command import TriageFailed
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.model import HostReport, Remedy
+
+PAT_AWAITED_S_MAX = 60.0
+"""After the steady time, for a host that pats its watchdog timer seldom."""
 
 _WORST = (Ending.NOT_DONE, Ending.HOST_CHANGED)
 """A host that went down with its BMC outweighs whatever else went wrong."""
@@ -25,7 +29,7 @@ class Proof:
         chart: Chart,
         sent: act.ResetSent,
         old_session: BmcSession,
-        timer_held: act.TimerLook | None,
+        timer_held: GetWatchdogTimerRspLook | None,
     ) -> None:
         self._case = chart.case
         self._chart = chart
@@ -143,9 +147,7 @@ class Proof:
         self._chart.evidence += lines
         await self._chart.step("restart-evidence", restart.value, "; ".join(lines))
         if restart is not verify.Restart.PROVEN:
-            self._chart.fails(
-                Ending.NOT_DONE, f"that the BMC restarted is {restart.value}: {lines[0]}"
-            )
+            self._chart.fails(Ending.NOT_DONE, lines[0])
 
     async def _self_test(self, session: BmcSession) -> None:
         case, sent = self._case, self._sent
@@ -266,10 +268,27 @@ class Proof:
         if steady.power_seen_off and self._chart.untouched is not True:
             self._chart.untouched = False
 
+    async def _await_pat(self, session: BmcSession, held: GetWatchdogTimerRsp) -> bool:
+        """Wait for the host's pat a little longer: who pats at all does it within the countdown."""
+        case = self._case
+        until_s = case.time.monotonic() + min(held.initial_countdown_s, PAT_AWAITED_S_MAX)
+        before = await act.look_at_timer(session, case.time)
+        while case.time.monotonic() < until_s:
+            left_s = until_s - case.time.monotonic()
+            case.journal.waits("watchdog-restore", left_s, "until the host pats the timer")
+            await case.time.sleep(min(case.times.poll_s, left_s))
+            now = await act.look_at_timer(session, case.time)
+            if before is not None and now is not None and act.was_patted(before, now):
+                return True
+            before = now or before
+        return False
+
     async def _end_restore(self) -> None:
         hold, begun, session = self._chart.hold, self._chart.restore, self._session
         if hold is None or hold.timer is None or begun is None or session is None:
             return
+        if not self._patted and begun.state in (act.RestoreState.TRIAL, act.RestoreState.STOPPED):
+            self._patted = await self._await_pat(session, hold.timer)
         self._chart.restore = await act.end_restore(
             session, self._case.time, hold.timer, begun, patted=self._patted
         )
