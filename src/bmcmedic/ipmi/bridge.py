@@ -8,7 +8,7 @@ of the first. Both messages of a pair carry one sequence number, so a single loo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bmcmedic.errors import RemoteProtocolError
 from bmcmedic.ipmi.commands._command import require_range
@@ -33,56 +33,54 @@ class Bridge:
         require_range("target LUN", self.target_lun, 3)
         require_range("requester address", self.requester_address, 0xFF)
 
+    def wrap(self, request: RequestMessage) -> RequestMessage:
+        """The Send Message that carries `request` to the target.
 
-def wrap(bridge: Bridge, request: RequestMessage) -> RequestMessage:
-    """The Send Message that carries `request` to the bridge's target.
+        Who asks whom inside is the bridge's; the outer message keeps the request's own requester
+        and sequence number.
+        """
+        inner = request._replace(
+            responder=self.target_address,
+            responder_lun=self.target_lun,
+            requester=self.requester_address,
+            requester_lun=0,
+        )
+        send = SendMessageReq(self.channel, inner.encode(), Tracking.TRACK_REQUEST)
+        return RequestMessage(
+            netfn=send.netfn,
+            command=send.command,
+            data=send.encode(),
+            sequence=request.sequence,
+            requester=request.requester,
+            requester_lun=request.requester_lun,
+        )
 
-    Who asks whom inside is the bridge's; the outer message keeps the request's own requester and
-    sequence number.
-    """
-    inner = replace(
-        request,
-        responder=bridge.target_address,
-        responder_lun=bridge.target_lun,
-        requester=bridge.requester_address,
-        requester_lun=0,
-    )
-    send = SendMessageReq(bridge.channel, inner.encode(), Tracking.TRACK_REQUEST)
-    return RequestMessage(
-        netfn=send.netfn,
-        command=send.command,
-        data=send.encode(),
-        sequence=request.sequence,
-        requester=request.requester,
-        requester_lun=request.requester_lun,
-    )
+    @staticmethod
+    def unwrap(request: RequestMessage, response: ResponseMessage) -> ResponseMessage | None:
+        """The bridged response that `response` is or carries; None when it is still to come.
+
+        `request` is what was given to `wrap`. A message that answers something else is None too.
+        Raises: CompletionCodeError when the BMC could not send the message on; RemoteProtocolError
+        when what it put into its response is no response to the request.
+        """
+        if response.sequence != request.sequence:
+            return None
+        if not is_first_part(response):
+            return response if _answers(request, response) else None
+        body = SendMessageReq.decode_response(response.completion_code, response.data)
+        if not body.data:
+            return None
+        inner = ResponseMessage.decode(body.data)
+        if inner.sequence != request.sequence or not _answers(request, inner):
+            raise RemoteProtocolError(
+                "the bridged response answers another request", section="6.13", raw=body.data
+            )
+        return inner
 
 
 def is_first_part(response: ResponseMessage) -> bool:
     """Whether this is the response to the Send Message itself."""
     return response.netfn == SendMessageReq.netfn | 1 and response.command == SendMessageReq.command
-
-
-def unwrap(request: RequestMessage, response: ResponseMessage) -> ResponseMessage | None:
-    """The bridged response that `response` is or carries; None when it is still to come.
-
-    `request` is what was given to `wrap`. A message that answers something else is None too.
-    Raises: CompletionCodeError when the BMC could not send the message on; RemoteProtocolError
-    when what it put into its response is no response to the request.
-    """
-    if response.sequence != request.sequence:
-        return None
-    if not is_first_part(response):
-        return response if _answers(request, response) else None
-    body = SendMessageReq.decode_response(response.completion_code, response.data)
-    if not body.data:
-        return None
-    inner = ResponseMessage.decode(body.data)
-    if inner.sequence != request.sequence or not _answers(request, inner):
-        raise RemoteProtocolError(
-            "the bridged response answers another request", section="6.13", raw=body.data
-        )
-    return inner
 
 
 def wrapped_request(send: SendMessageReq) -> RequestMessage:
@@ -94,8 +92,7 @@ def second_part(
     outer: RequestMessage, inner: RequestMessage, completion_code: int, data: bytes = b""
 ) -> ResponseMessage:
     """The bridged response as the BMC hands it to the console that sent `outer`."""
-    return replace(
-        inner.reply(completion_code, data),
+    return inner.reply(completion_code, data)._replace(
         requester=outer.requester,
         requester_lun=outer.requester_lun,
     )

@@ -6,7 +6,7 @@ rqSeq<<2 | requester LUN | command | [completion code] | data … | checksum of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bmcmedic.errors import LocalProtocolError, RemoteProtocolError
 from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, REMOTE_CONSOLE_SWID
@@ -23,8 +23,7 @@ def checksum(data: bytes) -> int:
     return -sum(data) & 0xFF
 
 
-@dataclass(frozen=True, slots=True)
-class RequestMessage:
+class RequestMessage(NamedTuple):
     """A request: who asks whom for what. `netfn` is even."""
 
     netfn: int
@@ -42,6 +41,8 @@ class RequestMessage:
             raise LocalProtocolError(f"a request's netFn is even and below 0x40: {self.netfn:#x}")
         if not 0 <= self.sequence <= 0x3F:
             raise LocalProtocolError(f"rqSeq has 6 bits: {self.sequence}")
+        if (self.responder_lun | self.requester_lun) & ~3:
+            raise LocalProtocolError("a LUN has 2 bits")
         if len(self.data) + _REQUEST_OVERHEAD > MESSAGE_BYTES_MAX:
             raise LocalProtocolError(f"request data of {len(self.data)} bytes is too long")
         first = self.responder, self.netfn << 2 | self.responder_lun
@@ -70,7 +71,7 @@ class RequestMessage:
 
     def with_sequence(self, sequence: int) -> RequestMessage:
         """The same request under another rqSeq."""
-        return replace(self, sequence=sequence)
+        return self._replace(sequence=sequence)
 
     def reply(self, completion_code: int, data: bytes = b"") -> ResponseMessage:
         """The response that answers this request."""
@@ -87,8 +88,7 @@ class RequestMessage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseMessage:
+class ResponseMessage(NamedTuple):
     """A response; `netfn` is odd. The address fields name the same parties as in the request."""
 
     netfn: int

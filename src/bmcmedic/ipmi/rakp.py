@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bmcmedic.errors import RemoteProtocolError, RmcpPlusStatusError
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES, CipherSuite
@@ -65,8 +66,7 @@ _ALGORITHMS = {suite_id: _algorithms(suite) for suite_id, suite in CIPHER_SUITES
 _SUITE_OF = {payloads: CIPHER_SUITES[suite_id] for suite_id, payloads in _ALGORITHMS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSessionRequest:
+class OpenSessionRequest(NamedTuple):
     """RMCP+ Open Session Request (section 13.17)."""
 
     tag: int
@@ -101,8 +101,7 @@ class OpenSessionRequest:
         return cls(tag, privilege & 0x0F, console_session_id, payload[8:])
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSessionResponse:
+class OpenSessionResponse(NamedTuple):
     """RMCP+ Open Session Response (section 13.18); with a status it ends after SIDm.
 
     Field: refusals of 1 to 36 bytes have been seen; only tag and status are needed to read one.
@@ -114,6 +113,11 @@ class OpenSessionResponse:
     console_session_id: int
     managed_session_id: int = 0
     algorithms: bytes = b""
+
+    @property
+    def suite(self) -> CipherSuite | None:
+        """The suite that the BMC took, or None for one this package does not speak."""
+        return _SUITE_OF.get(self.algorithms)
 
     def encode(self) -> bytes:
         """The payload: 36 bytes, or 8 for a refusal."""
@@ -140,8 +144,7 @@ class OpenSessionResponse:
         return cls(tag, status, privilege, console_session_id, managed_session_id, payload[12:])
 
 
-@dataclass(frozen=True, slots=True)
-class Rakp1:
+class Rakp1(NamedTuple):
     """RAKP Message 1: remote console to managed system (section 13.20)."""
 
     tag: int
@@ -178,8 +181,7 @@ class Rakp1:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Rakp2:
+class Rakp2(NamedTuple):
     """RAKP Message 2: managed system to remote console (section 13.21)."""
 
     tag: int
@@ -187,7 +189,10 @@ class Rakp2:
     console_session_id: int
     managed_random: bytes = b""
     managed_guid: bytes = b""
-    key_exchange_code: bytes = field(default=b"", repr=False)
+    key_exchange_code: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Rakp2(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
         """The payload: 40 bytes and the code, or 8 for a refusal."""
@@ -206,14 +211,16 @@ class Rakp2:
         return cls(tag, status, console_session_id, payload[8:24], payload[24:40], payload[40:])
 
 
-@dataclass(frozen=True, slots=True)
-class Rakp3:
+class Rakp3(NamedTuple):
     """RAKP Message 3: remote console to managed system (section 13.22)."""
 
     tag: int
     status: int
     managed_session_id: int
-    key_exchange_code: bytes = field(default=b"", repr=False)
+    key_exchange_code: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Rakp3(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
         """The payload: 8 bytes and the code."""
@@ -231,14 +238,16 @@ class Rakp3:
         return cls(tag, status, managed_session_id, payload[8:])
 
 
-@dataclass(frozen=True, slots=True)
-class Rakp4:
+class Rakp4(NamedTuple):
     """RAKP Message 4: managed system to remote console (section 13.23)."""
 
     tag: int
     status: int
     console_session_id: int
-    integrity_check_value: bytes = field(default=b"", repr=False)
+    integrity_check_value: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Rakp4(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
         """The payload: 8 bytes and the value."""
@@ -255,7 +264,7 @@ class Rakp4:
         return cls(tag, status, console_session_id, payload[8:])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class KeyExchange:
     """What both sides know after RAKP 2; every code and key is computed from it.
 
@@ -273,10 +282,6 @@ class KeyExchange:
     user_name: bytes
     password: bytes = field(repr=False)
     kg: bytes = field(default=b"", repr=False)
-
-    def with_managed_system(self, managed_random: bytes, managed_guid: bytes) -> KeyExchange:
-        """The same exchange once RAKP 2 has told the other side's part."""
-        return replace(self, managed_random=managed_random, managed_guid=managed_guid)
 
     def _identity(self) -> bytes:
         return bytes((self.role, len(self.user_name))) + self.user_name

@@ -76,7 +76,7 @@ HANDSHAKES_MAX = 16
 """Set-ups that one `open()` may start before it gives up, whatever its deadline."""
 
 _CLOSE_SESSION = 0x3C
-_SEND_MESSAGE = 0x34
+_SEND_MESSAGE_RESPONSE = (NetFn.APP | 1, 0x34)
 
 
 class RemoteConsole:
@@ -405,13 +405,15 @@ class RemoteConsole:
             if response.netfn != request.netfn | 1 or response.command != request.command:
                 raise RemoteProtocolError("not the answer awaited", section="13.8")
             return self._answered(response)
-        if response.command == SEND_MESSAGE and response.completion_code:
+        is_first_part = (response.netfn, response.command) == _SEND_MESSAGE_RESPONSE
+        if is_first_part and response.completion_code:
             return self._answered(response)
         inner = self._bridge.unwrap(request, response)
         if inner is not None:
             return self._answered(inner)
-        # Accepted: sending it again would ask the satellite twice.
-        self._repeats = False
+        if is_first_part:
+            # Accepted: sending it again would ask the satellite twice.
+            self._repeats = False
         return None
 
     def _answered(self, response: ResponseMessage) -> Event:
