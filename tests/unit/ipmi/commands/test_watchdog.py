@@ -1,0 +1,147 @@
+"""The watchdog timer: what cannot be sent, what must be readable, and setting it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from bmcmedic.errors import (
+    CompletionCodeError,
+    InvalidDataField,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from bmcmedic.ipmi.commands.watchdog import (
+    COUNTDOWN_S_MAX,
+    UNINITIALIZED,
+    ExpirationFlags,
+    GetWatchdogTimerRsp,
+    PretimeoutInterrupt,
+    ResetWatchdogTimerReq,
+    SetWatchdogTimerReq,
+    TimeoutAction,
+    TimerUse,
+)
+from bmcmedic.ipmi.constants import PrivilegeLevel
+
+
+def setting(countdown_s: float, pretimeout_s: int = 0) -> SetWatchdogTimerReq:
+    return SetWatchdogTimerReq(
+        use=TimerUse.SMS_OS,
+        action=TimeoutAction.HARD_RESET,
+        initial_countdown_s=countdown_s,
+        pretimeout_interrupt=PretimeoutInterrupt.NMI,
+        pretimeout_interval_s=pretimeout_s,
+    )
+
+
+def test_the_longest_countdown_is_all_ones() -> None:
+    assert setting(COUNTDOWN_S_MAX).encode()[4:] == b"\xff\xff"
+    assert setting(0.0).encode()[4:] == b"\x00\x00"
+
+
+def test_the_countdown_is_rounded_to_tenths() -> None:
+    assert setting(0.26).encode()[4:] == b"\x03\x00"
+
+
+@pytest.mark.parametrize("countdown_s", [-0.1, 6553.6, 10_000.0, float("nan"), float("inf")])
+def test_a_countdown_that_does_not_fit_is_our_mistake(countdown_s: float) -> None:
+    with pytest.raises(LocalProtocolError, match="countdown is 0 to"):
+        setting(countdown_s)
+
+
+@pytest.mark.parametrize(("countdown_s", "pretimeout_s"), [(60.0, 60), (60.0, 61), (0.0, 1)])
+def test_a_pretimeout_fits_into_the_countdown(countdown_s: float, pretimeout_s: int) -> None:
+    with pytest.raises(LocalProtocolError, match="does not fit"):
+        setting(countdown_s, pretimeout_s)
+    assert setting(countdown_s, 0).pretimeout_interval_s == 0
+
+
+def test_a_pretimeout_has_a_byte() -> None:
+    with pytest.raises(LocalProtocolError, match="0 to 255"):
+        setting(600.0, 256)
+
+
+def test_the_reserved_use_is_not_sent() -> None:
+    with pytest.raises(LocalProtocolError, match="reserved"):
+        SetWatchdogTimerReq(TimerUse.UNSPECIFIED, TimeoutAction.NONE, 60.0)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "000100005802",  # use 0
+        "060100005802",  # use 6
+        "040500005802",  # action 5
+        "044100005802",  # pretimeout interrupt 4
+        "0401ff00b400",  # pretimeout of 255 s in a countdown of 18 s
+    ],
+)
+def test_an_impossible_request_of_others_is_their_mistake(raw: str) -> None:
+    with pytest.raises(InvalidDataField) as broken:
+        SetWatchdogTimerReq.decode(bytes.fromhex(raw))
+    assert broken.value.section == "27.6"
+
+
+@pytest.mark.parametrize("length", [0, 5, 7])
+def test_a_set_request_has_6_bytes(length: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="expected 6 bytes") as broken:
+        SetWatchdogTimerReq.decode(bytes(length))
+    assert not isinstance(broken.value, InvalidDataField)
+
+
+def test_a_timer_that_nobody_ever_set_can_be_read() -> None:
+    timer = GetWatchdogTimerRsp.decode(bytes(8))
+    assert not timer.running
+    assert timer.use is TimerUse.UNSPECIFIED
+    assert timer.expiration_flags == ExpirationFlags(0)
+
+
+def test_a_timer_is_set_again_as_it_was_seen() -> None:
+    timer = GetWatchdogTimerRsp.decode(bytes.fromhex("c4310a10580219 02".replace(" ", "")))
+    assert timer.running
+    request = timer.set_request()
+    # Stopped, as "don't stop" is left out, and the expiration flags are nobody's to clear.
+    assert request.encode().hex() == "84310a005802"
+    assert timer.set_request(dont_stop=True).encode().hex() == "c4310a005802"
+
+
+def test_a_timer_is_lengthened_or_disarmed() -> None:
+    timer = GetWatchdogTimerRsp.decode(bytes.fromhex("44010a0058021902"))
+    lengthened = timer.set_request(initial_countdown_s=900.0, dont_stop=True)
+    assert lengthened.initial_countdown_s == 900.0
+    assert lengthened.action is TimeoutAction.HARD_RESET
+    assert lengthened.pretimeout_interval_s == 10
+    disarmed = timer.set_request(action=TimeoutAction.NONE)
+    assert disarmed.action is TimeoutAction.NONE
+    assert not disarmed.dont_stop
+
+
+def test_a_timer_with_impossible_values_can_still_be_set_again() -> None:
+    # Use 0, and a pretimeout of 255 s in a countdown of 60 s.
+    timer = GetWatchdogTimerRsp.decode(bytes.fromhex("4021ff0058025802"))
+    request = timer.set_request()
+    assert request.use is TimerUse.SMS_OS
+    assert request.pretimeout_interval_s == 0
+    assert request.pretimeout_interrupt is PretimeoutInterrupt.NONE
+    assert request.initial_countdown_s == 60.0
+
+
+def test_a_reset_before_any_set_is_told_by_its_own_code() -> None:
+    with pytest.raises(CompletionCodeError, match="never set") as refusal:
+        ResetWatchdogTimerReq.decode_response(UNINITIALIZED, b"")
+    assert refusal.value.code == 0x80
+    assert not refusal.value.is_temporary
+
+
+def test_setting_and_starting_need_an_operator() -> None:
+    assert SetWatchdogTimerReq.privilege is PrivilegeLevel.OPERATOR
+    assert ResetWatchdogTimerReq.privilege is PrivilegeLevel.OPERATOR
+
+
+def test_actions_are_named_as_the_output_names_them() -> None:
+    assert [action.text for action in TimeoutAction] == [
+        "none",
+        "hard reset",
+        "power down",
+        "power cycle",
+    ]
