@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bmcmedic.errors import AuthenticationFailed, NoAnswer, RmcpPlusStatusError
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES
-from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
+from bmcmedic.ipmi.console_options import ConsoleOptions
+from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.events import (
     Event,
-    RequestUnanswered,
     ResponseReceived,
     SessionClosed,
-    SessionFailed,
     SessionOpened,
 )
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
@@ -93,13 +91,15 @@ def make_pair(
     rng = random.Random(seed)
     return Pair(
         RemoteConsole(
-            Credentials(user, password, kg),
-            random_bytes=rng.randbytes,
-            aes=aes_cbc,
-            privilege=privilege,
-            cipher_suites=suites,
-            may_reopen=may_reopen,
-            name_only_lookup=name_only_lookup,
+            ConsoleOptions(
+                Credentials(user, password, kg),
+                rng.randbytes,
+                aes_cbc,
+                privilege=privilege,
+                cipher_suites=suites,
+                name_only_lookup=name_only_lookup,
+                may_reopen=may_reopen,
+            )
         ),
         ManagedSystem(
             guid=GUID,

@@ -20,13 +20,14 @@ from bmcmedic.fleet.symptoms import parse_host_report
 from bmcmedic.fleet.triage_command import TriageFailed
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
+from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S, ConsoleOptions
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.events import Event, RequestUnanswered, ResponseReceived, SessionFailed
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
-from bmcmedic.ipmi.remote_console import RETRANSMIT_FIRST_S, RemoteConsole
+from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.model import HostReport
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Door
@@ -185,11 +186,13 @@ class VirtualSession:
         self._virtual = virtual
         self._privilege = privilege
         self._console = RemoteConsole(
-            Credentials("admin", password),
-            random_bytes=virtual.rng.randbytes,
-            aes=aes_cbc,
-            privilege=privilege,
-            retransmit_first_s=retransmit_first_s,
+            ConsoleOptions(
+                Credentials("admin", password),
+                virtual.rng.randbytes,
+                aes_cbc,
+                privilege=privilege,
+                retransmit_first_s=retransmit_first_s,
+            )
         )
 
     async def open(self, deadline: float) -> None:

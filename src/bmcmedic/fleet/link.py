@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 from bmcmedic.clock import Clock, SystemClock
 from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.ipmi.remote_console import RETRANSMIT_FIRST_S
 from bmcmedic.transport.lan_engine import Address
 from bmcmedic.transport.lanplus import Credentials, LanPlus, resolve, sessionless_exchange
 

@@ -24,9 +24,10 @@ from bmcmedic.errors import (
     TransportError,
 )
 from bmcmedic.fleet.inventory import Target, literal_address
-from bmcmedic.fleet.questions import DETAIL_QUESTIONS, POWER_QUESTION, Question
+from bmcmedic.fleet.questions import POWER_QUESTION, Question
 from bmcmedic.fleet.resolver import Resolver
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES
+from bmcmedic.ipmi.console_options import ConsoleOptions
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.events import (
@@ -131,12 +132,21 @@ class Prober:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._targets = list(targets)
-        self._credentials = credentials
         self._options = options
+        self._console_options = ConsoleOptions(
+            credentials,
+            os.urandom,
+            aes_cbc,
+            cipher_suites=options.cipher_suites,
+            may_reopen=options.keep_sessions,
+        )
         self._on_result = on_result
         self._monotonic = monotonic
         self._questions: tuple[Question, ...] = (POWER_QUESTION,)
         if options.detail:
+            # Four chapters that a plain sweep starts without.
+            from bmcmedic.fleet.detail_questions import DETAIL_QUESTIONS
+
             self._questions += DETAIL_QUESTIONS
         self._messages = tuple(
             RequestMessage(question.request.netfn, question.request.command)
@@ -263,13 +273,7 @@ class Prober:
         self._open_session(probe, self._monotonic())
 
     def _open_session(self, probe: _Probe, now: float) -> None:
-        probe.console = RemoteConsole(
-            self._credentials,
-            random_bytes=os.urandom,
-            aes=aes_cbc,
-            cipher_suites=self._options.cipher_suites,
-            may_reopen=self._options.keep_sessions,
-        )
+        probe.console = RemoteConsole(self._console_options)
         self._open_count += 1
         self.count(probe)
         try:

@@ -1,6 +1,6 @@
 """The remote console's side of one RMCP+ session (sections 13.14 to 13.24, 6.12).
 
-    console = RemoteConsole(credentials, …)
+    console = RemoteConsole(options)
     console.open(now, deadline)
     console.datagrams_to_send()           -> what belongs on the wire now
     console.receive_datagram(data, now)   -> an event or None
@@ -11,25 +11,24 @@ One request is outstanding at a time: BMCs do one thing at a time and answer mor
 
 from __future__ import annotations
 
-import hmac
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bmcmedic.errors import (
-    AuthenticationFailed,
     BmcmedicError,
+    BmcRefusal,
     LocalProtocolError,
     NoAnswer,
     RemoteProtocolError,
+    RmcpPlusStatusError,
 )
-from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, cipher_suite
-from bmcmedic.ipmi.constants import (
-    NetFn,
-    PrivilegeLevel,
-    RmcpPlusStatus,
+from bmcmedic.ipmi.cipher_suites import CipherSuite
+from bmcmedic.ipmi.console_options import (
+    RETRANSMIT_BACKOFF_FACTOR,
+    RETRANSMIT_FIRST_S,
+    ConsoleOptions,
 )
-from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.ipmi.constants import NetFn, RmcpPlusStatus
 from bmcmedic.ipmi.events import (
     Event,
     RequestUnanswered,
@@ -38,36 +37,17 @@ from bmcmedic.ipmi.events import (
     SessionFailed,
     SessionOpened,
 )
+from bmcmedic.ipmi.handshake import Handshake
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
-from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram
-from bmcmedic.ipmi.rakp import (
-    NAME_ONLY_LOOKUP,
-    SUITE_REFUSALS,
-    KeyExchange,
-    OpenSessionRequest,
-    OpenSessionResponse,
-    Rakp1,
-    Rakp2,
-    Rakp3,
-    Rakp4,
-    session_refusal,
-)
-from bmcmedic.ipmi.session import (
-    REMOTE_CONSOLE_AHEAD_MAX,
-    AesFactory,
-    RandomBytes,
-    Session,
-    random_session_id,
-)
+from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram, plus_header
+from bmcmedic.ipmi.rakp import SUITE_REFUSALS
+from bmcmedic.ipmi.session import Session
 from bmcmedic.ipmi.states import TRANSITIONS, State, Trigger
 
 if TYPE_CHECKING:
     # Loaded by who bridges, and by nobody else: a sweep starts without it.
     from bmcmedic.ipmi.bridge import Bridge
 
-RETRANSMIT_FIRST_S = 0.25
-RETRANSMIT_BACKOFF_FACTOR = 1.1
-"""Small on purpose: under loss each doubling costs more answers than it saves datagrams."""
 RAKP_TRANSMISSIONS_MAX = 4
 """Unanswered RAKP messages after which set-up starts anew: the BMC may have dropped our half."""
 REOPEN_AFTER_TRANSMISSIONS = 4
@@ -87,80 +67,47 @@ class RemoteConsole:
     """
 
     __slots__ = (
-        "_aes",
         "_bridge",
-        "_console_session_id",
-        "_credentials",
         "_deadline",
-        "_exchange",
+        "_handshake",
         "_handshakes",
         "_interval",
-        "_kept_request",
-        "_lookup",
-        "_may_reopen",
+        "_is_kept",
+        "_options",
         "_outbox",
         "_payload",
         "_payload_type",
-        "_privilege",
-        "_rakp1",
-        "_random_bytes",
         "_repeats",
         "_request",
         "_retransmit_at",
-        "_retransmit_first_s",
-        "_role",
         "_sequence",
         "_session",
-        "_suites",
-        "_tag",
         "_transmissions",
         "discarded",
         "state",
         "suite",
     )
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        *,
-        random_bytes: RandomBytes,
-        aes: AesFactory,
-        privilege: PrivilegeLevel = PrivilegeLevel.USER,
-        cipher_suites: Sequence[int] = DEFAULT_CIPHER_SUITES,
-        name_only_lookup: bool = True,
-        may_reopen: bool = False,
-        retransmit_first_s: float = RETRANSMIT_FIRST_S,
-    ) -> None:
-        """`retransmit_first_s`: longer for a BMC known to be slow, which each repeat slows more."""
-        self._credentials = credentials
-        self._random_bytes = random_bytes
-        self._aes = aes
-        self._privilege = privilege
-        self._role = privilege | (NAME_ONLY_LOOKUP if name_only_lookup else 0)
-        self._suites = tuple(cipher_suite(suite_id) for suite_id in cipher_suites)
-        if not self._suites:
-            raise LocalProtocolError("no cipher suite to propose")
-        self.suite = self._suites[0]
-        self._may_reopen = may_reopen
-        self._retransmit_first_s = retransmit_first_s
+    def __init__(self, options: ConsoleOptions) -> None:
+        self._options = options
+        self.suite: CipherSuite = options.suites[0]
         self.state = State.IDLE
         self.discarded: Counter[str] | None = None
         self._outbox: list[bytes] = []
+        self._handshake: Handshake | None = None
+        self._handshakes = 0
         self._session: Session | None = None
-        self._exchange: KeyExchange | None = None
-        self._rakp1: Rakp1 | None = None
         self._request: RequestMessage | None = None
         self._bridge: Bridge | None = None
-        self._kept_request: tuple[RequestMessage, Bridge | None] | None = None
-        self._tag = 0
+        self._is_kept = False
+        """Whether `_request` waits for a session that is set up anew."""
         self._sequence = 0
-        self._handshakes = 0
         self._transmissions = 0
         self._payload = b""
         self._payload_type = PayloadType.OPEN_SESSION_REQUEST
         self._repeats = True
         self._deadline = 0.0
-        self._interval = self._retransmit_first_s
+        self._interval = RETRANSMIT_FIRST_S
         self._retransmit_at = 0.0
 
     # -- what the caller does --------------------------------------------------------------
@@ -217,7 +164,7 @@ class RemoteConsole:
         if not self._repeats or now < self._retransmit_at:
             return None
         if self._transmissions >= _TRANSMISSIONS_MAX.get(self.state, self._transmissions + 1) and (
-            self.state is not State.REQUESTING or self._may_reopen
+            self.state is not State.REQUESTING or self._options.may_reopen
         ):
             return self._start_anew(now)
         self._interval *= RETRANSMIT_BACKOFF_FACTOR
@@ -240,155 +187,73 @@ class RemoteConsole:
     # -- setting up ------------------------------------------------------------------------
 
     def _propose(self, now: float) -> None:
+        self._session = None
+        self._handshake = Handshake(self._options, self.suite, 3 * self._handshakes)
         self._handshakes += 1
-        self._session = self._exchange = self._rakp1 = None
-        self._console_session_id = random_session_id(self._random_bytes)
-        self._next_tag()
-        proposal = OpenSessionRequest.for_suite(
-            self._tag, self._privilege, self._console_session_id, self.suite
-        )
-        self._send(PayloadType.OPEN_SESSION_REQUEST, proposal.encode(), now)
+        self._send(PayloadType.OPEN_SESSION_REQUEST, self._handshake.open_session_request(), now)
 
     def _start_anew(self, now: float) -> Event | None:
         if self._handshakes >= HANDSHAKES_MAX:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
-        if self.state is State.REQUESTING:
-            assert self._request is not None
-            self._kept_request = self._request, self._bridge
+        self._is_kept = self._request is not None
         self._move(Trigger.START_ANEW)
         self._propose(now)
         return None
 
     def _receive_set_up(self, packet: Packet, now: float) -> Event | None:
-        expected = _SET_UP_ANSWER.get(self.state)
-        if packet.payload_type != expected or packet.is_encrypted or packet.is_authenticated:
-            raise RemoteProtocolError("not the set-up message awaited", section="13.15")
-        if self.state is State.OPENING:
-            return self._receive_open_session_response(packet.payload, now)
-        if self.state is State.AUTHENTICATING:
-            return self._receive_rakp_2(packet.payload, now)
-        return self._receive_rakp_4(packet.payload, now)
-
-    def _receive_open_session_response(self, payload: bytes, now: float) -> Event | None:
-        response = OpenSessionResponse.decode(payload)
-        self._check_tag(response.tag)
-        if response.status in SUITE_REFUSALS:
-            position = self._suites.index(self.suite) + 1
-            if position < len(self._suites):
-                self.suite = self._suites[position]
-                return self._start_anew(now)
-        if response.status:
-            return self._refused("Open Session", response.status, now)
-        self._check_session_id(response.console_session_id)
-        if response.suite is not self.suite or not response.managed_session_id:
-            return self._fail(
-                RemoteProtocolError(
-                    "the BMC took other algorithms than were proposed",
-                    section="13.18",
-                    raw=response.algorithms,
-                )
-            )
-        self._move(Trigger.OPEN_SESSION_RESPONSE)
-        self._next_tag()
-        rakp1 = Rakp1(
-            self._tag,
-            response.managed_session_id,
-            self._random_bytes(16),
-            self._role,
-            self._credentials.user_name,
-        )
-        self._rakp1 = rakp1
-        self._send(PayloadType.RAKP_1, rakp1.encode(), now)
-        return None
-
-    def _receive_rakp_2(self, payload: bytes, now: float) -> Event | None:
-        rakp2 = Rakp2.decode(payload, self.suite)
-        self._check_tag(rakp2.tag)
-        if rakp2.status:
-            return self._refused("RAKP 2", rakp2.status, now)
-        self._check_session_id(rakp2.console_session_id)
-        rakp1 = self._rakp1
-        assert rakp1 is not None
-        exchange = self._exchange = KeyExchange(
-            suite=self.suite,
-            console_session_id=self._console_session_id,
-            managed_session_id=rakp1.managed_session_id,
-            console_random=rakp1.console_random,
-            managed_random=rakp2.managed_random,
-            managed_guid=rakp2.managed_guid,
-            role=self._role,
-            user_name=rakp1.user_name,
-            password=self._credentials.password,
-            kg=self._credentials.kg,
-        )
-        self._next_tag()
-        if not hmac.compare_digest(exchange.rakp2_code(), rakp2.key_exchange_code):
-            # Telling the BMC frees its half of the session (section 13.22).
-            goodbye = Rakp3(
-                self._tag,
-                RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE,
-                exchange.managed_session_id,
-            )
-            self._outbox.append(
-                Packet(PayloadType.RAKP_3, False, False, 0, 0, goodbye.encode()).encode()
-            )
-            return self._fail(
-                AuthenticationFailed(
-                    "the BMC's key exchange code does not fit: wrong password "
-                    f"for user {self._credentials.user!r}"
-                )
-            )
-        self._move(Trigger.RAKP_2)
-        rakp3 = Rakp3(self._tag, 0, exchange.managed_session_id, exchange.rakp3_code())
-        self._send(PayloadType.RAKP_3, rakp3.encode(), now)
-        return None
-
-    def _receive_rakp_4(self, payload: bytes, now: float) -> Event | None:
-        rakp4 = Rakp4.decode(payload, self.suite)
-        self._check_tag(rakp4.tag)
-        if rakp4.status:
-            return self._refused("RAKP 4", rakp4.status, now)
-        self._check_session_id(rakp4.console_session_id)
-        exchange = self._exchange
-        assert exchange is not None
-        sik = exchange.sik()
-        if not hmac.compare_digest(exchange.rakp4_value(sik), rakp4.integrity_check_value):
-            return self._fail(
-                AuthenticationFailed(
-                    "the password is right but the session keys differ: K_g is wrong or missing"
-                    if not exchange.kg
-                    else "the password is right but the session keys differ: wrong K_g"
-                )
-            )
-        self._session = Session(
-            self.suite,
-            inbound_id=self._console_session_id,
-            outbound_id=exchange.managed_session_id,
-            k1=exchange.k1(sik),
-            k2=exchange.k2(sik),
-            aes=self._aes,
-            random_bytes=self._random_bytes,
-            ahead_max=REMOTE_CONSOLE_AHEAD_MAX,
-        )
-        self._exchange = None
-        self._move(Trigger.RAKP_4)
-        if self._kept_request is not None:
-            request, bridge = self._kept_request
-            self._kept_request = None
-            self._move(Trigger.REQUEST)
-            self._send_request(request, bridge, now, repeats=True)
-            return None
-        return SessionOpened(self.suite)
-
-    def _refused(self, name: str, status: int, now: float) -> Event | None:
-        # A lost answer leaves the BMC a step ahead; it then no longer knows the id we repeat.
+        handshake = self._handshake
         if (
-            status in (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
-            and self.state is not State.OPENING
-            and self._transmissions > 1
+            handshake is None
+            or packet.payload_type != _SET_UP_ANSWER.get(self.state)
+            or packet.is_encrypted
+            or packet.is_authenticated
         ):
-            return self._start_anew(now)
-        return self._fail(session_refusal(name, status))
+            raise RemoteProtocolError("not the set-up message awaited", section="13.15")
+        try:
+            if self.state is State.OPENING:
+                payload = handshake.rakp_1(packet.payload)
+                self._move(Trigger.OPEN_SESSION_RESPONSE)
+                self._send(PayloadType.RAKP_1, payload, now)
+                return None
+            if self.state is State.AUTHENTICATING:
+                payload = handshake.rakp_3(packet.payload)
+                self._move(Trigger.RAKP_2)
+                self._send(PayloadType.RAKP_3, payload, now)
+                return None
+            self._session = handshake.session(packet.payload)
+        except BmcRefusal as error:
+            return self._refused(error, now)
+        return self._activated(now)
+
+    def _activated(self, now: float) -> Event | None:
+        self._handshake = None
+        self._move(Trigger.RAKP_4)
+        if not self._is_kept:
+            return SessionOpened(self.suite)
+        assert self._request is not None
+        self._is_kept = False
+        self._move(Trigger.REQUEST)
+        self._send_request(self._request, self._bridge, now, repeats=True)
+        return None
+
+    def _refused(self, error: BmcRefusal, now: float) -> Event | None:
+        assert self._handshake is not None
+        if self._handshake.goodbye is not None:
+            self._outbox.append(_set_up_datagram(PayloadType.RAKP_3, self._handshake.goodbye))
+        if isinstance(error, RmcpPlusStatusError):
+            suites = self._options.suites
+            position = suites.index(self.suite) + 1
+            if error.status in SUITE_REFUSALS and position < len(suites):
+                self.suite = suites[position]
+                return self._start_anew(now)
+            # A lost answer leaves the BMC a step ahead; it then no longer knows the id we repeat.
+            if (
+                error.status in _FORGOTTEN
+                and self.state is not State.OPENING
+                and self._transmissions > 1
+            ):
+                return self._start_anew(now)
+        return self._fail(error)
 
     # -- in the session --------------------------------------------------------------------
 
@@ -443,17 +308,16 @@ class RemoteConsole:
         self._payload = payload
         self._repeats = repeats
         self._transmissions = 0
-        self._interval = self._retransmit_first_s
+        self._interval = self._options.retransmit_first_s
         self._transmit(now)
 
     def _transmit(self, now: float) -> None:
         self._transmissions += 1
         self._retransmit_at = now + self._interval
-        payload = self._payload
-        if self._session is not None:
-            self._outbox.append(self._session.seal(payload))
+        if self._session is None:
+            self._outbox.append(_set_up_datagram(self._payload_type, self._payload))
         else:
-            self._outbox.append(Packet(self._payload_type, False, False, 0, 0, payload).encode())
+            self._outbox.append(self._session.seal(self._payload))
 
     def _deadline_passed(self) -> Event:
         error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}")
@@ -469,7 +333,7 @@ class RemoteConsole:
 
     def _fail(self, error: BmcmedicError) -> SessionFailed:
         self._move(Trigger.FAILURE)
-        self._exchange = None
+        self._handshake = None
         return SessionFailed(error)
 
     def _waiting_for(self) -> str:
@@ -498,18 +362,8 @@ class RemoteConsole:
                 f"{trigger.name.lower()} in state {self.state.name.lower()}"
             ) from None
 
-    def _next_tag(self) -> None:
-        self._tag = self._tag + 1 & 0xFF
 
-    def _check_tag(self, tag: int) -> None:
-        if tag != self._tag:
-            raise RemoteProtocolError("message tag of another message", section="13.18")
-
-    def _check_session_id(self, session_id: int) -> None:
-        if session_id != self._console_session_id:
-            raise RemoteProtocolError("session id of another session", section="13.18")
-
-
+_FORGOTTEN = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
 _AWAITING = frozenset(
     {State.OPENING, State.AUTHENTICATING, State.ACTIVATING, State.REQUESTING, State.CLOSING}
 )
@@ -528,3 +382,7 @@ _TRANSMISSIONS_MAX = {
     State.ACTIVATING: RAKP_TRANSMISSIONS_MAX,
     State.REQUESTING: REOPEN_AFTER_TRANSMISSIONS,
 }
+
+
+def _set_up_datagram(payload_type: PayloadType, payload: bytes) -> bytes:
+    return plus_header(payload_type, 0, 0, len(payload)) + payload

@@ -24,16 +24,17 @@ from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.messaging import SendMessageReq
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
+from bmcmedic.ipmi.console_options import (
+    RETRANSMIT_BACKOFF_FACTOR,
+    RETRANSMIT_FIRST_S,
+    ConsoleOptions,
+)
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.events import Event, RequestUnanswered, ResponseReceived, SessionFailed
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import DATAGRAM_BYTES_MAX, LegacyPacket, decode_datagram
-from bmcmedic.ipmi.remote_console import (
-    RETRANSMIT_BACKOFF_FACTOR,
-    RETRANSMIT_FIRST_S,
-    RemoteConsole,
-)
+from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.ipmi.states import State
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.lan_engine import Address, transport_error
@@ -128,14 +129,15 @@ class LanPlus:
         retransmit_first_s: float = RETRANSMIT_FIRST_S,
     ) -> LanPlus:
         """Set a session up at the given privilege level."""
-        console = RemoteConsole(
+        options = ConsoleOptions(
             credentials,
-            random_bytes=os.urandom,
-            aes=aes_cbc,
+            os.urandom,
+            aes_cbc,
             privilege=privilege,
             cipher_suites=cipher_suites,
             retransmit_first_s=retransmit_first_s,
         )
+        console = RemoteConsole(options)
         bmc = cls(address, console)
         try:
             console.open(bmc._now(), deadline)

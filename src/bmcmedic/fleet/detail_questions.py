@@ -1,0 +1,53 @@
+"""What `--detail` asks besides the power status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bmcmedic.fleet.questions import Facts, Question
+from bmcmedic.ipmi.commands.device import (
+    GetDeviceGuidReq,
+    GetDeviceIdReq,
+    GetDeviceIdRsp,
+    GetSelfTestResultsReq,
+    GetSelfTestResultsRsp,
+)
+from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
+from bmcmedic.ipmi.guid import is_known_guid
+from bmcmedic.model import WatchdogFacts
+
+
+def _device_id(device: GetDeviceIdRsp) -> Facts:
+    facts: Facts = {
+        "device_id": device.device_id,
+        "firmware": device.firmware,
+        "manufacturer_id": device.manufacturer_id,
+    }
+    if not device.available:
+        facts["error"] = "the BMC says that it is being updated (device not available)"
+    return facts
+
+
+def _guid(response: Any) -> Facts:  # noqa: ANN401 - two commands answer alike
+    return {"guid": response.guid.hex()} if is_known_guid(response.guid) else {}
+
+
+def _self_test(results: GetSelfTestResultsRsp) -> Facts:
+    facts: Facts = {"self_test": results.text}
+    if results.implemented and not results.passed:
+        facts["error"] = f"self-test failed: {results.text}"
+    return facts
+
+
+def _watchdog(timer: GetWatchdogTimerRsp) -> Facts:
+    return {"watchdog": WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)}
+
+
+DETAIL_QUESTIONS = (
+    Question("device_id", GetDeviceIdReq(), _device_id),
+    Question("guid", GetSystemGuidReq(), _guid),
+    Question("guid", GetDeviceGuidReq(), _guid),
+    Question("self_test", GetSelfTestResultsReq(), _self_test, {"self_test": "unsupported"}),
+    Question("watchdog", GetWatchdogTimerReq(), _watchdog),
+)
