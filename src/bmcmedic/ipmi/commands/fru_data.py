@@ -99,7 +99,7 @@ class ChassisArea:
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> ChassisArea:
         """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
-        content = _area_content(data, offset, "FRU 10")
+        content = _area_content(data, offset, "34, FRU 10")
         (part, serial), custom = _take(_decode_fields(content[1:], _ENGLISH), 2)
         return cls(content[0], part, serial, custom)
 
@@ -135,7 +135,7 @@ class BoardArea:
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> BoardArea:
         """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
-        content = _area_content(data, offset, "FRU 11")
+        content = _area_content(data, offset, "34, FRU 11")
         known, custom = _take(_decode_fields(content[4:], content[0]), 5)
         manufacturer, product_name, serial, part, file_id = known
         minutes = int.from_bytes(content[1:4], "little")
@@ -172,7 +172,7 @@ class ProductArea:
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> ProductArea:
         """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
-        content = _area_content(data, offset, "FRU 12")
+        content = _area_content(data, offset, "34, FRU 12")
         known, custom = _take(_decode_fields(content[1:], content[0]), 7)
         manufacturer, name, part, version, serial, asset_tag, file_id = known
         return cls(manufacturer, name, part, version, serial, asset_tag, file_id, custom)
@@ -206,10 +206,10 @@ class FruInventory:
     @classmethod
     def decode(cls, data: bytes) -> FruInventory:
         """Read an inventory; raises RemoteProtocolError."""
-        check_length(data, COMMON_HEADER_BYTES, FRU_BYTES_MAX, section="FRU 8")
+        check_length(data, COMMON_HEADER_BYTES, FRU_BYTES_MAX, section="34, FRU 8")
         header = data[:COMMON_HEADER_BYTES]
         if header[0] & 0x0F != _FORMAT_VERSION or sum(header) & 0xFF:
-            raise InvalidDataField("no FRU header", section="FRU 8", raw=header)
+            raise InvalidDataField("no FRU header", section="34, FRU 8", raw=header)
         chassis, board, product = (offset * _BLOCK_BYTES for offset in header[2:5])
         return cls(
             chassis=ChassisArea.decode(data, chassis) if chassis else None,
