@@ -37,6 +37,8 @@ from bmcmedic.sim.watchdog import WatchdogSettings
 from bmcmedic.transport.aes import aes_cbc
 
 R = TypeVar("R")
+Json = dict[str, Any]
+Override = Callable[[RequestMessage], tuple[int, bytes] | None]
 
 EPOCH_OFFSET_S = 1_700_000_000.0
 _TRANSIT_S = 0.001
@@ -92,7 +94,7 @@ class VirtualBmc:
         self._restarts = 0
         self._order = itertools.count()
         self._due: list[tuple[float, int, int, object, Callable[[], bytes | None]]] = []
-        self.override: Callable[[RequestMessage], tuple[int, bytes] | None] | None = None
+        self.override: Override | None = None
         """Lets a test answer for the BMC: a completion code and data, or None."""
 
     def falls_sick(self, *faults: str) -> None:
@@ -272,7 +274,7 @@ class VirtualHost:
     """The host of a virtual BMC, as a triage command would show it (`HostSource`)."""
 
     def __init__(
-        self, virtual: VirtualBmc, change: Callable[[Any], Any] = lambda seen: seen
+        self, virtual: VirtualBmc, change: Callable[[Json], Json] = lambda seen: seen
     ) -> None:
         self._virtual = virtual
         self._change = change
@@ -284,7 +286,9 @@ class VirtualHost:
         return report_of(self._virtual, self._change)
 
 
-def report_of(virtual: VirtualBmc, change: Callable[[Any], Any] = lambda seen: seen) -> HostReport:
+def report_of(
+    virtual: VirtualBmc, change: Callable[[Json], Json] = lambda seen: seen
+) -> HostReport:
     """What the host sees now; `change` edits the document before it is read."""
     seen = virtual.bmc.triage(virtual.time.now)
     if seen is None:

@@ -35,6 +35,8 @@ EXIT_STATUS: dict[str, int] = {
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+WAIT_S_MIN = 1.0
+"""A BMC answers its reset before it restarts: asked at once, it seems not to have done it."""
 WAIT_S_MAX = 6 * 3600.0
 
 TargetArgument = Annotated[
@@ -64,8 +66,10 @@ def times(quiet_s: float, return_s: float, steady_s: float) -> Times:
         ("--return-time", return_s),
         ("--steady-time", steady_s),
     ):
-        if not 0 <= value <= WAIT_S_MAX:
-            raise ConfigurationError(f"{option} is 0 to {WAIT_S_MAX:g} seconds, not {value:g}")
+        if not WAIT_S_MIN <= value <= WAIT_S_MAX:
+            raise ConfigurationError(
+                f"{option} is {WAIT_S_MIN:g} to {WAIT_S_MAX:g} seconds, not {value:g}"
+            )
     if return_s <= quiet_s:
         raise ConfigurationError(
             f"--return-time ({return_s:g} s, from the reset) must be longer than --quiet-time"

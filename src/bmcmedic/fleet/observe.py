@@ -119,12 +119,12 @@ async def ask(
 
 async def observe(link: BmcLink, time: Timekeeper) -> Observation:
     """Look at one BMC as a plain user: without a session, then with one, question by question."""
-    knock = await _knock(link, time)
-    timeout_s = SESSION_TIMEOUT_S if knock is None else BLIND_SESSION_TIMEOUT_S
+    silence = await knock(link, time)
+    timeout_s = SESSION_TIMEOUT_S if silence is None else BLIND_SESSION_TIMEOUT_S
     try:
         session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + timeout_s)
     except (TransportError, BmcRefusal, RemoteProtocolError) as error:
-        return _without_session(link.target, knock, error)
+        return _without_session(link.target, silence, error)
     try:
         return await question_all(session, time, link.target)
     finally:
@@ -132,7 +132,7 @@ async def observe(link: BmcLink, time: Timekeeper) -> Observation:
             await session.close()
 
 
-async def _knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
+async def knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
     """Ask what needs no session; None when it was answered, by a refusal too."""
     request = GetChannelAuthenticationCapabilitiesReq()
     try:
@@ -144,11 +144,13 @@ async def _knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
     return None
 
 
-def _without_session(target: str, knock: BmcmedicError | None, error: BmcmedicError) -> Observation:
+def _without_session(
+    target: str, silence: BmcmedicError | None, error: BmcmedicError
+) -> Observation:
     reach = reach_of(error)
-    if reach is Reach.SILENT and knock is None:
+    if reach is Reach.SILENT and silence is None:
         reach = Reach.NO_SESSION  # it answers what needs no session: a sick BMC, not a dead one
-    said = "answered" if knock is None else str(knock)
+    said = "answered" if silence is None else str(silence)
     detail = f"tried a question without a session: {said}; tried a session: {error}"
     return Observation(target, reach, detail)
 

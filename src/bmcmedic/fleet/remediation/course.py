@@ -10,7 +10,7 @@ from bmcmedic.fleet.diagnose import describe, diagnose, identity, self_test_text
 from bmcmedic.fleet.guardrails import GuardrailFacts
 from bmcmedic.fleet.host_marks import read_host_marks
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
-from bmcmedic.fleet.observe import ask, observe
+from bmcmedic.fleet.observe import ask, knock, observe
 from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX, plan
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS, Case, Ended, Ending
 from bmcmedic.fleet.remediation.chart import Chart
@@ -235,10 +235,15 @@ class Remediation:
     async def _open_acting_session(self) -> None:
         time = self._case.time
         try:
+            await knock(self._case.link, time)  # a BMC that leaks is slower by now
             self._acting = await self._case.link.open_session(
                 PrivilegeLevel.ADMINISTRATOR, time.monotonic() + SESSION_TIMEOUT_S
             )
-        except (TransportError, BmcRefusal, RemoteProtocolError) as error:
+        except (TransportError, RemoteProtocolError) as error:
+            await self._chart.step("acting-session", "failed", str(error))
+            reason = f"the BMC stopped answering before anything was sent: {error}"
+            raise Ended(Ending.NOT_DONE, reason) from None
+        except BmcRefusal as error:
             facts = GuardrailFacts(may_act=False, may_act_detail=str(error))
             await self._chart.guard("acting-session", facts)
         self._acting_used_s = time.monotonic()

@@ -29,7 +29,7 @@ class Proof:
         chart: Chart,
         sent: act.ResetSent,
         old_session: BmcSession,
-        timer_held: GetWatchdogTimerRspLook | None,
+        timer_held: act.TimerLook | None,
     ) -> None:
         self._case = chart.case
         self._chart = chart

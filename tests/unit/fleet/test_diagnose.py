@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from bmcmedic.errors import (
+    AuthenticationFailed,
+    BmcmedicError,
+    NameNotResolved,
+    NoAnswer,
+    PortClosed,
+    RmcpPlusStatusError,
+    SessionLost,
+    Unreachable,
+)
+from bmcmedic.fleet.diagnose import diagnose, identity
+from bmcmedic.fleet.observe import answer_of, reach_of
+from bmcmedic.fleet.plan import Times, plan
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.model import (
+    Answer,
+    AnswerKind,
+    DiagnosisKind,
+    HostReport,
+    Identity,
+    KipmiThread,
+    Observation,
+    Reach,
+    Remedy,
+)
+
+UUID_TEXT = "00112233-4455-6677-8899-aabbccddeeff"
+WELL = Observation(
+    "bmc1",
+    Reach.SESSION,
+    answers=(
+        Answer("device id", AnswerKind.ANSWERED, "", 0.01),
+        Answer("power", AnswerKind.ANSWERED, "", 0.01),
+        Answer("watchdog timer", AnswerKind.UNSUPPORTED, "completion code 0xc1"),
+    ),
+    available=True,
+    system_guid=UUID(UUID_TEXT).bytes_le,
+    self_test=0x55,
+    power="on",
+)
+CALM = HostReport(captured_at=0.0, symptoms=(), product_uuid=UUID_TEXT)
+
+
+def with_answer(kind: AnswerKind) -> Observation:
+    return replace(WELL, answers=(*WELL.answers, Answer("self-test", kind, "why")))
+
+
+def test_a_bmc_that_answers_everything_is_healthy() -> None:
+    assert diagnose(WELL, None).kind is DiagnosisKind.HEALTHY
+    assert diagnose(WELL, CALM).kind is DiagnosisKind.HEALTHY
+
+
+@pytest.mark.parametrize("kind", [AnswerKind.UNSUPPORTED, AnswerKind.SAID_NO, AnswerKind.UPDATING])
+def test_an_answer_of_no_is_no_sickness(kind: AnswerKind) -> None:
+    assert diagnose(with_answer(kind), None).kind is DiagnosisKind.HEALTHY
+
+
+@pytest.mark.parametrize(
+    "kind", [AnswerKind.UNANSWERED, AnswerKind.GARBLED, AnswerKind.SESSION_LOST]
+)
+def test_a_question_left_unanswered_is_sickness(kind: AnswerKind) -> None:
+    diagnosis = diagnose(with_answer(kind), None)
+    assert diagnosis.kind is DiagnosisKind.LAN_SICK
+    assert "self-test" in diagnosis.evidence[0]
+
+
+def test_a_self_test_counts_when_it_is_fatal_only() -> None:
+    flawed = replace(WELL, self_test=0x57, self_test_detail=0x08)
+    fatal = replace(WELL, self_test=0x58, self_test_detail=0)
+    assert diagnose(flawed, None).kind is DiagnosisKind.HEALTHY
+    assert diagnose(fatal, None).kind is DiagnosisKind.LAN_SICK
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"symptoms": ("bmc-not-answering",)}, DiagnosisKind.IN_BAND_HUNG),
+        ({"symptoms": ("anything",), "hung_since": 5.0}, DiagnosisKind.IN_BAND_HUNG),
+        ({"symptoms": ("anything",), "stuck_clients": 3}, DiagnosisKind.IN_BAND_HUNG),
+        ({"symptoms": ("kipmi-busy", "bmc-slow")}, DiagnosisKind.IN_BAND_SLOW),
+        (
+            {"symptoms": ("kipmi-busy",), "kipmi": (KipmiThread("kipmi0", 99.0),)},
+            DiagnosisKind.IN_BAND_HUNG,
+        ),
+        ({"symptoms": ("disk-full",)}, DiagnosisKind.UNCLEAR),
+        ({"symptoms": (), "kipmi": (KipmiThread("kipmi0", 5.0),)}, DiagnosisKind.HEALTHY),
+    ],
+)
+def test_what_the_host_saw_decides(changes: dict[str, object], kind: DiagnosisKind) -> None:
+    report = replace(CALM, **changes)  # type: ignore[arg-type]
+    assert diagnose(WELL, report).kind is kind
+
+
+def test_the_operators_word_is_enough() -> None:
+    assert diagnose(WELL, None, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
+    assert diagnose(WELL, CALM, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
+
+
+@pytest.mark.parametrize(
+    ("error", "reach", "kind", "remedy"),
+    [
+        (NoAnswer(""), Reach.SILENT, DiagnosisKind.LAN_SILENT, Remedy.REPAIR),
+        (PortClosed(""), Reach.PORT_CLOSED, DiagnosisKind.LAN_SILENT, Remedy.REPAIR),
+        (Unreachable(""), Reach.NO_WAY, DiagnosisKind.NO_WAY, Remedy.REFUSE),
+        (NameNotResolved(""), Reach.NO_WAY, DiagnosisKind.NO_WAY, Remedy.REFUSE),
+        (
+            AuthenticationFailed(""),
+            Reach.CREDENTIALS_REFUSED,
+            DiagnosisKind.CREDENTIALS_REFUSED,
+            Remedy.REFUSE,
+        ),
+        (
+            RmcpPlusStatusError("RAKP 2", 0x0D, ""),
+            Reach.CREDENTIALS_REFUSED,
+            DiagnosisKind.CREDENTIALS_REFUSED,
+            Remedy.REFUSE,
+        ),
+        (
+            RmcpPlusStatusError("Open Session", 0x01, ""),
+            Reach.NO_SESSION,
+            DiagnosisKind.NO_SESSION,
+            Remedy.REPAIR,
+        ),
+    ],
+)
+def test_who_is_out_of_reach_gets_no_reset(
+    error: BmcmedicError, reach: Reach, kind: DiagnosisKind, remedy: Remedy
+) -> None:
+    assert reach_of(error) is reach
+    diagnosis = diagnose(Observation("bmc1", reach), None, in_band_hung=True)
+    assert diagnosis.kind is kind
+    chosen = plan(diagnosis, Times(), remedy=Remedy.COLD_RESET)
+    assert chosen.remedy is remedy
+    assert chosen.steps == ()
+
+
+def test_errors_become_answers_in_one_place() -> None:
+    error = GetChassisStatusReq.completion_code_error
+    assert answer_of("q", error(0xC1)).kind is AnswerKind.UNSUPPORTED
+    assert answer_of("q", error(0xD1)).kind is AnswerKind.UPDATING
+    assert answer_of("q", error(0xC0)).kind is AnswerKind.SAID_NO
+    assert answer_of("q", NoAnswer("")).kind is AnswerKind.UNANSWERED
+    assert answer_of("q", SessionLost("")).kind is AnswerKind.SESSION_LOST
+
+
+@pytest.mark.parametrize(
+    "guid",
+    [UUID(UUID_TEXT).bytes, UUID(UUID_TEXT).bytes_le, UUID(UUID_TEXT).bytes[::-1]],
+    ids=["text order", "SMBIOS order", "reversed"],
+)
+def test_identity_is_proven_in_every_order_of_bytes(guid: bytes) -> None:
+    assert identity(replace(WELL, system_guid=guid), CALM) is Identity.PROVEN
+    other = replace(CALM, product_uuid=None, bmc_guid=UUID_TEXT)
+    observed = replace(WELL, system_guid=None, device_guid=guid)
+    assert identity(observed, other) is Identity.PROVEN
+
+
+def test_identity_says_what_it_cannot_know() -> None:
+    other = replace(CALM, product_uuid="ffffffff-0000-1111-2222-333333333333")
+    assert identity(WELL, None) is Identity.NOT_ASKED
+    assert identity(WELL, other) is Identity.MISMATCH
+    assert identity(replace(WELL, system_guid=None), CALM) is Identity.NOT_PROVEN
+    assert identity(WELL, replace(CALM, product_uuid=None)) is Identity.NOT_PROVEN
+    assert identity(WELL, replace(CALM, product_uuid="Not Settable")) is Identity.NOT_PROVEN
+    nil = "00000000-0000-0000-0000-000000000000"
+    assert identity(WELL, replace(CALM, product_uuid=nil)) is Identity.NOT_PROVEN
+
+
+def test_a_plan_names_the_times_and_the_one_reset() -> None:
+    report = replace(CALM, symptoms=("bmc-not-answering",))
+    chosen = plan(diagnose(WELL, report), Times(quiet_s=45, return_s=300, steady_s=30))
+    assert chosen.remedy is Remedy.COLD_RESET
+    text = "\n".join(chosen.steps)
+    assert "one cold reset" in text
+    assert "45 s" in text
+    assert "300 s" in text
+
+
+def test_polls_are_five_seconds_apart_unless_the_quiet_time_is_short() -> None:
+    assert Times().poll_s == 5.0
+    assert Times(quiet_s=90).poll_s == 5.0
+    assert Times(quiet_s=9).poll_s == 1.0
+    assert Times(quiet_s=0).poll_s == 0.5
