@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -19,6 +20,8 @@ from bmcmedic.sim.lan import format_address, parse_address
 from bmcmedic.sim.rack import DEFAULT_USER, Account, BmcSpec, Rack, rack_specs
 
 SECRET_FILE_BYTES_MAX = 256
+SECRET_BYTES_MAX = 20
+USER_NAME_BYTES_MAX = 16
 ADDRESSES_PRINTED_MAX = 64
 CONTROL_TIMEOUT_S = 10.0
 EXIT_NO_ANSWER = 255
@@ -73,21 +76,18 @@ def bmc(
     seed: Seed = None,
 ) -> None:
     """Simulate one BMC until SIGTERM or Ctrl-C; prints `ready` once every door is open."""
-    try:
-        if power not in ("on", "off"):
-            raise ConfigurationError(f"--power is on or off, not {power!r}")
-        spec = BmcSpec(
-            _checked_name(name),
-            None if lan is None else parse_address(lan),
-            FaultSet.parse(fault or []),
-            power_on=power == "on",
-            watchdog_armed_s=_checked_countdown(watchdog_armed),
-        )
-        if lan is None and control is None:
-            raise ConfigurationError("no door to open; give --lan ADDR:PORT, --control, or both")
-        _run([spec], control, _account(user, password_file, kg_file), seed)
-    except ConfigurationError as error:
-        _usage(error)
+    if power not in ("on", "off"):
+        raise ConfigurationError(f"--power is on or off, not {power!r}")
+    if lan is None and control is None:
+        raise ConfigurationError("no door to open; give --lan ADDR:PORT, --control, or both")
+    spec = BmcSpec(
+        _checked_name(name),
+        None if lan is None else parse_address(lan),
+        FaultSet.parse(fault or []),
+        power_on=power == "on",
+        watchdog_armed_s=_checked_countdown(watchdog_armed),
+    )
+    _run([spec], control, _account(user, password_file, kg_file), seed)
 
 
 @_sim.command("rack")
@@ -106,9 +106,7 @@ def rack(
     ] = None,
     watchdog_armed: Annotated[
         list[str] | None,
-        typer.Option(
-            "--watchdog-armed", metavar="NAME=S", help="Its host runs a watchdog daemon."
-        ),
+        typer.Option("--watchdog-armed", metavar="NAME=S", help="Its host runs a watchdog daemon."),
     ] = None,
     user: User = DEFAULT_USER,
     password_file: PasswordFile = None,
@@ -116,25 +114,22 @@ def rack(
     seed: Seed = None,
 ) -> None:
     """Simulate many BMCs, an address each, until SIGTERM or Ctrl-C."""
-    try:
-        faults: dict[str, list[str]] = {}
-        for named in fault or []:
-            name, spec = _named("--fault", named, "NAME=SPEC")
-            faults.setdefault(name, []).append(spec)
-        armed = {}
-        for named in watchdog_armed or []:
-            name, seconds = _named("--watchdog-armed", named, "NAME=S")
-            armed[name] = _seconds(named, seconds)
-        specs = rack_specs(
-            count,
-            base_address,
-            port,
-            {name: FaultSet.parse(given) for name, given in faults.items()},
-            armed,
-        )
-        _run(specs, control, _account(user, password_file, kg_file), seed)
-    except ConfigurationError as error:
-        _usage(error)
+    faults: dict[str, list[str]] = {}
+    for named in fault or []:
+        name, spec = _named("--fault", named, "NAME=SPEC")
+        faults.setdefault(name, []).append(spec)
+    armed = {}
+    for named in watchdog_armed or []:
+        name, seconds = _named("--watchdog-armed", named, "NAME=S")
+        armed[name] = _seconds(named, seconds)
+    specs = rack_specs(
+        count,
+        base_address,
+        port,
+        {name: FaultSet.parse(given) for name, given in faults.items()},
+        armed,
+    )
+    _run(specs, control, _account(user, password_file, kg_file), seed)
 
 
 @_sim.command("triage")
@@ -149,10 +144,7 @@ def triage(
 
     Exit status: 0 no symptom, 1 symptoms, 255 the host is off or still boots.
     """
-    try:
-        status, seen = _ask(control, f"/bmcs/{name}/triage")
-    except ConfigurationError as error:
-        _usage(error)
+    status, seen = _ask(control, f"/bmcs/{quote(name, safe='')}/triage")
     if status != http.client.OK:
         typer.echo(f"bmcmedic sim triage: {seen.get('error', 'no answer')}", err=True)
         raise typer.Exit(EXIT_NO_ANSWER if status == http.client.CONFLICT else 2)
@@ -221,12 +213,24 @@ def _print_addresses(simulated: Rack, specs: Sequence[BmcSpec]) -> None:
 
 def _account(user: str, password_file: Path | None, kg_file: Path | None) -> Account:
     name = user.encode()
-    if len(name) > 16:
-        raise ConfigurationError("--user has at most 16 bytes")
-    kg = b"" if kg_file is None else _secret(kg_file, 20)
+    if len(name) > USER_NAME_BYTES_MAX:
+        raise ConfigurationError(f"--user has at most {USER_NAME_BYTES_MAX} bytes")
+    kg = b"" if kg_file is None else _kg(kg_file)
     if password_file is None:
         return Account(kg=kg) if user == DEFAULT_USER else Account.single(user, b"secret", kg)
-    return Account.single(user, _secret(password_file, 20), kg)
+    return Account.single(user, _secret(password_file, SECRET_BYTES_MAX), kg)
+
+
+def _kg(path: Path) -> bytes:
+    """K_g as text, or as 0x and hexadecimal digits, as the clients take it."""
+    text = _secret(path, 2 + 2 * SECRET_BYTES_MAX)
+    try:
+        kg = bytes.fromhex(text[2:].decode()) if text.lower().startswith(b"0x") else text
+    except ValueError:
+        raise ConfigurationError(f"{path}: K_g starts with 0x but is not hexadecimal") from None
+    if len(kg) > SECRET_BYTES_MAX:
+        raise ConfigurationError(f"{path}: K_g has at most {SECRET_BYTES_MAX} bytes")
+    return kg
 
 
 def _secret(path: Path, bytes_max: int) -> bytes:
@@ -267,8 +271,3 @@ def _checked_name(name: str) -> str:
     if not name or len(name) > 64 or not name.isascii() or not name.isprintable() or "/" in name:
         raise ConfigurationError("--name takes up to 64 printable characters without a slash")
     return name
-
-
-def _usage(error: ConfigurationError) -> NoReturn:
-    typer.echo(f"bmcmedic sim: {error}", err=True)
-    raise typer.Exit(2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -160,6 +161,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
+        """A client that goes away is its own business; anything else is a defect to show."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
@@ -206,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         try:
             return json.loads(self.rfile.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _HttpError(HTTPStatus.BAD_REQUEST, "the body is not JSON") from None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name

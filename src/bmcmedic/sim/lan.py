@@ -321,12 +321,15 @@ class LanFront:
 
     def _alarm_rings(self) -> None:
         assert self._loop is not None
-        now = self._loop.time()
+        self.handle_timers(self._loop.time())
+        self._set_alarm()
+
+    def handle_timers(self, now: float) -> None:
+        """Do what is due; the loop calls it, or who drives the front in virtual time."""
         self._alarm_at = float("-inf")  # `later` need not set an alarm meanwhile
         while self._due and self._due[0][0] <= now:
             _, _, port, item = heapq.heappop(self._due)
             port.due(item, now)
-        self._set_alarm()
 
     def spoil(self, loss: float, garbage: float, datagram: bytes) -> bytes | None:
         """What is left of a datagram on a bad network; None: nothing."""

@@ -85,17 +85,18 @@ def rack_specs(
         for name in (f"bmc{index + 1:05d}",)
     }
     for name, faultset in (faults or {}).items():
-        specs[_known(name, specs)] = replace(specs[name], faults=faultset)
+        specs[name] = replace(_known(name, specs), faults=faultset)
     for name, seconds in (watchdog_armed_s or {}).items():
-        specs[_known(name, specs)] = replace(specs[name], watchdog_armed_s=seconds)
+        specs[name] = replace(_known(name, specs), watchdog_armed_s=seconds)
     return list(specs.values())
 
 
-def _known(name: str, specs: Mapping[str, BmcSpec]) -> str:
-    if name not in specs:
+def _known(name: str, specs: Mapping[str, BmcSpec]) -> BmcSpec:
+    known = specs.get(name)
+    if known is None:
         first, *_, last = [*specs, *specs]
         raise ConfigurationError(f"there is no BMC {name!r}; they are {first} to {last}")
-    return name
+    return known
 
 
 @dataclass(frozen=True, slots=True)

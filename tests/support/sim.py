@@ -1,0 +1,143 @@
+"""Simulated BMCs for tests: in virtual time, or on loopback in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.lan import Address
+from bmcmedic.sim.profile import server_profile
+from bmcmedic.sim.rack import BmcSpec, Rack
+from bmcmedic.sim.watchdog import WatchdogSettings
+
+START = 1_000.0
+EPOCH_OFFSET_S = 1_700_000_000.0
+START_TIMEOUT_S = 20.0
+
+
+def sim_bmc(
+    *faults: str, power_on: bool = True, watchdog_daemon: WatchdogSettings | None = None
+) -> SimBmc:
+    """A BMC at `START`."""
+    return SimBmc(
+        "bmc1",
+        server_profile(int(START + EPOCH_OFFSET_S)),
+        now=START,
+        epoch_offset_s=EPOCH_OFFSET_S,
+        host_uuid=uuid.UUID("12345678-9abc-def0-1234-56789abcdef0"),
+        power_on=power_on,
+        faults=FaultSet.parse(faults),
+        watchdog_daemon=watchdog_daemon,
+    )
+
+
+def execute(bmc: SimBmc, request: Command[Any], now: float, door: Door = Door.LAN) -> Answer | None:
+    """Give the BMC a request."""
+    message = RequestMessage(int(request.netfn), request.command, request.encode())
+    return bmc.execute(message, door, now)
+
+
+def ask(bmc: SimBmc, request: Command[Any], now: float, door: Door = Door.LAN) -> Any:
+    """The decoded response; raises CompletionCodeError, and AssertionError for silence."""
+    answer = execute(bmc, request, now, door)
+    assert answer is not None, "the BMC is silent"
+    return request.decode_response(answer.completion_code, answer.data)
+
+
+class RunningRack:
+    """A rack that runs in a thread of its own."""
+
+    def __init__(self, rack: Rack) -> None:
+        self._rack = rack
+
+    def address(self, name: str = "bmc1") -> Address:
+        """Where that BMC's LAN side is."""
+        return self._rack.port(name).address
+
+    @property
+    def control(self) -> Address:
+        """Where the control door is."""
+        assert self._rack.control is not None
+        return self._rack.control
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET from the control door."""
+        return self.request("GET", path)
+
+    def status(self, name: str = "bmc1") -> Any:
+        """What the control door tells of that BMC."""
+        status, body = self.get(f"/bmcs/{name}")
+        assert status == http.client.OK
+        return body
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """Any request to the control door."""
+        connection = http.client.HTTPConnection(*self.control, timeout=START_TIMEOUT_S)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def set_faults(self, *specs: str, name: str = "bmc1") -> Any:
+        """Replace a BMC's faults over the control door."""
+        body = json.dumps({"faults": specs}).encode()
+        status, answer = self.request("POST", f"/bmcs/{name}/faults", body)
+        assert status == http.client.OK, answer
+        return answer
+
+
+@contextlib.contextmanager
+def running_rack(specs: Sequence[BmcSpec], **options: Any) -> Iterator[RunningRack]:
+    """Run a rack with a control door until the block ends."""
+    rack = Rack(specs, **({"control": ("127.0.0.1", 0)} | options))
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    ready = threading.Event()
+    failure: list[BaseException] = []
+
+    async def run() -> None:
+        async with rack:
+            ready.set()
+            await stop.wait()
+
+    def thread() -> None:
+        try:
+            loop.run_until_complete(run())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the rack was asked for
+            failure.append(error)
+        finally:
+            ready.set()
+            loop.close()
+
+    runner = threading.Thread(target=thread, name="running-rack")
+    runner.start()
+    try:
+        assert ready.wait(START_TIMEOUT_S)
+        if failure:
+            raise failure[0]
+        yield RunningRack(rack)
+    finally:
+        if not failure:
+            loop.call_soon_threadsafe(stop.set)
+        runner.join()
+
+
+@contextlib.contextmanager
+def running_bmc(*faults: str, **options: Any) -> Iterator[RunningRack]:
+    """Run one BMC, `bmc1`, on a free port of 127.0.0.1."""
+    spec = BmcSpec("bmc1", ("127.0.0.1", 0), FaultSet.parse(faults))
+    with running_rack([spec], **options) as rack:
+        yield rack
