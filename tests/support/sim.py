@@ -9,7 +9,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.message import RequestMessage
@@ -18,8 +18,11 @@ from bmcmedic.sim.dispatch import Answer, Door
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.lan import Address
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.rack import BmcSpec, Rack
+from bmcmedic.sim.rack import Account, BmcSpec, Rack
 from bmcmedic.sim.watchdog import WatchdogSettings
+
+R = TypeVar("R")
+Json = dict[str, Any]
 
 START = 1_000.0
 EPOCH_OFFSET_S = 1_700_000_000.0
@@ -48,7 +51,7 @@ def execute(bmc: SimBmc, request: Command[Any], now: float, door: Door = Door.LA
     return bmc.execute(message, door, now)
 
 
-def ask(bmc: SimBmc, request: Command[Any], now: float, door: Door = Door.LAN) -> Any:
+def ask(bmc: SimBmc, request: Command[R], now: float, door: Door = Door.LAN) -> R:
     """The decoded response; raises CompletionCodeError, and AssertionError for silence."""
     answer = execute(bmc, request, now, door)
     assert answer is not None, "the BMC is silent"
@@ -71,17 +74,17 @@ class RunningRack:
         assert self._rack.control is not None
         return self._rack.control
 
-    def get(self, path: str) -> tuple[int, Any]:
+    def get(self, path: str) -> tuple[int, Json]:
         """GET from the control door."""
         return self.request("GET", path)
 
-    def status(self, name: str = "bmc1") -> Any:
+    def status(self, name: str = "bmc1") -> Json:
         """What the control door tells of that BMC."""
         status, body = self.get(f"/bmcs/{name}")
         assert status == http.client.OK
         return body
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Json]:
         """Any request to the control door."""
         connection = http.client.HTTPConnection(*self.control, timeout=START_TIMEOUT_S)
         try:
@@ -91,7 +94,7 @@ class RunningRack:
         finally:
             connection.close()
 
-    def set_faults(self, *specs: str, name: str = "bmc1") -> Any:
+    def set_faults(self, *specs: str, name: str = "bmc1") -> Json:
         """Replace a BMC's faults over the control door."""
         body = json.dumps({"faults": specs}).encode()
         status, answer = self.request("POST", f"/bmcs/{name}/faults", body)
@@ -100,9 +103,15 @@ class RunningRack:
 
 
 @contextlib.contextmanager
-def running_rack(specs: Sequence[BmcSpec], **options: Any) -> Iterator[RunningRack]:
+def running_rack(
+    specs: Sequence[BmcSpec],
+    *,
+    account: Account | None = None,
+    control: Address = ("127.0.0.1", 0),
+    seed: int | None = None,
+) -> Iterator[RunningRack]:
     """Run a rack with a control door until the block ends."""
-    rack = Rack(specs, **({"control": ("127.0.0.1", 0)} | options))
+    rack = Rack(specs, account=account, control=control, seed=seed)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     ready = threading.Event()
@@ -136,8 +145,8 @@ def running_rack(specs: Sequence[BmcSpec], **options: Any) -> Iterator[RunningRa
 
 
 @contextlib.contextmanager
-def running_bmc(*faults: str, **options: Any) -> Iterator[RunningRack]:
+def running_bmc(*faults: str, account: Account | None = None) -> Iterator[RunningRack]:
     """Run one BMC, `bmc1`, on a free port of 127.0.0.1."""
     spec = BmcSpec("bmc1", ("127.0.0.1", 0), FaultSet.parse(faults))
-    with running_rack([spec], **options) as rack:
+    with running_rack([spec], account=account) as rack:
         yield rack
