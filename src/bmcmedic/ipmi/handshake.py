@@ -92,15 +92,12 @@ class Handshake:
         credentials = self._options.credentials
         exchange = self._exchange = KeyExchange(
             self._suite,
-            self._console_session_id,
-            rakp1.managed_session_id,
-            rakp1.console_random,
-            rakp2.managed_random,
-            rakp2.managed_guid,
-            rakp1.role,
-            rakp1.user_name,
-            credentials.password,
-            credentials.kg,
+            console_session_id=self._console_session_id,
+            rakp1=rakp1,
+            managed_random=rakp2.managed_random,
+            managed_guid=rakp2.managed_guid,
+            password=credentials.password,
+            kg=credentials.kg,
         )
         self._next_tag()
         if not hmac.compare_digest(exchange.rakp2_code(), rakp2.key_exchange_code):
@@ -124,7 +121,7 @@ class Handshake:
         assert exchange is not None
         sik = exchange.sik()
         if not hmac.compare_digest(exchange.rakp4_value(sik), rakp4.integrity_check_value):
-            kg = "wrong K_g" if exchange.kg else "this BMC has a K_g: give it"
+            kg = "wrong K_g" if exchange.has_kg else "this BMC has a K_g: give it"
             raise AuthenticationFailed(
                 f"RAKP 4: the password is right but the session keys differ: {kg}"
             )

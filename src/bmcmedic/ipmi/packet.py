@@ -13,6 +13,7 @@ DATAGRAM_BYTES_MAX = 1024
 
 _RMCP_ASF = b"\x06\x00\xff\x06"
 _RMCP_IPMI = b"\x06\x00\xff\x07"
+_RMCP_PLUS = b"\x06\x00\xff\x07\x06"
 _ASF_IANA = 4542
 _ASF_PING = 0x80
 _ASF_PONG = 0x40
@@ -120,6 +121,8 @@ def protected(payload_type: int, *, encrypted: bool, authenticated: bool) -> int
 
 def decode_datagram(data: bytes) -> Datagram:
     """Read one datagram; raises RemoteProtocolError."""
+    if data[:5] == _RMCP_PLUS and len(data) <= DATAGRAM_BYTES_MAX:
+        return _decode_plus(data)
     if not 5 <= len(data) <= DATAGRAM_BYTES_MAX:
         raise RemoteProtocolError(f"a datagram of {len(data)} bytes", section="13.1.3", raw=data)
     # The sequence number 0xFF asks for no RMCP acknowledge; others are taken too, as IPMI has none.
@@ -136,8 +139,10 @@ def decode_datagram(data: bytes) -> Datagram:
 
 
 def _decode_ipmi(data: bytes) -> LegacyPacket | Packet:
-    if data[4] != _FORMAT_RMCP_PLUS:
-        return _decode_legacy(data)
+    return _decode_plus(data) if data[4] == _FORMAT_RMCP_PLUS else _decode_legacy(data)
+
+
+def _decode_plus(data: bytes) -> Packet:
     if len(data) < _PLUS_HEADER_END:
         raise RemoteProtocolError("truncated session header", section="13.6", raw=data)
     _, type_byte, session_id, sequence, payload_bytes = _PLUS_HEADER.unpack_from(data, 4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bmcmedic.errors import RemoteProtocolError, RmcpPlusStatusError
@@ -45,6 +44,8 @@ _STATUS_ADVICE: dict[int, str] = {
     RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE: "check the password and K_g",
 }
 
+_CONSTANT_1 = b"\x01" * 20
+_CONSTANT_2 = b"\x02" * 20
 _OPEN_REQUEST = struct.Struct("<BB2xI")
 _OPEN_RESPONSE = struct.Struct("<BBBxII")
 _STATUS_HEADER = struct.Struct("<BB2xI")
@@ -264,7 +265,6 @@ class Rakp4(NamedTuple):
         return cls(tag, status, console_session_id, payload[8:])
 
 
-@dataclass(slots=True, eq=False)
 class KeyExchange:
     """What both sides know after RAKP 2; every code and key is computed from it.
 
@@ -272,63 +272,85 @@ class KeyExchange:
     and the same one padded to 20 bytes with zeros give equal codes.
     """
 
-    suite: CipherSuite
-    console_session_id: int
-    managed_session_id: int
-    console_random: bytes
-    managed_random: bytes
-    managed_guid: bytes
-    role: int
-    user_name: bytes
-    password: bytes = field(repr=False)
-    kg: bytes = field(default=b"", repr=False)
+    __slots__ = (
+        "_console_id",
+        "_digest",
+        "_identity",
+        "_kg",
+        "_managed_guid",
+        "_managed_id",
+        "_password",
+        "_rakp4_bytes",
+        "_randoms",
+        "managed_session_id",
+    )
 
-    def _identity(self) -> bytes:
-        return bytes((self.role, len(self.user_name))) + self.user_name
+    def __init__(
+        self,
+        suite: CipherSuite,
+        *,
+        console_session_id: int,
+        rakp1: Rakp1,
+        managed_random: bytes,
+        managed_guid: bytes,
+        password: bytes,
+        kg: bytes,
+    ) -> None:
+        self._digest = suite.digest
+        self._rakp4_bytes = suite.rakp4_bytes
+        self.managed_session_id = rakp1.managed_session_id
+        self._console_id = console_session_id.to_bytes(4, "little")
+        self._managed_id = rakp1.managed_session_id.to_bytes(4, "little")
+        self._randoms = rakp1.console_random, managed_random
+        self._managed_guid = managed_guid
+        self._identity = bytes((rakp1.role, len(rakp1.user_name))) + rakp1.user_name
+        self._password = password
+        self._kg = kg
+
+    @property
+    def has_kg(self) -> bool:
+        """Whether a K_g takes part."""
+        return bool(self._kg)
 
     def rakp2_code(self) -> bytes:
         """Key exchange authentication code of RAKP 2."""
+        console_random, managed_random = self._randoms
         return self._hmac(
-            self.password,
-            struct.pack("<II", self.console_session_id, self.managed_session_id)
-            + self.console_random
-            + self.managed_random
-            + self.managed_guid
-            + self._identity(),
+            self._password,
+            self._console_id
+            + self._managed_id
+            + console_random
+            + managed_random
+            + self._managed_guid
+            + self._identity,
         )
 
     def rakp3_code(self) -> bytes:
         """Key exchange authentication code of RAKP 3."""
-        return self._hmac(
-            self.password,
-            self.managed_random + self.console_session_id.to_bytes(4, "little") + self._identity(),
-        )
+        return self._hmac(self._password, self._randoms[1] + self._console_id + self._identity)
 
     def sik(self) -> bytes:
         """Session integrity key; K_g takes the password's place where it is set."""
+        console_random, managed_random = self._randoms
         return self._hmac(
-            self.kg or self.password,
-            self.console_random + self.managed_random + self._identity(),
+            self._kg or self._password, console_random + managed_random + self._identity
         )
 
     def rakp4_value(self, sik: bytes) -> bytes:
         """Integrity check value of RAKP 4."""
-        code = self._hmac(
-            sik,
-            self.console_random + self.managed_session_id.to_bytes(4, "little") + self.managed_guid,
-        )
-        return code[: self.suite.rakp4_bytes]
+        message = self._randoms[0] + self._managed_id + self._managed_guid
+        return self._hmac(sik, message)[: self._rakp4_bytes]
 
     def k1(self, sik: bytes) -> bytes:
         """Key of the integrity algorithm."""
-        return self._hmac(sik, b"\x01" * 20)
+        return self._hmac(sik, _CONSTANT_1)
 
     def k2(self, sik: bytes) -> bytes:
         """Key of the confidentiality algorithm; AES takes its first 16 bytes."""
-        return self._hmac(sik, b"\x02" * 20)
+        return self._hmac(sik, _CONSTANT_2)
 
     def _hmac(self, key: bytes, message: bytes) -> bytes:
-        return hmac.digest(key, message, self.suite.digest) if self.suite.digest else b""
+        return hmac.digest(key, message, self._digest) if self._digest else b""
 
 
 def session_refusal(name: str, status: int) -> RmcpPlusStatusError:

@@ -79,9 +79,9 @@ class RemoteConsole:
         "_payload_type",
         "_repeats",
         "_request",
-        "_retransmit_at",
         "_sequence",
         "_session",
+        "_timer",
         "_transmissions",
         "discarded",
         "state",
@@ -108,7 +108,7 @@ class RemoteConsole:
         self._repeats = True
         self._deadline = 0.0
         self._interval = RETRANSMIT_FIRST_S
-        self._retransmit_at = 0.0
+        self._timer: float | None = None
 
     # -- what the caller does --------------------------------------------------------------
 
@@ -151,18 +151,14 @@ class RemoteConsole:
 
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called, or None while nothing is awaited."""
-        if self.state not in _AWAITING:
-            return None
-        return min(self._retransmit_at, self._deadline) if self._repeats else self._deadline
+        return self._timer
 
     def handle_timer(self, now: float) -> Event | None:
         """Retransmit, start anew, or give up; harmless when called early."""
-        if self.state not in _AWAITING:
+        if self._timer is None or now < self._timer:
             return None
         if now >= self._deadline:
             return self._deadline_passed()
-        if not self._repeats or now < self._retransmit_at:
-            return None
         if self._transmissions >= _TRANSMISSIONS_MAX.get(self.state, self._transmissions + 1) and (
             self.state is not State.REQUESTING or self._options.may_reopen
         ):
@@ -226,7 +222,7 @@ class RemoteConsole:
         return self._activated(now)
 
     def _activated(self, now: float) -> Event | None:
-        self._handshake = None
+        self._handshake = self._timer = None
         self._move(Trigger.RAKP_4)
         if not self._is_kept:
             return SessionOpened(self.suite)
@@ -279,10 +275,11 @@ class RemoteConsole:
         if is_first_part:
             # Accepted: sending it again would ask the satellite twice.
             self._repeats = False
+            self._timer = self._deadline
         return None
 
     def _answered(self, response: ResponseMessage) -> Event:
-        self._request = self._bridge = None
+        self._request = self._bridge = self._timer = None
         if self.state is State.CLOSING:
             self._move(Trigger.CLOSED)
             self._session = None
@@ -313,7 +310,8 @@ class RemoteConsole:
 
     def _transmit(self, now: float) -> None:
         self._transmissions += 1
-        self._retransmit_at = now + self._interval
+        timer = now + self._interval
+        self._timer = timer if self._repeats and timer < self._deadline else self._deadline
         if self._session is None:
             self._outbox.append(_set_up_datagram(self._payload_type, self._payload))
         else:
@@ -321,6 +319,7 @@ class RemoteConsole:
 
     def _deadline_passed(self) -> Event:
         error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}")
+        self._timer = None
         if self.state is State.CLOSING:
             self._move(Trigger.CLOSED)
             self._session = None
@@ -333,7 +332,7 @@ class RemoteConsole:
 
     def _fail(self, error: BmcmedicError) -> SessionFailed:
         self._move(Trigger.FAILURE)
-        self._handshake = None
+        self._handshake = self._timer = None
         return SessionFailed(error)
 
     def _waiting_for(self) -> str:
@@ -364,9 +363,6 @@ class RemoteConsole:
 
 
 _FORGOTTEN = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
-_AWAITING = frozenset(
-    {State.OPENING, State.AUTHENTICATING, State.ACTIVATING, State.REQUESTING, State.CLOSING}
-)
 _SET_UP_ANSWER = {
     State.OPENING: PayloadType.OPEN_SESSION_RESPONSE,
     State.AUTHENTICATING: PayloadType.RAKP_2,

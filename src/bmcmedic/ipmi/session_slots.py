@@ -230,15 +230,13 @@ class SessionSlots:
         slot.privilege_limit = (
             min(requested, user.privilege_limit) if requested else user.privilege_limit
         )
+        managed_random = self._random_bytes(16)
         exchange = slot.exchange = KeyExchange(
-            suite=slot.suite,
+            slot.suite,
             console_session_id=slot.console_session_id,
-            managed_session_id=slot.managed_session_id,
-            console_random=rakp1.console_random,
-            managed_random=self._random_bytes(16),
+            rakp1=rakp1,
+            managed_random=managed_random,
             managed_guid=self._guid,
-            role=rakp1.role,
-            user_name=rakp1.user_name,
             password=user.password,
             kg=self._kg,
         )
@@ -246,8 +244,8 @@ class SessionSlots:
             rakp1.tag,
             RmcpPlusStatus.OK,
             slot.console_session_id,
-            exchange.managed_random,
-            exchange.managed_guid,
+            managed_random,
+            self._guid,
             exchange.rakp2_code(),
         ).encode()
         return PayloadType.RAKP_2, slot.rakp2

@@ -150,8 +150,9 @@ class GetChassisStatusRsp:
             power_fault=bool(power & 0x08),
             power_control_fault=bool(power & 0x10),
             restore_policy=PowerRestorePolicy(power >> 5 & 0x03),
-            last_power_event=LastPowerEvent(data[1]),
-            misc_state=MiscChassisState(data[2]),
+            # Most often there is none, and making flags is most of the work in a sweep.
+            last_power_event=LastPowerEvent(data[1]) if data[1] else _NO_EVENT,
+            misc_state=MiscChassisState(data[2]) if data[2] else _NO_STATE,
             front_panel_buttons=data[3] if len(data) > 3 else None,
         )
 
