@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import KEEP, IntEnum, IntFlag
 from typing import ClassVar
 
-from bmcmedic.errors import RemoteProtocolError
+from bmcmedic.errors import InvalidDataField
 from bmcmedic.ipmi.commands._command import (
     PADDING_BYTES_MAX,
     Command,
@@ -334,7 +334,7 @@ class ClearSelReq(Command[ClearSelRsp]):
         """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 6, section=cls.section)
         if data[2:5] != b"CLR":
-            raise RemoteProtocolError('no "CLR" in Clear SEL', section=cls.section, raw=data)
+            raise InvalidDataField('no "CLR" in Clear SEL', section=cls.section, raw=data)
         action = read_enum(ClearSelAction, data[5], section=cls.section, raw=data)
         return cls(int.from_bytes(data[:2], "little"), action)
 
