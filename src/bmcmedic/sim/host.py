@@ -17,7 +17,7 @@ STUCK_CLIENTS_MAX = 200
 STUCK_CLIENT_EVERY_S = 10.0
 """How often a monitoring script starts another client that will never end."""
 
-SLOW_AFTER_S = 1.0
+SLOW_AFTER_S = 0.1
 """From this time to answer on, a BMC counts as slow."""
 
 KIPMI_BUSY_PERCENT = 50.0
