@@ -89,10 +89,10 @@ def probe(
         count=count,
         period_s=positive("--period", period),
     )
-    report = _Report(as_json=as_json, flushes=count > 1 or sys.stdout.isatty())
+    report = _Report(as_json=as_json)
     expanded = parse_targets(targets)
     credentials = read_credentials(user, password_file, kg_file)
-    Prober(expanded, credentials, options, report.add).run()
+    Prober(expanded, credentials, options, report.add, on_round_end=sys.stdout.flush).run()
     report.close()
     raise typer.Exit(1 if report.unwell_count else 0)
 
@@ -100,9 +100,10 @@ def probe(
 class _Report:
     """Prints results as they come and counts them."""
 
-    def __init__(self, *, as_json: bool, flushes: bool) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._flushes = flushes
+        # To a terminal each line at once, into a pipe round by round.
+        self._flushes = sys.stdout.isatty()
         self.count = 0
         self.unwell_count = 0
 
@@ -117,7 +118,6 @@ class _Report:
 
     def close(self) -> None:
         """Say how it went, where there was more than one."""
-        sys.stdout.flush()
         if self.count > 1 and not self._as_json:
             well = self.count - self.unwell_count
             print(f"{self.count} probed: {well} well, {self.unwell_count} not", file=sys.stderr)

@@ -77,8 +77,9 @@ class _Probe(Link):
         "deadline",
         "facts",
         "is_counted",
-        "is_done",
+        "latency_s",
         "position",
+        "result",
         "started_at",
         "target",
     )
@@ -92,12 +93,13 @@ class _Probe(Link):
         self.aliases: list[Target] = []
         self.is_silent = False
         self.is_counted = False
-        self.is_done = False
+        self.result: ProbeResult | None = None
         self.timer_at = math.inf
         self.started_at = 0.0
         self.deadline = 0.0
         self.position = 0
         self.facts: dict[str, Any] = {}
+        self.latency_s: float | None = None
 
     def on_event(self, event: Event, now: float) -> None:
         if isinstance(event, ResponseReceived):
@@ -129,6 +131,7 @@ class Prober:
         options: ProbeOptions,
         on_result: Callable[[ProbeResult], None],
         *,
+        on_round_end: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._targets = list(targets)
@@ -141,6 +144,7 @@ class Prober:
             may_reopen=options.keep_sessions,
         )
         self._on_result = on_result
+        self._on_round_end = on_round_end
         self._monotonic = monotonic
         self._questions: tuple[Question, ...] = (POWER_QUESTION,)
         if options.detail:
@@ -169,6 +173,7 @@ class Prober:
             for number in range(self._options.count):
                 started_at = self._monotonic()
                 self._run_round()
+                self._on_round_end()
                 if number + 1 < self._options.count:
                     self._prepare_next_round(started_at + self._options.period_s)
             self._close_kept_sessions()
@@ -178,7 +183,9 @@ class Prober:
     # -- rounds ----------------------------------------------------------------------------
 
     def _run_round(self) -> None:
-        self._outstanding = len(self._queue)
+        self._outstanding = sum(
+            1 + len(item.aliases) if isinstance(item, _Probe) else 1 for item in self._queue
+        )
         while self._outstanding or self._open_count > len(self._kept):
             self._admit()
             self._engine.step(self._wait_s())
@@ -245,7 +252,7 @@ class Prober:
     def _take_addresses(self) -> None:
         assert self._resolver is not None
         for probe, _, found in self._resolver.take():
-            if probe.is_done:
+            if probe.result is not None:
                 continue
             self._resolving.remove(probe)
             if isinstance(found, NameNotResolved):
@@ -264,9 +271,11 @@ class Prober:
 
     def _start(self, probe: _Probe, address: Address) -> None:
         first = self._by_address.get(address)
-        if first is not None and not first.is_done:
+        if first is not None:
             # Two names of one BMC: it is asked once, and both get the answer.
             first.aliases.append(probe.target)
+            if first.result is not None:
+                self._report(first.result, probe.target)
             return
         probe.address = address
         self._by_address[address] = probe
@@ -286,9 +295,10 @@ class Prober:
 
     def _ask_again(self, probe: _Probe) -> None:
         now = self._monotonic()
-        probe.is_done = False
+        probe.result = None
         probe.position = 0
         probe.facts = {}
+        probe.latency_s = None
         probe.started_at = now
         probe.deadline = now + self._options.timeout_s
         self.count(probe)
@@ -301,21 +311,20 @@ class Prober:
 
     def answered(self, probe: _Probe, response: ResponseMessage, now: float) -> None:
         """Take an answer; go on to the next question or finish."""
-        question = self._questions[probe.position]
-        if probe.position == 0:
-            probe.facts["latency_s"] = now - probe.started_at
+        position = probe.position
+        if position == 0:
+            probe.latency_s = now - probe.started_at
         try:
-            probe.facts |= question.take(response.completion_code, response.data)
+            facts = self._questions[position].take(response.completion_code, response.data)
         except (CompletionCodeError, RemoteProtocolError) as error:
             self.failed(probe, error, now)
             return
-        probe.position += 1
-        while (
-            probe.position < len(self._questions)
-            and self._questions[probe.position].fact in probe.facts
-        ):
-            probe.position += 1
-        if probe.position < len(self._questions):
+        probe.facts = {**probe.facts, **facts} if position else facts
+        position += 1
+        while position < len(self._questions) and self._questions[position].fact in probe.facts:
+            position += 1
+        probe.position = position
+        if position < len(self._questions):
             self.ask(probe, now)
             return
         self._finish(probe, None)
@@ -329,7 +338,7 @@ class Prober:
     def unreachable(self, probe: _Probe, error: TransportError, now: float) -> None:
         """The network itself says no: waiting longer is of no use."""
         del now
-        if not probe.is_done:
+        if probe.result is None:
             self._finish(probe, error)
         self.release(probe)
 
@@ -367,20 +376,23 @@ class Prober:
             self._answering_count -= 1
 
     def _finish(self, probe: _Probe, error: BmcmedicError | None) -> None:
-        probe.is_done = True
-        result = ProbeResult(
+        facts = probe.facts
+        if error is not None:
+            facts = {**facts, "error": _advice(error, self._options.timeout_s)}
+        probe.result = ProbeResult(
             target=probe.target.name,
             reachable=error is None or isinstance(error, BmcRefusal) or bool(probe.facts),
-            error=_advice(error, self._options.timeout_s)
-            if error
-            else probe.facts.pop("error", None),
-            **probe.facts,
+            latency_s=probe.latency_s,
+            **facts,
         )
-        for target in (probe.target, *probe.aliases):
-            self._outstanding -= 1
-            self._on_result(
-                result if target is probe.target else replace(result, target=target.name)
-            )
+        self._outstanding -= 1
+        self._on_result(probe.result)
+        for target in probe.aliases:
+            self._report(probe.result, target)
+
+    def _report(self, result: ProbeResult, alias: Target) -> None:
+        self._outstanding -= 1
+        self._on_result(replace(result, target=alias.name))
 
 
 def _advice(error: BmcmedicError, timeout_s: float) -> str:

@@ -45,12 +45,15 @@ class RequestMessage(NamedTuple):
             raise LocalProtocolError("a LUN has 2 bits")
         if len(self.data) + _REQUEST_OVERHEAD > MESSAGE_BYTES_MAX:
             raise LocalProtocolError(f"request data of {len(self.data)} bytes is too long")
-        first = self.responder, self.netfn << 2 | self.responder_lun
-        rest = (
-            bytes((self.requester, self.sequence << 2 | self.requester_lun, self.command))
-            + self.data
-        )
-        return bytes((*first, -sum(first) & 0xFF)) + rest + bytes((-sum(rest) & 0xFF,))
+        data = self.data
+        responder = self.responder
+        network = self.netfn << 2 | self.responder_lun
+        requester = self.requester
+        sequence = self.sequence << 2 | self.requester_lun
+        command = self.command
+        first = -(responder + network) & 0xFF
+        rest = -(requester + sequence + command + sum(data)) & 0xFF
+        return bytes((responder, network, first, requester, sequence, command, *data, rest))
 
     @classmethod
     def decode(cls, raw: bytes) -> RequestMessage:
@@ -121,18 +124,19 @@ class ResponseMessage(NamedTuple):
     def decode(cls, raw: bytes) -> ResponseMessage:
         """Read a response; raises RemoteProtocolError for length, checksum or an even netFn."""
         _check(raw, _RESPONSE_OVERHEAD)
-        if not raw[1] & 0x04:
+        requester, network, _, responder, sequence, command, completion_code = raw[:7]
+        if not network & 0x04:
             raise RemoteProtocolError("a request where a response belongs", section="5.1", raw=raw)
         return cls(
-            netfn=raw[1] >> 2,
-            command=raw[5],
-            completion_code=raw[6],
-            data=raw[7:-1],
-            sequence=raw[4] >> 2,
-            requester=raw[0],
-            requester_lun=raw[1] & 3,
-            responder=raw[3],
-            responder_lun=raw[4] & 3,
+            network >> 2,
+            command,
+            completion_code,
+            raw[7:-1],
+            sequence >> 2,
+            requester,
+            network & 3,
+            responder,
+            sequence & 3,
         )
 
 
@@ -143,7 +147,7 @@ def _check(raw: bytes, overhead: int) -> None:
             section=_SECTION,
             raw=raw,
         )
-    if sum(raw[:3]) & 0xFF:
+    if raw[0] + raw[1] + raw[2] & 0xFF:
         raise RemoteProtocolError("wrong header checksum", section=_SECTION, raw=raw)
-    if sum(raw[3:]) & 0xFF:
+    if sum(raw) & 0xFF:
         raise RemoteProtocolError("wrong data checksum", section=_SECTION, raw=raw)

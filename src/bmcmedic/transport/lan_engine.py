@@ -54,7 +54,10 @@ def transport_error(error_number: int) -> TransportError:
 class Link(ABC):
     """One BMC's session in the engine; its owner subclasses it to be told what happens."""
 
-    __slots__ = ("address", "console", "is_silent", "timer_at")
+    __slots__ = ("address", "console", "is_silent", "sock", "timer_at")
+
+    sock: socket.socket
+    """The engine's socket of the address's family; set when the link is attached."""
 
     def __init__(self, address: Address, console: RemoteConsole) -> None:
         self.address = address
@@ -116,7 +119,7 @@ class LanEngine:
 
     def attach(self, link: Link) -> None:
         """Take datagrams from the link's address."""
-        self._socket_for(link.address)
+        link.sock = self._socket_for(link.address)
         self._links[link.address] = link
 
     def detach(self, link: Link) -> None:
@@ -194,7 +197,7 @@ class LanEngine:
         return sock
 
     def _send(self, link: Link, datagram: bytes, now: float) -> None:
-        sock = self._socket_for(link.address)
+        sock = link.sock
         try:
             sock.sendto(datagram, link.address)
             return

@@ -100,6 +100,7 @@ class MiscChassisState(IntFlag, boundary=KEEP):
     IDENTIFY_SUPPORTED = 0x40
 
 
+_RESTORE_POLICIES = tuple(PowerRestorePolicy)
 _NO_EVENT = LastPowerEvent(0)
 _NO_STATE = MiscChassisState(0)
 
@@ -149,7 +150,7 @@ class GetChassisStatusRsp:
             interlock_active=bool(power & 0x04),
             power_fault=bool(power & 0x08),
             power_control_fault=bool(power & 0x10),
-            restore_policy=PowerRestorePolicy(power >> 5 & 0x03),
+            restore_policy=_RESTORE_POLICIES[power >> 5 & 0x03],
             # Most often there is none, and making flags is most of the work in a sweep.
             last_power_event=LastPowerEvent(data[1]) if data[1] else _NO_EVENT,
             misc_state=MiscChassisState(data[2]) if data[2] else _NO_STATE,
