@@ -102,7 +102,11 @@ def rack(
     control: Control = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option("--fault", metavar="NAME=SPEC", help="A fault of one BMC; repeat for more."),
+        typer.Option(
+            "--fault",
+            metavar="NAME=SPEC",
+            help="A fault; NAME may be a pattern such as bmc000?1 or *; repeat for more.",
+        ),
     ] = None,
     watchdog_armed: Annotated[
         list[str] | None,

@@ -171,10 +171,12 @@ class LanPort:
         self.managed_system.session_slots = self.bmc.faults.session_slots
 
     def _answer_at_once(self, datagram: bytes, peer: Address, now: float) -> None:
-        """Session set-up and session commands take their turn like everything else."""
-        delay_s = self.bmc.take_turn(now)
-        if delay_s is None:
-            return
+        """What the channel answers by itself is as late as everything else.
+
+        But it does not queue behind the commands: a client that repeats its session set-up every
+        quarter of a second would else lock itself out of a slow BMC.
+        """
+        delay_s = self.bmc.answer_latency_s(now)
         if delay_s > 0:
             self._front.later(now + delay_s, self, (datagram, peer, self._restarts))
         else:

@@ -7,6 +7,7 @@ async with Rack(rack_specs(12, "127.0.10.1", 6230), seed=1) as rack:
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import ipaddress
 import time
 import uuid
@@ -65,6 +66,9 @@ def rack_specs(
 ) -> list[BmcSpec]:
     """`bmc00001` at the base address, and so on, the next address each.
 
+    The names in `faults` and `watchdog_armed_s` may be patterns, such as `bmc000?1` or `*`; for a
+    BMC that several of them name, the last counts.
+
     Raises: ConfigurationError for a count or an address that does not work out, and for a fault
     of a BMC that there is not.
     """
@@ -84,19 +88,21 @@ def rack_specs(
         for index in range(count)
         for name in (f"bmc{index + 1:05d}",)
     }
-    for name, faultset in (faults or {}).items():
-        specs[name] = replace(_known(name, specs), faults=faultset)
-    for name, seconds in (watchdog_armed_s or {}).items():
-        specs[name] = replace(_known(name, specs), watchdog_armed_s=seconds)
+    for pattern, faultset in (faults or {}).items():
+        for name in _matching(pattern, specs):
+            specs[name] = replace(specs[name], faults=faultset)
+    for pattern, seconds in (watchdog_armed_s or {}).items():
+        for name in _matching(pattern, specs):
+            specs[name] = replace(specs[name], watchdog_armed_s=seconds)
     return list(specs.values())
 
 
-def _known(name: str, specs: Mapping[str, BmcSpec]) -> BmcSpec:
-    known = specs.get(name)
-    if known is None:
+def _matching(pattern: str, specs: Mapping[str, BmcSpec]) -> list[str]:
+    names = [pattern] if pattern in specs else fnmatch.filter(specs, pattern)
+    if not names:
         first, *_, last = [*specs, *specs]
-        raise ConfigurationError(f"there is no BMC {name!r}; they are {first} to {last}")
-    return known
+        raise ConfigurationError(f"there is no BMC {pattern!r}; they are {first} to {last}")
+    return names
 
 
 @dataclass(frozen=True, slots=True)

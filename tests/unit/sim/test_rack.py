@@ -22,6 +22,20 @@ def test_names_and_addresses_go_up_together() -> None:
     assert specs[-1].name == "bmc00300"
 
 
+def test_a_name_may_be_a_pattern_and_the_last_one_counts() -> None:
+    specs = rack_specs(
+        30,
+        faults={
+            "*": FaultSet.parse(["lan-loss:0.2"]),
+            "bmc0002?": FaultSet.parse(["slow:1"]),
+            "bmc00025": FaultSet.parse(["dead"]),
+        },
+    )
+    assert [spec.faults.specs for spec in specs[18:20]] == [["lan-loss:0.2"], ["slow:1"]]
+    assert specs[24].faults.specs == ["dead"]
+    assert specs[29].faults.specs == ["lan-loss:0.2"]
+
+
 @pytest.mark.parametrize(
     ("count", "base", "said"),
     [

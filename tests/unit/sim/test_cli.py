@@ -1,0 +1,141 @@
+"""`bmcmedic sim` as a process, as its users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 30
+BMCMEDIC = (sys.executable, "-m", "bmcmedic")
+
+
+@contextlib.contextmanager
+def sim(*words: str) -> Iterator[tuple[dict[str, tuple[str, int]], subprocess.Popen[str]]]:
+    """A simulator that has said `ready`; the addresses that it printed, and the process."""
+    process = subprocess.Popen([*BMCMEDIC, "sim", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        addresses = {}
+        for line in process.stdout:
+            if line == "ready\n":
+                break
+            name, address = line.rsplit(maxsplit=1)
+            host, _, port = address.rpartition(":")
+            addresses[name.removesuffix(" lan")] = (host, int(port))
+        else:
+            pytest.fail("the simulator ended before it was ready")
+        yield addresses, process
+    finally:
+        process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BMCMEDIC, "sim", *words],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def get(address: tuple[str, int], path: str) -> dict[str, object]:
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer: dict[str, object] = json.loads(connection.getresponse().read())
+        return answer
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_bmc_says_ready_and_ends_with_0(number: signal.Signals) -> None:
+    words = ("--lan", "127.0.0.1:0", "--control", "127.0.0.1:0", "--power", "off")
+    with sim("bmc", *words, "--fault", "slow:1", "--fault", "boot:3") as (addresses, process):
+        status = get(addresses["control"], "/bmcs/bmc1")
+        assert status["faults"] == ["slow:1", "boot:3"]
+        assert status["host_power"] == "off"
+        assert status["lan"] == {
+            "address": "127.0.0.1",
+            "port": addresses["bmc1"][1],
+            "sessions": 0,
+            "discarded_datagrams": 0,
+        }
+        process.send_signal(number)
+        assert process.wait(TIMEOUT_S) == 0
+
+
+def test_triage_of_a_rack_tells_the_sick_from_the_well() -> None:
+    words = ("--count", "2", "--base-address", "127.0.88.1", "--port", "0")
+    more = ("--control", "127.0.0.1:0", "--fault", "bmc00002=hang", "--watchdog-armed", "*=60")
+    with sim("rack", *words, *more) as (addresses, _):
+        host, port = addresses["control"]
+        door = f"{host}:{port}"
+        assert get(addresses["control"], "/bmcs/bmc00001")["watchdog"] is not None
+        well = run("triage", "bmc00001", "--control", door, "--json")
+        assert well.returncode == 0
+        assert json.loads(well.stdout)["symptoms"] == []
+        sick = run("triage", "--control", door, "bmc00002", "--json")
+        assert sick.returncode == 1
+        assert "bmc-not-answering" in json.loads(sick.stdout)["symptoms"]
+        people = run("triage", "--control", door, "bmc00002")
+        assert people.returncode == 1
+        assert "kipmi0: 100 % of a core" in people.stdout
+        unknown = run("triage", "--control", door, "bmc00003")
+        assert unknown.returncode == 2
+        assert "there is no BMC 'bmc00003'" in unknown.stderr
+
+
+def test_triage_of_a_host_that_is_off_is_what_ssh_would_give() -> None:
+    with sim("bmc", "--control", "127.0.0.1:0", "--power", "off") as (addresses, _):
+        host, port = addresses["control"]
+        gone = run("triage", "bmc1", "--control", f"{host}:{port}", "--json")
+        assert (gone.returncode, gone.stdout) == (255, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bmc"], "no door to open"),
+        (["bmc", "--lan", "nowhere"], "write ADDR:PORT"),
+        (["bmc", "--lan", "192.0.2.1:6230"], "this machine has no such address"),
+        (["bmc", "--lan", "127.0.0.1:0", "--fault", "slow"], "such as slow:2.5"),
+        (["bmc", "--lan", "127.0.0.1:0", "--fault", "ded"], "the models are port80-flood"),
+        (["bmc", "--lan", "127.0.0.1:0", "--power", "maybe"], "on or off"),
+        (["bmc", "--lan", "127.0.0.1:0", "--name", "a/b"], "without a slash"),
+        (["bmc", "--lan", "127.0.0.1:0", "--user", "u" * 17], "at most 16 bytes"),
+        (["bmc", "--lan", "127.0.0.1:0", "--watchdog-armed", "0"], "1 to 6553.5"),
+        (["bmc", "--lan", "127.0.0.1:0", "--password-file", "/nowhere"], "/nowhere: No such file"),
+        (["rack", "--count", "0"], "the count must be 1 to 65536"),
+        (["rack", "--count", "2", "--fault", "dead"], "write NAME=SPEC"),
+        (["rack", "--count", "2", "--fault", "bmc00003=dead"], "no BMC 'bmc00003'"),
+        (["rack", "--count", "2", "--watchdog-armed", "bmc00001=x"], "no number of seconds"),
+        (["triage", "bmc1", "--control", "127.0.0.1:1"], "no control door answers"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_2(words: list[str], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_password_that_is_too_long_is_not_shown(tmp_path: Path) -> None:
+    secret = "correct-horse-battery"
+    file = tmp_path / "password"
+    file.write_text(secret)
+    done = run("bmc", "--lan", "127.0.0.1:0", "--password-file", str(file))
+    assert done.returncode == 2
+    assert "at most 20 bytes" in done.stderr
+    assert secret not in done.stderr + done.stdout
