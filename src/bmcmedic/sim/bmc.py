@@ -139,8 +139,10 @@ class SimBmc:
         self._host_plan: tuple[tuple[float, HostStep], ...] = ()
         self._daemon = watchdog_daemon
         self._next_pat_at = now if watchdog_daemon else None
-        self.set_faults(faults, now)
+        # The daemon comes before the faults: a BMC that hangs from the start has an armed watchdog.
+        self.reschedule()
         self.handle_timer(now)
+        self.set_faults(faults, now)
 
     # ---- what doors ask
 

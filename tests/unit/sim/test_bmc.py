@@ -376,6 +376,18 @@ def test_hang_freezes_the_timer_and_hang_timer_lets_it_shoot_the_host() -> None:
     assert running.host.boots == 1
 
 
+def test_a_bmc_that_hangs_from_the_start_has_its_watchdog_armed() -> None:
+    frozen = sim_bmc("hang", watchdog_daemon=DAEMON)
+    assert ask(frozen, GetWatchdogTimerReq(), START).running
+    frozen.handle_timer(START + 1_000)
+    assert frozen.host.boots == 0
+    running = sim_bmc("hang:timer", watchdog_daemon=DAEMON)
+    running.handle_timer(START + 59)
+    assert running.host.boots == 0
+    running.handle_timer(START + 60)
+    assert running.host.boots == 1
+
+
 def test_the_hosts_daemon_pats_a_healthy_bmc_and_sets_again_after_a_restart() -> None:
     bmc = sim_bmc("boot:5", watchdog_daemon=DAEMON)
     bmc.handle_timer(START + 10_000)
