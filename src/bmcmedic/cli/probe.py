@@ -26,6 +26,8 @@ from bmcmedic.model import ProbeResult
 
 CONCURRENCY_MAX = 65_536
 
+_encode = json.JSONEncoder(check_circular=False).encode
+
 
 class SessionKind(StrEnum):
     """Whether every round sets sessions up anew."""
@@ -111,7 +113,7 @@ class _Report:
         """Print one result."""
         self.count += 1
         self.unwell_count += result.error is not None
-        line = json.dumps(result.to_json()) if self._as_json else _text(result)
+        line = _encode(result.to_json()) if self._as_json else _text(result)
         sys.stdout.write(line + "\n")
         if self._flushes:
             sys.stdout.flush()

@@ -14,6 +14,9 @@ from bmcmedic.ipmi.constants import CompletionCode
 Facts = dict[str, Any]
 
 
+_POWER: tuple[Facts, Facts] = {"power": "off"}, {"power": "on"}
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One command of a probe; it is skipped once its `fact` is known from another."""
@@ -35,7 +38,7 @@ class Question:
 
 
 def _power(status: GetChassisStatusRsp) -> Facts:
-    return {"power": "on" if status.power_on else "off"}
+    return _POWER[status.power_on]
 
 
 POWER_QUESTION = Question("power", GetChassisStatusReq(), _power)

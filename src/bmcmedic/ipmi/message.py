@@ -35,12 +35,17 @@ class RequestMessage(NamedTuple):
     requester: int = REMOTE_CONSOLE_SWID
     requester_lun: int = 0
 
-    def encode(self) -> bytes:
-        """The message with both checksums; raises LocalProtocolError for a field out of range."""
+    def encode(self, sequence: int | None = None) -> bytes:
+        """The message with both checksums, as `sequence` where that is given.
+
+        Raises LocalProtocolError for a field out of range.
+        """
+        if sequence is None:
+            sequence = self.sequence
         if self.netfn & 1 or not 0 <= self.netfn <= 0x3E:
             raise LocalProtocolError(f"a request's netFn is even and below 0x40: {self.netfn:#x}")
-        if not 0 <= self.sequence <= 0x3F:
-            raise LocalProtocolError(f"rqSeq has 6 bits: {self.sequence}")
+        if not 0 <= sequence <= 0x3F:
+            raise LocalProtocolError(f"rqSeq has 6 bits: {sequence}")
         if (self.responder_lun | self.requester_lun) & ~3:
             raise LocalProtocolError("a LUN has 2 bits")
         if len(self.data) + _REQUEST_OVERHEAD > MESSAGE_BYTES_MAX:
@@ -49,7 +54,7 @@ class RequestMessage(NamedTuple):
         responder = self.responder
         network = self.netfn << 2 | self.responder_lun
         requester = self.requester
-        sequence = self.sequence << 2 | self.requester_lun
+        sequence = sequence << 2 | self.requester_lun
         command = self.command
         first = -(responder + network) & 0xFF
         rest = -(requester + sequence + command + sum(data)) & 0xFF

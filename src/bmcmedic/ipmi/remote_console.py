@@ -260,7 +260,7 @@ class RemoteConsole:
             raise RemoteProtocolError("not a message of this session", section="13.6")
         response = ResponseMessage.decode(session.open(packet, data))
         request = self._request
-        if request is None or response.sequence != request.sequence:
+        if request is None or response.sequence != self._sequence:
             raise RemoteProtocolError("not the answer awaited", section="13.8")
         if self._bridge is None:
             if response.netfn != request.netfn | 1 or response.command != request.command:
@@ -269,7 +269,7 @@ class RemoteConsole:
         is_first_part = (response.netfn, response.command) == _SEND_MESSAGE_RESPONSE
         if is_first_part and response.completion_code:
             return self._answered(response)
-        inner = self._bridge.unwrap(request, response)
+        inner = self._bridge.unwrap(request.with_sequence(self._sequence), response)
         if inner is not None:
             return self._answered(inner)
         if is_first_part:
@@ -291,10 +291,13 @@ class RemoteConsole:
         self, message: RequestMessage, bridge: Bridge | None, now: float, *, repeats: bool
     ) -> None:
         self._sequence = self._sequence + 1 & 0x3F
-        request = self._request = message.with_sequence(self._sequence)
+        self._request = message
         self._bridge = bridge
-        outer = request if bridge is None else bridge.wrap(request)
-        self._send(PayloadType.IPMI, outer.encode(), now, repeats=repeats)
+        if bridge is None:
+            payload = message.encode(self._sequence)
+        else:
+            payload = bridge.wrap(message.with_sequence(self._sequence)).encode()
+        self._send(PayloadType.IPMI, payload, now, repeats=repeats)
 
     # -- sending and giving up -------------------------------------------------------------
 
