@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
-from bmcmedic.fleet.link import QUESTION_TIMEOUT_S, BmcSession, Timekeeper
+from bmcmedic.fleet.link import BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask
 from bmcmedic.fleet.plan import Times
 from bmcmedic.ipmi.commands.device import ColdResetReq, WarmResetReq
@@ -39,6 +39,9 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimerUse,
 )
 from bmcmedic.model import AnswerKind, Remedy
+
+RESET_TIMEOUT_S = 5.0
+"""How long the answer to the one reset is waited for: a lost one is an outcome, not an error."""
 
 HELD_MARGIN_S = 120.0
 """Added to the longest that the work can take, for what lies between its steps."""
@@ -154,7 +157,7 @@ async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> R
     request = ColdResetReq() if remedy is Remedy.COLD_RESET else WarmResetReq()
     sent_at_s = time.monotonic()
     try:
-        await session.exchange(request, sent_at_s + QUESTION_TIMEOUT_S)
+        await session.exchange(request, sent_at_s + RESET_TIMEOUT_S)
     except BmcRefusal as error:
         return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
     except (TransportError, RemoteProtocolError) as error:

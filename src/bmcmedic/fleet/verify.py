@@ -33,7 +33,7 @@ POLL_TIMEOUT_S = 3.0
 OLD_SESSION_ASKED_S_MAX = 45.0
 """The old session is asked this long after the reset at the latest, while its silence counts."""
 
-_OLD_SESSION_TIMEOUT_S_MIN = 3.0
+_OLD_SESSION_TIMEOUT_S_MIN = 2.0
 _SLOWNESS_FACTOR = 3.0
 
 Waiting = Callable[[float, str], None]

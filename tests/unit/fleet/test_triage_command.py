@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.fleet.triage_command import TriageCommand, TriageFailed
+
+REPORT = json.dumps(
+    {"host_id": {"hostname": "node7"}, "captured_at": 1.0, "symptoms": ["kipmi-busy"]}
+)
+
+
+def python(code: str, timeout_s: float = 20.0) -> TriageCommand:
+    return TriageCommand((sys.executable, "-c", code), timeout_s)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_report_is_read_whether_it_has_symptoms_or_not(status: int) -> None:
+    report = asyncio.run(python(f"import sys; print({REPORT!r}); sys.exit({status})").run())
+    assert report.hostname == "node7"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; print('no route', file=sys.stderr); sys.exit(255)", "status 255: no route"),
+        ("print('hello')", "not JSON"),
+        ("print('[]')", "expected an object"),
+        ("", "empty"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by 9"),
+    ],
+)
+def test_a_command_without_a_report_says_why(code: str, said: str) -> None:
+    with pytest.raises(TriageFailed, match=said):
+        asyncio.run(python(code).run())
+
+
+def test_a_missing_program_is_named() -> None:
+    with pytest.raises(TriageFailed, match="'/no/such/program'"):
+        asyncio.run(TriageCommand(("/no/such/program",)).run())
+
+
+def test_at_the_deadline_the_whole_group_is_ended(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = (
+        "import subprocess, sys, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    with pytest.raises(TriageFailed, match="within 2 s"):
+        asyncio.run(python(code, timeout_s=2.0).run())
+    grandchild = int(pid_file.read_text())
+    until = time.monotonic() + 10.0
+    while Path(f"/proc/{grandchild}/cmdline").exists() and time.monotonic() < until:
+        if not Path(f"/proc/{grandchild}/cmdline").read_bytes():
+            break  # a zombie that waits for its new parent
+        os.sched_yield()
+    assert time.monotonic() < until
+
+
+def test_output_without_end_is_refused_not_kept() -> None:
+    with pytest.raises(TriageFailed, match="more than"):
+        asyncio.run(python("print('x' * 3_000_000)").run())
+
+
+def test_the_command_never_sees_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMCMEDIC_PASSWORD", "hunter2")
+    monkeypatch.setenv("BMCMEDIC_KG", "hunter2")
+    code = f"import os; assert 'hunter2' not in os.environ.values(); print({REPORT!r})"
+    assert asyncio.run(python(code).run()).hostname == "node7"
+
+
+def test_words_are_split_as_a_shell_would_without_starting_one() -> None:
+    command = TriageCommand.parse("ssh host 'bmcmedic triage' --json; rm -rf /")
+    assert command.argv == ("ssh", "host", "bmcmedic triage", "--json;", "rm", "-rf", "/")
+
+
+@pytest.mark.parametrize("text", ["", "   ", "ssh 'host"])
+def test_what_is_no_command_is_a_configuration_error(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--triage-command"):
+        TriageCommand.parse(text)
