@@ -214,7 +214,7 @@ class SimBmc:
             self.boot_until,
             self._host_plan[0][0] if self._host_plan else None,
             self.watchdog.next_event_at() if self.watchdog else None,
-            self._leak.exhausted_at() if self._leak and not self.faults.dead else None,
+            self._leak.exhausted_at() if self._leak else None,
             self._next_pat_at,
         )
         self.timer = min((due for due in candidates if due is not None), default=None)
@@ -235,7 +235,7 @@ class SimBmc:
             while event := self.watchdog.handle_timer(now):
                 self._watchdog_event(event, self.watchdog.settings, now)
         leaked_at = self._leak.exhausted_at() if self._leak else None
-        if leaked_at is not None and leaked_at <= now and not self.faults.dead:
+        if leaked_at is not None and leaked_at <= now:
             self.own_watchdog_reboots += 1
             self._restart(now, cold=True)
         if self._next_pat_at is not None and self._next_pat_at <= now:
@@ -383,9 +383,10 @@ class SimBmc:
         if self.boot_until is None:
             self._sync_faults(now)
         self.reschedule()
+        self.handle_timer(now)
 
     def _sync_faults(self, now: float) -> None:
-        flood = self.faults.flood_writes_per_s
+        flood = 0.0 if self.faults.dead else self.faults.flood_writes_per_s
         if self._leak is not None:
             self._leak.set_rate(flood, now)
         elif flood:
