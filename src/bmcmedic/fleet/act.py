@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
+from bmcmedic.errors import BmcRefusal, CompletionCodeError, RemoteProtocolError, TransportError
 from bmcmedic.fleet.link import BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask
 from bmcmedic.fleet.plan import Times
@@ -38,10 +38,20 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
+from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.model import AnswerKind, Remedy
 
 RESET_TIMEOUT_S = 5.0
 """How long the answer to the one reset is waited for: a lost one is an outcome, not an error."""
+
+_AMBIGUOUS_CODES = frozenset(
+    {
+        CompletionCode.TIMEOUT,
+        CompletionCode.RESPONSE_UNAVAILABLE,
+        CompletionCode.UNSPECIFIED,
+    }
+)
+"""Said of a reset, these leave open whether it happened."""
 
 HELD_MARGIN_S = 120.0
 """Added to the longest that the work can take, for what lies between its steps."""
@@ -158,6 +168,11 @@ async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> R
     sent_at_s = time.monotonic()
     try:
         await session.exchange(request, sent_at_s + RESET_TIMEOUT_S)
+    except CompletionCodeError as error:
+        if error.code not in _AMBIGUOUS_CODES:
+            return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
+        detail = f"{error}; it may have happened, so it is observed"
+        return ResetSent(ResetOutcome.UNKNOWN, detail, sent_at_s)
     except BmcRefusal as error:
         return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
     except (TransportError, RemoteProtocolError) as error:

@@ -24,7 +24,7 @@ from bmcmedic.model import (
 SLOW_ANSWER_S = 2.0
 """An answer over LAN that takes longer is worth a line of evidence; it is no illness by itself."""
 
-_NO_ANSWER = (AnswerKind.UNANSWERED, AnswerKind.GARBLED, AnswerKind.SESSION_LOST)
+_NO_ANSWER = (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST)
 
 
 def identity(observation: Observation, report: HostReport | None) -> Identity:
@@ -153,6 +153,8 @@ def _well_over_lan(observation: Observation) -> tuple[str, ...]:
     if unsupported:
         named = ", ".join(answer.question for answer in unsupported)
         lines.append(f"it does not support: {named}; that is no illness")
+    garbled = observation.answers_of(AnswerKind.GARBLED)
+    lines += [f"it answers oddly: {answer.question}: {answer.detail}" for answer in garbled]
     said_no = observation.answers_of(AnswerKind.SAID_NO, AnswerKind.UPDATING)
     lines += [f"it said no: {answer.detail}" for answer in said_no]
     if observation.self_test is not None:

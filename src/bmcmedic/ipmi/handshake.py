@@ -10,8 +10,8 @@ import hmac
 
 from bmcmedic.errors import (
     AuthenticationFailed,
-    BmcRefusal,
     RemoteProtocolError,
+    RmcpPlusStatusError,
 )
 from bmcmedic.ipmi.cipher_suites import CipherSuite
 from bmcmedic.ipmi.console_options import ConsoleOptions
@@ -70,7 +70,13 @@ class Handshake:
         response = OpenSessionResponse.decode(payload)
         self._check(response.tag, response.console_session_id, "Open Session", response.status)
         if response.suite is not self._suite or not response.managed_session_id:
-            raise BmcRefusal("Open Session: the BMC took other algorithms than were proposed")
+            # Field: pyghmi's Bmc answers every proposal with suite 3: it refuses ours, politely.
+            raise RmcpPlusStatusError(
+                "Open Session",
+                RmcpPlusStatus.NO_CIPHER_SUITE_MATCH,
+                "the BMC took other algorithms than were proposed",
+                "try --cipher-suite 3",
+            )
         options = self._options
         role = options.privilege | (NAME_ONLY_LOOKUP if options.name_only_lookup else 0)
         self._next_tag()

@@ -57,14 +57,15 @@ def test_a_bmc_that_answers_everything_is_healthy() -> None:
     assert diagnose(WELL, CALM).kind is DiagnosisKind.HEALTHY
 
 
-@pytest.mark.parametrize("kind", [AnswerKind.UNSUPPORTED, AnswerKind.SAID_NO, AnswerKind.UPDATING])
+@pytest.mark.parametrize(
+    "kind",
+    [AnswerKind.UNSUPPORTED, AnswerKind.SAID_NO, AnswerKind.UPDATING, AnswerKind.GARBLED],
+)
 def test_an_answer_of_no_is_no_sickness(kind: AnswerKind) -> None:
     assert diagnose(with_answer(kind), None).kind is DiagnosisKind.HEALTHY
 
 
-@pytest.mark.parametrize(
-    "kind", [AnswerKind.UNANSWERED, AnswerKind.GARBLED, AnswerKind.SESSION_LOST]
-)
+@pytest.mark.parametrize("kind", [AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST])
 def test_a_question_left_unanswered_is_sickness(kind: AnswerKind) -> None:
     diagnosis = diagnose(with_answer(kind), None)
     assert diagnosis.kind is DiagnosisKind.LAN_SICK

@@ -408,6 +408,16 @@ def test_a_bmc_that_refuses_to_restart_is_for_repair() -> None:
     assert "quiet-time" not in outcomes(verdict)
 
 
+@pytest.mark.parametrize("code", [0xC3, 0xCE, 0xFF])
+def test_a_reset_that_may_have_happened_is_observed(code: int) -> None:
+    virtual = sick("hang")
+    virtual.override = answers((0x06, 0x02), code)
+    verdict = heal_with_host(virtual)
+    assert outcomes(verdict)["cold-reset"] == "unknown"
+    assert outcomes(verdict)["restart-evidence"] == "disproven"
+    assert verdict.verdict == "needs-repair"
+
+
 def test_a_bmc_that_supports_nothing_optional_is_healed() -> None:
     virtual = sick("hang")
 

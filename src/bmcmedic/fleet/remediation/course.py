@@ -313,6 +313,7 @@ class Remediation:
         if sent.outcome is act.ResetOutcome.DENIED:
             self._chart.marks_after = await read_host_marks(self._acting_session(), case.time)
             reason = f"the BMC refuses to restart: {sent.detail}; it needs hands, or a power reseat"
+            self._chart.evidence.append(reason)
             raise Ended(Ending.NOT_DONE, reason)
         return sent
 
