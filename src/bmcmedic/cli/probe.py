@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from bmcmedic.fleet.prober import ProbeOptions, Prober
 from bmcmedic.model import ProbeResult
 
 CONCURRENCY_MAX = 65_536
+FLUSH_PERIOD_S = 0.05
 
 _encode = json.JSONEncoder(check_circular=False).encode
 
@@ -94,7 +96,7 @@ def probe(
     report = _Report(as_json=as_json)
     expanded = parse_targets(targets)
     credentials = read_credentials(user, password_file, kg_file)
-    Prober(expanded, credentials, options, report.add, on_round_end=sys.stdout.flush).run()
+    Prober(expanded, credentials, options, report.add, on_step=report.step).run()
     report.close()
     raise typer.Exit(1 if report.unwell_count else 0)
 
@@ -104,8 +106,8 @@ class _Report:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        # To a terminal each line at once, into a pipe round by round.
-        self._flushes = sys.stdout.isatty()
+        self._is_pending = False
+        self._flushed_at = 0.0
         self.count = 0
         self.unwell_count = 0
 
@@ -115,11 +117,19 @@ class _Report:
         self.unwell_count += result.error is not None
         line = _encode(result.to_json()) if self._as_json else _text(result)
         sys.stdout.write(line + "\n")
-        if self._flushes:
+        self._is_pending = True
+
+    def step(self) -> None:
+        """Hand on what was printed, but not line by line: that would cost more than asking."""
+        now = time.monotonic()
+        if self._is_pending and now - self._flushed_at >= FLUSH_PERIOD_S:
+            self._flushed_at = now
+            self._is_pending = False
             sys.stdout.flush()
 
     def close(self) -> None:
         """Say how it went, where there was more than one."""
+        sys.stdout.flush()
         if self.count > 1 and not self._as_json:
             well = self.count - self.unwell_count
             print(f"{self.count} probed: {well} well, {self.unwell_count} not", file=sys.stderr)

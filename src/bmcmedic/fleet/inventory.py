@@ -97,7 +97,14 @@ def literal_address(target: Target) -> tuple[str, int] | tuple[str, int, int, in
 
 def _split(argument: str) -> list[str]:
     """Cut at the commas that stand outside of brackets."""
-    parts = re.split(r",(?![^\[\]]*\])", argument)
+    parts: list[str] = []
+    is_open = False
+    for piece in argument.split(","):
+        if is_open:
+            parts[-1] += "," + piece
+        else:
+            parts.append(piece)
+        is_open = parts[-1].rfind("[") > parts[-1].rfind("]")
     return [part for part in parts if part]
 
 

@@ -122,7 +122,11 @@ class _Probe(Link):
 
 
 class Prober:
-    """Probes targets and hands each result to `on_result`: one a target and round, always."""
+    """Probes targets and hands each result to `on_result`: one a target and round, always.
+
+    `on_step` is called after each round of datagrams and timers, a second apart at most, such as
+    for handing buffered results on.
+    """
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class Prober:
         options: ProbeOptions,
         on_result: Callable[[ProbeResult], None],
         *,
-        on_round_end: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._targets = list(targets)
@@ -144,7 +148,7 @@ class Prober:
             may_reopen=options.keep_sessions,
         )
         self._on_result = on_result
-        self._on_round_end = on_round_end
+        self._on_step = on_step
         self._monotonic = monotonic
         self._questions: tuple[Question, ...] = (POWER_QUESTION,)
         if options.detail:
@@ -173,7 +177,6 @@ class Prober:
             for number in range(self._options.count):
                 started_at = self._monotonic()
                 self._run_round()
-                self._on_round_end()
                 if number + 1 < self._options.count:
                     self._prepare_next_round(started_at + self._options.period_s)
             self._close_kept_sessions()
@@ -191,6 +194,7 @@ class Prober:
             self._engine.step(self._wait_s())
             if self._resolving:
                 self._expire_look_ups()
+            self._on_step()
 
     def _prepare_next_round(self, starts_at: float) -> None:
         while (wait_s := starts_at - self._monotonic()) > 0:
