@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,8 @@ class WatchdogFacts:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What one probe of one target found out; unknown is None."""
+class ProbeResult(NamedTuple):
+    """What one probe of one target found out; unknown is None. The names are the JSON keys."""
 
     target: str
     reachable: bool
@@ -46,19 +45,10 @@ class ProbeResult:
 
     def to_json(self) -> dict[str, Any]:
         """One line of `bmcmedic probe --json`."""
-        return {
-            "target": self.target,
-            "reachable": self.reachable,
-            "power": self.power,
-            "device_id": self.device_id,
-            "firmware": self.firmware,
-            "manufacturer_id": self.manufacturer_id,
-            "guid": self.guid,
-            "self_test": self.self_test,
-            "watchdog": self.watchdog.to_json() if self.watchdog else None,
-            "latency_s": self.latency_s,
-            "error": self.error,
-        }
+        facts = self._asdict()
+        if self.watchdog is not None:
+            facts["watchdog"] = self.watchdog.to_json()
+        return facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,8 +96,10 @@ def probe(
     report = _Report(as_json=as_json)
     expanded = parse_targets(targets)
     credentials = read_credentials(user, password_file, kg_file)
-    Prober(expanded, credentials, options, report.add, on_step=report.step).run()
-    report.close()
+    try:
+        Prober(expanded, credentials, options, report.add, on_step=report.step).run()
+    finally:
+        report.close()
     raise typer.Exit(1 if report.unwell_count else 0)
 
 
@@ -106,7 +108,7 @@ class _Report:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._is_pending = False
+        self._lines: list[str] = []
         self._flushed_at = 0.0
         self.count = 0
         self.unwell_count = 0
@@ -115,27 +117,32 @@ class _Report:
         """Print one result."""
         self.count += 1
         self.unwell_count += result.error is not None
-        line = _encode(result.to_json()) if self._as_json else _text(result)
-        sys.stdout.write(line + "\n")
-        self._is_pending = True
+        self._lines.append(_encode(result.to_json()) if self._as_json else _text(result))
 
     def step(self) -> None:
         """Hand on what was printed, but not line by line: that would cost more than asking."""
         now = time.monotonic()
-        if self._is_pending and now - self._flushed_at >= FLUSH_PERIOD_S:
+        if self._lines and now - self._flushed_at >= FLUSH_PERIOD_S:
             self._flushed_at = now
-            self._is_pending = False
-            sys.stdout.flush()
+            self._flush()
 
     def close(self) -> None:
         """Say how it went, where there was more than one."""
-        sys.stdout.flush()
+        self._flush()
         if self.count > 1 and not self._as_json:
             well = self.count - self.unwell_count
             print(f"{self.count} probed: {well} well, {self.unwell_count} not", file=sys.stderr)
 
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+
 
 def _text(result: ProbeResult) -> str:
+    if result.device_id is None and result.error is None:
+        return f"{result.target}: power {result.power}, after {result.latency_s:.3f} s"
     parts = [f"{result.target}:"]
     if result.power is not None:
         parts.append(f"power {result.power}")

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bmcmedic.errors import (
@@ -48,7 +48,7 @@ CLOSE_TIMEOUT_S = 1.0
 """How long a session's end is asked for; after that the BMC's own timer ends it."""
 SILENT_PER_WINDOW_MAX = 16
 """How many silent targets may wait for their deadline, as a multiple of the window."""
-STEP_WAIT_MAX_S = 1.0
+STEP_WAIT_MAX_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class _Probe(Link):
 class Prober:
     """Probes targets and hands each result to `on_result`: one a target and round, always.
 
-    `on_step` is called after each round of datagrams and timers, a second apart at most, such as
-    for handing buffered results on.
+    `on_step` is called after each round of datagrams and timers, `STEP_WAIT_MAX_S` apart at most,
+    such as for handing buffered results on.
     """
 
     def __init__(
@@ -396,7 +396,7 @@ class Prober:
 
     def _report(self, result: ProbeResult, alias: Target) -> None:
         self._outstanding -= 1
-        self._on_result(replace(result, target=alias.name))
+        self._on_result(result._replace(target=alias.name))
 
 
 def _advice(error: BmcmedicError, timeout_s: float) -> str:
