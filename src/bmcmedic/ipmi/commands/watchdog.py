@@ -178,7 +178,8 @@ class GetWatchdogTimerRsp:
 
     Spec: 27.7. Shape: 8 bytes, LSB first. Units: countdowns in 100 ms, pretimeout in s.
     Field: a BMC whose timer nobody ever set reports use 0; some let the present countdown stand
-    where the timer was stopped, others show the initial countdown.
+    where the timer was stopped, others show the initial countdown; OpenIPMI's ipmi_sim leaves the
+    present countdown out (6 bytes), and then the initial one is shown here.
     """
 
     running: bool
@@ -209,6 +210,8 @@ class GetWatchdogTimerRsp:
     @classmethod
     def decode(cls, data: bytes) -> GetWatchdogTimerRsp:
         """Read the data bytes; raises RemoteProtocolError."""
+        if len(data) == _WITHOUT_PRESENT_BYTES and not data[0] & 0x40:
+            data += data[4:6]
         check_length(data, 8, 8 + PADDING_BYTES_MAX, section="27.7")
         use, action, interrupt = _timer(data, "27.7")
         return cls(
@@ -258,6 +261,10 @@ class GetWatchdogTimerReq(Command[GetWatchdogTimerRsp]):
     netfn = NetFn.APP
     command = 0x25
     response = GetWatchdogTimerRsp
+
+
+_WITHOUT_PRESENT_BYTES = 6
+"""Of an answer without the present countdown; only a stopped timer may do without."""
 
 
 def _timer(data: bytes, section: str) -> tuple[TimerUse, TimeoutAction, PretimeoutInterrupt]:

@@ -35,7 +35,7 @@ NUMBERS: dict[str, tuple[int, int, Range, Range]] = {
     "GetDeviceGuidReq": (0x06, 0x08, (0, 0), (16, 20)),
     "ResetWatchdogTimerReq": (0x06, 0x22, (0, 0), (0, 4)),
     "SetWatchdogTimerReq": (0x06, 0x24, (6, 6), (0, 4)),
-    "GetWatchdogTimerReq": (0x06, 0x25, (0, 0), (8, 12)),
+    "GetWatchdogTimerReq": (0x06, 0x25, (0, 0), (6, 12)),  # 6 while stopped, by ipmi_sim
     "SetBmcGlobalEnablesReq": (0x06, 0x2E, (1, 1), (0, 4)),
     "GetBmcGlobalEnablesReq": (0x06, 0x2F, (0, 0), (1, 5)),
     "ClearMessageFlagsReq": (0x06, 0x30, (1, 1), (0, 4)),

@@ -96,6 +96,20 @@ def test_a_timer_that_nobody_ever_set_can_be_read() -> None:
     assert timer.expiration_flags == ExpirationFlags(0)
 
 
+def test_a_stopped_timer_may_lack_its_present_countdown() -> None:
+    timer = GetWatchdogTimerRsp.decode(bytes.fromhex("040105005802"))
+    assert not timer.running
+    assert timer.action is TimeoutAction.HARD_RESET
+    assert (timer.initial_countdown_s, timer.present_countdown_s) == (60.0, 60.0)
+
+
+def test_a_running_timer_must_say_how_long_it_runs() -> None:
+    with pytest.raises(RemoteProtocolError, match="expected 8 to 12 bytes, got 6"):
+        GetWatchdogTimerRsp.decode(bytes.fromhex("440105005802"))
+    with pytest.raises(RemoteProtocolError, match="expected 8 to 12 bytes, got 7"):
+        GetWatchdogTimerRsp.decode(bytes.fromhex("04010500580200"))
+
+
 def test_a_timer_is_set_again_as_it_was_seen() -> None:
     timer = GetWatchdogTimerRsp.decode(bytes.fromhex("c4310a10580219 02".replace(" ", "")))
     assert timer.running

@@ -1,0 +1,173 @@
+"""The program against OpenIPMI's `ipmi_sim`: suite 3 only, no self-test, no cold reset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmcmedic.errors import CompletionCodeError
+from bmcmedic.ipmi.commands.chassis import ChassisControlAction, ChassisControlReq
+from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
+from bmcmedic.ipmi.commands.watchdog import SetWatchdogTimerReq, TimeoutAction, TimerUse
+from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
+from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.transport.lanplus import LanPlus
+from tests.support.ipmi_sim import GUID, IpmiSim, ipmi_sim
+from tests.support.programs import run
+
+TIMES = ("--quiet-time", "1", "--return-time", "10", "--steady-time", "1")
+DEADLINE_S = 10.0
+USER, ADMINISTRATOR = 2, 4
+
+
+@pytest.fixture(scope="module")
+def bmc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpmiSim]:
+    with ipmi_sim(tmp_path_factory.mktemp("ipmi_sim") / "bmc") as running:
+        yield running
+
+
+def document(output: str) -> dict[str, Any]:
+    (line,) = output.splitlines()
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def test_it_is_well_in_every_detail(bmc: IpmiSim) -> None:
+    done = run("probe", bmc.target, "--detail", "--json")
+    assert done.returncode == 0, done.stdout
+    told = document(done.stdout)
+    assert 0 < told.pop("latency_s") < 5
+    assert told == {
+        "target": bmc.target,
+        "reachable": True,
+        "power": "off",
+        "device_id": 0,
+        "firmware": "9.08",
+        "manufacturer_id": 0x1291,
+        "guid": GUID,
+        "self_test": "unsupported",
+        "watchdog": {"running": False, "present_countdown_s": 0.0, "action": "none"},
+        "error": None,
+    }
+
+
+def test_suite_3_is_fallen_back_to_but_not_where_17_was_asked_for(bmc: IpmiSim) -> None:
+    assert run("probe", bmc.target).returncode == 0
+    assert run("probe", bmc.target, "--cipher-suite", "3").returncode == 0
+    done = run("probe", bmc.target, "--cipher-suite", "17")
+    assert done.returncode == 1
+    assert "invalid authentication algorithm (RMCP+ status 0x04)" in done.stdout
+    assert "--cipher-suite" in done.stdout
+
+
+def test_wrong_credentials_are_told_apart(bmc: IpmiSim) -> None:
+    wrong_password = run("probe", bmc.target, password="not-it")
+    assert wrong_password.returncode == 1
+    assert "wrong password for user 'admin'" in wrong_password.stdout
+    wrong_user = run("probe", bmc.target, "--user", "nobody")
+    assert wrong_user.returncode == 1
+    assert "unauthorized user name (RMCP+ status 0x0d)" in wrong_user.stdout
+
+
+def test_a_session_as_a_plain_user_can_change_nothing(bmc: IpmiSim) -> None:
+    async def refusals() -> list[CompletionCodeError]:
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        credentials = Credentials("admin", b"secret")
+        refused = []
+        async with await LanPlus.connect(bmc.address, credentials, deadline=deadline) as session:
+            for request in (
+                SetWatchdogTimerReq(TimerUse.SMS_OS, TimeoutAction.NONE, 60.0),
+                ChassisControlReq(ChassisControlAction.POWER_DOWN),
+                SetSessionPrivilegeLevelReq(PrivilegeLevel.ADMINISTRATOR),
+            ):
+                with pytest.raises(CompletionCodeError) as refusal:
+                    await session.exchange(request, deadline)
+                refused.append(refusal.value)
+        return refused
+
+    by_the_timer, by_the_power, by_the_level = asyncio.run(refusals())
+    assert by_the_timer.code == CompletionCode.INSUFFICIENT_PRIVILEGE
+    assert by_the_power.code == CompletionCode.INSUFFICIENT_PRIVILEGE
+    assert "insufficient privilege" in str(by_the_power)
+    assert by_the_level.code == 0x81
+    assert "exceeds the limit" in str(by_the_level)
+
+
+def test_warm_sessions_are_set_up_once(bmc: IpmiSim) -> None:
+    before = len(bmc.privileges())
+    arguments = ("--session", "warm", "--count", "5", "--period", "0.1", "--json")
+    done = run("probe", bmc.target, *arguments)
+    assert done.returncode == 0, done.stdout
+    rounds = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [told["power"] for told in rounds] == ["off"] * 5
+    assert len(bmc.privileges()) == before + 1
+
+
+def test_a_sweep_over_several(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as running:
+        bmcs = [running.enter_context(ipmi_sim(tmp_path / name)) for name in "abc"]
+        targets = [bmc.target for bmc in bmcs]
+        done = run("probe", *targets, "--detail", "--json")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(result["target"] for result in told) == sorted(targets)
+    assert [result["power"] for result in told] == ["off"] * 3
+    assert done.returncode == 0
+
+
+def test_heal_finds_it_healthy_as_a_plain_user(bmc: IpmiSim) -> None:
+    before = len(bmc.privileges())
+    done = run("heal", bmc.target, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    told = document(done.stdout)
+    assert (told["verdict"], told["resets_sent"]) == ("healthy", 0)
+    # Which, as the test above shows, means that it could not change anything.
+    assert set(bmc.privileges()[before:]) == {USER}
+
+
+def test_heal_sends_a_bmc_to_repair_that_cannot_restart(bmc: IpmiSim) -> None:
+    before = len(bmc.privileges())
+    done = run("heal", bmc.target, "--in-band-hung", "--yes", "--json", *TIMES)
+    assert done.returncode == 1, done.stderr
+    told = document(done.stdout)
+    assert ADMINISTRATOR in bmc.privileges()[before:]
+    assert set(told) == {
+        "target",
+        "verdict",
+        "reason",
+        "steps",
+        "power_before",
+        "power_after",
+        "host_untouched",
+        "evidence",
+        "resets_sent",
+    }
+    assert (told["target"], told["verdict"]) == (bmc.target, "needs-repair")
+    assert (told["power_before"], told["power_after"]) == ("off", "off")
+    assert told["resets_sent"] == 1
+    assert "0xc1" in told["reason"]
+    steps = {step["name"]: step for step in told["steps"]}
+    assert all(set(step) == {"name", "outcome", "at", "detail"} for step in told["steps"])
+    assert steps["diagnose"]["outcome"] == "in-band-hung"
+    assert steps["watchdog"]["outcome"] == "untouched"
+    assert steps["cold-reset"]["outcome"] == "denied"
+    assert list(steps)[-1] == "verdict"
+    assert "needs-repair" in done.stderr
+
+
+def test_a_warm_reset_that_is_not_supported_is_not_back(bmc: IpmiSim) -> None:
+    done = run("reset", bmc.target, "--warm", "--yes", "--json", *TIMES)
+    assert done.returncode == 1, done.stderr
+    assert document(done.stdout)["verdict"] == "not-back"
+
+
+def test_without_yes_and_terminal_nothing_is_sent(bmc: IpmiSim) -> None:
+    done = run("heal", bmc.target, "--in-band-hung", "--json", *TIMES)
+    assert done.returncode == 3
+    told = document(done.stdout)
+    assert (told["verdict"], told["resets_sent"]) == ("refused", 0)
