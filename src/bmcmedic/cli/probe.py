@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
@@ -27,8 +27,6 @@ from bmcmedic.model import ProbeResult
 
 CONCURRENCY_MAX = 65_536
 FLUSH_PERIOD_S = 0.05
-
-_encode = json.JSONEncoder(check_circular=False).encode
 
 
 class SessionKind(StrEnum):
@@ -107,7 +105,8 @@ class _Report:
     """Prints results as they come and counts them."""
 
     def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+        self._format = _json_format() if as_json else _text
+        self._summary = not as_json
         self._lines: list[str] = []
         self._flushed_at = 0.0
         self.count = 0
@@ -117,7 +116,7 @@ class _Report:
         """Print one result."""
         self.count += 1
         self.unwell_count += result.error is not None
-        self._lines.append(_encode(result.to_json()) if self._as_json else _text(result))
+        self._lines.append(self._format(result))
 
     def step(self) -> None:
         """Hand on what was printed, but not line by line: that would cost more than asking."""
@@ -129,7 +128,7 @@ class _Report:
     def close(self) -> None:
         """Say how it went, where there was more than one."""
         self._flush()
-        if self.count > 1 and not self._as_json:
+        if self.count > 1 and self._summary:
             well = self.count - self.unwell_count
             print(f"{self.count} probed: {well} well, {self.unwell_count} not", file=sys.stderr)
 
@@ -138,6 +137,14 @@ class _Report:
         if lines:
             sys.stdout.write("\n".join(lines) + "\n")
             sys.stdout.flush()
+
+
+def _json_format() -> Callable[[ProbeResult], str]:
+    # Loaded for --json alone: a plain sweep starts faster.
+    import json
+
+    encode = json.JSONEncoder(check_circular=False).encode
+    return lambda result: encode(result.to_json())
 
 
 def _text(result: ProbeResult) -> str:

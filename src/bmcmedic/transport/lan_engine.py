@@ -27,6 +27,8 @@ Address = tuple[Any, ...]
 
 RECEIVE_BYTES_PER_LINK = 2048
 """What one queued answer may be charged against the buffer; the kernel counts whole skbs."""
+TIMER_GRID_S = 0.02
+"""Timers are late by up to this much, so that many fire at once."""
 DRAIN_DATAGRAMS_MAX = 256
 """Datagrams taken in a row before the timers get their turn."""
 
@@ -147,9 +149,10 @@ class LanEngine:
     # -- timers ----------------------------------------------------------------------------
 
     def _arm(self, link: Link, timer: float) -> None:
-        link.timer_at = timer
+        # On a grid: under loss thousands of timers would else wake the process one by one.
+        link.timer_at = math.ceil(timer / TIMER_GRID_S) * TIMER_GRID_S
         self._timer_count += 1
-        heapq.heappush(self._timers, (timer, self._timer_count, link))
+        heapq.heappush(self._timers, (link.timer_at, self._timer_count, link))
 
     def _fire_timers(self) -> None:
         now = self._monotonic()
