@@ -77,7 +77,14 @@ class TransportError(BmcmedicError):
 
 
 class NoAnswer(TransportError):
-    """The deadline passed without an answer."""
+    """The deadline passed without an answer; `advice` is what to try, where the silence tells."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; {self.advice}" if self.advice else str(self.args[0])
 
 
 class PortClosed(TransportError):

@@ -403,7 +403,8 @@ def _advice(error: BmcmedicError, timeout_s: float) -> str:
     """One line: what happened, and what to try."""
     text = str(error)
     if isinstance(error, NoAnswer):
-        return f"{text} in {timeout_s:g} s; check address, port and firewall, or raise --timeout"
+        advice = error.advice or "check address, port and firewall, or raise --timeout"
+        return f"{error.args[0]} in {timeout_s:g} s; {advice}"
     if isinstance(error, CompletionCodeError) and error.code == CompletionCode.NODE_BUSY:
         return f"{text}; no free resources: try again later"
     return text

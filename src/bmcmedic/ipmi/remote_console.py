@@ -53,7 +53,9 @@ RAKP_TRANSMISSIONS_MAX = 4
 REOPEN_AFTER_TRANSMISSIONS = 4
 """Unanswered transmissions of a request after which a new session is set up, where allowed."""
 HANDSHAKES_MAX = 16
-"""Set-ups that one `open()` may start before it gives up, whatever its deadline."""
+"""Set-ups that one `open()` or `request()` may start before it gives up before its deadline."""
+PATIENCE_FACTOR = 2.0
+"""How much longer to wait before repeating to a BMC that is too slow for repeats."""
 
 _CLOSE_SESSION = 0x3C
 _SEND_MESSAGE_RESPONSE = (NetFn.APP | 1, 0x34)
@@ -69,14 +71,17 @@ class RemoteConsole:
     __slots__ = (
         "_bridge",
         "_deadline",
+        "_first_interval",
         "_handshake",
         "_handshakes",
+        "_handshakes_max",
         "_interval",
         "_is_kept",
         "_options",
         "_outbox",
         "_payload",
         "_payload_type",
+        "_rakp1_repeated",
         "_repeats",
         "_request",
         "_sequence",
@@ -96,6 +101,9 @@ class RemoteConsole:
         self._outbox: list[bytes] = []
         self._handshake: Handshake | None = None
         self._handshakes = 0
+        self._handshakes_max = HANDSHAKES_MAX
+        self._rakp1_repeated = False
+        self._first_interval = options.retransmit_first_s
         self._session: Session | None = None
         self._request: RequestMessage | None = None
         self._bridge: Bridge | None = None
@@ -134,6 +142,12 @@ class RemoteConsole:
         self._move(Trigger.REQUEST)
         self._deadline = deadline
         self._send_request(message, bridge, now, repeats=idempotent)
+
+    def give_up_request(self) -> None:
+        """Await the outstanding request's answer no more; harmless when none is outstanding."""
+        if self.state is State.REQUESTING:
+            self._move(Trigger.REQUEST_DEADLINE)
+            self._request = self._bridge = self._timer = None
 
     def close(self, now: float, deadline: float) -> None:
         """Ask the BMC to free the session's slot (Close Session, section 22.19)."""
@@ -189,7 +203,7 @@ class RemoteConsole:
         self._send(PayloadType.OPEN_SESSION_REQUEST, self._handshake.open_session_request(), now)
 
     def _start_anew(self, now: float) -> Event | None:
-        if self._handshakes >= HANDSHAKES_MAX:
+        if self._handshakes >= self._handshakes_max:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
         self._is_kept = self._request is not None
         self._move(Trigger.START_ANEW)
@@ -213,6 +227,7 @@ class RemoteConsole:
                 return None
             if self.state is State.AUTHENTICATING:
                 payload = handshake.rakp_3(packet.payload)
+                self._rakp1_repeated = self._transmissions > 1
                 self._move(Trigger.RAKP_2)
                 self._send(PayloadType.RAKP_3, payload, now)
                 return None
@@ -223,6 +238,7 @@ class RemoteConsole:
 
     def _activated(self, now: float) -> Event | None:
         self._handshake = self._timer = None
+        self._handshakes_max = self._handshakes + HANDSHAKES_MAX
         self._move(Trigger.RAKP_4)
         if not self._is_kept:
             return SessionOpened(self.suite)
@@ -248,6 +264,15 @@ class RemoteConsole:
                 and self.state is not State.OPENING
                 and self._transmissions > 1
             ):
+                return self._start_anew(now)
+            # The code of its RAKP 2 fitted, so our secrets are right. Field: a slow BMC answers a
+            # repeated RAKP 1 with a new random number, and forgets the one that we took.
+            if (
+                error.status == RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE
+                and self.state is State.ACTIVATING
+                and self._rakp1_repeated
+            ):
+                self._first_interval *= PATIENCE_FACTOR
                 return self._start_anew(now)
         return self._fail(error)
 
@@ -308,7 +333,7 @@ class RemoteConsole:
         self._payload = payload
         self._repeats = repeats
         self._transmissions = 0
-        self._interval = self._options.retransmit_first_s
+        self._interval = self._first_interval
         self._transmit(now)
 
     def _transmit(self, now: float) -> None:
@@ -321,7 +346,9 @@ class RemoteConsole:
             self._outbox.append(self._session.seal(self._payload))
 
     def _deadline_passed(self) -> Event:
-        error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}")
+        # Field: pyghmi's Bmc has no word for a user that it does not know.
+        advice = _CHECK_USER if self.state is State.AUTHENTICATING else ""
+        error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}", advice)
         self._timer = None
         if self.state is State.CLOSING:
             self._move(Trigger.CLOSED)
@@ -365,6 +392,7 @@ class RemoteConsole:
             ) from None
 
 
+_CHECK_USER = "it answered Open Session, so check the user name: some BMCs ignore an unknown one"
 _FORGOTTEN = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
 _SET_UP_ANSWER = {
     State.OPENING: PayloadType.OPEN_SESSION_RESPONSE,
