@@ -1,142 +1,345 @@
-"""Remote console and managed system connected in memory."""
+"""Remote console and managed system connected in memory: everything that goes as it should."""
 
 from __future__ import annotations
-
-import random
-from dataclasses import dataclass, field
 
 import pytest
 
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES
-from bmcmedic.ipmi.console_options import ConsoleOptions
-from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.ipmi.events import (
-    Event,
+    RequestUnanswered,
     ResponseReceived,
     SessionClosed,
+    SessionFailed,
     SessionOpened,
 )
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.ipmi.remote_console import RemoteConsole
+from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram
 from bmcmedic.ipmi.states import State
-from bmcmedic.transport.aes import aes_cbc
-
-GUID = bytes(range(16))
-PASSWORD = b"sixteen-byte-pw!"
-
-
-@dataclass
-class Pair:
-    """Both ends, a clock, and a network that a test can bend."""
-
-    console: RemoteConsole
-    managed: ManagedSystem
-    rng: random.Random
-    loss: float = 0.0
-    now: float = 1.0
-    executed: list[RequestMessage] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    answers: bool = True
-
-    def deliver(self) -> None:
-        """Carry datagrams in both directions until nobody has one left."""
-        while datagrams := self.console.datagrams_to_send():
-            for datagram in datagrams:
-                if self.rng.random() < self.loss:
-                    continue
-                answer = self.managed.receive_datagram(datagram, "console", self.now)
-                if isinstance(answer, IncomingRequest):
-                    self.executed.append(answer.message)
-                    if not self.answers:
-                        continue
-                    answer = self.managed.respond(answer, 0, answer.message.data, self.now)
-                if answer is not None and self.rng.random() >= self.loss:
-                    event = self.console.receive_datagram(answer, self.now)
-                    if event is not None:
-                        self.events.append(event)
-
-    def run(self) -> Event:
-        """Deliver and let time pass until the console reports something."""
-        count = len(self.events)
-        self.deliver()
-        while len(self.events) == count:
-            timer = self.console.get_timer()
-            assert timer is not None
-            assert timer >= self.now
-            self.now = timer
-            event = self.console.handle_timer(self.now)
-            if event is not None:
-                self.events.append(event)
-            self.deliver()
-        return self.events[-1]
+from tests.support.session_pair import (
+    PASSWORD,
+    TO_BMC,
+    TO_CONSOLE,
+    Pair,
+    make_pair,
+    opened_pair,
+    silent,
+)
 
 
-def make_pair(
-    *,
-    suites: tuple[int, ...] = (17, 3),
-    bmc_suites: tuple[int, ...] = (3, 17),
-    password: bytes = PASSWORD,
-    kg: bytes = b"",
-    bmc_kg: bytes = b"",
-    user: str = "admin",
-    privilege: PrivilegeLevel = PrivilegeLevel.USER,
-    users: tuple[User, ...] = (User(2, b"admin", PASSWORD),),
-    slots: int = 4,
-    may_reopen: bool = False,
-    name_only_lookup: bool = True,
-    seed: int = 1,
-) -> Pair:
-    rng = random.Random(seed)
-    return Pair(
-        RemoteConsole(
-            ConsoleOptions(
-                Credentials(user, password, kg),
-                rng.randbytes,
-                aes_cbc,
-                privilege=privilege,
-                cipher_suites=suites,
-                name_only_lookup=name_only_lookup,
-                may_reopen=may_reopen,
-            )
-        ),
-        ManagedSystem(
-            guid=GUID,
-            users=users,
-            random_bytes=rng.randbytes,
-            aes=aes_cbc,
-            kg=bmc_kg,
-            cipher_suites=bmc_suites,
-            session_slots=slots,
-        ),
-        rng,
-    )
-
-
-def open_session(pair: Pair) -> Event:
-    pair.console.open(pair.now, pair.now + 5)
-    return pair.run()
-
-
-def ask(pair: Pair, data: bytes = b"\x01\x02", *, idempotent: bool = True) -> Event:
-    pair.console.request(
-        RequestMessage(0x30, 0x42, data), pair.now, pair.now + 5, idempotent=idempotent
-    )
-    return pair.run()
+def in_session(datagram: bytes) -> Packet:
+    packet = decode_datagram(datagram)
+    assert isinstance(packet, Packet)
+    return packet
 
 
 @pytest.mark.parametrize("suite", sorted(CIPHER_SUITES))
 @pytest.mark.parametrize("kg", [b"", b"a-k_g-of-20-bytes..."])
 def test_every_suite_opens_exchanges_and_closes(suite: int, kg: bytes) -> None:
     pair = make_pair(suites=(suite,), bmc_suites=(suite,), kg=kg, bmc_kg=kg)
-    assert open_session(pair) == SessionOpened(CIPHER_SUITES[suite])
+    assert pair.open() == SessionOpened(CIPHER_SUITES[suite])
     for length in range(40):
-        event = ask(pair, bytes(range(length)))
+        event = pair.ask(bytes(range(length)))
         assert isinstance(event, ResponseReceived)
         assert event.response.data == bytes(range(length))
     assert pair.managed.session_count == 1
-    pair.console.close(pair.now, pair.now + 1)
-    assert pair.run() == SessionClosed()
+    assert pair.close() == SessionClosed()
     assert pair.managed.session_count == 0
     assert pair.console.state is State.CLOSED
+
+
+@pytest.mark.parametrize("password", [b"", b"p", b"sixteen-byte-pw!", b"twenty-bytes-is-most"])
+@pytest.mark.parametrize("suite", [3, 17])
+def test_passwords_of_every_length(password: bytes, suite: int) -> None:
+    users = (User(2, b"admin", password),)
+    pair = make_pair(suites=(suite,), password=password, users=users)
+    assert isinstance(pair.open(), SessionOpened)
+    assert isinstance(pair.ask(), ResponseReceived)
+
+
+def test_a_password_that_the_bmc_keeps_padded_with_zeros_fits() -> None:
+    pair = make_pair(password=b"short", users=(User(2, b"admin", b"short".ljust(20, b"\0")),))
+    assert isinstance(pair.open(), SessionOpened)
+
+
+def test_a_name_of_16_bytes_and_no_name_at_all() -> None:
+    for name in ("", "sixteen-byte-nam"):
+        pair = make_pair(user=name, users=(User(3, name.encode(), PASSWORD),))
+        assert isinstance(pair.open(), SessionOpened)
+
+
+def test_a_session_without_encryption_shows_its_payload_and_one_with_it_does_not() -> None:
+    secret = b"a very telling payload"
+    for suite, is_visible in ((1, True), (2, True), (3, False), (17, False)):
+        pair = opened_pair(suite=suite)
+        pair.ask(secret)
+        assert any(secret in datagram for _, datagram in pair.sent) is is_visible
+
+
+def test_the_same_request_never_looks_the_same_on_the_wire() -> None:
+    pair = opened_pair()
+    for _ in range(20):
+        pair.ask()
+    datagrams = [datagram for _, datagram in pair.sent]
+    assert len(set(datagrams)) == len(datagrams) == 40
+    first_blocks = {datagram[16:32] for datagram in datagrams}
+    assert len(first_blocks) == 40
+
+
+def test_request_sequence_numbers_wrap_after_63() -> None:
+    pair = opened_pair()
+    for number in range(200):
+        event = pair.ask(number.to_bytes(2, "big"))
+        assert isinstance(event, ResponseReceived)
+        assert event.response.data == number.to_bytes(2, "big")
+    assert [message.sequence for message in pair.executed[:65]] == [*range(1, 64), 0, 1]
+
+
+def test_session_sequence_numbers_wrap_past_zero() -> None:
+    pair = opened_pair()
+    console = pair.console._session
+    (slot,) = pair.managed._slots
+    managed = slot.session
+    assert console is not None
+    assert managed is not None
+    # As after four thousand million packets.
+    for sender, receiver in ((console, managed), (managed, console)):
+        sender._outbound_sequence = receiver._window._highest = 0xFFFFFFFA
+    for _ in range(20):
+        assert isinstance(pair.ask(), ResponseReceived)
+    for way in (TO_BMC, TO_CONSOLE):
+        sequences = [in_session(data).sequence for sent, data in pair.sent if sent == way]
+        assert sequences[:8] == [*range(0xFFFFFFFB, 0x100000000), 1, 2, 3]
+    assert pair.managed.discarded_count == 0
+
+
+def test_a_request_that_is_not_idempotent_leaves_once_even_if_nothing_comes() -> None:
+    pair = opened_pair()
+    pair.execute = silent
+    assert isinstance(pair.ask(idempotent=False), RequestUnanswered)
+    assert pair.count_sent() == 1
+    assert pair.console.state is State.ACTIVE
+
+
+def test_a_request_that_is_not_idempotent_leaves_once_where_sessions_may_reopen() -> None:
+    pair = opened_pair(may_reopen=True)
+    pair.execute = silent
+    assert isinstance(pair.ask(idempotent=False), RequestUnanswered)
+    assert pair.count_sent() == 1
+
+
+def test_an_idempotent_request_is_repeated_and_its_late_answer_taken() -> None:
+    pair = opened_pair()
+    waiting: list[IncomingRequest] = []
+
+    def slow(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
+        waiting.append(incoming)
+        return []
+
+    pair.execute = slow
+    pair.console.request(RequestMessage(0x30, 0x42, b"x"), pair.now, pair.now + 5)
+    while pair.count_sent() < 5:
+        pair.step()
+    assert len(waiting) == 1, "a request in work is not started again"
+    answer = pair.managed.respond(waiting[0], 0, b"late", pair.now)
+    assert answer is not None
+    pair.put(TO_CONSOLE, answer)
+    event = pair.run()
+    assert isinstance(event, ResponseReceived)
+    assert event.response.data == b"late"
+
+
+def test_the_end_of_slow_work_does_not_start_newer_work_twice() -> None:
+    pair = opened_pair()
+    waiting: list[IncomingRequest] = []
+
+    def slow(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
+        waiting.append(incoming)
+        return []
+
+    pair.execute = slow
+    assert isinstance(pair.ask(b"first", timeout_s=1), RequestUnanswered)
+    pair.console.request(RequestMessage(0x30, 0x42, b"second"), pair.now, pair.now + 5)
+    pair.step()
+    pair.step()
+    assert [incoming.message.data for incoming in waiting] == [b"first", b"second"]
+    answer = pair.managed.respond(waiting[0], 0, b"first", pair.now)
+    assert answer is not None
+    pair.put(TO_CONSOLE, answer)
+    while pair.now < 5:
+        pair.step()
+    assert [incoming.message.data for incoming in waiting] == [b"first", b"second"]
+
+
+def test_an_answer_that_comes_after_its_deadline_is_not_taken_for_the_next() -> None:
+    pair = opened_pair()
+    waiting: list[IncomingRequest] = []
+
+    def slow(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
+        waiting.append(incoming)
+        if len(waiting) == 1:
+            return []
+        return [managed.respond(old, 0, old.message.data, now) for old in waiting]
+
+    pair.execute = slow
+    assert isinstance(pair.ask(b"first", timeout_s=0.2), RequestUnanswered)
+    event = pair.ask(b"second")
+    assert isinstance(event, ResponseReceived)
+    assert event.response.data == b"second"
+
+
+def test_privilege_levels_are_checked_and_raised() -> None:
+    pair = opened_pair()
+    cold_reset = RequestMessage(0x06, 0x02)
+    event = pair.request(cold_reset)
+    assert isinstance(event, ResponseReceived)
+    assert event.response.completion_code == CompletionCode.INSUFFICIENT_PRIVILEGE
+    assert pair.executed == []
+    # A session that was opened at User level cannot go above it.
+    event = pair.request(RequestMessage(0x06, 0x3B, b"\x04"))
+    assert isinstance(event, ResponseReceived)
+    assert event.response.completion_code == 0x81
+
+    pair = make_pair(privilege=PrivilegeLevel.ADMINISTRATOR)
+    pair.open()
+    event = pair.request(RequestMessage(0x06, 0x3B, b"\x04"))
+    assert isinstance(event, ResponseReceived)
+    assert (event.response.completion_code, event.response.data) == (0, b"\x04")
+    event = pair.request(cold_reset)
+    assert isinstance(event, ResponseReceived)
+    assert event.response.completion_code == 0
+    assert len(pair.executed) == 1
+
+
+def test_set_session_privilege_level_says_what_is_wrong() -> None:
+    users = (User(2, b"admin", PASSWORD, PrivilegeLevel.OPERATOR),)
+    pair = make_pair(users=users, privilege=PrivilegeLevel.OPERATOR)
+    pair.open()
+    for data, code in (
+        (b"\x04", 0x80),
+        (b"\x07", CompletionCode.INVALID_DATA_FIELD),
+        (b"\x01", CompletionCode.INVALID_DATA_FIELD),
+        (b"", CompletionCode.DATA_LENGTH_INVALID),
+        (b"\x03\x03", CompletionCode.DATA_LENGTH_INVALID),
+        (b"\x00", 0),
+    ):
+        event = pair.request(RequestMessage(0x06, 0x3B, data))
+        assert isinstance(event, ResponseReceived)
+        assert event.response.completion_code == code, data
+
+
+def test_a_session_can_be_told_about_and_ended_by_another() -> None:
+    pair = opened_pair()
+    event = pair.request(RequestMessage(0x06, 0x3D, b"\x00"))
+    assert isinstance(event, ResponseReceived)
+    assert event.response.data[:3] == bytes((1, 4, 1))
+    own_id = pair.console._session.outbound_id if pair.console._session else 0
+    for data, code in (
+        (b"\x00\x00\x00\x00\x01", 0x88),
+        ((own_id ^ 1).to_bytes(4, "little"), 0x87),
+        (b"\x01", CompletionCode.DATA_LENGTH_INVALID),
+    ):
+        event = pair.request(RequestMessage(0x06, 0x3C, data))
+        assert isinstance(event, ResponseReceived)
+        assert event.response.completion_code == code, data
+    assert pair.managed.session_count == 1
+
+
+def test_session_info_counts_no_further_than_its_fields() -> None:
+    pair = make_pair(slots=300)
+    for number in range(299):
+        other = make_pair(seed=number + 2)
+        other.managed = pair.managed
+        other.open()
+        other.settle()
+    pair.open()
+    event = pair.request(RequestMessage(0x06, 0x3D, b"\x00"))
+    assert isinstance(event, ResponseReceived)
+    assert event.response.completion_code == 0
+    assert event.response.data[1:3] == b"\x3f\x3f"
+
+
+def test_an_idle_session_ends_after_its_time_and_a_busy_one_does_not() -> None:
+    pair = opened_pair()
+    for _ in range(5):
+        pair.now += 55
+        assert isinstance(pair.ask(), ResponseReceived)
+    pair.now += 61
+    assert isinstance(pair.ask(timeout_s=2), RequestUnanswered)
+
+
+def test_a_half_open_session_gives_its_slot_back() -> None:
+    pair = make_pair(slots=1)
+    pair.change = lambda way, data: [data] if way == TO_BMC else []
+    assert isinstance(pair.open(timeout_s=0.2), SessionFailed)
+    assert pair.managed.session_count == 1
+    again = make_pair(slots=1, seed=2)
+    again.managed = pair.managed
+    again.now = pair.now + 21
+    assert isinstance(again.open(), SessionOpened)
+
+
+def test_a_closed_session_is_closed_even_when_nobody_confirms() -> None:
+    pair = opened_pair()
+    pair.change = lambda way, data: [data] if way == TO_BMC else []
+    started_at = pair.now
+    assert pair.close() == SessionClosed()
+    assert pair.managed.session_count == 0
+    assert pair.now - started_at == pytest.approx(1.0)
+
+
+def _reopening(seed: int = 1) -> Pair:
+    pair = opened_pair(may_reopen=True, seed=seed)
+    pair.managed.forget_sessions()
+    return pair
+
+
+def test_a_forgotten_session_is_set_up_anew_and_its_request_answered() -> None:
+    pair = _reopening()
+    event = pair.ask(b"again")
+    assert isinstance(event, ResponseReceived)
+    assert event.response.data == b"again"
+    assert [message.data for message in pair.executed] == [b"again"]
+    assert isinstance(pair.ask(), ResponseReceived)
+
+
+def test_a_forgotten_session_is_silence_where_it_may_not_reopen() -> None:
+    pair = opened_pair()
+    pair.managed.forget_sessions()
+    event = pair.ask()
+    assert isinstance(event, RequestUnanswered)
+    assert "request 30/42" in str(event.error)
+    assert all(in_session(data).payload_type == PayloadType.IPMI for _, data in pair.sent)
+
+
+def test_a_session_may_be_set_up_anew_as_often_as_its_bmc_restarts() -> None:
+    pair = opened_pair(may_reopen=True)
+    for number in range(50):
+        pair.managed.forget_sessions()
+        event = pair.ask(bytes((number,)))
+        assert isinstance(event, ResponseReceived), number
+
+
+def test_a_bmc_that_is_gone_for_good_ends_the_reopening_at_the_deadline() -> None:
+    pair = opened_pair(may_reopen=True)
+    pair.change = lambda _way, _data: []
+    started_at = pair.now
+    event = pair.ask(timeout_s=5)
+    assert isinstance(event, SessionFailed)
+    assert pair.now - started_at == pytest.approx(5)
+
+
+def test_a_request_can_be_given_up_and_the_session_goes_on() -> None:
+    pair = opened_pair()
+    pair.execute = silent
+    pair.console.request(RequestMessage(0x30, 0x42), pair.now, pair.now + 5)
+    pair.step()
+    pair.console.give_up_request()
+    assert pair.console.get_timer() is None
+    assert pair.console.state is State.ACTIVE
+    pair.execute = lambda managed, incoming, now: [managed.respond(incoming, 0, b"", now)]
+    assert isinstance(pair.ask(), ResponseReceived)
+    pair.console.give_up_request()
+    assert pair.console.state is State.ACTIVE
+    assert pair.close() == SessionClosed()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bmcmedic.errors import RemoteProtocolError
+from bmcmedic.errors import InvalidDataField, RemoteProtocolError
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
@@ -169,7 +169,8 @@ class ManagedSystem:
         slot = self._slots.get(incoming.session_id)
         if slot is None or slot.session is None:
             return None
-        slot.executing = None
+        if slot.executing == incoming.message:
+            slot.executing = None
         self._slots.touch(slot, now)
         return slot.session.seal(payload)
 
@@ -219,8 +220,8 @@ class ManagedSystem:
         self._count(message)
         try:
             return answer(self, message.data)
-        except RemoteProtocolError:
-            return CompletionCode.DATA_LENGTH_INVALID, b""
+        except RemoteProtocolError as error:
+            return _refusal(error)
 
     def _authentication_capabilities(self, data: bytes) -> _Reply:
         request = GetChannelAuthenticationCapabilitiesReq.decode(data)
@@ -284,8 +285,8 @@ class ManagedSystem:
             self._count(message)
             try:
                 reply = session_command(self, slot, message.data)
-            except RemoteProtocolError:
-                reply = CompletionCode.DATA_LENGTH_INVALID, b""
+            except RemoteProtocolError as error:
+                reply = _refusal(error)
             return self._seal(slot, message, reply)
         channel_reply = self._sessionless_reply(message)
         if channel_reply is not None:
@@ -336,7 +337,7 @@ class ManagedSystem:
             detail = SessionDetail(found.user.user_id, found.privilege, LAN_CHANNEL)
         handle = active.index(found) + 1 if found in active else 0
         response = GetSessionInfoRsp(
-            handle, min(self.session_slots, 0x3F), min(len(active), 0x3F), detail
+            min(handle, 0xFF), min(self.session_slots, 0x3F), min(len(active), 0x3F), detail
         )
         return CompletionCode.OK, response.encode()
 
@@ -349,6 +350,12 @@ class ManagedSystem:
 def numbers(command: type[Command[Any]]) -> tuple[int, int]:
     """What a command is told by on the wire."""
     return command.netfn, command.command
+
+
+def _refusal(error: RemoteProtocolError) -> _Reply:
+    if isinstance(error, InvalidDataField):
+        return CompletionCode.INVALID_DATA_FIELD, b""
+    return CompletionCode.DATA_LENGTH_INVALID, b""
 
 
 def _outside(envelope: LegacyPacket | Packet | None, payload: bytes) -> bytes:
