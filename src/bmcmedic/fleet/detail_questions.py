@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bmcmedic.fleet.questions import Facts, Question
 from bmcmedic.ipmi.commands.device import (
     GetDeviceGuidReq,
@@ -12,13 +10,14 @@ from bmcmedic.ipmi.commands.device import (
     GetSelfTestResultsReq,
     GetSelfTestResultsRsp,
 )
-from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
+from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq, GetSystemGuidRsp
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.guid import is_known_guid
 from bmcmedic.model import WatchdogFacts
 
 
-def _device_id(device: GetDeviceIdRsp) -> Facts:
+def _device_id(data: bytes) -> Facts:
+    device = GetDeviceIdRsp.decode(data)
     facts: Facts = {
         "device_id": device.device_id,
         "firmware": device.firmware,
@@ -29,18 +28,22 @@ def _device_id(device: GetDeviceIdRsp) -> Facts:
     return facts
 
 
-def _guid(response: Any) -> Facts:  # noqa: ANN401 - two commands answer alike
-    return {"guid": response.guid.hex()} if is_known_guid(response.guid) else {}
+def _guid(data: bytes) -> Facts:
+    # Get System GUID and Get Device GUID answer alike (sections 22.14, 20.8).
+    guid = GetSystemGuidRsp.decode(data).guid
+    return {"guid": guid.hex()} if is_known_guid(guid) else {}
 
 
-def _self_test(results: GetSelfTestResultsRsp) -> Facts:
+def _self_test(data: bytes) -> Facts:
+    results = GetSelfTestResultsRsp.decode(data)
     facts: Facts = {"self_test": results.text}
     if results.implemented and not results.passed:
         facts["error"] = f"self-test failed: {results.text}"
     return facts
 
 
-def _watchdog(timer: GetWatchdogTimerRsp) -> Facts:
+def _watchdog(data: bytes) -> Facts:
+    timer = GetWatchdogTimerRsp.decode(data)
     return {"watchdog": WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bmcmedic.errors import CompletionCodeError
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq, GetChassisStatusRsp
 from bmcmedic.ipmi.constants import CompletionCode
@@ -23,22 +22,22 @@ class Question:
 
     fact: str
     request: Command[Any]
-    facts_of: Callable[[Any], Facts]
+    facts_of: Callable[[bytes], Facts]
+    """From the data of a good response; may raise RemoteProtocolError."""
     when_unsupported: Facts = field(default_factory=dict)
 
     def take(self, completion_code: int, data: bytes) -> Facts:
         """Facts from an answer; raises CompletionCodeError and RemoteProtocolError."""
-        try:
-            return self.facts_of(self.request.decode_response(completion_code, data))
-        except CompletionCodeError as error:
-            # Power is what a probe is for; the rest a BMC may lack.
-            if error.code == CompletionCode.INVALID_COMMAND and self.fact != "power":
-                return self.when_unsupported
-            raise
+        if completion_code == CompletionCode.OK:
+            return self.facts_of(data)
+        # Power is what a probe is for; the rest a BMC may lack.
+        if completion_code == CompletionCode.INVALID_COMMAND and self.fact != "power":
+            return self.when_unsupported
+        raise self.request.completion_code_error(completion_code)
 
 
-def _power(status: GetChassisStatusRsp) -> Facts:
-    return _POWER[status.power_on]
+def _power(data: bytes) -> Facts:
+    return _POWER[GetChassisStatusRsp.decode_power_on(data)]
 
 
 POWER_QUESTION = Question("power", GetChassisStatusReq(), _power)

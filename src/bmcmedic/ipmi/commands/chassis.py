@@ -139,13 +139,19 @@ class GetChassisStatusRsp:
             return data
         return data + bytes((self.front_panel_buttons,))
 
+    @staticmethod
+    def decode_power_on(data: bytes) -> bool:
+        """Read the one bit that a sweep over thousands asks for; raises RemoteProtocolError."""
+        check_length(data, 3, 4 + PADDING_BYTES_MAX, section="28.2")
+        return bool(data[0] & 0x01)
+
     @classmethod
     def decode(cls, data: bytes) -> GetChassisStatusRsp:
         """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 3, 4 + PADDING_BYTES_MAX, section="28.2")
+        power_on = cls.decode_power_on(data)
         power = data[0]
         return cls(
-            power_on=bool(power & 0x01),
+            power_on=power_on,
             power_overload=bool(power & 0x02),
             interlock_active=bool(power & 0x04),
             power_fault=bool(power & 0x08),
