@@ -297,6 +297,8 @@ def test_a_cold_reset_ends_the_session_and_is_counted_once() -> None:
         while rack.describe("bmc1", time.monotonic())["cold_resets"] == 0:  # it follows the answer
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
+        described = rack.describe("bmc1", time.monotonic())
+        assert described["lan"]["sessions"] == 0, "those of before the restart are gone"
         async with await connect(address) as new:
             assert (await new.exchange(GetDeviceIdReq(), soon())).available
         with pytest.raises(TransportError):

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.lan import bind_advice
 
 if TYPE_CHECKING:
     from bmcmedic.sim.rack import Rack
@@ -54,7 +55,7 @@ class ControlDoor:
         try:
             self._server = server_type(address, handler)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = bind_advice(error) if isinstance(error, OSError) else error
             raise ConfigurationError(
                 f"cannot open the control door at {address[0]}:{address[1]}/tcp: {reason}"
             ) from None
@@ -193,12 +194,23 @@ class _Handler(BaseHTTPRequestHandler):
         except TimeoutError:
             status = HTTPStatus.SERVICE_UNAVAILABLE
             answer = {"error": "the simulation is too busy to answer"}
+        self._send(status, answer)
+
+    def _send(self, status: HTTPStatus, answer: Json) -> None:
         body = json.dumps(answer).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base refuses, such as a method that there is not, is told as JSON too."""
+        del explain
+        self.close_connection = True
+        status = HTTPStatus(code)
+        self._send(status, {"error": message or status.phrase})
 
     def _body(self) -> Any:  # noqa: ANN401 - JSON from outside
         try:

@@ -35,6 +35,11 @@ SESSION_SLOTS_MAX = 256
 SPEC_CHARS_MAX = 64
 
 
+def _text(value: float) -> str:
+    """A number as people write it, exactly enough to be read again."""
+    return f"{value:.12g}"
+
+
 class KcsWedge(Enum):
     """In which way the KCS registers are stuck (chapter 9)."""
 
@@ -51,7 +56,7 @@ class Port80Flood:
     writes_per_s: float = FLOOD_WRITES_PER_S_DEFAULT
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.writes_per_s:g}"
+        return f"{self.name}:{_text(self.writes_per_s)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Slow:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.seconds:g}"
+        return f"{self.name}:{_text(self.seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class LanLoss:
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.probability:g}"
+        return f"{self.name}:{_text(self.probability)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Garbage:
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.probability:g}"
+        return f"{self.name}:{_text(self.probability)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,7 @@ class Boot:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.seconds:g}"
+        return f"{self.name}:{_text(self.seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +194,11 @@ Fault = (
 
 def _number(spec: str, text: str, low: float, high: float, what: str) -> float:
     try:
-        value = float(text)
+        value = float("nan" if "_" in text else text)
     except ValueError:
         value = float("nan")
     if not low <= value <= high:
-        raise ConfigurationError(f"fault {spec!r}: {what} must be {low:g} to {high:g}")
+        raise ConfigurationError(f"fault {spec!r}: {what} must be {_text(low)} to {_text(high)}")
     return value
 
 

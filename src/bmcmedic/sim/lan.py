@@ -88,12 +88,13 @@ def bind_udp(address: Address) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigurationError(
-            f"cannot listen at {format_address(address)}/udp: {_bind_advice(error)}"
+            f"cannot listen at {format_address(address)}/udp: {bind_advice(error)}"
         ) from None
     return bound
 
 
-def _bind_advice(error: OSError) -> str:
+def bind_advice(error: OSError) -> str:
+    """Why an address cannot be had, and what to try."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; use one of 127.0.0.0/8, or add it first"
     if error.errno == errno.EACCES:
@@ -154,7 +155,7 @@ class LanPort:
         if bmc.timer is not None and bmc.timer <= now:
             bmc.handle_timer(now)
         if bmc.answers(Door.LAN):
-            self._sync()
+            self.sync()
             outcome = self.managed_system.receive_datagram(data, peer, now)
             if isinstance(outcome, bytes):
                 self._answer_at_once(outcome, peer, now)
@@ -163,7 +164,7 @@ class LanPort:
         if bmc.timer is not None:
             self.watch_timer()
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         """A restart forgets the sessions; the number of slots is a fault's to say."""
         if self._restarts != self.bmc.restarts:
             self._restarts = self.bmc.restarts

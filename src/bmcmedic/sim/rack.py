@@ -76,9 +76,14 @@ def rack_specs(
         raise ConfigurationError(f"the count must be 1 to {RACK_BMCS_MAX}, not {count}")
     try:
         first = ipaddress.ip_address(base_address)
-        last = first + (count - 1)
     except ValueError as error:
         raise ConfigurationError(f"base address {base_address!r}: {error}") from None
+    try:
+        last = first + (count - 1)
+    except ValueError:
+        raise ConfigurationError(
+            f"{count} BMCs from {first} on go beyond the last address"
+        ) from None
     if first.is_loopback != last.is_loopback:
         raise ConfigurationError(
             f"{count} BMCs from {first} on end at {last}, outside of the loopback addresses"
@@ -228,6 +233,7 @@ class Rack:
         described["lan"] = None
         if port is None:
             return described
+        port.sync()
         described["lan"] = {
             "address": port.address[0],
             "port": port.address[1],

@@ -92,6 +92,7 @@ def test_the_list_names_all_and_where_they_are() -> None:
         ("GET", "/bmcs/bmc9", None, 404, "there is no BMC 'bmc9'"),
         ("GET", "/bmcs/bmc9/triage", None, 404, "there is no BMC 'bmc9'"),
         ("GET", "/bmcs/bmc1/faults", None, 404, "no such page"),
+        ("PUT", "/bmcs/bmc1/faults", b"{}", 501, "Unsupported method"),
         ("POST", "/bmcs/bmc9/faults", b'{"faults": []}', 404, "there is no BMC 'bmc9'"),
         ("POST", "/bmcs/bmc1", b"{}", 404, "no such page"),
         ("POST", "/bmcs/bmc1/faults", b"{", 400, "not JSON"),
@@ -128,7 +129,10 @@ def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ConfigurationError, match=f"control door at 127.0.0.1:{port}/tcp"),
+            pytest.raises(
+                ConfigurationError,
+                match=f"at 127.0.0.1:{port}/tcp: .*use another port",
+            ),
             running_rack([BmcSpec()], control=("127.0.0.1", port)),
         ):
             pass

@@ -8,7 +8,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck, KcsWedge, parse_fault
 
 EVERY_MODEL = [
-    "port80-flood:20000",
+    "port80-flood:1234567",
     "slow:2.5",
     "hang:timer",
     "dead",
@@ -31,7 +31,7 @@ def test_every_model_is_read_and_written_alike(spec: str) -> None:
 def test_all_models_can_be_combined() -> None:
     faults = FaultSet.parse(EVERY_MODEL)
     assert faults.specs == EVERY_MODEL
-    assert faults.flood_writes_per_s == 20_000
+    assert faults.flood_writes_per_s == 1_234_567
     assert faults.slow_s == 2.5
     assert faults.hang
     assert faults.hang_timer_runs
@@ -69,7 +69,8 @@ def test_defaults_are_those_that_the_design_promises() -> None:
         ("hang:clock", "hang or hang:timer"),
         ("hang:", "hang or hang:timer"),
         ("dead:1", "takes no value"),
-        ("port80-flood:0", "writes a second must be 1 to"),
+        ("port80-flood:0", "writes a second must be 1 to 10000000"),
+        ("slow:1_0", "seconds must be 0 to 3600"),
         ("ded", "the models are port80-flood, slow, hang"),
         ("", "the models are"),
     ],

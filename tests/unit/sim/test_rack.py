@@ -42,7 +42,8 @@ def test_a_name_may_be_a_pattern_and_the_last_one_counts() -> None:
         (0, "127.0.0.1", "the count must be 1 to 65536"),
         (65_537, "127.0.0.1", "the count must be 1 to 65536"),
         (2, "127.255.255.255", "outside of the loopback addresses"),
-        (2, "255.255.255.255", "base address"),
+        (2, "255.255.255.255", "2 BMCs from 255.255.255.255 on go beyond the last address"),
+        (2, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "go beyond the last address"),
         (2, "localhost", "base address 'localhost'"),
     ],
 )
