@@ -45,7 +45,7 @@ def probe(
     targets: Annotated[
         list[str],
         typer.Argument(
-            metavar="TARGET...", help="host[:port], [ipv6]:port, or a node set: bmc[001-400].oob"
+            metavar="TARGET...", help="host[:port], \\[ipv6]:port, or a node set: bmc[001-400].oob"
         ),
     ],
     user: UserOption = None,
@@ -75,8 +75,8 @@ def probe(
 ) -> None:
     """Ask BMCs over lanplus for the power status, and with --detail how they are.
 
-    Exit status: 0 all answer and are well; 1 some BMC is unhealthy or silent, refuses the
-    credentials, or has no address; 2 usage.
+    Exit status: 0 all answer and are well; 1 some BMC is unhealthy or silent,
+    refuses the credentials, or has no address; 2 usage.
     """
     if count < 1:
         raise ConfigurationError(f"--count must be at least 1, not {count}")

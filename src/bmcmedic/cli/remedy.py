@@ -40,7 +40,7 @@ WAIT_S_MIN = 1.0
 WAIT_S_MAX = 6 * 3600.0
 
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="One BMC: host[:port] or [ipv6]:port.")
+    str, typer.Argument(metavar="TARGET", help="One BMC: host[:port] or \\[ipv6]:port.")
 ]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Do not ask; needed where stdin is no terminal.")
