@@ -114,7 +114,7 @@ class Proof:
 
     async def _poll(self) -> None:
         case, sent = self._case, self._sent
-        await case.journal.intends("poll", f"until it answers, each {case.times.poll_s:g} s")
+        await case.journal.intends("poll", f"until it answers, each {case.times.poll_s:.2g} s")
         back = await verify.wait_until_back(
             case.link,
             case.time,

@@ -251,9 +251,7 @@ EXACT: dict[str, Any] = {
     "get_sdr_repository_allocation_info_rsp": sdr.GetSdrRepositoryAllocationInfoRsp(
         64, 64, 5, 4, 2
     ),
-    "get_sdr_req": sdr.GetSdrReq(
-        record_id=0x0102, reservation_id=0x1234, offset=5, byte_count=16
-    ),
+    "get_sdr_req": sdr.GetSdrReq(record_id=0x0102, reservation_id=0x1234, offset=5, byte_count=16),
     "get_fru_inventory_area_info_rsp": fru.GetFruInventoryAreaInfoRsp(0x0800, by_words=True),
     "read_fru_data_req": fru.ReadFruDataReq(offset=0x0110, count=16, fru_device_id=2),
     "get_sensor_reading_factors_rsp": sensor.GetSensorReadingFactorsRsp(0x40, FACTORS),
