@@ -21,11 +21,22 @@ from tests.support.session_pair import (
     PASSWORD,
     TO_BMC,
     TO_CONSOLE,
+    Executor,
     Pair,
     make_pair,
     opened_pair,
     silent,
 )
+
+
+def slow_into(waiting: list[IncomingRequest]) -> Executor:
+    """A BMC that puts its work aside."""
+
+    def slow(_managed: ManagedSystem, incoming: IncomingRequest, _now: float) -> list[bytes | None]:
+        waiting.append(incoming)
+        return []
+
+    return slow
 
 
 def in_session(datagram: bytes) -> Packet:
@@ -132,12 +143,7 @@ def test_a_request_that_is_not_idempotent_leaves_once_where_sessions_may_reopen(
 def test_an_idempotent_request_is_repeated_and_its_late_answer_taken() -> None:
     pair = opened_pair()
     waiting: list[IncomingRequest] = []
-
-    def slow(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
-        waiting.append(incoming)
-        return []
-
-    pair.execute = slow
+    pair.execute = slow_into(waiting)
     pair.console.request(RequestMessage(0x30, 0x42, b"x"), pair.now, pair.now + 5)
     while pair.count_sent() < 5:
         pair.step()
@@ -153,12 +159,7 @@ def test_an_idempotent_request_is_repeated_and_its_late_answer_taken() -> None:
 def test_the_end_of_slow_work_does_not_start_newer_work_twice() -> None:
     pair = opened_pair()
     waiting: list[IncomingRequest] = []
-
-    def slow(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
-        waiting.append(incoming)
-        return []
-
-    pair.execute = slow
+    pair.execute = slow_into(waiting)
     assert isinstance(pair.ask(b"first", timeout_s=1), RequestUnanswered)
     pair.console.request(RequestMessage(0x30, 0x42, b"second"), pair.now, pair.now + 5)
     pair.step()

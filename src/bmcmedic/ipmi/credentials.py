@@ -29,5 +29,5 @@ class Credentials:
 
     @property
     def user_name(self) -> bytes:
-        """The name as on the wire."""
-        return self.user.encode()
+        """The name as on the wire; bytes that were no UTF-8 are as they were given."""
+        return self.user.encode(errors="surrogateescape")
