@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
-CHECKED := $(wildcard src tests bench)
+CHECKED := $(wildcard src tests bench tools/*.py)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,6 +39,10 @@ lint: $(STAMPS)/dev ## ruff, mypy --strict, and the way of the imports
 format: $(STAMPS)/dev ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
+
+.PHONY: draw
+draw: $(STAMPS)/dev ## the diagrams in docs/ anew, from the tables in the code
+	$(BIN)/python tools/draw_states.py
 
 .PHONY: bench
 bench: peers $(STAMPS)/dev ## what a probe costs, side by side with ipmipower

@@ -1,0 +1,94 @@
+"""Draws the state machines of bmcmedic into the pages under docs/, as Mermaid diagrams.
+
+    make draw                                       # rewrite what has changed
+    .venv/bin/python tools/draw_states.py --check   # change nothing; 1 when a page is out of date
+
+A diagram comes from the table that the code runs on and stands in its page between two marks; the
+text around it is written by hand. A new state machine is one more entry in `DIAGRAMS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from bmcmedic.ipmi import states
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Diagram:
+    """One state machine, where it starts, and the page that shows it."""
+
+    name: str
+    page: str
+    start: Enum
+    transitions: Mapping[tuple[Any, Any], Any]
+    """From (state, trigger) to the next state, all of them enum members."""
+
+
+DIAGRAMS = (Diagram("session", "docs/session-states.md", states.State.IDLE, states.TRANSITIONS),)
+
+
+def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
+    """The state diagram: an arrow a pair of states, in the order of the table."""
+    arrows: dict[tuple[Enum, Enum], list[Enum]] = {}
+    for (state, trigger), following in transitions.items():
+        arrows.setdefault((state, following), []).append(trigger)
+    lines = ["stateDiagram-v2", f"    [*] --> {identifier(start)}"]
+    for (state, following), triggers in arrows.items():
+        label = ", ".join(words(trigger) for trigger in triggers)
+        lines.append(f"    {identifier(state)} --> {identifier(following)}: {label}")
+    left = {state for state, _ in transitions}
+    ends = (state for state in dict.fromkeys(transitions.values()) if state not in left)
+    lines += [f"    {identifier(state)} --> [*]" for state in ends]
+    return "\n".join(lines) + "\n"
+
+
+def identifier(state: Enum) -> str:
+    """A state as Mermaid names it."""
+    return state.name.lower()
+
+
+def words(trigger: Enum) -> str:
+    """A trigger as people say it; the messages of the key exchange are written RAKP."""
+    return trigger.name.lower().replace("_", " ").replace("rakp", "RAKP")
+
+
+def placed(page: str, name: str, diagram: str) -> str:
+    """`page` with the diagram between its two marks.
+
+    Raises: ValueError when the marks are not there.
+    """
+    begin, end = f"<!-- diagram: {name} -->\n", "<!-- end of diagram -->\n"
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not opening or not closing:
+        raise ValueError(f"the page lacks {begin.strip()!r} with {end.strip()!r} below it")
+    return f"{before}{begin}```mermaid\n{diagram}```\n{end}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """Draw them all, or with `--check` tell whether they are up to date."""
+    status = 0
+    for diagram in DIAGRAMS:
+        path = ROOT / diagram.page
+        page = path.read_text(encoding="utf-8")
+        drawn = placed(page, diagram.name, mermaid(diagram.start, diagram.transitions))
+        if drawn == page:
+            continue
+        if "--check" in arguments:
+            sys.stderr.write(f"{diagram.page} is out of date; run `make draw`\n")
+            status = 1
+        else:
+            path.write_text(drawn, encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
