@@ -34,7 +34,7 @@ print(json.dumps({{
     "stuck": [],
     "direct_openers": [],
     "guests": None,
-    "symptoms": ["bmc-hung"] if is_hung else [],
+    "symptoms": ["bmc-not-answering"] if is_hung else [],
     "hung_since": None,
 }}))
 raise SystemExit(1 if is_hung else 0)
