@@ -12,6 +12,8 @@ CHECKED := $(wildcard src tests bench tools/*.py)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+# Debian puts the FreeIPMI tools where the PATH of an ordinary user does not look.
+export PATH := $(PATH):/usr/sbin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
