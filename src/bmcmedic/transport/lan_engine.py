@@ -31,6 +31,10 @@ TIMER_GRID_S = 0.02
 """Timers are late by up to this much, so that many fire at once."""
 DRAIN_DATAGRAMS_MAX = 256
 """Datagrams taken in a row before the timers get their turn."""
+SEND_ATTEMPTS_MAX = 64
+"""Attempts to send one datagram while errors about other addresses keep coming in."""
+NO_ROOM_TO_SEND = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+"""The kernel has no room just now: as if the datagram had been lost, so it is repeated."""
 
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
@@ -100,8 +104,9 @@ class LanEngine:
         self._sockets: dict[int, socket.socket] = {}
         self._readers: dict[int, Callable[[], None]] = {}
         self._links: dict[Address, Link] = {}
-        self._timers: list[tuple[float, int, Link]] = []
-        self._timer_count = 0
+        self._timers: list[float] = []
+        self._timed: dict[float, list[Link]] = {}
+        """The links of each moment in the heap."""
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -141,7 +146,7 @@ class LanEngine:
     def step(self, wait_s: float) -> None:
         """Wait for datagrams or a timer, for at most `wait_s` seconds, and handle them."""
         if self._timers:
-            wait_s = min(wait_s, max(0.0, self._timers[0][0] - self._monotonic()))
+            wait_s = min(wait_s, max(0.0, self._timers[0] - self._monotonic()))
         for fileno, _ in self._poll.poll(wait_s):
             self._readers[fileno]()
         self._fire_timers()
@@ -150,33 +155,38 @@ class LanEngine:
 
     def _arm(self, link: Link, timer: float) -> None:
         # On a grid: under loss thousands of timers would else wake the process one by one.
-        link.timer_at = math.ceil(timer / TIMER_GRID_S) * TIMER_GRID_S
-        self._timer_count += 1
-        heapq.heappush(self._timers, (link.timer_at, self._timer_count, link))
+        when = link.timer_at = math.ceil(timer / TIMER_GRID_S) * TIMER_GRID_S
+        links = self._timed.get(when)
+        if links is None:
+            self._timed[when] = [link]
+            heapq.heappush(self._timers, when)
+        else:
+            links.append(link)
 
     def _fire_timers(self) -> None:
         now = self._monotonic()
         timers = self._timers
-        while timers and timers[0][0] <= now:
-            when, _, link = heapq.heappop(timers)
-            if when != link.timer_at:
-                continue
-            link.timer_at = math.inf
-            if self._links.get(link.address) is not link:
-                continue
-            timer = link.console.get_timer()
-            if timer is None:
-                continue
-            if timer > now:
-                self._arm(link, timer)
-                continue
+        while timers and timers[0] <= now:
+            when = heapq.heappop(timers)
+            for link in self._timed.pop(when):
+                if when == link.timer_at:
+                    self._fire(link, now)
+
+    def _fire(self, link: Link, now: float) -> None:
+        link.timer_at = math.inf
+        if self._links.get(link.address) is not link:
+            return
+        timer = link.console.get_timer()
+        if timer is None:
+            return
+        if timer <= now:
             event = link.console.handle_timer(now)
             if event is not None:
                 link.on_event(event, now)
             elif not link.is_silent:
                 link.is_silent = True
                 link.on_silence()
-            self.flush(link, now)
+        self.flush(link, now)
 
     # -- sockets ---------------------------------------------------------------------------
 
@@ -206,16 +216,25 @@ class LanEngine:
             return
         except BlockingIOError:
             return
-        except OSError:
-            # With IP_RECVERR, an ICMP error about some other address is reported here first.
-            self._drain_errors(sock, now)
-        try:
-            sock.sendto(datagram, link.address)
-        except BlockingIOError:
-            pass
         except OSError as error:
-            if self._links.get(link.address) is link:
+            self._send_again(link, datagram, error, now)
+
+    def _send_again(self, link: Link, datagram: bytes, error: OSError, now: float) -> None:
+        """With IP_RECVERR, an ICMP error about some other address is reported by `sendto` first.
+
+        So an error is the link's own only where the error queue has nothing to say.
+        """
+        for _ in range(SEND_ATTEMPTS_MAX):
+            if error.errno in NO_ROOM_TO_SEND or self._links.get(link.address) is not link:
+                return
+            if not self._drain_errors(link.sock, now):
                 link.on_transport_error(transport_error(error.errno or 0), now)
+                return
+            try:
+                link.sock.sendto(datagram, link.address)
+                return
+            except OSError as another:
+                error = another
 
     def _drain(self, sock: socket.socket) -> None:
         links = self._links
@@ -242,15 +261,20 @@ class LanEngine:
                 link.on_event(event, now)
             self.flush(link, now)
 
-    def _drain_errors(self, sock: socket.socket, now: float) -> None:
-        """Read the socket's error queue (ip(7), IP_RECVERR) and tell the links it speaks of."""
+    def _drain_errors(self, sock: socket.socket, now: float) -> bool:
+        """Read the socket's error queue (ip(7), IP_RECVERR) and tell the links it speaks of.
+
+        Whether there was anything in it.
+        """
+        found = False
         while True:
             try:
                 _, ancillary, _, address = sock.recvmsg(
                     DATAGRAM_BYTES_MAX, _ERROR_ANCILLARY_BYTES, socket.MSG_ERRQUEUE
                 )
             except OSError:
-                return
+                return found
+            found = True
             link = self._links.get(address)
             for _, kind, data in ancillary:
                 if kind in (_IP_RECVERR, _IPV6_RECVERR) and link is not None:
