@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from bmcmedic.ipmi.commands.watchdog import SetWatchdogTimerReq, TimeoutAction, 
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.transport.lanplus import LanPlus
+from tests.support.foreign import free_ports
 from tests.support.ipmi_sim import GUID, IpmiSim, ipmi_sim
-from tests.support.programs import run
+from tests.support.programs import bmcmedic, run
 
 TIMES = ("--quiet-time", "1", "--return-time", "10", "--steady-time", "1")
 DEADLINE_S = 10.0
@@ -107,6 +110,29 @@ def test_warm_sessions_are_set_up_once(bmc: IpmiSim) -> None:
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
     assert [told["power"] for told in rounds] == ["off"] * 5
     assert len(bmc.privileges()) == before + 1
+
+
+def test_a_restart_between_two_rounds_costs_a_new_session_and_nothing_else(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    arguments = ("probe", f"127.0.0.1:{port}", "--session", "warm", "--json")
+    with contextlib.ExitStack() as stack:
+        with ipmi_sim(tmp_path / "before", port):
+            watching = stack.enter_context(
+                subprocess.Popen(
+                    bmcmedic(*arguments, "--count", "2", "--period", "4", "--timeout", "8"),
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"BMCMEDIC_USER": "admin", "BMCMEDIC_PASSWORD": "secret"},
+                )
+            )
+            assert watching.stdout is not None
+            first = json.loads(watching.stdout.readline())
+        after = stack.enter_context(ipmi_sim(tmp_path / "after", port))
+        second = json.loads(watching.stdout.readline())
+        assert watching.wait(DEADLINE_S) == 0
+        assert (first["power"], first["error"]) == ("off", None)
+        assert (second["power"], second["error"]) == ("off", None)
+        assert after.privileges() == [USER]
 
 
 def test_a_sweep_over_several(tmp_path: Path) -> None:

@@ -51,13 +51,13 @@ class IpmiSim:
 
 
 @contextlib.contextmanager
-def ipmi_sim(directory: Path) -> Iterator[IpmiSim]:
-    """Run one until the block ends.
+def ipmi_sim(directory: Path, port: int | None = None) -> Iterator[IpmiSim]:
+    """Run one until the block ends, on a free port unless one is given.
 
     It could be many BMCs in one process, but dies of Get Chassis Status to all but the first. The
     limits of its users and channels do not limit the sessions that it starts.
     """
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     (directory / "state").mkdir(parents=True)
     (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID))
     (directory / "sim.emu").write_text(_COMMANDS)
