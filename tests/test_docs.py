@@ -1,0 +1,331 @@
+"""The documentation and the program say the same; what is new in one is missed in the other."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer.main
+
+import bmcmedic.cli
+from bmcmedic.cli.remedy import EXIT_STATUS
+from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
+from bmcmedic.model import (
+    DiagnosisKind,
+    Identity,
+    ProbeResult,
+    Step,
+    Verdict,
+    WatchdogFacts,
+)
+from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
+from bmcmedic.sim.rack import BmcSpec
+from tests.support.programs import bmcmedic as program
+from tests.support.sim import running_rack
+from tools import draw_states
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
+HELP_TIMEOUT_S = 30
+
+WHERE_COMMANDS_STAND = {
+    "probe": ["docs/probe.md"],
+    "reset": ["docs/heal.md"],
+    "heal": ["docs/heal.md"],
+    "sim": ["docs/simulator.md"],
+    "demo": ["docs/simulator.md"],
+}
+SHARED_OPTIONS_PAGE = "docs/probe.md"
+"""What `reset` and `heal` share with `probe` is explained there, and they point to it."""
+
+OPTIONS_OF_OTHERS = {
+    "--require-hashes",  # pip
+    "--rounds",  # bench/probe.py
+    "--strict",  # mypy
+}
+"""Options on the pages that are not bmcmedic's own."""
+
+NOT_YET = {"triage"}
+"""Commands that the pages name, and the host's own program brings."""
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------------------- the command line
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command by the words it is called with, groups left out."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    for name in bmcmedic.cli._GROUPS:
+        importlib.import_module(f"bmcmedic.cli.{name}").register(app)
+
+    def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - click's
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield words, command
+            return
+        for name, each in inner.items():
+            yield from walk(f"{words} {name}".strip(), each)
+
+    yield from walk("", typer.main.get_command(app))
+
+
+COMMANDS = dict(commands())
+
+
+def options(words: str) -> set[str]:
+    """The options of a command, long and short, help left out."""
+    return {
+        option
+        for parameter in COMMANDS[words].params
+        for option in parameter.opts
+        if option.startswith("-") and option != "--help"
+    }
+
+
+def stands_in(option: str, page: str) -> bool:
+    """Whether an option stands in the text of a page, as code."""
+    return re.search(rf"`[^`\n]*(?<![\w-]){re.escape(option)}(?![\w-])[^`\n]*`", page) is not None
+
+
+def test_the_pages_of_all_commands_are_known() -> None:
+    assert {words.split()[0] for words in COMMANDS} == set(WHERE_COMMANDS_STAND)
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_every_command_and_option_is_documented(words: str) -> None:
+    first = words.split(maxsplit=1)[0]
+    page = "".join(text(name) for name in WHERE_COMMANDS_STAND[first])
+    assert f"bmcmedic {words}" in page + text("README.md")
+    missing = {option for option in options(words) if not stands_in(option, page)}
+    if first in ("reset", "heal") and Path(SHARED_OPTIONS_PAGE).name in page:
+        shared = options("probe")
+        missing = {
+            option
+            for option in missing
+            if option not in shared or not stands_in(option, text(SHARED_OPTIONS_PAGE))
+        }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_shows_an_option_that_there_is_not(page: Path) -> None:
+    known = {option for words in COMMANDS for option in options(words)}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+    assert shown - known - OPTIONS_OF_OTHERS - {"--help", "--version"} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_line_shown_would_be_understood(page: Path) -> None:
+    for line in re.findall(r"(?<![\w/.-])bmcmedic (?!sim\b)([a-z]+(?: .*)?)", code(page)):
+        check_command_line(line.split(), page)
+    for line in re.findall(r"(?<![\w/.-])bmcmedic (sim [a-z]+(?: .*)?)", code(page)):
+        words = line.split()
+        check_command_line([f"sim {words[1]}", *words[2:]], page)
+
+
+def check_command_line(words: list[str], page: Path) -> None:
+    command, *rest = words
+    if command in NOT_YET:
+        return
+    assert command in COMMANDS, f"{page.name} shows `bmcmedic {command}`"
+    ended = [index for index, word in enumerate(rest) if word in ("|", "&", "#", "<", "'bmcmedic")]
+    used = {word.rstrip("'").partition("=")[0] for word in rest[: min(ended, default=None)]}
+    unknown = {word for word in used if word.startswith("--")} - options(command) - {"--help"}
+    if "--triage-command" in used:
+        unknown -= {"--json"}
+    assert unknown == set(), f"{page.name} shows `bmcmedic {command}` with {unknown}"
+
+
+def code(page: Path) -> str:
+    """The fenced and the indented blocks of a page, continued lines joined."""
+    lines = []
+    is_fenced = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            is_fenced = not is_fenced
+        elif is_fenced or line.startswith("    "):
+            lines.append(line)
+    return "\n".join(lines).replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("words", ["", "sim", *sorted(COMMANDS)])
+def test_help_is_help(words: str) -> None:
+    done = subprocess.run(
+        program(*words.split(), "--help"),
+        capture_output=True,
+        text=True,
+        timeout=HELP_TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+# ------------------------------------------------------------------------------- what it prints
+
+
+def keys(value: object) -> set[str]:
+    """All keys of a JSON document, however deep."""
+    if isinstance(value, dict):
+        return set(value) | {key for each in value.values() for key in keys(each)}
+    if isinstance(value, list):
+        return {key for each in value for key in keys(each)}
+    return set()
+
+
+def undocumented(words: set[str], page: str) -> set[str]:
+    """Those that do not stand on the page inside of code."""
+    shown = " ".join(re.findall(r"`([^`\n]+)`", page))
+    return {
+        word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", shown)
+    }
+
+
+def test_what_is_missing_from_a_page_is_recognised() -> None:
+    page = "Give `--user NAME`; `latency_s` is in seconds, but --kg-file and error are bare words."
+    assert undocumented({"latency_s", "latency", "error"}, page) == {"latency", "error"}
+    assert stands_in("--user", page)
+    assert not stands_in("--use", page)
+    assert not stands_in("--kg-file", page)
+
+
+def test_the_keys_of_probe_are_documented() -> None:
+    watchdog = WatchdogFacts(running=True, present_countdown_s=1.0, action="none")
+    result = ProbeResult("bmc1", reachable=True, watchdog=watchdog)
+    assert undocumented(keys(result.to_json()), text("docs/probe.md")) == set()
+
+
+def test_the_keys_of_heal_and_reset_are_documented() -> None:
+    verdict = Verdict("bmc1", "healed", "", (Step("probe", "session", 0.0),))
+    assert undocumented(keys(verdict.to_json()), text("docs/heal.md")) == set()
+
+
+def test_the_keys_of_the_control_door_and_of_triage_are_documented() -> None:
+    sick = BmcSpec("bmc1", ("127.0.0.1", 0), FaultSet.parse(["hang"]), watchdog_armed_s=60)
+    with running_rack([sick]) as rack:
+        described = {**rack.status(), "requests": {}}
+        _, triage = rack.get("/bmcs/bmc1/triage")
+        _, listed = rack.get("/bmcs")
+    assert described["watchdog"]
+    assert triage["stuck"]
+    shown = keys(described) | keys(triage) | keys(listed) | set(triage["symptoms"])
+    assert undocumented(shown, text("docs/simulator.md")) == set()
+
+
+def test_every_fault_is_documented() -> None:
+    models = {fault.name for fault in get_args(Fault)}
+    page = text("docs/simulator.md")
+    assert len(models) == 12
+    assert undocumented(models, page) == set()
+    for wedge in KcsWedge:
+        assert f":{wedge.value}`" in page
+
+
+def test_every_verdict_stands_with_its_exit_status() -> None:
+    page = text("docs/heal.md")
+    assert set(EXIT_STATUS) == set(HEAL_VERDICTS.values()) | set(RESET_VERDICTS.values())
+    for verdict, status in EXIT_STATUS.items():
+        assert re.search(rf"^\| `{verdict}` \| {status} \|", page, re.MULTILINE), verdict
+
+
+def test_every_step_diagnosis_and_rule_is_documented() -> None:
+    page = text("docs/heal.md")
+    steps = set(first_words(ROOT / "src/bmcmedic/fleet/remediation", {"step", "guard"}))
+    rules = set(first_words(ROOT / "src/bmcmedic/fleet", {"GuardrailRefused"}))
+    assert len(steps) > 10
+    assert len(rules) > 5
+    kinds = {kind.value for kind in DiagnosisKind if kind is not DiagnosisKind.ORDERED}
+    identities = {kind.value for kind in Identity if kind is not Identity.MISMATCH}
+    assert undocumented(steps | rules | kinds | identities, page) == set()
+
+
+def first_words(folder: Path, functions: set[str]) -> Iterator[str]:
+    """The text that each call of these functions begins with."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            first = node.args[0]
+            if called in functions and isinstance(first, ast.Constant):
+                assert isinstance(first.value, str)
+                yield first.value
+
+
+# -------------------------------------------------------------------------------------- the pages
+
+
+def links(page: Path) -> Iterator[tuple[str, str]]:
+    """The links of a page into the project: file and anchor."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            yield file, anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """What its headings can be called by."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for file, anchor in links(page):
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name} links to {file}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {file}#{anchor}"
+
+
+def test_every_page_can_be_found() -> None:
+    linked = {(page.parent / file).resolve() for page in PAGES for file, _ in links(page) if file}
+    assert {page for page in DOCS.glob("*.md") if page.resolve() not in linked} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_named_is_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:src|tests|tools|docs|bench|requirements)/[\w./-]+)`",
+        page.read_text(encoding="utf-8"),
+    )
+    planned = {"tests/simulation/", "tests/store/", "tests/golden/"}
+    assert {name for name in named if name not in planned and not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_named_is_there(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    named = re.findall(r"(?:`|^ {4})make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) <= targets
+
+
+@pytest.mark.parametrize("diagram", draw_states.DIAGRAMS, ids=lambda diagram: diagram.name)
+def test_the_diagrams_are_those_of_the_tables(diagram: draw_states.Diagram) -> None:
+    page = text(diagram.page)
+    drawn = draw_states.mermaid(diagram.start, diagram.transitions)
+    assert draw_states.placed(page, diagram.name, drawn) == page, "run `make draw`"
+    shown = set(re.findall(r"\w+", drawn))
+    assert {draw_states.identifier(state) for state in type(diagram.start)} <= shown
+
+
+def test_a_page_without_its_marks_is_an_error() -> None:
+    with pytest.raises(ValueError, match="lacks '<!-- diagram: kcs -->'"):
+        draw_states.placed("# KCS\n", "kcs", "stateDiagram-v2\n")
