@@ -78,6 +78,26 @@ def test_wrong_credentials_are_told_apart(bmc: IpmiSim) -> None:
     assert "unauthorized user name (RMCP+ status 0x0d)" in wrong_user.stdout
 
 
+def test_a_password_may_be_longer_than_16_bytes(bmc: IpmiSim) -> None:
+    password = "nineteen-bytes-long"
+    assert run("probe", bmc.target, "--user", "long", password=password).returncode == 0
+    done = run("probe", bmc.target, "--user", "long", password=password[:-1])
+    assert done.returncode == 1
+    assert "wrong password for user 'long'" in done.stdout
+
+
+def test_a_bmc_key_is_needed_where_there_is_one(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("0x" + b"nineteen-bytes-key!".hex() + "\n")
+    wrong.write_text("another key")
+    with ipmi_sim(tmp_path / "bmc", kg="nineteen-bytes-key!") as bmc:
+        assert run("probe", bmc.target, "--kg-file", str(right)).returncode == 0
+        for options in ((), ("--kg-file", str(wrong))):
+            done = run("probe", bmc.target, *options)
+            assert done.returncode == 1
+            assert "K_g" in done.stdout
+
+
 def test_a_session_as_a_plain_user_can_change_nothing(bmc: IpmiSim) -> None:
     async def refusals() -> list[CompletionCodeError]:
         deadline = asyncio.get_running_loop().time() + DEADLINE_S

@@ -120,6 +120,19 @@ def test_refusals_are_clear(tmp_path: Path) -> None:
         assert "check the user" in wrong_user.stdout
 
 
+def test_a_bmc_key_is_needed_where_there_is_one(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("a key of the BMC's\n")
+    wrong.write_text("another key")
+    with pyghmi_bmc(tmp_path, "stays", "--kg", "a key of the BMC's") as bmc:
+        assert run("probe", bmc.target, "--kg-file", str(right)).returncode == 0
+        for options in ((), ("--kg-file", str(wrong))):
+            done = run("probe", bmc.target, *options)
+            assert done.returncode == 1
+            assert "K_g" in done.stdout
+            assert "key of" not in done.stdout
+
+
 def test_heal_leaves_a_healthy_one_alone(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
         status, told = heal(bmc)

@@ -22,8 +22,9 @@ startlan 1
   allowed_auths_operator none md2 md5 straight
   allowed_auths_admin none md2 md5 straight
   guid {guid}
-endlan
+{key}endlan
 user 2 true "admin" "secret" admin 10 none md2 md5 straight
+user 3 true "long" "nineteen-bytes-long" admin 10 none md2 md5 straight
 """
 _COMMANDS = """mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
@@ -51,15 +52,19 @@ class IpmiSim:
 
 
 @contextlib.contextmanager
-def ipmi_sim(directory: Path, port: int | None = None) -> Iterator[IpmiSim]:
+def ipmi_sim(
+    directory: Path, port: int | None = None, *, kg: str | None = None
+) -> Iterator[IpmiSim]:
     """Run one until the block ends, on a free port unless one is given.
 
     It could be many BMCs in one process, but dies of Get Chassis Status to all but the first. The
-    limits of its users and channels do not limit the sessions that it starts.
+    limits of its users and channels do not limit the sessions that it starts. Secrets in its
+    configuration have 19 characters at most.
     """
     port = port or free_ports(1)[0]
     (directory / "state").mkdir(parents=True)
-    (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID))
+    key = "" if kg is None else f'  bmc_key "{kg}"\n'
+    (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID, key=key))
     (directory / "sim.emu").write_text(_COMMANDS)
     # With -n it would keep its words to itself.
     arguments = ["ipmi_sim", "-p", "-c", "lan.conf", "-f", "sim.emu", "-s", "state"]

@@ -26,6 +26,8 @@ class ForeignBmc(Bmc):  # type: ignore[misc]
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__({"admin": "secret"}, port=options.port, address=options.address)
+        if options.kg is not None:
+            self.set_kg(options.kg)
         self._options = options
         self.is_told_to_restart = False
 
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("mode", choices=("restarts", "stays", "dies"))
     parser.add_argument("--guid")
+    parser.add_argument("--kg")
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     if os.environ.pop(_BOOTING, None):
