@@ -80,20 +80,24 @@ def positive(name: str, value: float) -> float:
 
 def _secret(path: Path | None, variable: str, credential: str) -> bytes | None:
     if path is not None:
-        return _read(path)
+        secret = _read(path)
+        if secret is None:
+            raise ConfigurationError(f"cannot read {path}: no such file")
+        return secret
     value = os.environ.get(variable)
     if value is not None:
-        return value.encode()
+        return os.fsencode(value)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if directory is not None and (Path(directory) / credential).exists():
-        return _read(Path(directory) / credential)
-    return None
+    return None if directory is None else _read(Path(directory) / credential)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | None:
+    """What stands in the file, without its line's end; None where there is no such file."""
     try:
         with path.open("rb") as file:
             secret = file.read(SECRET_FILE_BYTES_MAX)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     return secret.rstrip(b"\r\n")

@@ -13,6 +13,8 @@ from bmcmedic.ipmi.constants import RMCP_PORT
 
 TARGETS_MAX = 131_072
 """Targets of one command, all its node sets together."""
+RANGES_MAX = 16
+"""Ranges of one node set, each a dimension that multiplies its size."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9._\-\[\],/]+")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9_.])?")
@@ -20,6 +22,7 @@ _NUMERIC = re.compile(r"[0-9.]+")
 _PORT = re.compile(r"(.*[^:]):([0-9]+)")
 _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\](?::([0-9]+))?")
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18})(?:/([0-9]{1,9}))?)?")
 _SYNTAX = (
     "a TARGET is host[:port], [ipv6]:port, or a node set such as bmc[001-400].oob or "
     "10.0.[0-3].[1-254]:623"
@@ -45,6 +48,10 @@ def parse_targets(arguments: Iterable[str]) -> list[Target]:
         for part in _split(argument):
             for target in _expand(part, TARGETS_MAX - len(targets)):
                 targets[target.name] = target
+            if len(targets) > TARGETS_MAX:
+                raise ConfigurationError(
+                    f"more than {TARGETS_MAX} targets; split them among several commands"
+                )
     if not targets:
         raise ConfigurationError(f"no target: the node set is empty; {_SYNTAX}")
     return list(targets.values())
@@ -85,14 +92,15 @@ def literal_address(target: Target) -> tuple[str, int] | tuple[str, int, int, in
         return target.host, target.port
     host, _, zone = target.host.partition("%")
     try:
-        address = ipaddress.IPv6Address(host)
-    except ValueError:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+    except OSError:
         return None
     try:
         scope = socket.if_nametoindex(zone) if zone else 0
     except OSError:
         raise NameNotResolved(f"no network interface {zone!r}") from None
-    return str(address), target.port, 0, scope
+    # Spelled as the kernel spells it when an answer comes from there.
+    return socket.inet_ntop(socket.AF_INET6, packed), target.port, 0, scope
 
 
 def _split(argument: str) -> list[str]:
@@ -137,9 +145,11 @@ def _nodes(part: str, nodes: str, room: int) -> Iterable[str]:
 
 def _check_count(part: str, nodes: str, room: int) -> None:
     """Count before anything is expanded: a range of a thousand million must not be built."""
+    if len(_RANGES.findall(nodes)) > RANGES_MAX:
+        raise ConfigurationError(f"{part!r} has more than {RANGES_MAX} ranges; split the set")
     count = 1
     for ranges in _RANGES.findall(nodes):
-        count *= sum(_range_count(piece) for piece in ranges.split(","))
+        count *= sum(_range_count(part, piece) for piece in ranges.split(","))
     if count > room:
         raise ConfigurationError(
             f"{part!r} makes {count} targets, but one command takes at most {TARGETS_MAX}; "
@@ -147,10 +157,12 @@ def _check_count(part: str, nodes: str, room: int) -> None:
         )
 
 
-def _range_count(piece: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18})(?:/([0-9]{1,9}))?)?", piece)
+def _range_count(part: str, piece: str) -> int:
+    match = _RANGE.fullmatch(piece)
     if match is None:
-        return 1
+        raise ConfigurationError(
+            f"cannot read target {part!r}: {piece!r} is no range, such as 7, 1-20 or 0-30/5"
+        )
     first, last, step = match[1], match[2] or match[1], match[3] or "1"
     return max(0, int(last) - int(first)) // max(1, int(step)) + 1
 

@@ -344,6 +344,9 @@ class Prober:
         del now
         if probe.result is None:
             self._finish(probe, error)
+        elif probe.console.state is State.ACTIVE:
+            # About a datagram whose answer came: the kept session is asked again in its turn.
+            return
         self.release(probe)
 
     def _end_session(self, probe: _Probe, now: float) -> None:
@@ -385,7 +388,9 @@ class Prober:
             facts = {**facts, "error": _advice(error, self._options.timeout_s)}
         probe.result = ProbeResult(
             target=probe.target.name,
-            reachable=error is None or isinstance(error, BmcRefusal) or bool(probe.facts),
+            reachable=error is None
+            or isinstance(error, BmcRefusal | RemoteProtocolError)
+            or bool(probe.facts),
             latency_s=probe.latency_s,
             **facts,
         )

@@ -37,7 +37,12 @@ from bmcmedic.ipmi.packet import DATAGRAM_BYTES_MAX, LegacyPacket, decode_datagr
 from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.ipmi.states import State
 from bmcmedic.transport.aes import aes_cbc
-from bmcmedic.transport.lan_engine import Address, transport_error
+from bmcmedic.transport.lan_engine import (
+    DRAIN_DATAGRAMS_MAX,
+    NO_ROOM_TO_SEND,
+    Address,
+    transport_error,
+)
 
 __all__ = ["Credentials", "LanPlus", "resolve", "sessionless_exchange"]
 
@@ -65,7 +70,7 @@ class _Datagrams:
         self.loop = asyncio.get_running_loop()
         self.error: TransportError | None = None
         self._receive = receive
-        family = socket.AF_INET if len(address) == 2 else socket.AF_INET6
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
@@ -78,10 +83,9 @@ class _Datagrams:
     def send(self, datagram: bytes) -> None:
         try:
             self._socket.send(datagram)
-        except BlockingIOError:
-            pass
         except OSError as error:
-            self.error = transport_error(error.errno or 0)
+            if error.errno not in NO_ROOM_TO_SEND:
+                self.error = transport_error(error.errno or 0)
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
@@ -89,7 +93,10 @@ class _Datagrams:
             self._socket.close()
 
     def _drain(self) -> None:
-        while self._socket.fileno() >= 0:
+        # Bounded, so that a flood cannot keep the deadlines from being seen.
+        for _ in range(DRAIN_DATAGRAMS_MAX):
+            if self._socket.fileno() < 0:
+                return
             try:
                 data = self._socket.recv(DATAGRAM_BYTES_MAX + 1)
             except BlockingIOError:
@@ -233,6 +240,11 @@ class LanPlus:
         self._flush()
         try:
             return await self._waiter
+        except BaseException:
+            # Cancelled, or the network said no: the session must stay fit for what comes next,
+            # its Close Session above all.
+            self._console.give_up_request()
+            raise
         finally:
             self._waiter = None
             if self._timer is not None:
