@@ -256,16 +256,20 @@ class VirtualLink:
 
     async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
         virtual, peer = self._virtual, object()
-        started_s = virtual.time.now
-        message = RequestMessage(request.netfn, request.command, request.encode())
+        sent_at: list[float] = []
         while virtual.time.now < deadline:
+            message = RequestMessage(
+                request.netfn, request.command, request.encode(), sequence=len(sent_at)
+            )
+            sent_at.append(virtual.time.now)
             virtual.send(LegacyPacket(0, 0, 0, message.encode()).encode(), peer)
             raw = virtual.receive(peer, min(deadline, virtual.time.now + KNOCK_RETRANSMIT_S))
             if raw is not None:
-                self._retransmit_first_s = retransmit_after(virtual.time.now - started_s)
                 datagram = decode_datagram(raw)
                 assert isinstance(datagram, LegacyPacket)
                 response = ResponseMessage.decode(datagram.payload)
+                latency_s = virtual.time.now - sent_at[response.sequence]
+                self._retransmit_first_s = retransmit_after(latency_s)
                 return request.decode_response(response.completion_code, response.data)
         raise NoAnswer("no answer to a question without a session")
 

@@ -7,7 +7,6 @@ simulated BMC in memory, and against a clock that does not wait.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -116,13 +115,16 @@ class LanLink:
 
     async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
         """Ask outside of any session, in IPMI 1.5's format; how long it takes sets the pace."""
-        address = await self._resolved()
-        started_s = time.monotonic()
-        response = await sessionless_exchange(
-            address, request, deadline=deadline, retransmit_first_s=KNOCK_RETRANSMIT_S
+        return await sessionless_exchange(
+            await self._resolved(),
+            request,
+            deadline=deadline,
+            retransmit_first_s=KNOCK_RETRANSMIT_S,
+            answered_after=self._set_pace,
         )
-        self._retransmit_first_s = retransmit_after(time.monotonic() - started_s)
-        return response
+
+    def _set_pace(self, latency_s: float) -> None:
+        self._retransmit_first_s = retransmit_after(latency_s)
 
 
 def retransmit_after(latency_s: float) -> float:

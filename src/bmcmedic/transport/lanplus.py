@@ -287,19 +287,21 @@ async def sessionless_exchange(
     *,
     deadline: float,
     retransmit_first_s: float = RETRANSMIT_FIRST_S,
+    answered_after: Callable[[float], None] | None = None,
 ) -> R:
     """One command outside of any session, in the IPMI 1.5 format (section 13.6).
 
     For what a BMC answers to anybody, such as Get Channel Authentication Capabilities: the
-    cheapest proof that its LAN side is alive. Raises as `LanPlus` does.
+    cheapest proof that its LAN side is alive. Each repeat has a sequence number of its own, so
+    `answered_after` is told how long the BMC took, losses on the way not counted. Raises as
+    `LanPlus` does.
     """
     if not request.sessionless:
         raise LocalProtocolError(f"{type(request).__name__} needs a session")
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[ResponseMessage] = loop.create_future()
-    message = RequestMessage(
-        request.netfn, request.command, request.encode(), sequence=os.urandom(1)[0] & 0x3F
-    )
+    sequence = os.urandom(1)[0] & 0x3F
+    sent_at: dict[int, float] = {}
 
     def receive(data: bytes) -> None:
         if waiter.done():
@@ -314,17 +316,21 @@ async def sessionless_exchange(
             response = ResponseMessage.decode(datagram.payload)
         except RemoteProtocolError:
             return
-        if (response.netfn, response.command, response.sequence) == (
-            message.netfn | 1,
-            message.command,
-            message.sequence,
-        ):
+        asked = (request.netfn | 1, request.command)
+        if (response.netfn, response.command) == asked and response.sequence in sent_at:
+            if answered_after is not None:
+                answered_after(loop.time() - sent_at[response.sequence])
             waiter.set_result(response)
 
     datagrams = _Datagrams(address, receive)
     interval = retransmit_first_s
     try:
         while loop.time() < deadline:
+            message = RequestMessage(
+                request.netfn, request.command, request.encode(), sequence=sequence
+            )
+            sent_at[sequence] = loop.time()
+            sequence = (sequence + 1) & 0x3F
             datagrams.send(LegacyPacket(0, 0, 0, message.encode()).encode())
             if datagrams.error is not None:
                 raise datagrams.error

@@ -272,12 +272,17 @@ def test_no_session_slot_at_all_is_for_repair() -> None:
     assert changed_nothing(virtual)
 
 
-def test_losses_on_the_network_change_nothing() -> None:
-    virtual = sick("hang", "lan-loss:0.2")
-    verdict = heal_with_host(virtual)
+@pytest.mark.parametrize("seed", range(20))
+def test_losses_on_the_network_change_nothing(seed: int) -> None:
+    virtual = sick("hang:timer", "lan-loss:0.3", watchdog_armed_s=60.0)
+    virtual.rng.seed(seed)
+    verdict = heal(virtual, in_band_hung=True)
+    assert outcomes(verdict)["acting-session"] == "open"  # a lost datagram is no sickness
     sent = virtual.requests.get("06/02", 0)
-    assert virtual.bmc.cold_resets == sent <= 1
-    assert verdict.verdict == ("healed" if sent else "needs-repair")
+    assert virtual.bmc.cold_resets == sent <= verdict.resets_sent == 1
+    assert verdict.verdict == ("healed-lan-only" if sent else "needs-repair")
+    virtual.passes(7000.0)
+    assert virtual.bmc.host.boots == 0
 
 
 # ---------------------------------------------------------------------------- what is refused
