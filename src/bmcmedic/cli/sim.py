@@ -24,6 +24,7 @@ SECRET_BYTES_MAX = 20
 USER_NAME_BYTES_MAX = 16
 ADDRESSES_PRINTED_MAX = 64
 CONTROL_TIMEOUT_S = 10.0
+ANSWER_BYTES_MAX = 1 << 20
 EXIT_NO_ANSWER = 255
 """Of `sim triage`, when the simulated host cannot be reached: what ssh gives then."""
 
@@ -178,11 +179,20 @@ def _ask(control: str, path: str) -> tuple[int, dict[str, Any]]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        answer = json.loads(response.read(ANSWER_BYTES_MAX))
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ConfigurationError(f"no control door answers at {control}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"no control door answers at {control}: {reason}; start the simulator with --control"
+        ) from None
     finally:
         connection.close()
+    key, kind = ("symptoms", list) if response.status == http.client.OK else ("error", str)
+    if not isinstance(answer, dict) or not isinstance(answer.get(key), kind):
+        raise ConfigurationError(
+            f"no control door answers at {control}: something else does; check the port"
+        )
+    return response.status, answer
 
 
 def _run(specs: Sequence[BmcSpec], control: str | None, account: Account, seed: int | None) -> None:

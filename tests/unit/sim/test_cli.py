@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +106,29 @@ def test_triage_of_a_host_that_is_off_is_what_ssh_would_give() -> None:
 
 
 @pytest.mark.parametrize(
+    "body", [b"[]", b"null", b"{}", b'{"symptoms": 1}', b'{"error": "x"}', b"<html>"]
+)
+def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        done = run("triage", "bmc1", "--control", f"127.0.0.1:{server.server_port}")
+        thread.join()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bmcmedic: no control door answers at 127.0.0.1:")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["bmc"], "no door to open"),
@@ -120,7 +145,7 @@ def test_triage_of_a_host_that_is_off_is_what_ssh_would_give() -> None:
         (["rack", "--count", "2", "--fault", "dead"], "write NAME=SPEC"),
         (["rack", "--count", "2", "--fault", "bmc00003=dead"], "no BMC 'bmc00003'"),
         (["rack", "--count", "2", "--watchdog-armed", "bmc00001=x"], "no number of seconds"),
-        (["triage", "bmc1", "--control", "127.0.0.1:1"], "no control door answers"),
+        (["triage", "bmc1", "--control", "127.0.0.1:1"], "127.0.0.1:1: Connection refused; start"),
     ],
 )
 def test_wrong_usage_is_one_clear_line_and_2(words: list[str], said: str) -> None:
