@@ -242,7 +242,12 @@ class SimBmc:
             self._pat(now)
 
     def schedule_restart(self, now: float, *, cold: bool) -> None:
-        """A reset command was taken: it happens when its answer has left."""
+        """A reset command was taken: it happens when its answer has left.
+
+        Another one before that is forgotten in the restart.
+        """
+        if self._restart_at is not None:
+            return
         self._restart_at = max(now, self._busy_until) + RESTART_DELAY_S
         self._restart_is_cold = cold
         self.reschedule()

@@ -122,6 +122,16 @@ def test_a_cold_reset_is_answered_then_done_and_takes_its_boot_time() -> None:
     assert bmc.host.boots == 0
 
 
+def test_a_reset_that_comes_before_the_one_in_hand_is_done_is_lost_with_the_restart() -> None:
+    bmc = sim_bmc("boot:3")
+    ask(bmc, ColdResetReq(), START)
+    almost = START + RESTART_DELAY_S * 0.9
+    ask(bmc, WarmResetReq(), almost)
+    assert bmc.timer == START + RESTART_DELAY_S, "not put off"
+    bmc.handle_timer(START + 60)
+    assert (bmc.cold_resets, bmc.warm_resets, bmc.restarts) == (1, 0, 1)
+
+
 def test_a_warm_reset_is_shorter_and_keeps_the_watchdog() -> None:
     bmc = sim_bmc("boot:30")
     ask(bmc, armed(), START)
