@@ -45,23 +45,23 @@ class OldSession(Enum):
 
     ANSWERED = "answered"
     SILENT = "silent"
-    NOT_ASKED = "not asked"
+    TOO_OLD = "silent, and idle for too long to say anything by that"
 
 
 async def ask_old_session(
     session: BmcSession, time: Timekeeper, *, last_used_s: float, slowest_answer_s: float
 ) -> OldSession:
-    """Ask the session from before the reset, while it is not idle for so long that it ended itself.
+    """Ask the session from before the reset.
 
-    An answer proves that the BMC did not restart. Silence counts once a new session works.
+    An answer proves that the BMC did not restart, whenever it comes. Silence counts once a new
+    session works, unless the session was idle for so long that the BMC may have ended it itself.
     """
-    if time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX:
-        return OldSession.NOT_ASKED
+    too_old = time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX
     timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
     answer, _ = await ask(session, time, "old session", GetDeviceIdReq(), timeout_s)
-    if answer.kind in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST):
-        return OldSession.SILENT
-    return OldSession.ANSWERED
+    if answer.kind not in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST):
+        return OldSession.ANSWERED
+    return OldSession.TOO_OLD if too_old else OldSession.SILENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +180,9 @@ def judge_restart(facts: RestartFacts) -> tuple[Restart, tuple[str, ...]]:
         lines.append("its watchdog timer has lost its settings")
     if lines:
         return Restart.PROVEN, tuple(lines)
+    line = "nothing shows that it restarted: no gap was seen, and no old session was forgotten"
     if facts.asked_warm:
-        return Restart.PROVEN, ("it answers; a warm reset need not leave a trace",)
-    line = "nothing shows that it restarted: no gap was seen, and no old session could be asked"
+        line += "; a warm reset may leave no trace, a cold one does"
     return Restart.NOT_PROVEN, (line,)
 
 

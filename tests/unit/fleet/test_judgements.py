@@ -32,13 +32,20 @@ TIMER = GetWatchdogTimerRsp(
     initial_countdown_s=60.0,
     present_countdown_s=42.0,
 )
-NO_FACTS = RestartFacts((OldSession.NOT_ASKED,), 0, None, None)
+NO_FACTS = RestartFacts((OldSession.TOO_OLD,), 0, None, None)
 
 
 def test_a_session_that_lives_on_disproves_a_restart() -> None:
     facts = replace(NO_FACTS, old_session=(OldSession.SILENT, OldSession.ANSWERED), missed_polls=9)
     assert judge_restart(facts)[0] is Restart.DISPROVEN
     assert judge_restart(replace(facts, asked_warm=True))[0] is Restart.PROVEN
+
+
+def test_a_warm_reset_without_a_trace_is_not_called_proven() -> None:
+    facts = replace(NO_FACTS, old_session=(OldSession.ANSWERED,), asked_warm=True)
+    restart, lines = judge_restart(facts)
+    assert restart is Restart.NOT_PROVEN
+    assert "warm reset may leave no trace" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,6 @@ def test_without_a_sign_nothing_is_proven() -> None:
     assert judge_restart(NO_FACTS)[0] is Restart.NOT_PROVEN
     same = replace(NO_FACTS, timer_before=TIMER, timer_after=TIMER)
     assert judge_restart(same)[0] is Restart.NOT_PROVEN
-    assert judge_restart(replace(NO_FACTS, asked_warm=True))[0] is Restart.PROVEN
 
 
 def test_self_tests() -> None:

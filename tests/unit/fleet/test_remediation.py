@@ -285,6 +285,15 @@ def test_losses_on_the_network_change_nothing(seed: int) -> None:
     assert virtual.bmc.host.boots == 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_losses_never_pass_for_a_restart(seed: int) -> None:
+    virtual = sick("hang", "reset-ignored", "lan-loss:0.3")
+    virtual.rng.seed(seed)
+    verdict = heal(virtual, in_band_hung=True)
+    assert outcomes(verdict)["restart-evidence"] == "disproven"
+    assert verdict.verdict == "needs-repair"
+
+
 # ---------------------------------------------------------------------------- what is refused
 
 
