@@ -20,6 +20,7 @@ and the timer runs on; when none is, it is stopped again, and the verdict says s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -83,8 +84,13 @@ def timer_text(timer: GetWatchdogTimerRsp) -> str:
 
 
 def is_harmless(timer: GetWatchdogTimerRsp) -> bool:
-    """Whether the timer can do nothing to the host; an NMI before an action of none still can."""
-    return not timer.running or (
+    """Whether the timer can do nothing to the host as it stands."""
+    return not timer.running or has_no_teeth(timer)
+
+
+def has_no_teeth(timer: GetWatchdogTimerRsp) -> bool:
+    """Whether the timer does nothing when it runs out; an NMI before an action of none bites."""
+    return (
         timer.action is TimeoutAction.NONE
         and timer.pretimeout_interrupt is PretimeoutInterrupt.NONE
     )
@@ -110,13 +116,26 @@ def settings_of(
     )
 
 
+def settings_of_interest(timer: GetWatchdogTimerRsp) -> tuple[object, ...]:
+    """What must be as it was found for the timer to count as put back."""
+    return (timer.action, timer.pretimeout_interrupt, timer.initial_countdown_s)
+
+
 def held_countdown_s(timer: GetWatchdogTimerRsp, times: Times) -> float:
     """A countdown that a late pat may start without harm."""
     return min(COUNTDOWN_S_MAX, max(timer.initial_countdown_s, times.total_s + HELD_MARGIN_S))
 
 
-async def hold_watchdog(session: BmcSession, time: Timekeeper, times: Times) -> WatchdogHold:
-    """Stop a running timer over LAN, and read back that it stopped."""
+async def hold_watchdog(
+    session: BmcSession,
+    time: Timekeeper,
+    times: Times,
+    about_to: Callable[[WatchdogHold], None],
+) -> WatchdogHold:
+    """Stop a running timer over LAN, and read back that it stopped.
+
+    `about_to` is told right before the timer is touched, for who is interrupted in between.
+    """
     answer, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
     if timer is None:
         if answer.kind is AnswerKind.UNSUPPORTED:
@@ -126,6 +145,8 @@ async def hold_watchdog(session: BmcSession, time: Timekeeper, times: Times) -> 
         return WatchdogHold(timer, False, False, timer_text(timer))
     held_s = held_countdown_s(timer, times)
     request = settings_of(timer, initial_countdown_s=held_s)
+    untold = f"{timer_text(timer)}; it was told to stop, what came of it is not known"
+    about_to(WatchdogHold(timer, True, True, untold))
     set_answer, _ = await ask(session, time, "setting the watchdog timer", request)
     _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
     if now is None:
@@ -241,14 +262,15 @@ async def _start_trial(
         pretimeout_interval_s=0,
         dont_log=True,
     )
-    for question, request in (
-        ("setting the watchdog timer", trial),
-        ("starting the watchdog timer", ResetWatchdogTimerReq()),
-    ):
-        answer, done = await ask(session, time, question, request)
-        if done is None:
-            detail = f"{question}: {answer.detail}"
-            return WatchdogRestore(RestoreState.FAILED, detail)
+    answer, done = await ask(session, time, "setting the watchdog timer", trial)
+    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    if done is None or now is None or not has_no_teeth(now):  # started now, it could shoot
+        why = answer.detail or "its action could not be set to none"
+        return WatchdogRestore(RestoreState.FAILED, f"it was not started on trial: {why}")
+    answer, done = await ask(session, time, "starting the watchdog timer", ResetWatchdogTimerReq())
+    if done is None:
+        detail = f"it could not be started on trial: {answer.detail}"
+        return WatchdogRestore(RestoreState.FAILED, detail)
     return WatchdogRestore(RestoreState.TRIAL, "it runs without an action until the host pats it")
 
 
@@ -299,6 +321,18 @@ async def end_restore(
     return await _put_back(session, time, held, running=patted)
 
 
+async def release(
+    session: BmcSession, time: Timekeeper, hold: WatchdogHold
+) -> WatchdogRestore | None:
+    """Undo a hold where no restart came of it: the settings as they were found.
+
+    A timer that the host patted meanwhile runs on; one that it did not stays stopped until it does.
+    """
+    if hold.timer is None or not hold.changed:
+        return None
+    return await _put_back(session, time, hold.timer, running=True)
+
+
 async def _put_back(
     session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, *, running: bool
 ) -> WatchdogRestore:
@@ -306,7 +340,7 @@ async def _put_back(
     request = settings_of(held, initial_countdown_s=held.initial_countdown_s, dont_stop=running)
     answer, _ = await ask(session, time, "setting the watchdog timer", request)
     _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
-    if now is None or now.initial_countdown_s != held.initial_countdown_s:
+    if now is None or settings_of_interest(now) != settings_of_interest(held):
         why = answer.detail or "the settings did not stay"
         return WatchdogRestore(RestoreState.FAILED, f"it could not be put back: {why}")
     if now.running:

@@ -111,8 +111,8 @@ def test_a_hang_is_healed_and_proven_on_both_sides() -> None:
         "diagnose",
         "acting-session",
         "confirm",
-        "power-before",
         "watchdog",
+        "power-before",
         "cold-reset",
         "quiet-time",
         "poll",
@@ -159,17 +159,45 @@ def test_an_armed_watchdog_shoots_nobody_and_is_armed_again() -> None:
     assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
 
 
+@pytest.mark.parametrize("sick_for_s", [0.0, 5.0])
+def test_a_slow_bmc_is_held_before_its_watchdog_shoots(sick_for_s: float) -> None:
+    virtual = sick("hang:timer", "slow:2", sick_for_s=sick_for_s, watchdog_armed_s=60.0)
+    verdict = heal(virtual, in_band_hung=True)
+    assert outcomes(verdict)["watchdog"] == "held"
+    assert verdict.verdict == "healed-lan-only"
+    assert virtual.bmc.host.boots == 0
+
+
+def test_a_watchdog_that_shot_before_it_could_be_held_is_told() -> None:
+    virtual = sick("hang:timer", watchdog_armed_s=60.0)
+
+    async def after_lunch(diagnosis: Diagnosis, plan: Plan) -> str | None:
+        virtual.passes(100.0)
+        return await yes(diagnosis, plan)
+
+    verdict = heal(virtual, in_band_hung=True, confirm=after_lunch)
+    assert virtual.bmc.host.boots == 1
+    assert verdict.verdict == "needs-repair"
+    assert verdict.host_untouched is False
+    assert any("ran out before it could be held" in line for line in verdict.evidence)
+
+
 def test_without_the_hold_the_watchdog_would_have_shot() -> None:
     virtual = sick("hang:timer", watchdog_armed_s=60.0)
     virtual.passes(60.0)
     assert virtual.bmc.host.boots == 1
 
 
-def test_a_watchdog_that_nobody_pats_any_more_is_put_back_stopped() -> None:
-    virtual = sick("hang", watchdog_armed_s=60.0)
-    virtual.bmc._daemon = None  # the host's service gave up, as FreeIPMI's does
+def forget_daemon(virtual: VirtualBmc) -> None:
+    """The host's watchdog service gives up, as FreeIPMI's does."""
+    virtual.bmc._daemon = None
     virtual.bmc._next_pat_at = None
     virtual.bmc.reschedule()
+
+
+def test_a_watchdog_that_nobody_pats_any_more_is_put_back_stopped() -> None:
+    virtual = sick("hang", watchdog_armed_s=60.0)
+    forget_daemon(virtual)
     verdict = heal_with_host(virtual)
     assert verdict.verdict == "healed"
     assert outcomes(verdict)["watchdog-restore"] == "stopped"
@@ -521,6 +549,119 @@ def test_a_triage_command_that_fails_before_is_refused_and_after_is_for_repair()
     assert "ssh: connection refused" in verdict.reason
 
 
+def test_a_host_that_is_well_by_now_outweighs_symptoms_from_a_file() -> None:
+    virtual = sick("hang")
+    symptoms = report_of(virtual)
+    virtual.falls_sick()
+    assert heal_with_host(virtual, report=symptoms).verdict == "healthy"
+    assert changed_nothing(virtual)
+
+
+@pytest.mark.parametrize(("unknown_for_s", "ending"), [(1e9, "needs-repair"), (20.0, "healed")])
+def test_power_that_cannot_be_read_afterwards_is_never_called_healed(
+    unknown_for_s: float, ending: str
+) -> None:
+    virtual = sick("hang")
+    unknown = answers((0x00, 0x01), 0xD5)
+
+    def override(message: RequestMessage) -> tuple[int, bytes] | None:
+        until_s = 1120.0 + 30.0 + unknown_for_s
+        back = virtual.bmc.cold_resets and virtual.time.now < until_s
+        return unknown(message) if back else None
+
+    virtual.override = override
+    verdict = heal(virtual, in_band_hung=True)
+    assert verdict.verdict.startswith(ending)
+    assert verdict.power_after == ("on" if ending == "healed" else None)
+    virtual = sick("hang")
+    virtual.override = override
+    assert heal_with_host(virtual).verdict == "healed"  # the boot id proves it
+
+
+# ------------------------------------------------------------------- the timer, if all goes wrong
+
+
+def refuses_set(virtual: VirtualBmc, trial: bool) -> Override:
+    """Refuses Set Watchdog Timer, after the restart, from the trial on or after it."""
+    seen: list[bytes] = []
+
+    def override(message: RequestMessage) -> tuple[int, bytes] | None:
+        if (message.netfn, message.command) != (0x06, 0x24) or not virtual.bmc.cold_resets:
+            return None
+        seen.append(message.data)
+        return (0xD5, b"") if len(seen) > (1 if trial else 2) else None
+
+    return override
+
+
+def test_a_timer_that_keeps_its_teeth_is_not_started_on_trial() -> None:
+    virtual = sick("hang", watchdog_armed_s=600.0)
+    forget_daemon(virtual)
+    virtual.override = refuses_set(virtual, trial=True)
+    pats = virtual.requests.get("06/22", 0)
+    verdict = heal_with_host(virtual)
+    assert virtual.requests.get("06/22", 0) == pats
+    assert any(line.startswith("WATCHDOG") or "stopped" in line for line in verdict.evidence)
+    virtual.passes(7000.0)
+    assert virtual.bmc.host.boots == 0
+
+
+def test_a_timer_left_without_its_action_is_not_called_back() -> None:
+    virtual = sick("hang", watchdog_armed_s=600.0)
+    forget_daemon(virtual)
+    virtual.override = refuses_set(virtual, trial=False)
+    verdict = heal_with_host(virtual)
+    assert outcomes(verdict)["watchdog-restore"] == "failed"
+    assert any(line.startswith("WATCHDOG") for line in verdict.evidence)
+
+
+@pytest.mark.parametrize("fault", ["reset-ignored", "denied"])
+def test_an_ordered_reset_that_is_not_done_gives_the_timer_back(fault: str) -> None:
+    virtual = VirtualBmc(watchdog_armed_s=60.0)
+    virtual.passes(100.0)
+    if fault == "denied":
+        virtual.override = answers((0x06, 0x02), 0xC1)
+    else:
+        virtual.falls_sick(fault)
+    verdict = reset(virtual, Remedy.COLD_RESET)
+    assert verdict.verdict == "not-back"
+    assert outcomes(verdict)["watchdog-restore"] in ("running", "stopped")
+    assert virtual.managed.session_count == 0
+    virtual.passes(20.0)
+    assert virtual.bmc.watchdog is not None
+    assert virtual.bmc.watchdog.running
+    assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
+
+
+def test_a_reset_that_is_interrupted_before_it_is_sent_gives_the_timer_back() -> None:
+    virtual = VirtualBmc(watchdog_armed_s=60.0)
+    virtual.passes(100.0)
+    stop = Interrupts(virtual, "cold-reset")
+    remediation = Remediation(case(virtual, journal=stop))
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(remediation.reset(Remedy.COLD_RESET))
+    assert "No reset was sent." in remediation.standing()
+    assert "put back" in remediation.standing()
+    assert virtual.bmc.watchdog is not None
+    assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
+
+
+def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
+    virtual = sick("hang", watchdog_armed_s=60.0)
+
+    def override(message: RequestMessage) -> tuple[int, bytes] | None:
+        if (message.netfn, message.command) == (0x06, 0x24):
+            raise KeyboardInterrupt
+        return None
+
+    virtual.override = override
+    remediation = Remediation(case(virtual, in_band_hung=True))
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(remediation.heal())
+    assert "WATCHDOG" in remediation.standing()
+    assert "what came of it is not known" in remediation.standing()
+
+
 # ------------------------------------------------------------------------------ reset, and order
 
 
@@ -577,6 +718,19 @@ class Recorder:
         assert left_s > -60
 
 
+class Interrupts(Recorder):
+    """Ctrl-C when a step begins."""
+
+    def __init__(self, virtual: VirtualBmc, step: str) -> None:
+        super().__init__(virtual)
+        self.step = step
+
+    async def intends(self, name: str, text: str) -> None:
+        await super().intends(name, text)
+        if name == self.step:
+            raise KeyboardInterrupt
+
+
 def test_the_intent_is_recorded_before_the_act() -> None:
     virtual = sick("hang")
     recorder = Recorder(virtual)
@@ -589,13 +743,8 @@ def test_the_intent_is_recorded_before_the_act() -> None:
 def test_an_interrupted_remediation_says_how_things_stand() -> None:
     virtual = sick("hang", watchdog_armed_s=60.0)
 
-    class Interrupts(Recorder):
-        async def intends(self, name: str, text: str) -> None:
-            await super().intends(name, text)
-            if name == "quiet-time":
-                raise KeyboardInterrupt
-
-    remediation = Remediation(case(virtual, in_band_hung=True, journal=Interrupts(virtual)))
+    stop = Interrupts(virtual, "quiet-time")
+    remediation = Remediation(case(virtual, in_band_hung=True, journal=stop))
     assert remediation.standing() == "No reset was sent."
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(remediation.heal())

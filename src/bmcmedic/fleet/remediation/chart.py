@@ -22,8 +22,14 @@ class Chart:
         """What the host said when it was asked before; not what a file said."""
         self.marks_before: HostMarks | None = None
         self.marks_after: HostMarks | None = None
+        self.host_may_pat = False
+        """Whether nothing says that the host's in-band side hangs: then it can pat its timer."""
+        self.early_signs: tuple[str, ...] = ()
+        """Of a host restart, seen before anything was sent."""
         self.remedy = Remedy.COLD_RESET
         self.resets_sent = 0
+        self.acting_session_lives = False
+        """Whether the session that sent the reset still answers: it did not happen."""
         self.hold: act.WatchdogHold | None = None
         self.restore: act.WatchdogRestore | None = None
         self.untouched: bool | None = None
@@ -48,6 +54,10 @@ class Chart:
         """Something stands against a good verdict; the work goes on, to gather the evidence."""
         self.failures.append((ending, reason))
         self.evidence.append(reason)
+
+    def holds(self, hold: act.WatchdogHold) -> None:
+        """The timer is held, or is about to be."""
+        self.hold = hold
 
     def power_before(self) -> str | None:
         """The host's power before the reset."""

@@ -17,6 +17,7 @@ from bmcmedic.fleet.remediation.chart import Chart
 from bmcmedic.fleet.remediation.proof import Proof
 from bmcmedic.fleet.triage_command import TriageFailed
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
+from bmcmedic.ipmi.commands.watchdog import TimeoutAction
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.model import (
     AnswerKind,
@@ -30,6 +31,9 @@ from bmcmedic.model import (
     Verdict,
 )
 
+PACE_S_MAX = 15.0
+"""How long the pace of a BMC's answers is taken for known."""
+
 
 class Remediation:
     """One run over one case; `heal` or `reset` is called once."""
@@ -39,6 +43,7 @@ class Remediation:
         self._chart = Chart(case)
         self._acting: BmcSession | None = None
         self._acting_used_s = 0.0
+        self._observed_at_s = 0.0
         self._timer_held: act.TimerLook | None = None
         self._proof: Proof | None = None
 
@@ -80,10 +85,7 @@ class Remediation:
         finally:
             if self._proof is not None:
                 await self._proof.close()
-            if self._chart.resets_sent and self._acting is not None:
-                self._acting.abandon()
-            else:
-                await verify.close_quietly(self._acting)
+            await self._leave_acting_session()
         note = self._chart.watchdog_note()
         if note:
             self._chart.evidence.append(note)
@@ -100,13 +102,29 @@ class Remediation:
             resets_sent=self._chart.resets_sent,
         )
 
+    async def _leave_acting_session(self) -> None:
+        """Give the slot back, and the timer, unless a restart took both."""
+        acting, chart = self._acting, self._chart
+        if acting is None:
+            return
+        if chart.resets_sent and not chart.acting_session_lives:
+            acting.abandon()
+            return
+        if chart.hold is not None and chart.host_may_pat and chart.restore is None:
+            chart.restore = await act.release(acting, self._case.time, chart.hold)
+            if chart.restore is not None:
+                await chart.step(
+                    "watchdog-restore", chart.restore.state.value, chart.restore.detail
+                )
+        await verify.close_quietly(acting)
+
     # ------------------------------------------------------------------ from symptom to plan
 
     async def _heal(self) -> tuple[Ending, str]:
         await self._read_symptoms()
         observation = await self._probe()
         belongs = await self._check_identity(observation)
-        report = self._case.report or self._chart.host_before
+        report = self._chart.host_before or self._case.report  # the newer one
         diagnosis = diagnose(observation, report, in_band_hung=self._case.in_band_hung)
         self._chart.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
         await self._chart.step("diagnose", str(diagnosis.kind), describe(diagnosis))
@@ -174,6 +192,7 @@ class Remediation:
         await self._case.journal.intends("probe", "asking the BMC over LAN")
         observation = await observe(self._case.link, self._case.time)
         self._chart.observation = observation
+        self._observed_at_s = self._case.time.monotonic()
         answered = len(observation.answers_of(AnswerKind.ANSWERED))
         detail = observation.reach_detail or (
             f"{answered} of {len(observation.answers)} questions answered, power"
@@ -202,10 +221,12 @@ class Remediation:
     async def _apply(
         self, diagnosis: Diagnosis, chosen: Plan, belongs: Identity
     ) -> tuple[Ending, str]:
+        self._chart.host_may_pat = diagnosis.kind not in _IN_BAND
         await self._may_act(diagnosis, belongs)
         await self._ask_for_leave(diagnosis, chosen)
+        await self._ask_whether_updating()
+        await self._hold_watchdog()  # before all else: it may have only seconds left
         await self._note_host()
-        await self._hold_watchdog()
         sent = await self._send()
         self._proof = Proof(self._chart, sent, self._acting_session(), self._timer_held)
         return await self._proof.run()
@@ -235,7 +256,8 @@ class Remediation:
     async def _open_acting_session(self) -> None:
         time = self._case.time
         try:
-            await knock(self._case.link, time)  # a BMC that leaks is slower by now
+            if time.monotonic() - self._observed_at_s > PACE_S_MAX:
+                await knock(self._case.link, time)  # a BMC that leaks is slower by now
             self._acting = await self._case.link.open_session(
                 PrivilegeLevel.ADMINISTRATOR, time.monotonic() + SESSION_TIMEOUT_S
             )
@@ -273,17 +295,21 @@ class Remediation:
         assert self._acting is not None
         return self._acting
 
-    async def _note_host(self) -> None:
-        """Note the host's marks, and once more that the BMC is not updating right now."""
+    async def _ask_whether_updating(self) -> None:
+        """Once more, right before the act."""
         time = self._case.time
         answer, device = await ask(self._acting_session(), time, "device id", GetDeviceIdReq())
-        self._chart.marks_before = await read_host_marks(self._acting_session(), time)
-        self._acting_used_s = time.monotonic()
         updating = answer.detail if answer.kind is AnswerKind.UPDATING else None
         if device is not None and not device.available:
             updating = "device not available"
+        await self._chart.guard("guardrails", GuardrailFacts(updating=updating))
+
+    async def _note_host(self) -> None:
+        """Note the marks that a restart of the host would change."""
+        time = self._case.time
+        self._chart.marks_before = await read_host_marks(self._acting_session(), time)
+        self._acting_used_s = time.monotonic()
         facts = GuardrailFacts(
-            updating=updating,
             power=self._chart.marks_before.power,
             power_asked=True,
             boot_id_known=self._boot_id_before() is not None,
@@ -295,13 +321,26 @@ class Remediation:
     async def _hold_watchdog(self) -> None:
         case = self._case
         await case.journal.intends("watchdog", "stopping the watchdog timer if it runs")
-        hold = await act.hold_watchdog(self._acting_session(), case.time, case.times)
-        self._chart.hold = hold
+        hold = await act.hold_watchdog(
+            self._acting_session(), case.time, case.times, self._chart.holds
+        )
+        self._chart.holds(hold)
+        self._note_a_shot(hold)
         self._timer_held = await act.look_at_timer(self._acting_session(), case.time)
         self._acting_used_s = case.time.monotonic()
         facts = GuardrailFacts(watchdog_armed=hold.armed, watchdog_detail=hold.detail)
         await self._chart.guard("watchdog", facts)
         await self._chart.step("watchdog", "held" if hold.changed else "untouched", hold.detail)
+
+    def _note_a_shot(self, hold: act.WatchdogHold) -> None:
+        """A timer that was seen running and had the time to run out has shot the host."""
+        seen = self._chart.observation.watchdog if self._chart.observation else None
+        if seen is None or hold.timer is None or not seen.running or hold.timer.running:
+            return
+        passed_s = self._case.time.monotonic() - self._observed_at_s
+        if seen.action != TimeoutAction.NONE.text and passed_s >= seen.present_countdown_s:
+            sign = f"the watchdog timer ran out before it could be held: {seen.action}"
+            self._chart.early_signs = (sign,)
 
     async def _send(self) -> act.ResetSent:
         case = self._case
@@ -311,6 +350,7 @@ class Remediation:
         sent = await act.send_reset(self._acting_session(), case.time, self._chart.remedy)
         await self._chart.step(name, sent.outcome.value, sent.detail)
         if sent.outcome is act.ResetOutcome.DENIED:
+            self._chart.acting_session_lives = True
             self._chart.marks_after = await read_host_marks(self._acting_session(), case.time)
             reason = f"the BMC refuses to restart: {sent.detail}; it needs hands, or a power reseat"
             self._chart.evidence.append(reason)
@@ -318,6 +358,7 @@ class Remediation:
         return sent
 
 
+_IN_BAND = (DiagnosisKind.IN_BAND_HUNG, DiagnosisKind.IN_BAND_SLOW)
 _GRAVEST = (Identity.MISMATCH, Identity.NOT_PROVEN, Identity.PROVEN, Identity.NOT_ASKED)
 
 

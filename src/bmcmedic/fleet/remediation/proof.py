@@ -41,7 +41,7 @@ class Proof:
         self._session: BmcSession | None = None
         self._return: verify.Return | None = None
         self._host_after: HostReport | None = None
-        self._signs: tuple[str, ...] = ()
+        self._signs = chart.early_signs
         self._patted = False
 
     async def close(self) -> None:
@@ -146,6 +146,7 @@ class Proof:
         restart, lines = verify.judge_restart(facts)
         self._chart.evidence += lines
         await self._chart.step("restart-evidence", restart.value, "; ".join(lines))
+        self._chart.acting_session_lives = verify.OldSession.ANSWERED in self._old_said
         if restart is not verify.Restart.PROVEN:
             self._chart.fails(Ending.NOT_DONE, lines[0])
 
@@ -168,11 +169,15 @@ class Proof:
         before, time = self._chart.marks_before, self._case.time
         assert before is not None
         after = await read_host_marks(session, time)
+        give_up_s = self._sent.sent_at_s + self._case.times.return_s
+        while after.power is None and before.power and time.monotonic() < give_up_s:
+            await time.sleep(self._case.times.poll_s)  # some BMCs learn it late in their boot
+            after = await read_host_marks(session, time)
         self._chart.marks_after = after
         events = await read_new_events(session, time, before, after)
         seen_off = self._return.power_seen_off if self._return else False
-        signs = host_changes(before, after, events, power_seen_off=seen_off)
-        self._signs = signs
+        changes = host_changes(before, after, events, power_seen_off=seen_off)
+        self._signs = signs = (*self._chart.early_signs, *changes)
         outcome = after.power or "unknown"
         await self._chart.step("power-after", outcome, "; ".join((after.describe(), *signs)))
 
@@ -193,6 +198,11 @@ class Proof:
         if judged.untouched is False:
             self._chart.fails(
                 Ending.HOST_CHANGED, f"the host did not stay as it was: {judged.lines[0]}"
+            )
+        marks = self._chart.marks_after
+        if marks is not None and marks.power is None and judged.untouched is None:
+            self._chart.fails(
+                Ending.NOT_DONE, "the host's power state cannot be read after the restart"
             )
         if judged.other_host:
             self._chart.fails(Ending.NOT_DONE, judged.lines[0])
