@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from bmcmedic.errors import (
+    BmcRefusal,
     LocalProtocolError,
     NameNotResolved,
     NoAnswer,
@@ -152,7 +153,7 @@ class LanPlus:
             if isinstance(event, SessionFailed):
                 raise event.error
             if privilege > PrivilegeLevel.USER:
-                await bmc.exchange(SetSessionPrivilegeLevelReq(privilege), deadline)
+                await bmc._raise_privilege(privilege, deadline)
         except BaseException:
             await bmc.close()
             raise
@@ -220,6 +221,14 @@ class LanPlus:
 
     def _now(self) -> float:
         return self._datagrams.loop.time()
+
+    async def _raise_privilege(self, privilege: PrivilegeLevel, deadline: float) -> None:
+        answer = await self.exchange(SetSessionPrivilegeLevelReq(privilege), deadline)
+        if answer.privilege_level < privilege:
+            raise BmcRefusal(
+                f"SetSessionPrivilegeLevel: {privilege.name} was asked for, "
+                f"{answer.privilege_level.name} granted; use an account with a higher limit"
+            )
 
     async def _exchange(
         self, message: RequestMessage, deadline: float, bridge: Bridge | None, *, idempotent: bool

@@ -14,6 +14,7 @@ import pytest
 
 from bmcmedic.errors import (
     AuthenticationFailed,
+    BmcRefusal,
     CompletionCodeError,
     LocalProtocolError,
     NameNotResolved,
@@ -24,10 +25,14 @@ from bmcmedic.errors import (
     TransportError,
     Unreachable,
 )
+from bmcmedic.ipmi import managed_system
 from bmcmedic.ipmi.bridge import Bridge
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.ipmi.commands.device import ColdResetReq, GetDeviceIdReq
-from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
+from bmcmedic.ipmi.commands.session import (
+    GetChannelAuthenticationCapabilitiesReq,
+    SetSessionPrivilegeLevelReq,
+)
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.transport import lanplus
@@ -92,6 +97,21 @@ def test_a_session_is_opened_used_and_closed(bmc: UdpBmc) -> None:
             assert bmc.sessions() == 1
         assert bmc.sessions() == 0
         await session.close()
+
+    run(story())
+
+
+def test_a_level_that_the_bmc_grants_in_words_only_is_refused(
+    bmc: UdpBmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set Session Privilege Level answers 0x00 and stays at User: the reset would get 0xD4."""
+    numbers = SetSessionPrivilegeLevelReq.netfn, SetSessionPrivilegeLevelReq.command
+    monkeypatch.setitem(managed_system._SESSION_COMMANDS, numbers, lambda *_: (0, b"\x02"))
+
+    async def story() -> None:
+        with pytest.raises(BmcRefusal, match="ADMINISTRATOR was asked for, USER granted"):
+            await connect(bmc, privilege=PrivilegeLevel.ADMINISTRATOR)
+        await until(lambda: bmc.sessions() == 0)
 
     run(story())
 
