@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.programs import Simulator, run, simulator
+from tests.support.programs import Simulator, run, simulated_rack, simulator
 
 BOOT = "boot:1"
 TIMES = ("--quiet-time", "1.5", "--return-time", "15", "--steady-time", "1")
@@ -52,83 +54,145 @@ def heal(sim: Simulator, *options: str, stdin: str = "") -> Healed:
     return told(run("heal", sim.target, "--json", "--yes", *TIMES, *options, stdin=stdin))
 
 
-def heal_with_host(sim: Simulator, *options: str) -> Healed:
-    return heal(sim, "--triage-command", sim.triage_command, *options)
+WITH_HOST = ("--triage-command", "HOST")
+BY_WORD = ("--in-band-hung",)
+PATIENT = (*BY_WORD, "--return-time", "60")
 
 
-def test_a_healthy_bmc_is_left_alone() -> None:
-    with simulator("--fault", BOOT) as sim:
-        healed = heal_with_host(sim)
-        assert (healed.status, healed.verdict) == (0, "healthy")
-        assert healed.document["target"] == sim.target
-        assert sim.changes == 0
+@dataclass(frozen=True)
+class Patient:
+    """A BMC of the ward: how it ails, and what is run on it."""
+
+    faults: tuple[str, ...]
+    command: tuple[str, ...] = ("heal", *WITH_HOST)
+    watchdog_armed_s: int | None = None
 
 
-@pytest.mark.parametrize("fault", ["hang", "kcs-stuck:ibf"])
-def test_a_wedge_is_healed_with_one_cold_reset(fault: str) -> None:
-    with simulator("--fault", BOOT, "--fault", fault) as sim:
-        healed = heal_with_host(sim)
-        assert (healed.status, healed.verdict) == (0, "healed")
-        assert healed.document["host_untouched"] is True
-        state = sim.get()
-        assert state["cold_resets"] == 1
-        assert state["host_power_changes"] == 0
+PATIENTS = {
+    "healthy": Patient((BOOT,)),
+    "hang": Patient((BOOT, "hang")),
+    "kcs-stuck": Patient((BOOT, "kcs-stuck:ibf")),
+    "armed": Patient((BOOT, "hang:timer"), watchdog_armed_s=60),
+    "lost-reply": Patient(
+        (BOOT, "hang", "reset-lost-reply"), ("heal", *BY_WORD, "--return-time", "40")
+    ),
+    "ignored": Patient(("hang:timer", "reset-ignored")),
+    "reboots-host": Patient((BOOT, "hang", "reset-reboots-host")),
+    "reboots-host-lan-only": Patient((BOOT, "hang", "reset-reboots-host"), ("heal", *BY_WORD)),
+    "dead": Patient(("dead",), ("heal", *BY_WORD)),
+    "boots-for-ever": Patient(("boot:600", "hang"), ("heal", *BY_WORD, "--return-time", "4")),
+    "slow": Patient((BOOT, "hang", "slow:0.3"), ("heal", *PATIENT)),
+    "lan-loss": Patient((BOOT, "hang", "lan-loss:0.15"), ("heal", *PATIENT)),
+    "garbage": Patient((BOOT, "hang", "garbage:0.15"), ("heal", *PATIENT)),
+    "one-slot": Patient((BOOT, "hang", "sessions:1"), ("heal", *BY_WORD)),
+    "no-slot": Patient((BOOT, "hang", "sessions:0"), ("heal", *BY_WORD)),
+    "reset-cold": Patient((BOOT,), ("reset", "--cold")),
+    "reset-warm": Patient((BOOT,), ("reset", "--warm")),
+    "reset-cold-reboots-host": Patient((BOOT, "reset-reboots-host"), ("reset", "--cold")),
+    "reset-cold-ignored": Patient((BOOT, "reset-ignored"), ("reset", "--cold")),
+    "reset-warm-ignored": Patient((BOOT, "reset-ignored"), ("reset", "--warm")),
+    "reset-cold-dead": Patient((BOOT, "dead"), ("reset", "--cold")),
+}
+AT_ONCE_MAX = 8
 
 
-def test_the_host_survives_its_own_watchdog() -> None:
-    with simulator("--fault", BOOT, "--watchdog-armed", "60") as sim:
-        sim.set_faults("hang:timer", BOOT)
-        healed = heal_with_host(sim)
-        assert (healed.status, healed.verdict) == (0, "healed")
-        assert healed.outcome("watchdog") == "held"
-        state = sim.get()
-        assert state["cold_resets"] == 1
-        assert state["host_boots"] == state["host_power_changes"] == 0
-        assert state["watchdog"]["running"]
+def treat(bmc: Simulator, patient: Patient) -> Healed:
+    name, *options = (bmc.triage_command if w == "HOST" else w for w in patient.command)
+    return told(run(name, bmc.target, "--json", "--yes", *TIMES, *options))
 
 
-def test_a_lost_reply_never_means_two_resets() -> None:
-    with simulator("--fault", BOOT, "--fault", "hang", "--fault", "reset-lost-reply") as sim:
-        healed = heal(sim, "--in-band-hung", "--return-time", "40")
-        assert (healed.status, healed.verdict) == (0, "healed-lan-only")
-        assert healed.outcome("cold-reset") == "unknown"
-        assert healed.document["host_untouched"] is None
-        assert sim.get()["cold_resets"] == 1
-        assert sim.requests("06/02") == 1
+@dataclass(frozen=True)
+class Ward:
+    """A rack of sick BMCs, all treated at the same time."""
+
+    bmcs: dict[str, Simulator]
+    treated: dict[str, Future[Healed]]
+
+    def __getitem__(self, name: str) -> tuple[Simulator, Healed]:
+        return self.bmcs[name], self.treated[name].result()
 
 
-def test_a_reset_that_is_ignored_is_found_out() -> None:
-    with simulator("--fault", "hang:timer", "--fault", "reset-ignored") as sim:
-        healed = heal_with_host(sim)
-        assert (healed.status, healed.verdict) == (1, "needs-repair")
-        assert healed.outcome("restart-evidence") == "disproven"
-        assert sim.get()["cold_resets"] == 0
-        assert sim.requests("06/02") == 1
+@pytest.fixture(scope="module")
+def ward() -> Iterator[Ward]:
+    options = ["--seed", "7"]
+    for number, patient in enumerate(PATIENTS.values(), 1):
+        name = f"bmc{number:05d}"
+        options += [f"--fault={name}={fault}" for fault in patient.faults]
+        if patient.watchdog_armed_s is not None:
+            options.append(f"--watchdog-armed={name}={patient.watchdog_armed_s}")
+    with (
+        simulated_rack(len(PATIENTS), "127.9.7.1", *options) as rack,
+        ThreadPoolExecutor(AT_ONCE_MAX) as pool,
+    ):
+        bmcs = dict(zip(PATIENTS, (rack[name] for name in sorted(rack)), strict=True))
+        treated = {name: pool.submit(treat, bmcs[name], PATIENTS[name]) for name in PATIENTS}
+        yield Ward(bmcs, treated)
 
 
-@pytest.mark.parametrize("with_host", [True, False])
-def test_a_host_that_restarts_with_its_bmc_is_never_called_healed(with_host: bool) -> None:
-    with simulator("--fault", BOOT, "--fault", "hang", "--fault", "reset-reboots-host") as sim:
-        healed = heal_with_host(sim) if with_host else heal(sim, "--in-band-hung")
-        assert (healed.status, healed.verdict) == (1, "needs-repair")
-        assert healed.document["host_untouched"] is False
-        assert healed.document["power_before"] == healed.document["power_after"] == "on"
-        assert sim.get()["cold_resets"] == 1
+def test_a_healthy_bmc_is_left_alone(ward: Ward) -> None:
+    bmc, healed = ward["healthy"]
+    assert (healed.status, healed.verdict) == (0, "healthy")
+    assert healed.document["target"] == bmc.target
+    assert bmc.changes == 0
 
 
-def test_a_dead_bmc_gets_nothing() -> None:
-    with simulator("--fault", "dead") as sim:
-        healed = heal(sim, "--in-band-hung")
-        assert (healed.status, healed.verdict) == (1, "needs-repair")
-        assert sim.get()["requests"] == {}
+@pytest.mark.parametrize("name", ["hang", "kcs-stuck"])
+def test_a_wedge_is_healed_with_one_cold_reset(ward: Ward, name: str) -> None:
+    bmc, healed = ward[name]
+    assert (healed.status, healed.verdict) == (0, "healed")
+    assert healed.document["host_untouched"] is True
+    state = bmc.get()
+    assert state["cold_resets"] == 1
+    assert state["host_power_changes"] == 0
 
 
-def test_a_bmc_that_does_not_come_back_is_for_repair() -> None:
-    with simulator("--fault", "boot:600", "--fault", "hang") as sim:
-        healed = heal(sim, "--in-band-hung", "--return-time", "4")
-        assert (healed.status, healed.verdict) == (1, "needs-repair")
-        assert healed.outcome("poll") == "not-back"
-        assert sim.get()["cold_resets"] == 1
+def test_the_host_survives_its_own_watchdog(ward: Ward) -> None:
+    bmc, healed = ward["armed"]
+    assert (healed.status, healed.verdict) == (0, "healed")
+    assert healed.outcome("watchdog") == "held"
+    state = bmc.get()
+    assert state["cold_resets"] == 1
+    assert state["host_boots"] == state["host_power_changes"] == 0
+    assert state["watchdog"]["running"]
+
+
+def test_a_lost_reply_never_means_two_resets(ward: Ward) -> None:
+    bmc, healed = ward["lost-reply"]
+    assert (healed.status, healed.verdict) == (0, "healed-lan-only")
+    assert healed.outcome("cold-reset") == "unknown"
+    assert healed.document["host_untouched"] is None
+    assert bmc.get()["cold_resets"] == 1
+    assert bmc.requests("06/02") == 1
+
+
+def test_a_reset_that_is_ignored_is_found_out(ward: Ward) -> None:
+    bmc, healed = ward["ignored"]
+    assert (healed.status, healed.verdict) == (1, "needs-repair")
+    assert healed.outcome("restart-evidence") == "disproven"
+    assert bmc.get()["cold_resets"] == 0
+    assert bmc.requests("06/02") == 1
+
+
+@pytest.mark.parametrize("name", ["reboots-host", "reboots-host-lan-only"])
+def test_a_host_that_restarts_with_its_bmc_is_never_called_healed(ward: Ward, name: str) -> None:
+    bmc, healed = ward[name]
+    assert (healed.status, healed.verdict) == (1, "needs-repair")
+    assert healed.document["host_untouched"] is False
+    assert healed.document["power_before"] == healed.document["power_after"] == "on"
+    assert bmc.get()["cold_resets"] == 1
+
+
+def test_a_dead_bmc_gets_nothing(ward: Ward) -> None:
+    bmc, healed = ward["dead"]
+    assert (healed.status, healed.verdict) == (1, "needs-repair")
+    assert bmc.get()["requests"] == {}
+
+
+def test_a_bmc_that_does_not_come_back_is_for_repair(ward: Ward) -> None:
+    bmc, healed = ward["boots-for-ever"]
+    assert (healed.status, healed.verdict) == (1, "needs-repair")
+    assert healed.outcome("poll") == "not-back"
+    assert bmc.get()["cold_resets"] == 1
 
 
 def test_a_leak_is_healed() -> None:
@@ -140,35 +204,33 @@ def test_a_leak_is_healed() -> None:
         assert sim.get()["memory_free_fraction"] > 0.75
 
 
-def test_a_slow_bmc_is_healed_of_its_hang_and_stays_slow() -> None:
-    with simulator("--fault", BOOT, "--fault", "hang", "--fault", "slow:0.3") as sim:
-        healed = heal(sim, "--in-band-hung", "--return-time", "60")
+def test_a_slow_bmc_is_healed_of_its_hang_and_stays_slow(ward: Ward) -> None:
+    bmc, healed = ward["slow"]
+    assert (healed.status, healed.verdict) == (0, "healed-lan-only")
+    assert bmc.get()["cold_resets"] == 1
+
+
+@pytest.mark.parametrize("name", ["lan-loss", "garbage"])
+def test_a_bad_network_never_means_two_resets(ward: Ward, name: str) -> None:
+    bmc, healed = ward[name]
+    resets = bmc.get()["cold_resets"]
+    assert bmc.requests("06/02") == resets <= 1
+    # The one reset may be lost on the way: then it did not happen, and that is found out. A
+    # damaged session set-up looks like a wrong password, which is refused.
+    if resets:
         assert (healed.status, healed.verdict) == (0, "healed-lan-only")
-        assert sim.get()["cold_resets"] == 1
+    else:
+        assert (healed.status, healed.verdict) in ((1, "needs-repair"), (3, "refused"))
 
 
-@pytest.mark.parametrize("fault", ["lan-loss:0.15", "garbage:0.15"])
-def test_a_bad_network_never_means_two_resets(fault: str) -> None:
-    with simulator("--seed", "7", "--fault", BOOT, "--fault", "hang", "--fault", fault) as sim:
-        healed = heal(sim, "--in-band-hung", "--return-time", "60")
-        resets = sim.get()["cold_resets"]
-        assert sim.requests("06/02") == resets <= 1
-        # The one reset may be lost on the way: then it did not happen, and that is found out. A
-        # damaged session set-up looks like a wrong password, which is refused.
-        if resets:
-            assert (healed.status, healed.verdict) == (0, "healed-lan-only")
-        else:
-            assert (healed.status, healed.verdict) in ((1, "needs-repair"), (3, "refused"))
-
-
-def test_one_session_slot_is_enough_and_none_is_for_repair() -> None:
-    with simulator("--fault", BOOT, "--fault", "hang", "--fault", "sessions:1") as sim:
-        assert heal(sim, "--in-band-hung").verdict == "healed-lan-only"
-        sim.set_faults("hang", "sessions:0")
-        healed = heal(sim, "--in-band-hung")
-        assert (healed.status, healed.verdict) == (1, "needs-repair")
-        assert "insufficient resources" in healed.progress
-        assert sim.get()["cold_resets"] == 1
+def test_one_session_slot_is_enough_and_none_is_for_repair(ward: Ward) -> None:
+    bmc, healed = ward["one-slot"]
+    assert healed.verdict == "healed-lan-only"
+    assert bmc.get()["cold_resets"] == 1
+    bmc, healed = ward["no-slot"]
+    assert (healed.status, healed.verdict) == (1, "needs-repair")
+    assert "insufficient resources" in healed.progress
+    assert bmc.changes == 0
 
 
 # ---------------------------------------------------------------------------- what is refused
@@ -235,18 +297,18 @@ def test_a_triage_command_that_fails_is_refused(command: str, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("faults", "kind", "status", "verdict"),
+    ("name", "status", "verdict"),
     [
-        ((), "--cold", 0, "back"),
-        ((), "--warm", 0, "back"),
-        (("reset-reboots-host",), "--cold", 1, "back-host-changed"),
-        (("reset-ignored",), "--cold", 1, "not-back"),
-        (("dead",), "--cold", 1, "not-back"),
+        ("reset-cold", 0, "back"),
+        ("reset-warm", 0, "back"),
+        ("reset-cold-reboots-host", 1, "back-host-changed"),
+        ("reset-cold-ignored", 1, "not-back"),
+        ("reset-warm-ignored", 1, "not-back"),
+        ("reset-cold-dead", 1, "not-back"),
     ],
 )
-def test_reset(faults: tuple[str, ...], kind: str, status: int, verdict: str) -> None:
-    with simulator(*(f"--fault={fault}" for fault in (BOOT, *faults))) as sim:
-        done = told(run("reset", sim.target, kind, "--json", "--yes", *TIMES))
-        assert (done.status, done.verdict) == (status, verdict)
-        state = sim.get()
-        assert state["cold_resets"] + state["warm_resets"] <= 1
+def test_reset(ward: Ward, name: str, status: int, verdict: str) -> None:
+    bmc, done = ward[name]
+    assert (done.status, done.verdict) == (status, verdict)
+    state = bmc.get()
+    assert state["cold_resets"] + state["warm_resets"] <= 1

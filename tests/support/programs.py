@@ -47,17 +47,18 @@ class Simulator:
 
     target: str
     control: str
+    name: str = "bmc1"
 
     def get(self, path: str = "") -> dict[str, Any]:
         with urllib.request.urlopen(
-            f"http://{self.control}/bmcs/bmc1{path}", timeout=HTTP_TIMEOUT_S
+            f"http://{self.control}/bmcs/{self.name}{path}", timeout=HTTP_TIMEOUT_S
         ) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
 
     def set_faults(self, *faults: str) -> None:
         request = urllib.request.Request(
-            f"http://{self.control}/bmcs/bmc1/faults",
+            f"http://{self.control}/bmcs/{self.name}/faults",
             data=json.dumps({"faults": list(faults)}).encode(),
             method="POST",
         )
@@ -66,7 +67,7 @@ class Simulator:
 
     @property
     def triage_command(self) -> str:
-        words = bmcmedic("sim", "triage", "--control", self.control, "bmc1", "--json")
+        words = bmcmedic("sim", "triage", "--control", self.control, self.name, "--json")
         return " ".join(words)
 
     def requests(self, *keys: str) -> int:
@@ -82,20 +83,38 @@ class Simulator:
 @contextlib.contextmanager
 def simulator(*options: str) -> Iterator[Simulator]:
     """Start a simulated BMC on free ports, and stop it in the end."""
+    with _running("bmc", "--lan", "127.0.0.1:0", *options) as (bmc,):
+        yield bmc
+
+
+@contextlib.contextmanager
+def simulated_rack(count: int, base_address: str, *options: str) -> Iterator[dict[str, Simulator]]:
+    """Start a rack of simulated BMCs on free ports, and stop it in the end; each by its name."""
+    where = ("--count", str(count), "--base-address", base_address, "--port", "0")
+    with _running("rack", *where, *options) as bmcs:
+        yield {bmc.name: bmc for bmc in bmcs}
+
+
+@contextlib.contextmanager
+def _running(*arguments: str) -> Iterator[list[Simulator]]:
     process = subprocess.Popen(
-        bmcmedic("sim", "bmc", "--lan", "127.0.0.1:0", "--control", "127.0.0.1:0", *options),
+        bmcmedic("sim", *arguments, "--control", "127.0.0.1:0"),
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stdout is not None
-        doors: dict[str, str] = {}
+        targets: dict[str, str] = {}
+        control = ""
         for line in process.stdout:
-            words = line.split()
-            if words == ["ready"]:
-                break
-            doors[words[-2]] = words[-1]
-        yield Simulator(doors["lan"], doors["control"])
+            match line.split():
+                case [name, "lan", address]:
+                    targets[name] = address
+                case ["control", address]:
+                    control = address
+                case ["ready"]:
+                    break
+        yield [Simulator(target, control, name) for name, target in targets.items()]
     finally:
         process.terminate()
         try:
