@@ -43,8 +43,9 @@ class SessionMachine(RuleBasedStateMachine):
         seed=st.integers(0, 10_000),
         suites=st.sampled_from([(17,), (3,), (17, 3), (2,), (16,)]),
         may_reopen=st.booleans(),
+        is_open=st.sampled_from([True, True, True, False]),
     )
-    def start(self, seed: int, suites: tuple[int, ...], may_reopen: bool) -> None:
+    def start(self, seed: int, suites: tuple[int, ...], may_reopen: bool, is_open: bool) -> None:
         self.pair = make_pair(
             suites=suites,
             bmc_suites=(2, 3, 16, 17) if seed % 2 else suites[-1:],
@@ -61,6 +62,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.number = 0
         self.once: dict[bytes, int] = {}
         self.late: list[IncomingRequest] = []
+        if is_open:
+            self.open()
+            while self.flying:
+                self.deliver(0)
+            assert self.pair.console.state is State.ACTIVE
 
     def execute(
         self, managed: ManagedSystem, incoming: IncomingRequest, now: float
@@ -115,14 +121,16 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(position=st.integers(0, 7))
     def deliver(self, position: int) -> None:
-        self.arrive(*self.flying.pop(position % len(self.flying)))
+        datagram = self.flying.pop(position % len(self.flying))
+        self.heard.append(datagram)
+        self.arrive(*datagram)
 
     @precondition(lambda self: self.flying)
     @rule(count=st.integers(2, 12))
     def deliver_in_order(self, count: int) -> None:
         for _ in range(count):
             if self.flying:
-                self.arrive(*self.flying.pop(0))
+                self.deliver(0)
 
     @precondition(lambda self: self.flying)
     @rule(position=st.integers(0, 7))
@@ -132,7 +140,8 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.heard)
     @rule(position=st.integers(0, 200))
     def replay(self, position: int) -> None:
-        self.arrive(*self.heard[position % len(self.heard)])
+        # Counted from the newest on.
+        self.arrive(*self.heard[-1 - position % len(self.heard)])
 
     @precondition(lambda self: self.heard)
     @rule(position=st.integers(0, 200), cut=st.integers(0, 80))
@@ -176,7 +185,6 @@ class SessionMachine(RuleBasedStateMachine):
         self.flying += [(TO_BMC, data) for data in self.pair.console.datagrams_to_send()]
 
     def arrive(self, way: str, data: bytes) -> None:
-        self.heard.append((way, data))
         if way == TO_CONSOLE:
             self.take(self.pair.console.receive_datagram(data, self.pair.now))
             return
