@@ -146,13 +146,8 @@ class _Reader:
         return ConfigurationError(f"{self._source}: {key} is {shown}, expected {wanted}")
 
 
-def is_at_rest(report: HostReport) -> bool:
-    """Whether the host's in-band side is well: `kipmi` idle, no stuck client, no BMC symptom."""
-    return not unrest(report)
-
-
 def unrest(report: HostReport) -> tuple[str, ...]:
-    """What still speaks against a healthy in-band side, in an operator's words."""
+    """What speaks against a healthy in-band side, in an operator's words; nothing is at rest."""
     busy = [t for t in report.kipmi if t.cpu_percent >= KIPMI_AT_REST_PERCENT]
     lines = [f"the host's {t.name} burns {t.cpu_percent:g} % of a core" for t in busy]
     if report.stuck_clients:

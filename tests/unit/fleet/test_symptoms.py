@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, is_at_rest, parse_host_report, unrest
+from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report, unrest
 from bmcmedic.model import HostReport
 
 
@@ -43,13 +43,13 @@ def test_a_whole_report_is_read() -> None:
     assert report.stuck_clients == 1
     assert report.kipmi_percent_max == 99.5
     assert report.hung_since == 100.0
-    assert not is_at_rest(report)
+    assert unrest(report)
 
 
 def test_what_may_be_unknown_may_be_absent() -> None:
     report = parse({"host_id": {}, "captured_at": 1, "symptoms": []})
     assert report.product_uuid is None
-    assert is_at_rest(report)
+    assert not unrest(report)
 
 
 @pytest.mark.parametrize(
