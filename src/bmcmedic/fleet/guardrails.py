@@ -9,7 +9,10 @@ from bmcmedic.errors import GuardrailRefused
 from bmcmedic.model import Identity
 
 SYMPTOMS_AGE_S_MAX = 300.0
-"""Older symptoms say nothing about now; ones from as far in the future have a broken clock."""
+"""Older symptoms say nothing about now."""
+
+SYMPTOMS_AHEAD_S_MAX = 60.0
+"""A host's clock that is further ahead hides that much of its symptoms' age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,14 @@ def _wrong_patient(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
             {"identity": str(facts.identity)},
         )
     age_s = facts.symptoms_age_s
-    if age_s is not None and abs(age_s) > SYMPTOMS_AGE_S_MAX:
-        when = f"{age_s:.0f} s old" if age_s > 0 else f"{-age_s:.0f} s in the future"
+    if age_s is not None and not -SYMPTOMS_AHEAD_S_MAX <= age_s <= SYMPTOMS_AGE_S_MAX:
+        when = (
+            f"{age_s:.0f} s old, the limit is {SYMPTOMS_AGE_S_MAX:.0f} s"
+            if age_s > 0
+            else f"from {-age_s:.0f} s in the future, so their age is not known"
+        )
         yield GuardrailRefused(
             "symptoms-too-old",
-            f"the symptoms are {when}, the limit is {SYMPTOMS_AGE_S_MAX:.0f} s;"
-            " take them again, and compare the clocks if they are new",
+            f"the symptoms are {when}; take them again, and compare the clocks if they are new",
             {"age_s": round(age_s, 1), "age_s_max": SYMPTOMS_AGE_S_MAX},
         )

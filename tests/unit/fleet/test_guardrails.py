@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from bmcmedic.fleet.guardrails import SYMPTOMS_AGE_S_MAX, GuardrailFacts, violated
+from bmcmedic.fleet.guardrails import (
+    SYMPTOMS_AGE_S_MAX,
+    SYMPTOMS_AHEAD_S_MAX,
+    GuardrailFacts,
+    violated,
+)
 from bmcmedic.model import Identity
 
 
@@ -21,7 +26,7 @@ def test_nothing_looked_at_forbids_nothing() -> None:
         (GuardrailFacts(identity=Identity.MISMATCH, operators_word=True), "other-host"),
         (GuardrailFacts(identity=Identity.NOT_PROVEN), "identity-not-proven"),
         (GuardrailFacts(symptoms_age_s=SYMPTOMS_AGE_S_MAX + 1), "symptoms-too-old"),
-        (GuardrailFacts(symptoms_age_s=-SYMPTOMS_AGE_S_MAX - 1), "symptoms-too-old"),
+        (GuardrailFacts(symptoms_age_s=-SYMPTOMS_AHEAD_S_MAX - 1), "symptoms-too-old"),
         (GuardrailFacts(updating="0xD1"), "bmc-updating"),
         (GuardrailFacts(power_asked=True), "power-unknown"),
         (GuardrailFacts(may_act=False), "no-right-to-act"),
@@ -40,7 +45,7 @@ def test_each_rule_refuses(facts: GuardrailFacts, rule: str) -> None:
         GuardrailFacts(identity=Identity.NOT_ASKED),
         GuardrailFacts(identity=Identity.NOT_PROVEN, operators_word=True),
         GuardrailFacts(symptoms_age_s=SYMPTOMS_AGE_S_MAX),
-        GuardrailFacts(symptoms_age_s=-SYMPTOMS_AGE_S_MAX),
+        GuardrailFacts(symptoms_age_s=-SYMPTOMS_AHEAD_S_MAX),
         GuardrailFacts(power_asked=True, power="off"),
         GuardrailFacts(power_asked=True, boot_id_known=True),
         GuardrailFacts(may_act=True, confirmed=True, watchdog_armed=False),

@@ -345,7 +345,7 @@ def test_symptoms_of_another_host_are_refused() -> None:
     assert all(virtual.requests.get(k, 0) == before.get(k, 0) for k in CHANGES_STATE)
 
 
-@pytest.mark.parametrize("age_s", [301.0, -301.0])
+@pytest.mark.parametrize("age_s", [301.0, -61.0])
 def test_symptoms_of_another_time_are_refused(age_s: float) -> None:
     virtual = sick("hang")
     report = replace(report_of(virtual), captured_at=virtual.time.epoch() - age_s)
