@@ -18,6 +18,8 @@ class Chart:
         self.evidence: list[str] = []
         self.failures: list[tuple[Ending, str]] = []
         self.observation: Observation | None = None
+        self.observed_at_s = 0.0
+        """Monotonic seconds when the observation ended."""
         self.host_before: HostReport | None = None
         """What the host said when it was asked before; not what a file said."""
         self.marks_before: HostMarks | None = None
@@ -84,3 +86,14 @@ class Chart:
                 " again, a hang of the host goes unnoticed."
             )
         return f"watchdog timer: {self.restore.detail}"
+
+
+def identity_detail(observation: Observation, report: HostReport) -> str:
+    """Both sides' ids, as an operator compares them."""
+    known = (observation.system_guid, observation.device_guid)
+    guids = dict.fromkeys(guid.hex() for guid in known if guid is not None)
+    host = report.product_uuid or report.bmc_guid or "unknown"
+    return (
+        f"host {report.hostname or 'unnamed'} has the id {host},"
+        f" the BMC {' and '.join(guids) or 'gives none'}"
+    )
