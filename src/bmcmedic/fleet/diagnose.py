@@ -176,7 +176,8 @@ def _healthy_rules_out(report: HostReport | None) -> tuple[str, ...]:
 def self_test_text(observation: Observation) -> str:
     """The self-test's result in words; `unsupported` where the BMC has none."""
     if observation.self_test is None:
-        return "unsupported"
+        unsupported = observation.answers_of(AnswerKind.UNSUPPORTED)
+        return "unsupported" if any(a.question == "self-test" for a in unsupported) else "unknown"
     return GetSelfTestResultsRsp(observation.self_test, observation.self_test_detail or 0).text
 
 

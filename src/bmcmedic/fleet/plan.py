@@ -56,7 +56,10 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     ),
     DiagnosisKind.LAN_SILENT: (
         Remedy.REPAIR,
-        "no reset can reach the BMC over LAN; it needs hands, or a power reseat",
+        (
+            "no reset can reach the BMC over LAN; it needs hands, or a power reseat (if it may be"
+            " restarting just now, look again in 5 minutes)"
+        ),
     ),
     DiagnosisKind.NO_SESSION: (
         Remedy.REPAIR,

@@ -14,9 +14,11 @@ from bmcmedic.fleet.link import BmcLink
 from bmcmedic.fleet.plan import Times
 from bmcmedic.fleet.remediation import Case, Confirm, HostSource, Remediation
 from bmcmedic.fleet.triage_command import TriageFailed
+from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.model import Diagnosis, HostReport, Plan, Remedy, Step, Verdict
+from tests.support.sim import execute
 from tests.support.virtual_bmc import (
     Json,
     Override,
@@ -576,6 +578,38 @@ def test_power_that_cannot_be_read_afterwards_is_never_called_healed(
     virtual = sick("hang")
     virtual.override = override
     assert heal_with_host(virtual).verdict == "healed"  # the boot id proves it
+
+
+def restarts_itself_at(virtual: VirtualBmc, key: tuple[int, int]) -> Override:
+    """The BMC restarts without us, instead of an answer to that question."""
+
+    def override(message: RequestMessage) -> tuple[int, bytes] | None:
+        if (message.netfn, message.command) == key and not virtual.bmc.cold_resets:
+            execute(virtual.bmc, ColdResetReq(), virtual.time.now)
+            virtual.passes(1.0)
+        return None
+
+    return override
+
+
+@pytest.mark.parametrize("key", [(0x06, 0x04), (0x06, 0x08)])
+@pytest.mark.parametrize("source", ["nobody", "host", "word", "file"])
+def test_a_bmc_that_restarts_by_itself_gets_no_reset(key: tuple[int, int], source: str) -> None:
+    virtual = VirtualBmc() if source == "nobody" else sick("hang")
+    report = None if source == "nobody" else report_of(virtual)
+    virtual.override = restarts_itself_at(virtual, key)
+    if source in ("nobody", "host"):
+        verdict = heal(virtual, host=VirtualHost(virtual) if source == "host" else None)
+        assert verdict.verdict == "healthy"
+    elif source == "file":
+        verdict = heal(virtual, report=report)
+        assert verdict.verdict == "refused"
+    else:
+        verdict = heal(virtual, in_band_hung=True)
+        assert verdict.verdict == "refused"
+    assert verdict.resets_sent == 0
+    assert outcomes(verdict)["look-again"] == "back"
+    assert virtual.bmc.cold_resets == 1
 
 
 # ------------------------------------------------------------------- the timer, if all goes wrong

@@ -78,3 +78,10 @@ class Ended(Exception):
         super().__init__(reason)
         self.ending = ending
         self.reason = reason
+
+
+class FellSilent(Ended):
+    """The BMC answered, then no more, before anything was sent: it may be restarting by itself."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Ending.NOT_DONE, reason)

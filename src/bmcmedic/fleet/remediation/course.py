@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from bmcmedic.fleet import verify
 from bmcmedic.fleet.diagnose import describe, diagnose, identity, self_test_text
 from bmcmedic.fleet.guardrails import GuardrailFacts
 from bmcmedic.fleet.observe import observe
 from bmcmedic.fleet.plan import plan
-from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS, Case, Ended, Ending
+from bmcmedic.fleet.remediation.case import (
+    HEAL_VERDICTS,
+    RESET_VERDICTS,
+    Case,
+    Ended,
+    Ending,
+    FellSilent,
+)
 from bmcmedic.fleet.remediation.chart import Chart, identity_detail
 from bmcmedic.fleet.remediation.treatment import Treatment
 from bmcmedic.fleet.triage_command import TriageFailed
@@ -32,6 +40,7 @@ class Remediation:
         self._case = case
         self._chart = Chart(case)
         self._treatment: Treatment | None = None
+        self._looked_again = False
 
     # ------------------------------------------------------------------ the two ways in
 
@@ -90,6 +99,41 @@ class Remediation:
     # ------------------------------------------------------------------ from symptom to plan
 
     async def _heal(self) -> tuple[Ending, str]:
+        try:
+            return await self._heal_once()
+        except FellSilent as silent:
+            await self._look_again(silent)
+        self._looked_again = True
+        return await self._heal_once()
+
+    async def _look_again(self, silent: FellSilent) -> None:
+        """Wait for a BMC that may be restarting by itself: it wants no reset from us, nor hands."""
+        case = self._case
+        await case.journal.intends("look-again", "it may be restarting by itself: waiting for it")
+        back = await verify.wait_until_back(
+            case.link,
+            case.time,
+            case.times,
+            sent_at_s=case.time.monotonic(),
+            waiting=lambda left_s, text: case.journal.waits("look-again", left_s, text),
+        )
+        await verify.close_quietly(back.session)
+        if back.session is None:
+            detail = f"{silent.reason}; and no more within {back.after_s:.0f} s: {back.last_detail}"
+            await self._chart.step("look-again", "not-back", detail)
+            self._chart.evidence.append(detail)
+            raise Ended(Ending.NOT_DONE, detail)
+        detail = f"{silent.reason}; it answers again after {back.after_s:.0f} s"
+        await self._chart.step("look-again", "back", detail)
+        self._chart.evidence = [detail]
+        if case.host is None and (case.report is not None or case.in_band_hung):
+            raise Ended(
+                Ending.REFUSED,
+                f"{detail}: it may have restarted by itself, so what was said of it may be over;"
+                " look at the host again",
+            )
+
+    async def _heal_once(self) -> tuple[Ending, str]:
         await self._read_symptoms()
         observation = await self._probe()
         belongs = await self._check_identity(observation)
@@ -97,6 +141,9 @@ class Remediation:
         diagnosis = diagnose(observation, report, in_band_hung=self._case.in_band_hung)
         self._chart.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
         await self._chart.step("diagnose", str(diagnosis.kind), describe(diagnosis))
+        if not self._looked_again and _fell_silent(observation, diagnosis):
+            last = observation.answers[-1].detail
+            raise FellSilent(f"the BMC answered at first, then no more: {last}")
         if diagnosis.kind is DiagnosisKind.HEALTHY:
             return Ending.HEALTHY, self._healthy_reason(report)
         chosen = self._plan(diagnosis, observation, None)
@@ -188,8 +235,23 @@ class Remediation:
     async def _treat(
         self, diagnosis: Diagnosis, chosen: Plan, belongs: Identity
     ) -> tuple[Ending, str]:
+        if self._treatment is not None:
+            await self._treatment.close()
         self._treatment = Treatment(self._chart)
         return await self._treatment.run(diagnosis, chosen, belongs)
+
+
+def _fell_silent(observation: Observation, diagnosis: Diagnosis) -> bool:
+    """Whether the BMC went away while it was asked, and did not merely leave out an answer.
+
+    One answer that is missing at the end is enough where nothing else speaks for a sickness.
+    """
+    kinds = [answer.kind for answer in observation.answers]
+    silent = (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST)
+    if not kinds or kinds[-1] not in silent:
+        return False
+    is_all = AnswerKind.SESSION_LOST in kinds or all(kind in silent for kind in kinds[-2:])
+    return is_all or diagnosis.kind is DiagnosisKind.LAN_SICK
 
 
 _GRAVEST = (Identity.MISMATCH, Identity.NOT_PROVEN, Identity.PROVEN, Identity.NOT_ASKED)

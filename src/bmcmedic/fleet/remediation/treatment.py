@@ -9,7 +9,7 @@ from bmcmedic.fleet.host_marks import read_host_marks
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
 from bmcmedic.fleet.observe import ask, knock
 from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX
-from bmcmedic.fleet.remediation.case import Ended, Ending
+from bmcmedic.fleet.remediation.case import Ended, Ending, FellSilent
 from bmcmedic.fleet.remediation.chart import Chart, identity_detail
 from bmcmedic.fleet.remediation.proof import Proof
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
@@ -94,7 +94,7 @@ class Treatment:
         except (TransportError, RemoteProtocolError) as error:
             await self._chart.step("acting-session", "failed", str(error))
             reason = f"the BMC stopped answering before anything was sent: {error}"
-            raise Ended(Ending.NOT_DONE, reason) from None
+            raise FellSilent(reason) from None
         except BmcRefusal as error:
             facts = GuardrailFacts(may_act=False, may_act_detail=str(error))
             await self._chart.guard("acting-session", facts)
