@@ -92,8 +92,8 @@ class HostKcs:
         "byte", "error_code", "fault", "limits", "may_have_run", "need", "not_before", "phase",
         "recoveries", "response_length", "status",
         "_absent_until", "_code_taken", "_deadline", "_discards", "_fault_phase", "_fault_status",
-        "_idempotent", "_limit_at", "_obf_timed", "_poll_s", "_request", "_request_length",
-        "_response", "_sent", "_take_as",
+        "_ibf_since", "_idempotent", "_limit_at", "_obf_timed", "_poll_s", "_request",
+        "_request_length", "_response", "_sent", "_take_as",
     )  # fmt: skip
 
     def __init__(self, limits: KcsLimits = _LINUX) -> None:
@@ -116,6 +116,7 @@ class HostKcs:
         self._deadline = 0.0
         self._limit_at = 0.0
         self._absent_until = math.inf
+        self._ibf_since = math.inf
         self._poll_s = limits.poll_s_min
         self._obf_timed = False
         self._discards = 0
@@ -158,7 +159,13 @@ class HostKcs:
         self.may_have_run = False
         self.phase = Phase.IDLE
         self._begin()
-        return self._written(now)
+        # Where IBF was stuck before, that time counts: else exchanges with deadlines shorter than
+        # IBF's limit would wait for it one after the other, and none would ever recover it.
+        ibf_since = min(now, self._ibf_since)
+        self._written(now)
+        self._ibf_since = ibf_since
+        self._limit_at = ibf_since + self.limits.ibf_s
+        return self.need
 
     def step(self, now: float, value: int = -1) -> Need:
         """Go on after what was needed is done; `value` is what was read, if it was a read."""
@@ -237,6 +244,7 @@ class HostKcs:
     def _written(self, now: float) -> Need:
         """The register has it: from now on the BMC's time runs."""
         self._limit_at = now + self.limits.ibf_s
+        self._ibf_since = now
         self._poll_s = self.limits.poll_s_min
         self._obf_timed = False
         self._discards = 0
@@ -278,6 +286,8 @@ class HostKcs:
     def _look(self, status: int, now: float) -> Need:
         self.status = status
         if now >= self._deadline:
+            if not status & STATUS_IBF:
+                self._ibf_since = math.inf
             return self._fail(Fault.EXCHANGE_LIMIT)
         if status == STATUS_NOTHING_THERE:
             if now >= self._absent_until:
@@ -290,6 +300,7 @@ class HostKcs:
             if self.phase is not Phase.IDLE and self.phase is not Phase.ERROR:
                 return self._fail_or_recover(Fault.RESTARTED, now)
         if not status & STATUS_IBF:
+            self._ibf_since = math.inf
             return self._LOOKS[self.phase](self, status, now)
         if now < self._limit_at:
             return self._wait(now)
