@@ -28,7 +28,7 @@ from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
 from bmcmedic.ipmi.remote_console import RemoteConsole
-from bmcmedic.model import HostReport
+from bmcmedic.model.heal import HostReport
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Door
 from bmcmedic.sim.faults import FaultSet

@@ -31,7 +31,7 @@ from bmcmedic.fleet.inventory import parse_target
 from bmcmedic.fleet.remediation import Remediation
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.fleet.triage_command import TriageCommand
-from bmcmedic.model import HostReport
+from bmcmedic.model.heal import HostReport
 
 
 def register(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from bmcmedic.model import Diagnosis, Plan, Step, Verdict
+from bmcmedic.model.heal import Diagnosis, Plan, Step, Verdict
 
 _GOOD = frozenset({"healthy", "healed", "healed-lan-only", "back"})
 _BAD_OUTCOMES = frozenset(

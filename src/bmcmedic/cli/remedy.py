@@ -18,7 +18,7 @@ from bmcmedic.fleet.link import LanLink, SystemTimekeeper
 from bmcmedic.fleet.plan import Times
 from bmcmedic.fleet.remediation import Case, HostSource, Remediation
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.model import HostReport, Verdict
+from bmcmedic.model.heal import HostReport, Verdict
 
 EXIT_STATUS: dict[str, int] = {
     "healthy": 0,

@@ -26,7 +26,7 @@ from bmcmedic.cli.remedy import (
 )
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.inventory import parse_target
-from bmcmedic.model import Remedy
+from bmcmedic.model.heal import Remedy
 
 
 def register(app: typer.Typer) -> None:

@@ -18,6 +18,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.lan import format_address, parse_address
 from bmcmedic.sim.rack import DEFAULT_USER, Account, BmcSpec, Rack, rack_specs
+from bmcmedic.sim.vm import parse_vm_socket
 
 SECRET_FILE_BYTES_MAX = 256
 SECRET_BYTES_MAX = 20
@@ -56,6 +57,14 @@ def bmc(
         str | None,
         typer.Option("--lan", metavar="ADDR:PORT", help="Where RMCP+ is served; port 0: any."),
     ] = None,
+    vm_socket: Annotated[
+        str | None,
+        typer.Option(
+            "--vm-socket",
+            metavar="ADDR:PORT|PATH",
+            help="Where QEMU connects, to have this as its machine's BMC.",
+        ),
+    ] = None,
     control: Control = None,
     fault: Annotated[
         list[str] | None,
@@ -79,14 +88,20 @@ def bmc(
     """Simulate one BMC until SIGTERM or Ctrl-C; prints `ready` once every door is open."""
     if power not in ("on", "off"):
         raise ConfigurationError(f"--power is on or off, not {power!r}")
-    if lan is None and control is None:
-        raise ConfigurationError("no door to open; give --lan ADDR:PORT, --control, or both")
+    if lan is None and control is None and vm_socket is None:
+        raise ConfigurationError("no door to open; give --lan, --vm-socket or --control")
+    if vm_socket is not None and watchdog_armed is not None:
+        raise ConfigurationError(
+            "--watchdog-armed is a daemon of the simulated host; with --vm-socket the virtual "
+            "machine runs its own"
+        )
     spec = BmcSpec(
         _checked_name(name),
         None if lan is None else parse_address(lan),
         FaultSet.parse(fault or []),
         power_on=power == "on",
         watchdog_armed_s=_checked_countdown(watchdog_armed),
+        vm_socket=None if vm_socket is None else parse_vm_socket(vm_socket),
     )
     _run([spec], control, _account(user, password_file, kg_file), seed)
 
@@ -208,6 +223,9 @@ async def _serve(simulated: Rack, specs: Sequence[BmcSpec]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with simulated:
         _print_addresses(simulated, [spec for spec in specs if spec.address is not None])
+        for spec in specs:
+            if spec.vm_socket is not None:
+                typer.echo(f"{spec.name} vm {simulated.vm(spec.name).shown_address}")
         typer.echo("ready")
         sys.stdout.flush()
         await stop.wait()

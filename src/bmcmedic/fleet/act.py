@@ -40,7 +40,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimerUse,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.model import AnswerKind, Remedy
+from bmcmedic.model.heal import AnswerKind, Remedy
 
 RESET_TIMEOUT_S = 5.0
 """How long the answer to the one reset is waited for: a lost one is an outcome, not an error."""

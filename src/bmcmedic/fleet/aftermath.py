@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.fleet.symptoms import unrest
-from bmcmedic.model import HostReport
+from bmcmedic.model.heal import HostReport
 
 
 @dataclass(frozen=True, slots=True)

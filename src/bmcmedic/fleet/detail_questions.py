@@ -13,7 +13,7 @@ from bmcmedic.ipmi.commands.device import (
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq, GetSystemGuidRsp
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.guid import is_known_guid
-from bmcmedic.model import WatchdogFacts
+from bmcmedic.model.probe import WatchdogFacts
 
 
 def _device_id(data: bytes) -> Facts:

@@ -11,7 +11,7 @@ from bmcmedic.fleet.symptoms import (
 )
 from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
 from bmcmedic.ipmi.guid import guid_candidates, guid_matches
-from bmcmedic.model import (
+from bmcmedic.model.heal import (
     AnswerKind,
     Diagnosis,
     DiagnosisKind,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bmcmedic.errors import GuardrailRefused
-from bmcmedic.model import Identity
+from bmcmedic.model.heal import Identity
 
 SYMPTOMS_AGE_S_MAX = 300.0
 """Older symptoms say nothing about now."""

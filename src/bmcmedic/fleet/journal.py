@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bmcmedic.model import Step
+from bmcmedic.model.heal import Step
 
 
 class Journal(Protocol):

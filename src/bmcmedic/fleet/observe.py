@@ -45,7 +45,8 @@ from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesR
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
 from bmcmedic.ipmi.guid import is_known_guid
-from bmcmedic.model import Answer, AnswerKind, Observation, Reach, WatchdogFacts
+from bmcmedic.model.heal import Answer, AnswerKind, Observation, Reach
+from bmcmedic.model.probe import WatchdogFacts
 
 R = TypeVar("R")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.model import Diagnosis, DiagnosisKind, Plan, Remedy, WatchdogFacts
+from bmcmedic.model.heal import Diagnosis, DiagnosisKind, Plan, Remedy
+from bmcmedic.model.probe import WatchdogFacts
 
 _POLL_PERIOD_S_MAX = 5.0
 _POLL_PERIOD_S_MIN = 0.5

@@ -40,7 +40,7 @@ from bmcmedic.ipmi.events import (
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.ipmi.states import State
-from bmcmedic.model import ProbeResult
+from bmcmedic.model.probe import ProbeResult
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.lan_engine import Address, LanEngine, Link
 

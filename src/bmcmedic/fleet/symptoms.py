@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.model import HostReport, KipmiThread
+from bmcmedic.model.heal import HostReport, KipmiThread
 
 REPORT_BYTES_MAX = 1 << 20
 """A triage of a host with hundreds of stuck clients is some 100 kB; more than this is no triage."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
-from bmcmedic.model import HostReport
+from bmcmedic.model.heal import HostReport
 
 TRIAGE_TIMEOUT_S = 60.0
 """Time for one run: a sick host is slow to log in to, but not this slow."""
@@ -27,6 +27,10 @@ _OK_STATUSES = frozenset({0, 1})
 
 SECRET_VARIABLES = frozenset({"BMCMEDIC_PASSWORD", "BMCMEDIC_KG"})
 """Variables that a child process must not inherit."""
+
+
+class _TooMuch(Exception):
+    """More output than a report can have."""
 
 
 class TriageFailed(BmcmedicError):
@@ -69,6 +73,11 @@ class TriageCommand:
             async with asyncio.timeout(self.timeout_s):
                 output, complaint = await _read(process)
                 status = await process.wait()
+        except _TooMuch:
+            await _end_group(process)
+            raise TriageFailed(
+                f"the triage command printed more than {REPORT_BYTES_MAX} bytes and was ended"
+            ) from None
         except TimeoutError:
             await _end_group(process)
             raise TriageFailed(
@@ -94,19 +103,26 @@ class TriageCommand:
 async def _read(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
     assert process.stdout is not None
     assert process.stderr is not None
-    output, complaint = await asyncio.gather(
-        _read_limited(process.stdout, REPORT_BYTES_MAX + 1),
-        _read_limited(process.stderr, _STDERR_BYTES_MAX),
-    )
+    output, complaint = await asyncio.gather(_read_all(process.stdout), _read_last(process.stderr))
     return output, complaint
 
 
-async def _read_limited(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
-    """All of a stream, of which no more than `bytes_max` is kept: the writer is never blocked."""
+async def _read_all(stream: asyncio.StreamReader) -> bytes:
+    """All of a stream; raises _TooMuch."""
     kept = bytearray()
     while chunk := await stream.read(1 << 16):
-        kept += chunk[: bytes_max - len(kept)]
+        kept += chunk
+        if len(kept) > REPORT_BYTES_MAX:
+            raise _TooMuch
     return bytes(kept)
+
+
+async def _read_last(stream: asyncio.StreamReader) -> bytes:
+    """The end of a stream: the writer is never blocked."""
+    kept = b""
+    while chunk := await stream.read(1 << 16):
+        kept = (kept + chunk)[-_STDERR_BYTES_MAX:]
+    return kept
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
@@ -117,10 +133,10 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
     transport = getattr(process, "_transport", None)
-    if transport is not None:  # a grandchild may hold the pipes open past our patience
+    if transport is not None:  # else the pipes are waited for: unread, or held by a grandchild
         transport.close()
+    await process.wait()
 
 
 def _last_line(raw: bytes) -> str:

@@ -25,7 +25,7 @@ from bmcmedic.ipmi.commands.device import (
 from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.model import AnswerKind, Observation
+from bmcmedic.model.heal import AnswerKind, Observation
 
 POLL_TIMEOUT_S = 3.0
 """One poll without a session, retransmissions included: a single lost datagram is no gap."""

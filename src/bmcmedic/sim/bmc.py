@@ -41,6 +41,9 @@ QUEUED_REQUESTS_MAX = 32
 
 PATS_A_TIMEOUT = 4
 
+_NMI = 2
+"""Of the pretimeout interrupts (27.6)."""
+
 
 class HostStep(Enum):
     """What is going to happen to the host, or be logged about it."""
@@ -297,7 +300,7 @@ class SimBmc:
 
     def _host_step(self, step: HostStep, now: float) -> None:
         if step is HostStep.OFF and self.host.power_on:
-            self.host.turn_off()
+            self.host.turn_off(comes_back=any(s is HostStep.ON for _, s in self._host_plan))
             self._stop_watchdog()
             if self.boot_until is None:
                 self.log_event(event_log.power_unit(0), now)
@@ -336,6 +339,7 @@ class SimBmc:
     def _watchdog_event(self, event: WatchdogEvent, settings: WatchdogSettings, now: float) -> None:
         if event is WatchdogEvent.PRETIMEOUT:
             self.volatile.message_flags |= 0x08  # watchdog pre-timeout interrupt occurred
+            self.host.pretimeout(nmi=settings.pretimeout_interrupt == _NMI)
         offset = 8 if event is WatchdogEvent.PRETIMEOUT else settings.timeout_action
         if not settings.dont_log:
             self.log_event(

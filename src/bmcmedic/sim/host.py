@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 OS_BOOT_S = 3.0
 """From power on to a running system; a very quick machine, so that nobody waits for it."""
@@ -35,12 +35,35 @@ _KIPMI_PID = 512
 _FIRST_CLIENT_PID = 65_113
 
 
+class Machine(Protocol):
+    """A virtual machine that is this host in earnest, and is told what happens to it."""
+
+    def power_off(self, *, comes_back: bool) -> None:
+        """Power goes; `comes_back`: for a moment only."""
+
+    def reset(self) -> None:
+        """The reset line is pulled."""
+
+    def shut_down(self) -> None:
+        """The system is asked to end by itself."""
+
+    def interrupt(self) -> None:
+        """An NMI."""
+
+    def pretimeout(self) -> None:
+        """The BMC's watchdog timer reached its pretimeout."""
+
+    def bmc_answers(self, answers: bool) -> None:
+        """Whether the BMC answers over KCS now; told again when its faults change."""
+
+
 class SimHost:
     """One host. `now` is the simulation's clock in seconds."""
 
     __slots__ = (
         "boots",
         "kcs_silent_since",
+        "machine",
         "name",
         "os_up_at",
         "power_changes",
@@ -58,6 +81,7 @@ class SimHost:
         """When the running boot has its system up; None: since before the simulation."""
         self.kcs_silent_since: float | None = None
         """Since when the BMC has not answered over KCS."""
+        self.machine: Machine | None = None
 
     @property
     def boot_id(self) -> str:
@@ -65,11 +89,13 @@ class SimHost:
         digest = hashlib.sha256(f"{self.product_uuid}/{self.boots}".encode()).digest()
         return str(uuid.UUID(bytes=digest[:16], version=4))
 
-    def turn_off(self) -> None:
-        """Power goes."""
+    def turn_off(self, *, comes_back: bool = False) -> None:
+        """Power goes; `comes_back`: it is a power cycle."""
         if self.power_on:
             self.power_on = False
             self.power_changes += 1
+            if self.machine is not None:
+                self.machine.power_off(comes_back=comes_back)
 
     def turn_on(self, now: float) -> None:
         """Power comes, and the system boots."""
@@ -82,6 +108,25 @@ class SimHost:
         """A hard reset: a new boot without a change of power."""
         if self.power_on:
             self._boot(now)
+            if self.machine is not None:
+                self.machine.reset()
+
+    def shut_down(self) -> None:
+        """The system is asked to end by itself; the model takes its time for granted."""
+        if self.machine is not None:
+            self.machine.shut_down()
+
+    def interrupt(self) -> None:
+        """An NMI, of which the model takes no notice."""
+        if self.machine is not None:
+            self.machine.interrupt()
+
+    def pretimeout(self, *, nmi: bool) -> None:
+        """The watchdog timer reached its pretimeout, of which the model takes no notice."""
+        if self.machine is not None:
+            self.machine.pretimeout()
+            if nmi:
+                self.machine.interrupt()
 
     def _boot(self, now: float) -> None:
         self.boots += 1
@@ -97,6 +142,8 @@ class SimHost:
             self.kcs_silent_since = None
         elif self.kcs_silent_since is None:
             self.kcs_silent_since = now
+        if self.machine is not None:
+            self.machine.bmc_answers(answers)
 
     def triage(self, now: float, epoch_offset_s: float, latency_s: float) -> dict[str, Any]:
         """What `bmcmedic triage --json` would print here (the keys that DESIGN.md documents).

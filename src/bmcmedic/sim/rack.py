@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from bmcmedic.sim.control import ControlDoor
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet
 from bmcmedic.sim.lan import Address, LanFront, LanPort, bind_udp, ensure_descriptors
 from bmcmedic.sim.profile import Lan, server_profile
+from bmcmedic.sim.vm import VmPort, bind_stream
 from bmcmedic.sim.watchdog import WatchdogSettings
 
 DEFAULT_USER = "admin"
@@ -50,6 +52,9 @@ class BmcSpec:
     power_on: bool = True
     watchdog_armed_s: float | None = None
     """The host runs a watchdog daemon with this time-out, which resets it."""
+
+    vm_socket: Address | Path | None = None
+    """Where a virtual machine may connect, whose BMC it then is."""
 
 
 def host_uuid(name: str, seed: int | None) -> uuid.UUID:
@@ -142,6 +147,7 @@ class Rack:
         self._seed = seed
         self._bmcs: dict[str, SimBmc] = {}
         self._ports: dict[str, LanPort] = {}
+        self._vms: dict[str, VmPort] = {}
         self._front: LanFront | None = None
         self._control: ControlDoor | None = None
 
@@ -149,6 +155,7 @@ class Rack:
         loop = asyncio.get_running_loop()
         try:
             self._build(loop.time())
+            await self._open_vms(loop)
             if self._control_address is not None:
                 self._control = ControlDoor(self._control_address, self, loop)
             assert self._front is not None
@@ -171,9 +178,19 @@ class Rack:
         if self._control is not None:
             self._control.close()
             self._control = None
+        for vm in self._vms.values():
+            vm.close()
+        self._vms.clear()
         if self._front is not None:
             self._front.close()
             self._front = None
+
+    async def _open_vms(self, loop: asyncio.AbstractEventLoop) -> None:
+        for spec in self._specs:
+            if spec.vm_socket is not None:
+                bound = bind_stream(spec.vm_socket)
+                vm = self._vms[spec.name] = VmPort(self._bmcs[spec.name], bound, loop)
+                await vm.start()
 
     def _build(self, now: float) -> None:
         ensure_descriptors(sum(spec.address is not None for spec in self._specs))
@@ -226,10 +243,16 @@ class Rack:
         """The LAN side of that BMC; KeyError when it has none."""
         return self._ports[name]
 
+    def vm(self, name: str) -> VmPort:
+        """The door of that BMC for a virtual machine; KeyError when it has none."""
+        return self._vms[name]
+
     def describe(self, name: str, now: float) -> dict[str, Any]:
         """What the control door tells of a BMC, what its LAN side answered by itself included."""
         described = self._bmcs[name].describe(now)
         port = self._ports.get(name)
+        vm = self._vms.get(name)
+        described["vm"] = None if vm is None else vm.describe()
         described["lan"] = None
         if port is None:
             return described
@@ -253,6 +276,9 @@ class Rack:
         port = self._ports.get(name)
         if port is not None:
             port.watch_timer()
+        vm = self._vms.get(name)
+        if vm is not None:
+            vm.watch_timer()
 
 
 def _lan_parameters(host: str, number: int) -> Lan:

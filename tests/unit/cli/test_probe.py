@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.model import ProbeResult
+from bmcmedic.model.probe import ProbeResult
 from tests.support.programs import bmcmedic
 from tests.support.udp_bmc import UdpBmc, UdpBmcs, closed_address, silent_address, udp_bmcs
 

@@ -19,7 +19,7 @@ from bmcmedic.fleet.diagnose import diagnose, identity
 from bmcmedic.fleet.observe import answer_of, reach_of
 from bmcmedic.fleet.plan import Times, plan
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
-from bmcmedic.model import (
+from bmcmedic.model.heal import (
     Answer,
     AnswerKind,
     DiagnosisKind,

@@ -8,7 +8,7 @@ from bmcmedic.fleet.guardrails import (
     GuardrailFacts,
     violated,
 )
-from bmcmedic.model import Identity
+from bmcmedic.model.heal import Identity
 
 
 def rules(facts: GuardrailFacts) -> list[str]:

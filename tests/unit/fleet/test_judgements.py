@@ -23,7 +23,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
-from bmcmedic.model import HostReport, Observation, Reach
+from bmcmedic.model.heal import HostReport, Observation, Reach
 
 TIMER = GetWatchdogTimerRsp(
     running=True,

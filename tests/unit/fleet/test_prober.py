@@ -18,7 +18,7 @@ from bmcmedic.fleet.inventory import Target, parse_targets
 from bmcmedic.fleet.prober import ProbeOptions, Prober
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.managed_system import IncomingRequest
-from bmcmedic.model import ProbeResult
+from bmcmedic.model.probe import ProbeResult
 from tests.support.udp_bmc import (
     CREDENTIALS,
     Answer,

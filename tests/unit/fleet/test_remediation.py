@@ -17,7 +17,7 @@ from bmcmedic.fleet.triage_command import TriageFailed
 from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.model import Diagnosis, HostReport, Plan, Remedy, Step, Verdict
+from bmcmedic.model.heal import Diagnosis, HostReport, Plan, Remedy, Step, Verdict
 from tests.support.sim import execute
 from tests.support.virtual_bmc import (
     Json,

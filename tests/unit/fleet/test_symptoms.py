@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report, unrest
-from bmcmedic.model import HostReport
+from bmcmedic.model.heal import HostReport
 
 
 def document(**changes: object) -> dict[str, Any]:

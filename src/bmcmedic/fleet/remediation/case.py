@@ -10,7 +10,7 @@ from typing import Protocol
 from bmcmedic.fleet.journal import Journal
 from bmcmedic.fleet.link import BmcLink, Timekeeper
 from bmcmedic.fleet.plan import Times
-from bmcmedic.model import Diagnosis, HostReport, Plan
+from bmcmedic.model.heal import Diagnosis, HostReport, Plan
 
 
 class HostSource(Protocol):

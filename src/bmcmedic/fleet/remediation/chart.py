@@ -6,7 +6,7 @@ from bmcmedic.fleet import act
 from bmcmedic.fleet.guardrails import GuardrailFacts, violated
 from bmcmedic.fleet.host_marks import HostMarks
 from bmcmedic.fleet.remediation.case import Case, Ended, Ending
-from bmcmedic.model import HostReport, Observation, Remedy, Step
+from bmcmedic.model.heal import HostReport, Observation, Remedy, Step
 
 
 class Chart:

@@ -20,7 +20,7 @@ from bmcmedic.fleet.remediation.case import (
 from bmcmedic.fleet.remediation.chart import Chart, identity_detail
 from bmcmedic.fleet.remediation.treatment import Treatment
 from bmcmedic.fleet.triage_command import TriageFailed
-from bmcmedic.model import (
+from bmcmedic.model.heal import (
     AnswerKind,
     Diagnosis,
     DiagnosisKind,

@@ -12,7 +12,7 @@ from bmcmedic.fleet.remediation.chart import Chart
 from bmcmedic.fleet.triage_command import TriageFailed
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.model import HostReport, Remedy
+from bmcmedic.model.heal import HostReport, Remedy
 
 PAT_AWAITED_S_MAX = 60.0
 """After the steady time, for a host that pats its watchdog timer seldom."""

@@ -15,7 +15,7 @@ from bmcmedic.fleet.remediation.proof import Proof
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import TimeoutAction
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.model import (
+from bmcmedic.model.heal import (
     AnswerKind,
     Diagnosis,
     DiagnosisKind,

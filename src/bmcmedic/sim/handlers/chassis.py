@@ -60,12 +60,16 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
     if action is ChassisControlAction.POWER_DOWN:
         bmc.power_off(call.now)
     elif action is ChassisControlAction.SOFT_SHUTDOWN:
+        bmc.host.shut_down()
         bmc.power_off(call.now, SOFT_SHUTDOWN_S)
+    elif action is ChassisControlAction.DIAGNOSTIC_INTERRUPT:
+        bmc.host.interrupt()
     elif action is ChassisControlAction.HARD_RESET:
         bmc.hard_reset(call.now, cause)
     elif action is ChassisControlAction.POWER_CYCLE:
-        bmc.power_off(call.now)
+        # The way back is planned first: what goes off knows that it comes back.
         bmc.power_on(call.now, cause, POWER_CYCLE_OFF_S)
+        bmc.power_off(call.now)
         bmc.last_power_event = LastPowerEvent.ON_BY_COMMAND
     elif action is ChassisControlAction.POWER_UP and not bmc.host.power_on:
         bmc.power_on(call.now, cause)

@@ -1,54 +1,12 @@
-"""The frozen records that flow from stage to stage; no behaviour but their JSON shapes."""
+"""What flows through a remediation, from the host's report to the verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class WatchdogFacts:
-    """The BMC's watchdog timer as one Get Watchdog Timer saw it (chapter 27)."""
-
-    running: bool
-    present_countdown_s: float
-    action: str
-    """`none`, `hard reset`, `power down` or `power cycle`."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The object under `watchdog` in the documented JSON."""
-        return {
-            "running": self.running,
-            "present_countdown_s": self.present_countdown_s,
-            "action": self.action,
-        }
-
-
-class ProbeResult(NamedTuple):
-    """What one probe of one target found out; unknown is None. The names are the JSON keys."""
-
-    target: str
-    reachable: bool
-    power: str | None = None
-    """`on` or `off`."""
-    device_id: int | None = None
-    firmware: str | None = None
-    manufacturer_id: int | None = None
-    guid: str | None = None
-    """As 32 hexadecimal digits in the order of the wire."""
-    self_test: str | None = None
-    """`passed`, `unsupported`, or what failed."""
-    watchdog: WatchdogFacts | None = None
-    latency_s: float | None = None
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of `bmcmedic probe --json`."""
-        facts = self._asdict()
-        if self.watchdog is not None:
-            facts["watchdog"] = self.watchdog.to_json()
-        return facts
+from bmcmedic.model.probe import WatchdogFacts
 
 
 @dataclass(frozen=True, slots=True)
