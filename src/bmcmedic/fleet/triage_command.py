@@ -134,8 +134,10 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     transport = getattr(process, "_transport", None)
-    if transport is not None:  # else the pipes are waited for: unread, or held by a grandchild
-        transport.close()
+    if transport is not None:  # `wait` waits for the pipes too: unread, or held by a grandchild
+        for descriptor in (1, 2):
+            if (pipe := transport.get_pipe_transport(descriptor)) is not None:
+                pipe.close()
     await process.wait()
 
 

@@ -66,9 +66,22 @@ def test_at_the_deadline_the_whole_group_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() < until
 
 
-def test_output_without_end_is_refused_not_kept() -> None:
+@pytest.mark.parametrize("code", ["print('x' * 3_000_000)", "while True: print('x' * 65536)"])
+def test_output_without_end_is_refused_not_kept(code: str) -> None:
     with pytest.raises(TriageFailed, match="more than"):
-        asyncio.run(python("print('x' * 3_000_000)").run())
+        asyncio.run(python(code).run())
+
+
+def test_a_complaint_without_end_is_cut_at_the_deadline() -> None:
+    code = "import sys\nwhile True: sys.stderr.write('x' * 65536)"
+    with pytest.raises(TriageFailed, match="within 1 s"):
+        asyncio.run(python(code, timeout_s=1.0).run())
+
+
+def test_at_the_deadline_nobody_who_holds_the_pipes_is_waited_for() -> None:
+    code = "import subprocess\nsubprocess.Popen(['sleep', '20'], start_new_session=True)"
+    with pytest.raises(TriageFailed, match="within 1 s"):
+        asyncio.run(python(code, timeout_s=1.0).run())
 
 
 def test_the_command_never_sees_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
