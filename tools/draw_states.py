@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from bmcmedic.ipmi import states
+from bmcmedic.ipmi import kcs, states
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,22 +32,42 @@ class Diagram:
     """From (state, trigger) to the next state, all of them enum members."""
 
 
-DIAGRAMS = (Diagram("session", "docs/session-states.md", states.State.IDLE, states.TRANSITIONS),)
+DIAGRAMS = (
+    Diagram("session", "docs/session-states.md", states.State.IDLE, states.TRANSITIONS),
+    Diagram("kcs", "docs/kcs-states.md", kcs.Phase.IDLE, kcs.TRANSITIONS),
+)
+ANY_STATE = "any_state"
+"""Where the arrows begin that leave every state alike."""
 
 
 def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
     """The state diagram: an arrow a pair of states, in the order of the table."""
-    arrows: dict[tuple[Enum, Enum], list[Enum]] = {}
+    everywhere = taken_everywhere(start, transitions)
+    arrows: dict[tuple[str, Enum], dict[Enum, None]] = {}
     for (state, trigger), following in transitions.items():
-        arrows.setdefault((state, following), []).append(trigger)
+        origin = ANY_STATE if trigger in everywhere else identifier(state)
+        arrows.setdefault((origin, following), {})[trigger] = None
     lines = ["stateDiagram-v2", f"    [*] --> {identifier(start)}"]
-    for (state, following), triggers in arrows.items():
+    for (origin, following), triggers in arrows.items():
         label = ", ".join(words(trigger) for trigger in triggers)
-        lines.append(f"    {identifier(state)} --> {identifier(following)}: {label}")
+        lines.append(f"    {origin} --> {identifier(following)}: {label}")
     left = {state for state, _ in transitions}
     ends = (state for state in dict.fromkeys(transitions.values()) if state not in left)
     lines += [f"    {identifier(state)} --> [*]" for state in ends]
     return "\n".join(lines) + "\n"
+
+
+def taken_everywhere(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> set[Enum]:
+    """The triggers that lead from every state to the same one."""
+    everything = set(type(start))
+    froms: dict[Enum, set[Enum]] = {}
+    targets: dict[Enum, set[Enum]] = {}
+    for (state, trigger), following in transitions.items():
+        froms.setdefault(trigger, set()).add(state)
+        targets.setdefault(trigger, set()).add(following)
+    return {
+        trigger for trigger in froms if froms[trigger] == everything and len(targets[trigger]) == 1
+    }
 
 
 def identifier(state: Enum) -> str:
