@@ -257,7 +257,8 @@ class HostKcs:
         return Need.READ_DATA
 
     def _wait(self, now: float) -> Need:
-        self.not_before = min(now + self._poll_s, self._deadline)
+        until = min(self._limit_at, self._absent_until, self._deadline)
+        self.not_before = min(now + self._poll_s, until)
         self._poll_s = min(2 * self._poll_s, self.limits.poll_s_max)
         self.need = Need.WAIT
         return Need.WAIT
