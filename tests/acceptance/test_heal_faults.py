@@ -258,6 +258,14 @@ def test_old_symptoms_send_nothing(tmp_path: Path) -> None:
         assert sim.changes == 0
 
 
+def test_two_heals_at_once_send_one_reset() -> None:
+    with simulator("--fault", BOOT, "--fault", "hang") as sim, ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(heal, sim, "--in-band-hung") for _ in range(2)]
+        ends = sorted((end.result().status, end.result().verdict) for end in both)
+        assert ends == [(0, "healed-lan-only"), (3, "refused")]
+        assert sim.requests("06/02") == 1
+
+
 def test_without_a_terminal_and_without_yes_nothing_is_sent() -> None:
     with simulator("--fault", "hang") as sim:
         done = run("heal", sim.target, "--in-band-hung", *TIMES)

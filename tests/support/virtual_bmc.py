@@ -246,8 +246,15 @@ class VirtualLink:
     def __init__(self, virtual: VirtualBmc, password: bytes = b"secret") -> None:
         self.target = "bmc1.oob"
         self.password = password
+        self.claimed_by_another = False
         self._virtual = virtual
         self._retransmit_first_s = RETRANSMIT_FIRST_S
+
+    async def claim(self) -> bool:
+        return not self.claimed_by_another
+
+    def release(self) -> None:
+        """Nobody waits for it."""
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> VirtualSession:
         session = VirtualSession(self._virtual, privilege, self.password, self._retransmit_first_s)

@@ -30,6 +30,8 @@ class GuardrailFacts:
     power_asked: bool = False
     boot_id_known: bool = False
     """Whether the host itself can prove afterwards that it was left alone."""
+    in_other_hands: bool = False
+    """Whether another heal or reset on this machine acts on the BMC right now."""
     may_act: bool | None = None
     """Whether an Administrator session could be opened."""
     may_act_detail: str = ""
@@ -53,6 +55,13 @@ def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
             f"the BMC says that it is updating ({facts.updating}): a restart now could brick it;"
             " wait until it is done",
             {"said": facts.updating},
+        )
+    if facts.in_other_hands:
+        yield GuardrailRefused(
+            "in-other-hands",
+            "another heal or reset of this BMC is at work on this machine, and two would send two"
+            " resets; wait for its verdict",
+            {"in_other_hands": True},
         )
     if facts.power_asked and facts.power is None and not facts.boot_id_known:
         yield GuardrailRefused(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from bmcmedic.clock import Clock, SystemClock
+from bmcmedic.errors import NameNotResolved
+from bmcmedic.fleet.claim import Claim
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S
 from bmcmedic.ipmi.constants import PrivilegeLevel
@@ -71,6 +73,12 @@ class BmcLink(Protocol):
 
     target: str
 
+    async def claim(self) -> bool:
+        """Whether nobody else acts on the BMC, as far as this machine knows; it is ours then."""
+
+    def release(self) -> None:
+        """Let others act on the BMC."""
+
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> BmcSession:
         """Set a session up; raises TransportError or BmcRefusal."""
 
@@ -96,11 +104,23 @@ class LanLink:
         self._cipher_suites = tuple(cipher_suites)
         self._address: Address | None = None
         self._retransmit_first_s = RETRANSMIT_FIRST_S
+        self._claim = Claim()
 
     async def _resolved(self) -> Address:
         if self._address is None:
             self._address = await resolve(self._host, self._port)
         return self._address
+
+    async def claim(self) -> bool:
+        """Whether nobody else on this machine acts on the BMC; it is ours then."""
+        try:
+            return self._claim.take(await self._resolved())
+        except NameNotResolved:
+            return True  # nothing can be sent there
+
+    def release(self) -> None:
+        """Let others act on the BMC."""
+        self._claim.release()
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> LanPlus:
         """Set a session up at `privilege`; raises TransportError or BmcRefusal."""

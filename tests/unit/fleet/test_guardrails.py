@@ -29,6 +29,7 @@ def test_nothing_looked_at_forbids_nothing() -> None:
         (GuardrailFacts(symptoms_age_s=-SYMPTOMS_AHEAD_S_MAX - 1), "symptoms-too-old"),
         (GuardrailFacts(updating="0xD1"), "bmc-updating"),
         (GuardrailFacts(power_asked=True), "power-unknown"),
+        (GuardrailFacts(in_other_hands=True), "in-other-hands"),
         (GuardrailFacts(may_act=False), "no-right-to-act"),
         (GuardrailFacts(watchdog_armed=True), "watchdog-armed"),
         (GuardrailFacts(confirmed=False), "not-confirmed"),

@@ -389,6 +389,18 @@ def test_no_leave_no_act() -> None:
     assert "not cold-reset for in-band-hung" in verdict.reason
 
 
+def test_a_bmc_that_is_in_other_hands_is_left_to_them() -> None:
+    virtual = sick("hang")
+    link = virtual.link
+    link.claimed_by_another = True
+    assert refused(virtual, heal(virtual, link=link, in_band_hung=True), "in-other-hands")
+    assert refused(virtual, reset(virtual, Remedy.COLD_RESET, link=link), "in-other-hands")
+    virtual.falls_sick("dead")  # as it looks while others restart it
+    assert refused(virtual, heal(virtual, link=link), "in-other-hands")
+    virtual.falls_sick()
+    assert heal(virtual, link=link).verdict == "healthy"
+
+
 def test_a_user_who_may_not_act_is_refused() -> None:
     virtual = sick("hang", privilege=PrivilegeLevel.OPERATOR)
     assert refused(virtual, heal_with_host(virtual), "no-right-to-act")

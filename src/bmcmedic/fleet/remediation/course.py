@@ -80,6 +80,7 @@ class Remediation:
         finally:
             if self._treatment is not None:
                 await self._treatment.close()
+            self._case.link.release()
         note = self._chart.watchdog_note()
         if note:
             self._chart.evidence.append(note)
@@ -141,6 +142,8 @@ class Remediation:
         diagnosis = diagnose(observation, report, in_band_hung=self._case.in_band_hung)
         self._chart.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
         await self._chart.step("diagnose", str(diagnosis.kind), describe(diagnosis))
+        if diagnosis.kind is not DiagnosisKind.HEALTHY:
+            await self._claim()
         if not self._looked_again and _fell_silent(observation, diagnosis):
             last = observation.answers[-1].detail
             raise FellSilent(f"the BMC answered at first, then no more: {last}")
@@ -166,12 +169,18 @@ class Remediation:
         found = diagnose(observation, None)
         self._chart.evidence += [*found.evidence, *found.rules_out]
         diagnosis = Diagnosis(DiagnosisKind.ORDERED, ("ordered by the operator",), found.evidence)
+        await self._claim()
         chosen = self._plan(found, observation, remedy)
         if chosen.remedy is Remedy.REPAIR:
             return Ending.NOT_DONE, f"{found.evidence[0]}; nothing was sent"
         if chosen.remedy is Remedy.REFUSE:
             return Ending.REFUSED, f"{found.evidence[0]}; {chosen.reason}"
         return await self._treat(diagnosis, chosen, Identity.NOT_ASKED)
+
+    async def _claim(self) -> None:
+        """A BMC that somebody else restarts right now looks sick, and wants no second reset."""
+        facts = GuardrailFacts(in_other_hands=not await self._case.link.claim())
+        await self._chart.guard("guardrails", facts)
 
     def _plan(self, diagnosis: Diagnosis, observation: Observation, remedy: Remedy | None) -> Plan:
         chosen = plan(
