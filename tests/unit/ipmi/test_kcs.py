@@ -371,6 +371,28 @@ def test_ibf_time_goes_on_from_one_short_exchange_to_the_next() -> None:
     pytest.fail("never recovered")
 
 
+def test_ibf_that_was_clear_has_its_whole_time_again() -> None:
+    script = started().plays(*WRITTEN, status(READ))
+    script.host.abort()
+    script.now = 100.0
+    script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+    script.plays(status(READ | STATUS_IBF), status(READ | STATUS_IBF))
+    assert script.host.fault is Fault.NONE
+    script.plays(status(IDLE), *WRITTEN[1:], *FIRST_BYTES, status(IDLE))
+    assert script.need is Need.DONE
+    assert script.host.recoveries == 0
+
+
+def test_each_exchange_waits_anew_for_a_bmc_to_appear() -> None:
+    script = started()
+    ended = script.reads_status_until_failed(0xFF)
+    script.need = script.host.start(GET_DEVICE_ID, ended, idempotent=True)
+    assert script.reads_status_until_failed(0xFF) - ended == pytest.approx(0.5, abs=0.01)
+    script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+    script.plays(status(0xFF), *WRITTEN, *FIRST_BYTES, status(IDLE))
+    assert script.need is Need.DONE
+
+
 # ------------------------------------------------------------------------------- out of turn
 
 
