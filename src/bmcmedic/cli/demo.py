@@ -28,6 +28,7 @@ from bmcmedic.cli.demo_rack import (
     running_rack,
     stop,
 )
+from bmcmedic.cli.progress import print_hanging
 
 COUNT = 12
 BASE_ADDRESS = "127.0.86.1"
@@ -223,10 +224,12 @@ class Story:
             if len(words) < 4 or words[0].count(":") != 2 or words[3].startswith("…"):
                 continue
             _, _, step, text = words
-            if step == "-":  # the closing line, which repeats the verdict
+            if step == "-" or step in _NOT_RETOLD:  # "-": the end, which repeats the verdict
                 continue
-            outcome = text.partition(":")[0]
-            self._say(name, f"{step:<17}{text}", _STYLES.get(outcome, ""))
+            outcome, colon, detail = text.partition(":")
+            style = _STYLES.get(outcome, "")
+            body = Text.assemble((outcome, style), colon, detail)
+            print_hanging(self.console, self._at(name, f"{step:<17}"), body)
 
     async def _stay(self, rack: DemoRack) -> None:
         self._head("The rack stays until Ctrl-C")
@@ -244,7 +247,7 @@ class Story:
         """The closing table: what each BMC says happened to it, against what should have."""
         self._head("How it ended; resets and the hosts' power as the BMCs themselves counted them")
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in ("BMC", "ailed", "verdict", "cold resets", "host", "as it should"):
+        for column in ("BMC", "ailed", "verdict", "resets", "host", "as it should"):
             table.add_column(column, overflow="fold")
         went_well = True
         for name in _names():
@@ -273,11 +276,16 @@ class Story:
         self.console.print(Text(text, style="bold"))
 
     def _say(self, name: str, text: str, style: str = "") -> None:
-        line = Text(f"{time.monotonic() - self.started_s:6.1f} s  ", style="dim")
-        line.append(f"{name:<9} ", style="bold")
-        line.append(text, style=style)
-        self.console.print(line)
+        print_hanging(self.console, self._at(name), Text(text, style=style))
 
+    def _at(self, name: str, step: str = "") -> Text:
+        head = Text(f"{time.monotonic() - self.started_s:6.1f} s  ", style="dim")
+        head.append(f"{name:<9} ", style="bold")
+        return head.append(step)
+
+
+_NOT_RETOLD = ("read-symptoms", "acting-session", "confirm", "quiet-time")
+"""Steps of a heal that the story leaves out: four are told at once, and each is long enough."""
 
 _STYLES = {
     "accepted": "cyan",

@@ -17,6 +17,7 @@ _BAD_OUTCOMES = frozenset(
     {"refused", "failed", "changed", "not-back", "disproven", "not proven", "lost", "denied"}
 )
 _ANSWER_BYTES_MAX = 1024
+_BODY_COLUMNS_MIN = 30
 
 NO_TERMINAL = (
     "nothing that changes state is sent without a yes: stdin is no terminal to ask on;"
@@ -43,9 +44,11 @@ class Progress:
     async def records(self, step: Step) -> None:
         """Say what became of it."""
         self.quiet()
+        if step.name == "verdict" and self._console.is_terminal:
+            return  # it is told below, in full
         style = "red" if step.outcome in _BAD_OUTCOMES else "green"
-        text = step.outcome + (f": {step.detail}" if step.detail else "")
-        self._line(step.name, text, style)
+        detail = "" if step.detail in ("", step.outcome) else f": {step.detail}"
+        self._line(step.name, step.outcome, style, detail)
 
     def waits(self, name: str, left_s: float, text: str) -> None:
         """Count down, where somebody can see it."""
@@ -66,25 +69,27 @@ class Progress:
         else:
             self._status.update(shown)
 
-    def _line(self, name: str, text: str, style: str = "") -> None:
+    def _line(self, name: str, text: str, style: str = "", detail: str = "") -> None:
         at = datetime.now().astimezone().strftime("%H:%M:%S")
-        line = Text(f"{at} {self._target} ", style="dim")
-        line.append(f"{name:<17}", style="bold")
-        line.append(text, style=style if self._console.is_terminal else "")
-        self._console.print(line)
+        # Into a pipe each line says whose it is; on a terminal there is only one.
+        whose = "" if self._console.is_terminal else f"{self._target} "
+        head = Text(f"{at} {whose}", style="dim")
+        head.append(f"{name:<17}", style="bold")
+        print_hanging(self._console, head, Text.assemble((text, style), detail))
 
     async def confirm(self, diagnosis: Diagnosis, plan: Plan) -> str | None:
         """Show diagnosis and plan, and ask where there is somebody to ask (a `Confirm`)."""
         self.quiet()
         out = self._console
-        out.print(Text(f"Diagnosis of {self._target}: {diagnosis.kind}", style="bold"))
+        title = Text(f"Diagnosis of {self._target}: {diagnosis.kind}", style="bold")
+        print_hanging(out, Text(), title)
         for line in diagnosis.evidence:
-            out.print(Text(f"  speaks for it: {line}"))
+            print_hanging(out, Text("  because "), Text(line))
         for line in diagnosis.rules_out:
-            out.print(Text(f"  over LAN: {line}"))
-        out.print(Text(f"Plan: {plan.remedy}, because {plan.reason}", style="bold"))
+            print_hanging(out, Text("  and     "), Text(line))
+        print_hanging(out, Text("Plan: "), Text(f"{plan.remedy}: {plan.reason}", style="bold"))
         for number, line in enumerate(plan.steps, 1):
-            out.print(Text(f"  {number}. {line}"))
+            print_hanging(out, Text(f"  {number}. "), Text(line))
         if self._assume_yes:
             return None
         if not sys.stdin.isatty():
@@ -100,18 +105,30 @@ class Progress:
         head = Text(
             f"{self._target}: {verdict.verdict}", style="bold green" if good else "bold red"
         )
-        head.append(f" - {verdict.reason}", style="")
-        self._console.print(head)
+        head.append(f" - {verdict.reason}", style="not bold")
+        print_hanging(self._console, Text(), head)
         if verdict.verdict != "healthy":
             known = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
             power = f"{verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
             sent = f"  resets sent: {verdict.resets_sent}"
             if verdict.resets_sent:
                 sent += f"; host left alone: {known}; power {power}"
-            self._console.print(Text(sent))
+            print_hanging(self._console, Text(), Text(sent))
             for line in verdict.evidence:
                 if not good or line.lower().startswith("watchdog"):
-                    self._console.print(Text(f"  - {line}"))
+                    print_hanging(self._console, Text("  - "), Text(line))
+
+
+def print_hanging(console: Console, head: Text, body: Text) -> None:
+    """Print a line; on a terminal, what does not fit goes on below the body's beginning."""
+    if not console.is_terminal:
+        console.print(Text.assemble(head, body))
+        return
+    indent = head.cell_len
+    width = max(_BODY_COLUMNS_MIN, console.width - indent)
+    for number, part in enumerate(body.wrap(console, width)):
+        part.rstrip()
+        console.print(Text.assemble(head if not number else " " * indent, part))
 
 
 async def _read_line() -> str:

@@ -81,7 +81,7 @@ _OUT_OF_REACH: dict[Reach, tuple[DiagnosisKind, str]] = {
     ),
     Reach.NO_SESSION: (
         DiagnosisKind.NO_SESSION,
-        "the BMC answers, but sets up no session, and without one no reset can be sent",
+        "the BMC answers, but sets up no session",
     ),
     Reach.PORT_CLOSED: (
         DiagnosisKind.LAN_SILENT,
@@ -89,7 +89,7 @@ _OUT_OF_REACH: dict[Reach, tuple[DiagnosisKind, str]] = {
     ),
     Reach.SILENT: (
         DiagnosisKind.LAN_SILENT,
-        "the BMC does not answer over LAN, so no reset can be sent",
+        "the BMC does not answer over LAN",
     ),
     Reach.NO_WAY: (
         DiagnosisKind.NO_WAY,

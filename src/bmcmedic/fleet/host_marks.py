@@ -59,8 +59,8 @@ class HostMarks:
     sel_last_record_id: int | None
 
     def describe(self) -> str:
-        """The marks in one line."""
-        parts = [f"power {self.power or 'unknown'}"]
+        """The marks besides the power, in one line."""
+        parts = []
         if self.restart_cause is not None:
             parts.append(f"last restart: {self.restart_cause.name.lower().replace('_', ' ')}")
         if self.sel_entries is not None:

@@ -124,8 +124,8 @@ def _steps(
         else "look for signs over LAN that the host restarted"
     )
     return (
-        "note the host's power state",
         hold,
+        "note the host's power state",
         f"send one {word} reset to the BMC; it is never repeated",
         f"leave the BMC alone for {times.quiet_s:g} s",
         f"wait until it answers, at most {times.return_s:g} s from the reset",

@@ -151,9 +151,11 @@ def unrest(report: HostReport) -> tuple[str, ...]:
     busy = [t for t in report.kipmi if t.cpu_percent >= KIPMI_AT_REST_PERCENT]
     lines = [f"the host's {t.name} burns {t.cpu_percent:g} % of a core" for t in busy]
     if report.stuck_clients:
-        lines.append(f"{report.stuck_clients} IPMI clients are stuck on the host")
+        are = "client is" if report.stuck_clients == 1 else "clients are"
+        lines.append(f"{report.stuck_clients} IPMI {are} stuck on the host")
     if report.hung_since is not None:
-        lines.append("for the host, its BMC hangs")
+        hung_s = max(0.0, report.captured_at - report.hung_since)
+        lines.append(f"the host has had no answer from its BMC for {hung_s:.0f} s")
     told = {
         "kipmi-busy": bool(busy),
         "stuck-clients": report.stuck_clients > 0,

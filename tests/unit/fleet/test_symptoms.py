@@ -134,7 +134,7 @@ def test_any_value_under_any_key_gives_a_report_or_one_kind_of_error(
 def test_unrest_names_each_thing_once() -> None:
     assert unrest(parse(document(symptoms=["kipmi-busy", "stuck-clients", "bmc-slow"]))) == (
         "the host's kipmi0 burns 99.5 % of a core",
-        "1 IPMI clients are stuck on the host",
-        "for the host, its BMC hangs",
+        "1 IPMI client is stuck on the host",
+        "the host has had no answer from its BMC for 900 s",
         "the host reports the symptom bmc-slow",
     )

@@ -124,13 +124,16 @@ class Proof:
         )
         self._return = back
         self._session = back.session
-        polls = f"asked {back.polls} times, {back.missed} times silent"
+        polls = f"{back.polls} polls, {back.missed} of them silent"
         if back.session is None:
             detail = f"no usable answer within {back.after_s:.0f} s ({polls}): {back.last_detail}"
             await self._chart.step("poll", "not-back", detail)
             self._chart.fails(Ending.NOT_DONE, f"the BMC did not come back: {detail}")
             return
-        await self._chart.step("poll", "back", f"after {back.after_s:.1f} s: {polls}")
+        detail = f"{back.after_s:.0f} s after the reset"
+        if back.polls > 1:
+            detail += f", after {polls}"
+        await self._chart.step("poll", "back", detail)
 
     async def _restart_evidence(self, session: BmcSession) -> None:
         if self._old_said[-1] is verify.OldSession.SILENT:
@@ -192,9 +195,9 @@ class Proof:
         judged = judge_host(self._chart.host_before, witness.report, self._signs)
         self._chart.untouched = judged.untouched
         self._chart.evidence += judged.lines
-        trouble = [*judged.lines, *witness.unrest]
+        said = [*judged.lines, *(witness.unrest or (witness.detail,))]
         outcome = {True: "untouched", False: "changed", None: "not-proven"}[judged.untouched]
-        await self._chart.step("host", outcome, "; ".join(trouble) or witness.detail)
+        await self._chart.step("host", outcome, "; ".join(said))
         if judged.untouched is False:
             self._chart.fails(
                 Ending.HOST_CHANGED, f"the host did not stay as it was: {judged.lines[0]}"
