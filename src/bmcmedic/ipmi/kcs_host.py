@@ -256,9 +256,8 @@ class HostKcs:
         self.need = Need.READ_DATA
         return Need.READ_DATA
 
-    def _wait(self, now: float) -> Need:
-        until = min(self._limit_at, self._absent_until, self._deadline)
-        self.not_before = min(now + self._poll_s, until)
+    def _wait(self, now: float, limit_at: float) -> Need:
+        self.not_before = min(now + self._poll_s, limit_at, self._deadline)
         self._poll_s = min(2 * self._poll_s, self.limits.poll_s_max)
         self.need = Need.WAIT
         return Need.WAIT
@@ -274,7 +273,7 @@ class HostKcs:
     def _await_obf(self, now: float) -> Need:
         if self._obf_limit_passed(now):
             return self._fail_or_recover(Fault.OBF_MISSING, now)
-        return self._wait(now)
+        return self._wait(now, self._limit_at)
 
     def _clear_obf(self, now: float) -> Need:
         """Read away a byte that nobody asked for: a late dummy byte, or one of an old response."""
@@ -286,25 +285,25 @@ class HostKcs:
 
     def _look(self, status: int, now: float) -> Need:
         self.status = status
+        if not status & STATUS_IBF:
+            self._ibf_since = math.inf
         if now >= self._deadline:
-            if not status & STATUS_IBF:
-                self._ibf_since = math.inf
             return self._fail(Fault.EXCHANGE_LIMIT)
         if status == STATUS_NOTHING_THERE:
             if now >= self._absent_until:
                 return self._fail(Fault.NOTHING_THERE)
             if self._absent_until == math.inf:
                 self._absent_until = now + self.limits.absent_s
-        elif self._absent_until != math.inf:
+            return self._wait(now, self._absent_until)
+        if self._absent_until != math.inf:
             self._absent_until = math.inf
             # Idle registers after a restart look like the end of a response.
             if self.phase is not Phase.IDLE and self.phase is not Phase.ERROR:
                 return self._fail_or_recover(Fault.RESTARTED, now)
         if not status & STATUS_IBF:
-            self._ibf_since = math.inf
             return self._LOOKS[self.phase](self, status, now)
         if now < self._limit_at:
-            return self._wait(now)
+            return self._wait(now, self._limit_at)
         if self.phase is Phase.ERROR:
             # The BMC may have missed the last byte; only another one can wake it.
             return self._look_in_error(status, now)
@@ -402,7 +401,7 @@ class HostKcs:
         elif take_as is _Take.STALE:
             self._discards += 1
             if self._discards > 1:
-                return self._wait(now)
+                return self._wait(now, self._limit_at)
             self.need = Need.READ_STATUS
             return Need.READ_STATUS
         else:

@@ -236,6 +236,18 @@ def test_where_nothing_is_nothing_is_written(phase: str) -> None:
     assert not script.host.wants_attention
 
 
+def test_nothing_is_written_to_nothing_even_when_ibf_had_its_time() -> None:
+    script = started()
+    while script.host.phase is not Phase.ERROR:
+        script.plays(status(STATUS_IBF))
+    assert script.now >= 5.0
+    found_at = script.now
+    while not script.failed:
+        script.plays(status(0xFF))
+    assert script.now - found_at == pytest.approx(0.5, abs=0.01)
+    assert isinstance(script.host.error(), NothingThere)
+
+
 def test_0xff_for_a_moment_at_the_start_is_waited_out() -> None:
     script = started().plays(
         status(0xFF), status(0xFF), *WRITTEN, *FIRST_BYTES, status(IDLE)
