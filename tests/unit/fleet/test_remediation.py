@@ -311,6 +311,7 @@ def test_losses_on_the_network_change_nothing(seed: int) -> None:
     sent = virtual.requests.get("06/02", 0)
     assert virtual.bmc.cold_resets == sent <= verdict.resets_sent == 1
     assert verdict.verdict == ("healed-lan-only" if sent else "needs-repair")
+    assert ("lost on the way" in verdict.reason) is not bool(sent)
     virtual.passes(7000.0)
     assert virtual.bmc.host.boots == 0
 

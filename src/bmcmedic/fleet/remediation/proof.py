@@ -151,7 +151,11 @@ class Proof:
         await self._chart.step("restart-evidence", restart.value, "; ".join(lines))
         self._chart.acting_session_lives = verify.OldSession.ANSWERED in self._old_said
         if restart is not verify.Restart.PROVEN:
-            self._chart.fails(Ending.NOT_DONE, lines[0])
+            reason = lines[0]
+            if self._sent.outcome is act.ResetOutcome.UNKNOWN:
+                reason += "; no answer to the reset came, so it may have been lost on the way: if"
+                reason += " the network is at fault, try again before hands are sent"
+            self._chart.fails(Ending.NOT_DONE, reason)
 
     async def _self_test(self, session: BmcSession) -> None:
         case, sent = self._case, self._sent
