@@ -77,6 +77,31 @@ def test_a_bmc_says_ready_and_ends_with_0(number: signal.Signals) -> None:
         assert process.wait(TIMEOUT_S) == 0
 
 
+def test_a_bmc_waits_for_a_virtual_machine(tmp_path: Path) -> None:
+    path = tmp_path / "bmc1.sock"
+    with sim("bmc", "--vm-socket", "127.0.0.1:0", "--control", "127.0.0.1:0") as (addresses, _):
+        host, port = addresses["bmc1 vm"]
+        status = get(addresses["control"], "/bmcs/bmc1")
+        assert status["vm"] == {
+            "socket": f"{host}:{port}",
+            "connected": False,
+            "refused_clients": 0,
+            "discarded_frames": 0,
+        }
+        taken = run("bmc", "--vm-socket", f"{host}:{port}")
+        assert taken.returncode == 2
+        assert "something listens there already" in taken.stderr
+    bmc = (*BMCMEDIC, "sim", "bmc", "--vm-socket", str(path))
+    with subprocess.Popen(bmc, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"bmc1 vm {path}\n"
+        assert process.stdout.readline() == "ready\n"
+        assert path.is_socket()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+    assert not path.exists()
+
+
 def test_triage_of_a_rack_tells_the_sick_from_the_well() -> None:
     words = ("--count", "2", "--base-address", "127.0.88.1", "--port", "0")
     more = ("--control", "127.0.0.1:0", "--fault", "bmc00002=hang", "--watchdog-armed", "*=60")
@@ -133,6 +158,9 @@ def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
     [
         (["bmc"], "no door to open"),
         (["bmc", "--lan", "nowhere"], "write ADDR:PORT"),
+        (["bmc", "--vm-socket", "nowhere"], "or a path, such as ./bmc1.sock"),
+        (["bmc", "--vm-socket", "/no/folder/x"], "cannot wait for a virtual machine at"),
+        (["bmc", "--vm-socket", "127.0.0.1:0", "--watchdog-armed", "60"], "runs its own"),
         (["bmc", "--lan", "192.0.2.1:6230"], "this machine has no such address"),
         (["bmc", "--lan", "127.0.0.1:0", "--fault", "slow"], "such as slow:2.5"),
         (["bmc", "--lan", "127.0.0.1:0", "--fault", "ded"], "the models are port80-flood"),

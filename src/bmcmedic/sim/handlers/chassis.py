@@ -71,7 +71,7 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
         bmc.power_on(call.now, cause, POWER_CYCLE_OFF_S)
         bmc.power_off(call.now)
         bmc.last_power_event = LastPowerEvent.ON_BY_COMMAND
-    elif action is ChassisControlAction.POWER_UP and not bmc.host.power_on:
+    elif not bmc.host.power_on:  # power up
         bmc.power_on(call.now, cause)
         bmc.last_power_event = LastPowerEvent.ON_BY_COMMAND
     return b""
