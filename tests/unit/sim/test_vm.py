@@ -516,6 +516,47 @@ def test_who_reads_nothing_is_let_go() -> None:
     run(story)
 
 
+def test_a_frame_that_a_lost_connection_cut_off_does_not_spoil_the_next() -> None:
+    async def story() -> None:
+        async with machine_at() as (machine, port):
+            machine.send_raw(b"\x05\x18\xaa")
+            await machine.close()
+            await until(lambda: not port.is_connected)
+            await machine.connect(port.address)
+            assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
+            assert port.discarded_frames == 0
+
+    run(story)
+
+
+def test_a_lost_connection_takes_the_answer_along() -> None:
+    async def story() -> None:
+        async with machine_at("slow:0.1") as (machine, port):
+            machine.send(GetDeviceIdReq())
+            await until(lambda: port._answering is not None)
+            await machine.close()
+            await until(lambda: not port.is_connected)
+            assert port._answering is None
+            await machine.connect(port.address)
+            assert (await machine.ask(GetDeviceIdReq())).sequence == 1
+            assert machine.answers == []
+
+    run(story)
+
+
+def test_a_machine_whose_interface_was_reset_gets_no_answer_to_what_was_before() -> None:
+    async def story() -> None:
+        async with machine_at("slow:0.05") as (machine, port):
+            machine.send(GetDeviceIdReq())
+            machine.send_raw(ControlMessage(Code.RESET).encode())
+            await until(lambda: 0x0601 in port.bmc.requests and port._answering is None)
+            machine.host.waiting = None
+            assert (await machine.ask(GetDeviceIdReq())).sequence == 1
+            assert machine.answers == []
+
+    run(story)
+
+
 # ---------------------------------------------------------------------------------------- places
 
 
