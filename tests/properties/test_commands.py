@@ -53,9 +53,11 @@ def name(kind: type) -> str:
 
 
 def codecs() -> Iterator[type]:
-    """Every dataclass of the commands package."""
+    """Every dataclass of the commands package; of `_shared`, what is made of its bases."""
     package = bmcmedic.ipmi.commands
     for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if found.name.endswith("._shared"):
+            continue
         module = importlib.import_module(found.name)
         for _, kind in inspect.getmembers(module, dataclasses.is_dataclass):
             if inspect.isclass(kind) and kind.__module__ == found.name and kind not in PARTS:

@@ -29,7 +29,7 @@ def _device_id(data: bytes) -> Facts:
 
 
 def _guid(data: bytes) -> Facts:
-    # Get System GUID and Get Device GUID answer alike (sections 22.14, 20.8).
+    # Get Device GUID answers alike (sections 20.8, 22.14).
     guid = GetSystemGuidRsp.decode(data).guid
     return {"guid": guid.hex()} if is_known_guid(guid) else {}
 

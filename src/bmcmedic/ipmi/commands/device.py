@@ -10,10 +10,9 @@ from bmcmedic.ipmi.commands._command import (
     Command,
     EmptyRsp,
     check_length,
-    require_length,
 )
+from bmcmedic.ipmi.commands._shared import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
-from bmcmedic.ipmi.guid import GUID_BYTES
 
 AUXILIARY_BYTES_MAX = 5
 """One more than the specification's, for the BMCs that send it."""
@@ -208,24 +207,11 @@ class GetSelfTestResultsReq(Command[GetSelfTestResultsRsp]):
     response = GetSelfTestResultsRsp
 
 
-@dataclass(frozen=True, slots=True)
-class GetDeviceGuidRsp:
-    """The BMC's own GUID. Spec: 20.8. Shape: 16 bytes, kept in the order of the wire."""
+class GetDeviceGuidRsp(GuidRsp):
+    """The BMC's own GUID (20.8)."""
 
-    guid: bytes
-
-    def __post_init__(self) -> None:
-        require_length("a GUID", self.guid, GUID_BYTES, GUID_BYTES)
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        return self.guid
-
-    @classmethod
-    def decode(cls, data: bytes) -> GetDeviceGuidRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, GUID_BYTES, GUID_BYTES + PADDING_BYTES_MAX, section="20.8")
-        return cls(data[:GUID_BYTES])
+    __slots__ = ()
+    section = "20.8"
 
 
 @dataclass(frozen=True, slots=True)

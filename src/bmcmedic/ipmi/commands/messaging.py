@@ -15,8 +15,8 @@ from bmcmedic.ipmi.commands._command import (
     require_length,
     require_range,
 )
+from bmcmedic.ipmi.commands._shared import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
-from bmcmedic.ipmi.guid import GUID_BYTES
 
 MESSAGE_DATA_BYTES_MAX = 255
 """What Send Message and Get Message may carry; BMCs stop far below."""
@@ -263,24 +263,11 @@ class SendMessageReq(Command[SendMessageRsp]):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GetSystemGuidRsp:
-    """The host's GUID. Spec: 22.14. Shape: 16 bytes, kept in the order of the wire."""
+class GetSystemGuidRsp(GuidRsp):
+    """The host's GUID (22.14)."""
 
-    guid: bytes
-
-    def __post_init__(self) -> None:
-        require_length("a GUID", self.guid, GUID_BYTES, GUID_BYTES)
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        return self.guid
-
-    @classmethod
-    def decode(cls, data: bytes) -> GetSystemGuidRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, GUID_BYTES, GUID_BYTES + PADDING_BYTES_MAX, section="22.14")
-        return cls(data[:GUID_BYTES])
+    __slots__ = ()
+    section = "22.14"
 
 
 @dataclass(frozen=True, slots=True)

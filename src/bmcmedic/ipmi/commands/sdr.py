@@ -12,6 +12,7 @@ from bmcmedic.ipmi.commands._command import (
     require_length,
     require_range,
 )
+from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.constants import NetFn
 
 FIRST_RECORD_ID = 0x0000
@@ -89,30 +90,11 @@ class GetSdrRepositoryInfoReq(Command[GetSdrRepositoryInfoRsp]):
     response = GetSdrRepositoryInfoRsp
 
 
-@dataclass(frozen=True, slots=True)
-class GetSdrRepositoryAllocationInfoRsp:
-    """How the repository is cut up. Spec: 33.10. Shape: 9 bytes, LSB first. Units: bytes."""
+class GetSdrRepositoryAllocationInfoRsp(AllocationInfoRsp):
+    """How the repository's space is cut up (33.10)."""
 
-    units: int
-    unit_bytes: int
-    free_units: int
-    largest_free_units: int
-    record_units_max: int
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        counts = (self.units, self.unit_bytes, self.free_units, self.largest_free_units)
-        words = b"".join(count.to_bytes(2, "little") for count in counts)
-        return words + bytes((self.record_units_max,))
-
-    @classmethod
-    def decode(cls, data: bytes) -> GetSdrRepositoryAllocationInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 9, 9 + PADDING_BYTES_MAX, section="33.10")
-        units, unit_bytes, free, largest = (
-            int.from_bytes(data[at : at + 2], "little") for at in (0, 2, 4, 6)
-        )
-        return cls(units, unit_bytes, free, largest, data[8])
+    __slots__ = ()
+    section = "33.10"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +107,11 @@ class GetSdrRepositoryAllocationInfoReq(Command[GetSdrRepositoryAllocationInfoRs
     response = GetSdrRepositoryAllocationInfoRsp
 
 
-@dataclass(frozen=True, slots=True)
-class ReserveSdrRepositoryRsp:
-    """The reservation that partial reads need. Spec: 33.11. Shape: 2 bytes, LSB first."""
+class ReserveSdrRepositoryRsp(ReservationRsp):
+    """The reservation that partial reads need (33.11)."""
 
-    reservation_id: int
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        return self.reservation_id.to_bytes(2, "little")
-
-    @classmethod
-    def decode(cls, data: bytes) -> ReserveSdrRepositoryRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 2, 2 + PADDING_BYTES_MAX, section="33.11")
-        return cls(int.from_bytes(data[:2], "little"))
+    __slots__ = ()
+    section = "33.11"
 
 
 @dataclass(frozen=True, slots=True)

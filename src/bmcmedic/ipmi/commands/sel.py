@@ -16,6 +16,7 @@ from bmcmedic.ipmi.commands._command import (
     require_length,
     require_range,
 )
+from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.commands.sel_records import SEL_RECORD_BYTES
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
@@ -99,30 +100,11 @@ class GetSelInfoReq(Command[GetSelInfoRsp]):
     completion_codes: ClassVar = _ERASING
 
 
-@dataclass(frozen=True, slots=True)
-class GetSelAllocationInfoRsp:
-    """How the log's space is cut up. Spec: 31.3. Shape: 9 bytes, LSB first. Units: bytes."""
+class GetSelAllocationInfoRsp(AllocationInfoRsp):
+    """How the log's space is cut up (31.3)."""
 
-    units: int
-    unit_bytes: int
-    free_units: int
-    largest_free_units: int
-    record_units_max: int
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        counts = (self.units, self.unit_bytes, self.free_units, self.largest_free_units)
-        words = b"".join(count.to_bytes(2, "little") for count in counts)
-        return words + bytes((self.record_units_max,))
-
-    @classmethod
-    def decode(cls, data: bytes) -> GetSelAllocationInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 9, 9 + PADDING_BYTES_MAX, section="31.3")
-        units, unit_bytes, free, largest = (
-            int.from_bytes(data[at : at + 2], "little") for at in (0, 2, 4, 6)
-        )
-        return cls(units, unit_bytes, free, largest, data[8])
+    __slots__ = ()
+    section = "31.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +117,11 @@ class GetSelAllocationInfoReq(Command[GetSelAllocationInfoRsp]):
     response = GetSelAllocationInfoRsp
 
 
-@dataclass(frozen=True, slots=True)
-class ReserveSelRsp:
-    """The reservation, which a change of the log cancels. Spec: 31.4. Shape: 2 bytes, LSB first."""
+class ReserveSelRsp(ReservationRsp):
+    """The reservation that erasing needs (31.4)."""
 
-    reservation_id: int
-
-    def encode(self) -> bytes:
-        """The response's data bytes."""
-        return self.reservation_id.to_bytes(2, "little")
-
-    @classmethod
-    def decode(cls, data: bytes) -> ReserveSelRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
-        check_length(data, 2, 2 + PADDING_BYTES_MAX, section="31.4")
-        return cls(int.from_bytes(data[:2], "little"))
+    __slots__ = ()
+    section = "31.4"
 
 
 @dataclass(frozen=True, slots=True)
