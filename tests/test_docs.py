@@ -16,14 +16,8 @@ import typer.main
 import bmcmedic.cli
 from bmcmedic.cli.remedy import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
-from bmcmedic.model import (
-    DiagnosisKind,
-    Identity,
-    ProbeResult,
-    Step,
-    Verdict,
-    WatchdogFacts,
-)
+from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
+from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
 from bmcmedic.sim.rack import BmcSpec
 from tests.support.programs import bmcmedic as program
