@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,10 @@ RECEIVE_BYTES_PER_LINK = 2048
 """What one queued answer may be charged against the buffer; the kernel counts whole skbs."""
 TIMER_GRID_S = 0.02
 """Timers are late by up to this much, so that many fire at once."""
+COALESCE_S = 0.002
+"""With many links, datagrams are taken at most this often: a wake-up for each would cost more
+than its protocol. Network cards do the same with their interrupts."""
+COALESCE_LINKS_MIN = 32
 DRAIN_DATAGRAMS_MAX = 256
 """Datagrams taken in a row before the timers get their turn."""
 SEND_ATTEMPTS_MAX = 64
@@ -95,11 +100,19 @@ class LanEngine:
     kernel grants a smaller receive buffer (net.core.rmem_max), as answers beyond it are lost.
     """
 
-    def __init__(self, *, window: int, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        window: int,
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.window = window
         self.stray_count = 0
         self._receive_bytes = window * RECEIVE_BYTES_PER_LINK
         self._monotonic = monotonic
+        self._sleep = sleep
+        self._drained_at = 0.0
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._readers: dict[int, Callable[[], None]] = {}
@@ -147,8 +160,14 @@ class LanEngine:
         """Wait for datagrams or a timer, for at most `wait_s` seconds, and handle them."""
         if self._timers:
             wait_s = min(wait_s, max(0.0, self._timers[0] - self._monotonic()))
+        if len(self._links) >= COALESCE_LINKS_MIN:
+            pause_s = self._drained_at + COALESCE_S - self._monotonic()
+            if pause_s > 0:
+                self._sleep(pause_s)
+                wait_s = max(0.0, wait_s - pause_s)
         for fileno, _ in self._poll.poll(wait_s):
             self._readers[fileno]()
+        self._drained_at = self._monotonic()
         self._fire_timers()
 
     # -- timers ----------------------------------------------------------------------------
