@@ -182,6 +182,8 @@ class Prober:
             self._close_kept_sessions()
         finally:
             self._engine.close()
+            if self._resolver is not None:
+                self._resolver.close()
 
     # -- rounds ----------------------------------------------------------------------------
 

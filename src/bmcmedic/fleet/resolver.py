@@ -27,6 +27,7 @@ class Resolver:
         self._look_up = look_up
         self._questions: SimpleQueue[tuple[Any, Target]] = SimpleQueue()
         self._answers: SimpleQueue[Resolved] = SimpleQueue()
+        self._lock = threading.Lock()
         self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._threads = 0
         self._outstanding = 0
@@ -34,6 +35,13 @@ class Resolver:
     def fileno(self) -> int:
         """The descriptor to wait on."""
         return self._ready
+
+    def close(self) -> None:
+        """Give the descriptor back; what still hangs in a look-up ends unheard."""
+        with self._lock:
+            if self._ready >= 0:
+                os.close(self._ready)
+            self._ready = -1
 
     def submit(self, owner: object, target: Target) -> None:
         """Look a name up; the answer comes out of `take` with `owner`."""
@@ -63,4 +71,6 @@ class Resolver:
             except NameNotResolved as error:
                 found = error
             self._answers.put((owner, target, found))
-            os.eventfd_write(self._ready, 1)
+            with self._lock:
+                if self._ready >= 0:
+                    os.eventfd_write(self._ready, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
@@ -46,7 +45,7 @@ def test_every_question_is_answered_with_its_owner() -> None:
                 assert found == (f"h{number}", 623)
         assert resolver.take() == []
     finally:
-        os.close(resolver.fileno())
+        resolver.close()
 
 
 def test_a_look_up_that_hangs_holds_up_nobody_else_and_threads_are_bounded() -> None:
@@ -71,4 +70,4 @@ def test_a_look_up_that_hangs_holds_up_nobody_else_and_threads_are_bounded() -> 
         assert [owner for owner, _, _ in take(resolver, 3)] == ["slow"] * 3
     finally:
         release.set()
-        os.close(resolver.fileno())
+        resolver.close()
