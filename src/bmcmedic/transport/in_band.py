@@ -1,0 +1,83 @@
+"""What every way to the BMC from inside the host offers, and the errors that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from bmcmedic.errors import BmcmedicError, TransportError
+
+
+@dataclass(frozen=True, slots=True)
+class Ipmb:
+    """A controller behind the BMC.
+
+    Units: `address` is the 8-bit slave address, such as 0x2C.
+    """
+
+    channel: int
+    address: int
+    lun: int = 0
+
+
+class Interrupted(TransportError):
+    """Somebody with a better claim took the interface in the middle of the exchange."""
+
+    def __init__(self, message: str, *, may_have_run: bool) -> None:
+        super().__init__(message)
+        self.may_have_run = may_have_run
+
+
+class InterfaceGone(TransportError):
+    """The interface is not there: no device, no driver, or it vanished while it was in use."""
+
+
+class InterfaceBusy(TransportError):
+    """Something else has the interface for now, such as the kernel's maintenance mode."""
+
+
+class Claim(Protocol):
+    """The right to touch the interface; it can be lost at any moment."""
+
+    def must_stop(self, *, recovering: bool) -> bool:
+        """Whether to raise Interrupted at once and touch nothing any more.
+
+        `recovering`: the exchange has failed, and the interface is being brought back.
+        """
+
+
+class InBand(Protocol):
+    """A way to the BMC from inside the host, for one exchange at a time."""
+
+    name: str
+    exchange_s_max: float
+    """The longest that one attempt can hold the interface."""
+
+    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+        """One exchange, with its bounded error recovery.
+
+        Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
+        Raises: NoAnswer, RemoteProtocolError, Interrupted, InterfaceGone, InterfaceBusy.
+        """
+
+    def send_bridged(
+        self,
+        request: bytes,
+        target: Ipmb,
+        deadline: float,
+        claim: Claim,
+        done: Callable[[bytes | BmcmedicError], None],
+    ) -> None:
+        """Send to a controller behind the BMC; returns as soon as the BMC has taken it.
+
+        `done` is called exactly once and later, with the response or with what went wrong, from a
+        thread of the transport's own.
+        Raises: as `attempt`; then `done` is not called.
+        """
+
+    def take_over(self) -> None:
+        """Forget the exchange under way: another thread has fenced off the one that made it."""
+
+    def close(self) -> None:
+        """Let the interface go."""
