@@ -6,10 +6,9 @@ import errno
 import importlib
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import typer
-
-from bmcmedic import __version__
 from bmcmedic.errors import ConfigurationError
 
 EXIT_USAGE = 2
@@ -19,23 +18,37 @@ _GROUPS = ("probe", "reset", "heal", "sim", "demo")
 """Commands and their modules; the order is that of the help."""
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A command that runs on a sick host: argparse, and neither typer nor rich are loaded for it.
+
+    Its module has `parser()`, and `main(arguments)`, which returns the exit status.
+    """
+
+    module: str
+    help: str
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """Load it and run it."""
+        run: Callable[[Sequence[str]], int] = importlib.import_module(self.module).main
+        return run(arguments)
+
+
+PROGRAMS = {
+    "driver": Program(
+        "bmcmedic.driver.main",
+        "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
+    ),
+}
+
+
 def main() -> None:
     """The `bmcmedic` program."""
-    app = typer.Typer(
-        name="bmcmedic",
-        help="Keeps hosts alive through a sick BMC, and heals the BMC.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_options)
-    # Only the group that is called is loaded: a probe starts without the simulator's modules.
-    wanted = [argument for argument in sys.argv[1:2] if argument in _GROUPS] or _GROUPS
-    for name in wanted:
-        importlib.import_module(f"bmcmedic.cli.{name}").register(app)
+    program = PROGRAMS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        app()
+        if program is not None:
+            raise SystemExit(program.main(sys.argv[2:]))
+        importlib.import_module("bmcmedic.cli.groups").run(_GROUPS, PROGRAMS)
     except ConfigurationError as error:
         print(f"bmcmedic: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
@@ -56,17 +69,3 @@ def main() -> None:
 def _drop_output() -> None:
     """What is still buffered goes nowhere, so that the interpreter does not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"bmcmedic {__version__}")
-        raise typer.Exit
-
-
-def _options(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
-    ),
-) -> None:
-    del version
