@@ -77,7 +77,11 @@ class InBand(Protocol):
         """
 
     def take_over(self) -> None:
-        """Forget the exchange under way: another thread has fenced off the one that made it."""
+        """Forget the exchange under way: another thread has fenced off the one that made it.
+
+        The fenced-off thread may still be in `attempt`, and find out only later that it must stop.
+        Whatever it does then must not touch what comes after this.
+        """
 
     def close(self) -> None:
         """Let the interface go."""

@@ -1,0 +1,97 @@
+"""The breaker: when the BMC stops answering, nobody waits for it any more. Pure: `now` comes in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerLimits:
+    """When it opens, and how it asks whether the BMC is back."""
+
+    failures_max: int = 3
+    """Attempts in a row without an answer."""
+    probe_s_min: float = 1.0
+    """From opening to the first question; doubled after each that stays unanswered."""
+    probe_s_max: float = 30.0
+
+
+class Breaker:
+    """Closed while the BMC answers."""
+
+    __slots__ = (
+        "failures",
+        "limits",
+        "next_probe_at",
+        "opened_at",
+        "openings",
+        "reason",
+        "_wait_s",
+    )
+
+    def __init__(self, limits: BreakerLimits) -> None:
+        self.limits = limits
+        self.failures = 0
+        """In a row."""
+        self.opened_at: float | None = None
+        self.next_probe_at = 0.0
+        self.openings = 0
+        self.reason = ""
+        """What the last failure said."""
+        self._wait_s = limits.probe_s_min
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are answered without the BMC."""
+        return self.opened_at is not None
+
+    def succeeded(self) -> None:
+        """The BMC answered."""
+        self.failures = 0
+        self.opened_at = None
+        self._wait_s = self.limits.probe_s_min
+
+    def failed(self, now: float, reason: str, *, for_good: bool = False) -> bool:
+        """The BMC did not answer; True when that opened it. `for_good`: no need to see it again."""
+        self.failures += 1
+        self.reason = reason
+        if self.opened_at is None:
+            if self.failures < self.limits.failures_max and not for_good:
+                return False
+            self.opened_at = now
+            self.openings += 1
+            self.next_probe_at = now + self._wait_s
+            return True
+        self._wait_s = min(2 * self._wait_s, self.limits.probe_s_max)
+        self.next_probe_at = now + self._wait_s
+        return False
+
+
+class LastAnswers(Generic[KeyT]):
+    """The last good answer to each question, the oldest forgotten first."""
+
+    __slots__ = ("answers_max", "_answers")
+
+    def __init__(self, answers_max: int) -> None:
+        self.answers_max = answers_max
+        self._answers: OrderedDict[KeyT, tuple[bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def put(self, key: KeyT, answer: bytes, now: float) -> None:
+        """Keep an answer."""
+        self._answers[key] = (answer, now)
+        self._answers.move_to_end(key)
+        if len(self._answers) > self.answers_max:
+            self._answers.popitem(last=False)
+
+    def get(self, key: KeyT, now: float) -> tuple[bytes, float] | None:
+        """An answer and its age in seconds."""
+        kept = self._answers.get(key)
+        return None if kept is None else (kept[0], now - kept[1])

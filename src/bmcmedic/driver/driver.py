@@ -1,0 +1,533 @@
+"""The driver: one worker owns the interface, and the driver's own requests are served first.
+
+The design and the names are those of FreeBSD's `ipmi(4)`: who can sleep queues a request and waits;
+`kcs_loop` takes the next one, `pending_requests_highpri` before `pending_requests`, and holds
+`io_lock` for an attempt at a time; who cannot sleep polls. Beyond it, a request of the driver's own
+has a deadline, interrupts the error recovery of a client's, and leaves nothing queued when its
+caller gives up; and the polled path works when the worker is stuck or dead.
+
+Spec: none; what it carries are the messages of a system interface (chapter 9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bmcmedic.driver.breaker import Breaker, BreakerLimits, LastAnswers
+from bmcmedic.driver.requests import Key, Request, RequestQueues
+from bmcmedic.driver.runtime import Lock, Runtime, Signal
+from bmcmedic.errors import (
+    BmcmedicError,
+    BreakerOpen,
+    NoAnswer,
+    RemoteProtocolError,
+    TransportError,
+)
+from bmcmedic.transport.in_band import InBand, InterfaceBusy, InterfaceGone, Interrupted
+
+ATTEMPTS_MAX = 3
+"""Of a request that may be sent again; then its caller is told."""
+
+_GET_DEVICE_ID: Final = b"\x18\x01"
+_COMPLETION_CODE_AT = 2
+_COMPLETION_CODE_TIMEOUT: Final = 0xC3
+"""The BMC, or what stands in front of it, gave up waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverLimits:
+    """How much may wait, and for how long."""
+
+    client_requests_max: int = 64
+    last_answers_max: int = 256
+    worker_slack_s: float = 2.0
+    """The worker that did nothing for this long beyond one exchange counts as stuck."""
+    io_lock_s: float = 0.5
+    """The polled path waits for `io_lock` no longer, and takes the interface then."""
+    busy_pause_s: float = 0.25
+    """Before the next attempt on an interface that something else has."""
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
+
+
+class _Claim:
+    """The right to the interface, for one attempt."""
+
+    __slots__ = ("_driver", "_generation", "_yields")
+
+    def __init__(self, driver: Driver, *, yields: bool) -> None:
+        """`yields`: to the driver's own requests, as soon as the interface is to be recovered."""
+        self._driver = driver
+        self._generation = driver.generation
+        self._yields = yields
+
+    def must_stop(self, *, recovering: bool) -> bool:
+        driver = self._driver
+        if self._generation != driver.generation:
+            return True
+        if not self._yields:
+            return False
+        return driver.stopping or (recovering and driver.highpri_waits)
+
+
+class _OwnRequest(Request):
+    """A request of the driver's own, whose caller sleeps until it is done."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self, data: bytes, deadline: float, signal: Signal) -> None:
+        super().__init__(data, deadline=deadline, on_done=_wake)
+        self.signal = signal
+        self.highpri = True
+        self.idempotent = True
+
+
+def _wake(request: Request) -> None:
+    assert isinstance(request, _OwnRequest)
+    request.signal.set()
+
+
+class Driver:
+    """One interface and everybody who wants to use it."""
+
+    def __init__(
+        self, interface: InBand, runtime: Runtime, limits: DriverLimits | None = None
+    ) -> None:
+        self.interface = interface
+        self.limits = limits or DriverLimits()
+        self.breaker = Breaker(self.limits.breaker)
+        self.io_lock: Lock = runtime.lock()
+        self.generation = 0
+        """Grows each time that the interface is taken from whoever had it."""
+        self.stopping = False
+        self.dying = False
+        """Set when the process is going down in disorder: nobody sleeps any more."""
+        self.counts: Counter[str] = Counter()
+        self._runtime = runtime
+        self._queues = RequestQueues(self.limits.client_requests_max)
+        self._last_answers: LastAnswers[Key] = LastAnswers(self.limits.last_answers_max)
+        self._requests_lock = runtime.lock()
+        self._fence_lock = runtime.lock()
+        self._wakeup = runtime.signal()
+        self._worker_id: int | None = None
+        self._worker_seen_at = runtime.monotonic()
+        self._stuck_since: float | None = None
+        """The worker's last sign of life when it was found stuck; any later one clears it."""
+        self._poller_id: int | None = None
+        self._sleepless: set[int] = set()
+        self._last_answer_at: float | None = None
+
+    # ------------------------------------------------------------------------ the driver's own
+
+    def driver_request(self, data: bytes, deadline: float) -> bytes:
+        """Send a request before everybody else's, and wait for the response.
+
+        It may be sent more than once, so it must be one that does no harm twice, as a pat.
+
+        Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
+        Raises: NoAnswer, RemoteProtocolError, InterfaceGone, InterfaceBusy.
+        """
+        if self.can_sleep():
+            return self._driver_request_queue(data, deadline)
+        return self._driver_request_poll(data, deadline)
+
+    def can_sleep(self) -> bool:
+        """Whether the caller may wait for the worker."""
+        thread_id = self._runtime.thread_id()
+        return not (
+            self.dying
+            or self._worker_id is None
+            or self._worker_seen_at == self._stuck_since
+            or thread_id == self._worker_id
+            or thread_id in self._sleepless
+        )
+
+    @contextlib.contextmanager
+    def cannot_sleep(self) -> Iterator[None]:
+        """What runs in here, such as a signal handler, may not wait for locks or the worker."""
+        thread_id = self._runtime.thread_id()
+        self._sleepless.add(thread_id)
+        try:
+            yield
+        finally:
+            self._sleepless.discard(thread_id)
+
+    def _driver_request_queue(self, data: bytes, deadline: float) -> bytes:
+        runtime = self._runtime
+        request = _OwnRequest(data, deadline, runtime.signal())
+        late = False
+        now = runtime.monotonic()
+        with self._locked():
+            self._queues.enqueue_request(request, now)
+        self._wakeup.set()
+        while now < (give_up_at := min(deadline, self._worker_stuck_at(request))):
+            if request.signal.wait(give_up_at - now):
+                break
+            now = runtime.monotonic()
+        else:
+            with self._locked():
+                if not request.done:  # else the answer came after all
+                    request.done = True
+                    self._queues.complete_request(request)
+                    request.error = NoAnswer("the driver's own request was not answered in time")
+                    late = True
+        if late and now < deadline:
+            self.counts["worker_stuck"] += 1
+            self._stuck_since = self._worker_seen_at
+            return self._driver_request_poll(data, deadline)
+        if request.error is not None:
+            raise request.error
+        assert request.response is not None
+        return request.response
+
+    def _worker_stuck_at(self, request: Request) -> float:
+        """From when on the worker, should it show no sign of life until then, counts as stuck."""
+        seen_at = max(self._worker_seen_at, request.enqueued_at)
+        return seen_at + self.interface.exchange_s_max + self.limits.worker_slack_s
+
+    def _driver_request_poll(self, data: bytes, deadline: float) -> bytes:
+        """Do it in the caller's own thread, whatever the worker is doing."""
+        self.counts["polled"] += 1
+        io_lock = self._take_interface(deadline)
+        self._poller_id = self._runtime.thread_id()
+        try:
+            return self.polled_request(data, deadline)
+        finally:
+            self._poller_id = None
+            io_lock.release()
+
+    def _take_interface(self, deadline: float) -> Lock:
+        """Have `io_lock`, at need by force, but not from another that polls."""
+        monotonic = self._runtime.monotonic
+        now = monotonic()
+        polled = self._poller_id not in (None, self._runtime.thread_id())
+        limit_at = deadline if polled else min(deadline, now + self.limits.io_lock_s)
+        while now < deadline:
+            io_lock = self.io_lock
+            if not io_lock.acquire(limit_at - now):
+                if polled:
+                    break
+                return self._fence_off()
+            if io_lock is self.io_lock:
+                return io_lock
+            io_lock.release()
+            now = monotonic()
+        raise NoAnswer("the deadline passed before the interface could be had")
+
+    def _fence_off(self) -> Lock:
+        """Take the interface from whoever has it; they find out before they touch it again."""
+        self.counts["fenced_off"] += 1
+        io_lock = self._runtime.lock()
+        io_lock.acquire()
+        # Bounded: who holds this one may be the very thread that a signal interrupted.
+        fenced = self._fence_lock.acquire(self.limits.io_lock_s)
+        self.generation += 1
+        self.io_lock = io_lock
+        self.interface.take_over()
+        if fenced:
+            self._fence_lock.release()
+        return io_lock
+
+    def polled_request(self, data: bytes, deadline: float) -> bytes:
+        """Attempts in the calling thread, which holds `io_lock`."""
+        claim = _Claim(self, yields=False)
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                response = self.interface.attempt(data, deadline, claim, idempotent=True)
+            except Interrupted:
+                raise
+            except (TransportError, RemoteProtocolError):
+                if attempt == ATTEMPTS_MAX or self._runtime.monotonic() >= deadline:
+                    raise
+            else:
+                self._last_answer_at = self._runtime.monotonic()
+                return response
+        raise AssertionError("unreachable")
+
+    @property
+    def highpri_waits(self) -> bool:
+        """Whether a request of the driver's own is queued."""
+        return bool(self._queues.pending_requests_highpri)
+
+    # --------------------------------------------------------------------------------- clients
+
+    def submit(self, request: Request) -> None:
+        """Take a client's request; its `on_done` is called exactly once, unless it is abandoned.
+
+        `on_done` is called in whichever thread finds the request done, this one included, with the
+        driver's lock held: it must be short, must not raise, and must not call the driver.
+        Raises: QueueFull.
+        """
+        now = self._runtime.monotonic()
+        with self._locked():
+            if self.stopping:
+                request.settle(None, TransportError("the driver is stopping"))
+            elif request.deadline <= now:
+                request.settle(None, _too_late(request))
+            elif self.breaker.is_open:
+                self._settle_without_bmc(request, self._breaker_open(now), now)
+            else:
+                try:
+                    self._queues.enqueue_request(request, now)
+                except BmcmedicError:
+                    self.counts["queue_full"] += 1
+                    raise
+        self._wakeup.set()
+
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for it any more; unless it is in flight, it is never sent."""
+        with self._locked():
+            request.done = True
+            self._queues.forget_unwanted()
+
+    def expire(self) -> float | None:
+        """Tell the clients whose deadline has passed, and say when the next one's does.
+
+        The worker does it too, between exchanges; who cannot wait for that calls this.
+        """
+        now = self._runtime.monotonic()
+        with self._locked():
+            for request in self._queues.expired(now):
+                self.counts["too_late"] += 1
+                request.settle(None, _too_late(request))
+            self._queues.forget_unwanted()
+            return self._queues.next_deadline()
+
+    # -------------------------------------------------------------------------------- the worker
+
+    def kcs_loop(self) -> None:
+        """What the worker does until `stop`."""
+        runtime = self._runtime
+        self._worker_id = runtime.thread_id()
+        try:
+            while not self.stopping:
+                now = self._worker_seen_at = runtime.monotonic()
+                next_deadline = self.expire()
+                request = self.dequeue_request()
+                if request is not None:
+                    self._serve(request)
+                elif self.breaker.is_open and now >= self.breaker.next_probe_at:
+                    self._probe()
+                else:
+                    wake_at = next_deadline
+                    if self.breaker.is_open:
+                        probe_at = self.breaker.next_probe_at
+                        wake_at = probe_at if wake_at is None else min(wake_at, probe_at)
+                    self._wakeup.wait(None if wake_at is None else wake_at - now)
+        finally:
+            self._worker_id = None
+            self._refuse_all(TransportError("the driver is stopping"))
+
+    def stop(self) -> None:
+        """Let the worker end, after the exchange of the driver's own that is in flight."""
+        self.stopping = True
+        self._wakeup.set()
+
+    def dequeue_request(self) -> Request | None:
+        """The next request, the driver's own first."""
+        with self._locked():
+            return self._queues.dequeue_request()
+
+    def _serve(self, request: Request) -> None:
+        """Make one attempt, and say what becomes of the request."""
+        io_lock = self.io_lock
+        if not io_lock.acquire(self.limits.io_lock_s):
+            self._requeue(request)
+            return
+        try:
+            if io_lock is not self.io_lock:
+                self._requeue(request)
+                return
+            response = self._attempt(request)
+        except Interrupted as error:
+            self.counts["interrupted"] += 1
+            if error.may_have_run and not request.idempotent:
+                self._complete(request, None, error)
+            else:
+                self._requeue(request)
+            return
+        except (TransportError, RemoteProtocolError) as error:
+            self._failed(request, error)
+            return
+        except Exception as error:  # noqa: BLE001 - no request may end the worker
+            self.counts["worker_errors"] += 1
+            self._failed(request, TransportError(f"{self.interface.name}: {error!r}"))
+            return
+        finally:
+            io_lock.release()
+            self._worker_seen_at = self._runtime.monotonic()
+        if response is not None:
+            self._answered(request, response)
+
+    def _attempt(self, request: Request) -> bytes | None:
+        """One exchange; None where the answer comes later, from behind the BMC."""
+        request.attempts += 1
+        claim = _Claim(self, yields=not request.highpri)
+        now = self._runtime.monotonic()
+        # A client's patience is not the exchange's: cut short, it would have to be recovered from.
+        deadline = now + self.interface.exchange_s_max
+        if request.highpri:
+            deadline = min(deadline, request.deadline)
+        if request.target is None:
+            return self.interface.attempt(
+                request.data, deadline, claim, idempotent=request.idempotent
+            )
+        with self._locked():
+            self._queues.await_bridged(request)
+        self.interface.send_bridged(
+            request.data,
+            request.target,
+            request.deadline,
+            claim,
+            lambda result: self._bridged_done(request, result),
+        )
+        return None
+
+    def _answered(self, request: Request, response: bytes) -> None:
+        if response[_COMPLETION_CODE_AT] == _COMPLETION_CODE_TIMEOUT:
+            self._bmc_silent(f"completion code 0x{_COMPLETION_CODE_TIMEOUT:02x}")
+        else:
+            self._bmc_answered()
+        self._complete(request, response, None)
+
+    def _failed(self, request: Request, error: BmcmedicError) -> None:
+        self._bmc_silent(str(error), gone=isinstance(error, InterfaceGone))
+        now = self._runtime.monotonic()
+        if isinstance(error, InterfaceBusy):
+            request.attempts -= 1  # it did not get as far as that
+            self._wakeup.wait(self.limits.busy_pause_s)
+        may_have_run = getattr(getattr(error, "evidence", None), "may_have_run", True)
+        again = request.idempotent or not may_have_run or isinstance(error, InterfaceBusy)
+        without_bmc = self.breaker.is_open and not request.highpri
+        in_time = any(now < caller.deadline for caller in request.callers())
+        if again and in_time and not without_bmc and request.attempts < ATTEMPTS_MAX:
+            self._requeue(request)
+        elif without_bmc:
+            with self._locked():
+                self._queues.complete_request(request)
+                for caller in list(request.callers()):
+                    self._settle_without_bmc(caller, error, now)
+        else:
+            self._complete(request, None, error)
+
+    def _requeue(self, request: Request) -> None:
+        with self._locked():
+            if request.is_wanted:
+                self._queues.requeue_request(request)
+            else:
+                self._queues.complete_request(request)
+
+    def _complete(
+        self, request: Request, response: bytes | None, error: BmcmedicError | None
+    ) -> None:
+        with self._locked():
+            self.complete_request(request, response, error)
+
+    def complete_request(
+        self, request: Request, response: bytes | None, error: BmcmedicError | None
+    ) -> None:
+        """Tell everybody who waits for it; the lock is held."""
+        self._queues.complete_request(request)
+        good = response is not None and response[_COMPLETION_CODE_AT] == 0
+        if good and request.idempotent and not request.highpri:
+            assert response is not None
+            self._last_answers.put(request.key, response, self._runtime.monotonic())
+        for caller in list(request.callers()):
+            caller.settle(response, error)
+
+    def _bridged_done(self, request: Request, result: bytes | BmcmedicError) -> None:
+        """A transport's own thread has the answer from behind the BMC, or none."""
+        if isinstance(result, BmcmedicError):
+            self._complete(request, None, result)
+        else:
+            self._complete(request, result, None)
+
+    # -------------------------------------------------------------------------------- the breaker
+
+    def _probe(self) -> None:
+        """Ask whether the BMC is back."""
+        now = self._runtime.monotonic()
+        self._serve(
+            Request(_GET_DEVICE_ID, deadline=now)  # nobody waits: it is not tried again
+        )
+
+    def _bmc_answered(self) -> None:
+        self.counts["answers"] += 1
+        self._last_answer_at = self._runtime.monotonic()
+        self.breaker.succeeded()
+
+    def _bmc_silent(self, reason: str, *, gone: bool = False) -> None:
+        self.counts["failures"] += 1
+        now = self._runtime.monotonic()
+        if self.breaker.failed(now, reason, for_good=gone):
+            error = self._breaker_open(now)
+            with self._locked():
+                for request in self._queues.drain_clients():
+                    for caller in list(request.callers()):
+                        self._settle_without_bmc(caller, error, now)
+
+    def _breaker_open(self, now: float) -> BreakerOpen:
+        opened_at = self.breaker.opened_at
+        since_s = 0.0 if opened_at is None else now - opened_at
+        return BreakerOpen(
+            f"the BMC has not answered for {since_s:.0f} s and more, so nothing is sent to it but "
+            f"the driver's own questions; the last failure: {self.breaker.reason}"
+        )
+
+    def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
+        """Give a reader the last good answer with its age, and everybody else the error."""
+        kept = self._last_answers.get(request.key, now) if request.idempotent else None
+        if kept is None:
+            request.settle(None, error)
+        else:
+            self.counts["old_answers"] += 1
+            request.settle(kept[0], None, answer_age_s=kept[1])
+
+    def _refuse_all(self, error: BmcmedicError) -> None:
+        with self._locked():
+            while (request := self._queues.dequeue_request()) is not None:
+                self.complete_request(request, None, error)
+            for request in list(self._queues.bridged):
+                self.complete_request(request, None, error)
+
+    # -------------------------------------------------------------------------------- what it says
+
+    def status(self) -> dict[str, Any]:
+        """What it is doing; durations in seconds."""
+        now = self._runtime.monotonic()
+        breaker = self.breaker
+        with self._locked():
+            return {
+                "interface": self.interface.name,
+                "breaker": {
+                    "open": breaker.is_open,
+                    "open_for_s": None if breaker.opened_at is None else now - breaker.opened_at,
+                    "openings": breaker.openings,
+                    "failures_in_a_row": breaker.failures,
+                    "reason": breaker.reason if breaker.failures else None,
+                },
+                "last_answer_age_s": (
+                    None if self._last_answer_at is None else now - self._last_answer_at
+                ),
+                "pending_requests": len(self._queues.pending_requests),
+                "pending_requests_highpri": len(self._queues.pending_requests_highpri),
+                "client_requests": self._queues.client_requests,
+                "worker_alive": self._worker_id is not None,
+                "counts": dict(self.counts),
+            }
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._requests_lock.acquire()
+        try:
+            yield
+        finally:
+            self._requests_lock.release()
+
+
+def _too_late(request: Request) -> NoAnswer:
+    asked = "request" if request.attempts == 0 else "answer"
+    return NoAnswer(f"the deadline passed while the {asked} was waited for")

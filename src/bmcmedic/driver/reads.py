@@ -1,0 +1,40 @@
+"""Which commands only read, and so may be shared, repeated, and answered from before."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_APP, _CHASSIS, _SENSOR, _STORAGE, _TRANSPORT = 0x06, 0x00, 0x04, 0x0A, 0x0C
+
+READS: Final = frozenset(
+    (netfn, command)
+    for netfn, commands in (
+        # Get Device ID, Self Test Results, ACPI Power State, Device GUID, NetFn/Command Support …,
+        # Watchdog Timer, BMC Global Enables, System GUID, Channel Info/Access, User Access/Name,
+        # System Info Parameters, Channel Cipher Suites
+        (
+            _APP,
+            (0x01, 0x04, 0x07, 0x08, 0x25, 0x2F, 0x37, 0x38, 0x41, 0x42, 0x44, 0x46, 0x54, 0x59),
+        ),
+        # Get Chassis Capabilities, Status, System Restart Cause, Boot Options, POH Counter
+        (_CHASSIS, (0x00, 0x01, 0x07, 0x09, 0x0F)),
+        # Get Device SDR Info, Device SDR, Sensor Reading Factors, Hysteresis, Threshold,
+        # Event Enable, Event Status, Reading, Type; Get Event Receiver
+        (_SENSOR, (0x01, 0x20, 0x21, 0x23, 0x25, 0x27, 0x29, 0x2B, 0x2D, 0x2F)),
+        # FRU Inventory Area Info, Read FRU Data, SDR Repository Info, its Allocation Info, Get SDR,
+        # SDR Repository Time, SEL Info, its Allocation Info, Get SEL Entry, SEL Time
+        (_STORAGE, (0x10, 0x11, 0x20, 0x21, 0x23, 0x28, 0x40, 0x41, 0x43, 0x48)),
+        # Get LAN, SOL Configuration Parameters
+        (_TRANSPORT, (0x02, 0x22)),
+    )
+    for command in commands
+)
+"""By (netFn, command). Get Message and its like are not here: they take what they give."""
+
+
+def is_read(request: bytes) -> bool:
+    """Whether a request changes nothing, whoever sends it and however often.
+
+    Shape: netFn<<2 | LUN, command, data.
+    """
+    return (request[0] >> 2, request[1]) in READS

@@ -1,0 +1,204 @@
+"""Requests, and the two queues that they wait in.
+
+Pure: `now` comes in, and the driver holds its lock around every call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from bmcmedic.driver.reads import is_read
+from bmcmedic.errors import BmcmedicError, LocalProtocolError, QueueFull
+from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
+from bmcmedic.transport.in_band import Ipmb
+
+Key: TypeAlias = "tuple[bytes, Ipmb | None]"
+
+
+class Request:
+    """One caller's request; one who asks what is being asked already follows that request.
+
+    Shape: `data` is netFn<<2 | LUN, command, data; `response` has a completion code after the
+    command.
+    Units: `deadline` is a point on the runtime's monotonic clock.
+    Raises: LocalProtocolError for a length that no interface carries.
+    """
+
+    __slots__ = (
+        "answer_age_s", "attempts", "data", "deadline", "done", "enqueued_at", "error",
+        "followers", "highpri", "idempotent", "on_done", "response", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        deadline: float,
+        target: Ipmb | None = None,
+        on_done: Callable[[Request], None] | None = None,
+    ) -> None:
+        if not REQUEST_BYTES_MIN <= len(data) <= MESSAGE_BYTES_MAX:
+            raise LocalProtocolError(f"no interface carries a request of {len(data)} bytes")
+        self.data = data
+        self.deadline = deadline
+        self.target = target
+        self.on_done = on_done
+        self.highpri = False
+        self.idempotent = is_read(data)
+        self.followers: list[Request] = []
+        self.attempts = 0
+        self.enqueued_at = 0.0
+        self.done = False
+        """Whether its caller has been told, or no longer wants to be."""
+        self.response: bytes | None = None
+        self.error: BmcmedicError | None = None
+        self.answer_age_s: float | None = None
+        """How old the response is; None when the BMC gave it for this request."""
+
+    @property
+    def key(self) -> Key:
+        """What is asked, and of whom."""
+        return self.data, self.target
+
+    def callers(self) -> Iterator[Request]:
+        """It and those that follow it, as far as they still wait."""
+        if not self.done:
+            yield self
+        for follower in self.followers:
+            if not follower.done:
+                yield follower
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        return not self.done or any(not follower.done for follower in self.followers)
+
+    def settle(
+        self,
+        response: bytes | None,
+        error: BmcmedicError | None,
+        answer_age_s: float | None = None,
+    ) -> None:
+        """Tell the caller, once."""
+        if self.done:
+            return
+        self.response = response
+        self.error = error
+        self.answer_age_s = answer_age_s
+        self.done = True
+        if self.on_done is not None:
+            self.on_done(self)
+
+
+class RequestQueues:
+    """What waits for the worker: clients' requests, and the driver's own before them."""
+
+    __slots__ = (
+        "bridged", "pending_requests", "pending_requests_highpri", "requests_max",
+        "_active", "_shared",
+    )  # fmt: skip
+
+    def __init__(self, requests_max: int) -> None:
+        self.requests_max = requests_max
+        """Of clients, until they are complete; followers count too. The driver's own do not."""
+        self.pending_requests: deque[Request] = deque()
+        self.pending_requests_highpri: deque[Request] = deque()
+        self.bridged: list[Request] = []
+        """Taken by the BMC, and not yet answered by the controller behind it."""
+        self._active: Request | None = None
+        self._shared: dict[Key, Request] = {}
+        """Clients' reads that are queued, in flight or bridged."""
+
+    @property
+    def client_requests(self) -> int:
+        """How many callers wait."""
+        return sum(
+            1 + len(request.followers) for request in self._unfinished() if not request.highpri
+        )
+
+    def enqueue_request(self, request: Request, now: float) -> None:
+        """Put it in its queue, or let it follow one that asks the same; raises QueueFull."""
+        request.enqueued_at = now
+        if request.highpri:
+            self.pending_requests_highpri.append(request)
+            return
+        if self.client_requests >= self.requests_max:
+            raise QueueFull(f"{self.requests_max} requests wait already")
+        if request.idempotent:
+            leader = self._shared.setdefault(request.key, request)
+            if leader is not request:
+                leader.followers.append(request)
+                return
+        self.pending_requests.append(request)
+
+    def requeue_request(self, request: Request) -> None:
+        """Back to the head of its queue, for another attempt."""
+        self._active = None
+        if request in self.bridged:
+            self.bridged.remove(request)
+        queue = self.pending_requests_highpri if request.highpri else self.pending_requests
+        queue.appendleft(request)
+
+    def dequeue_request(self) -> Request | None:
+        """The next one, which is in flight from now on; the driver's own first."""
+        queue = self.pending_requests_highpri or self.pending_requests
+        self._active = queue.popleft() if queue else None
+        return self._active
+
+    def await_bridged(self, request: Request) -> None:
+        """The BMC has taken it: it is no longer in flight."""
+        self._active = None
+        self.bridged.append(request)
+
+    def complete_request(self, request: Request) -> None:
+        """It is queued and in flight no more."""
+        if self._active is request:
+            self._active = None
+        if self._shared.get(request.key) is request:
+            del self._shared[request.key]
+        for queue in (self.pending_requests_highpri, self.pending_requests, self.bridged):
+            if request in queue:
+                queue.remove(request)
+
+    def drain_clients(self) -> list[Request]:
+        """Take out all clients' requests that have not reached the BMC."""
+        drained = list(self.pending_requests)
+        for request in drained:
+            self.complete_request(request)
+        return drained
+
+    def expired(self, now: float) -> list[Request]:
+        """The clients that have waited long enough; what nobody waits for leaves its queue."""
+        late = []
+        for request in self._unfinished():
+            if request.highpri:
+                continue
+            late += [caller for caller in request.callers() if caller.deadline <= now]
+        return late
+
+    def forget_unwanted(self) -> None:
+        """Drop what waits to be sent and nobody waits for."""
+        for request in [entry for entry in self.pending_requests if not entry.is_wanted]:
+            self.complete_request(request)
+
+    def next_deadline(self) -> float | None:
+        """The earliest of a client that still waits."""
+        return min(
+            (
+                caller.deadline
+                for request in self._unfinished()
+                if not request.highpri
+                for caller in request.callers()
+            ),
+            default=None,
+        )
+
+    def _unfinished(self) -> list[Request]:
+        active = self._active
+        return [
+            *self.pending_requests,
+            *self.bridged,
+            *(() if active is None else (active,)),
+        ]
