@@ -24,6 +24,7 @@ from bmcmedic.errors import (
     BmcmedicError,
     BreakerOpen,
     NoAnswer,
+    Refused,
     RemoteProtocolError,
     TransportError,
 )
@@ -351,6 +352,9 @@ class Driver:
             return
         except (TransportError, RemoteProtocolError) as error:
             self._failed(request, error)
+            return
+        except Refused as error:
+            self._complete(request, None, error)  # the BMC was not even asked
             return
         except Exception as error:  # noqa: BLE001 - no request may end the worker
             self.counts["worker_errors"] += 1

@@ -14,7 +14,14 @@ from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import ATTEMPTS_MAX, Driver, DriverLimits
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.errors import BreakerOpen, NoAnswer, QueueFull, RemoteProtocolError, TransportError
+from bmcmedic.errors import (
+    BreakerOpen,
+    NoAnswer,
+    QueueFull,
+    Refused,
+    RemoteProtocolError,
+    TransportError,
+)
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 
@@ -287,6 +294,15 @@ def test_a_bridged_request_whose_caller_gave_up_is_done_when_the_answer_comes(
     done(silent())
     assert bridged.error is None
     assert bench.driver.status()["client_requests"] == 0
+
+
+def test_what_the_interface_cannot_do_is_no_silence_of_the_bmc(bench: Bench) -> None:
+    for _ in range(LIMITS.breaker.failures_max):
+        asked, flying = bench.asked(SET_SOMETHING)
+        flying.fail(Refused("bridged requests need /dev/ipmi0"))
+        eventually(lambda asked=asked: asked.done)  # type: ignore[misc]
+        assert isinstance(asked.error, Refused)
+    assert bench.driver.breaker.failures == 0
 
 
 # -------------------------------------------------------------------------------------- the breaker
