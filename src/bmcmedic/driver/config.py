@@ -82,13 +82,28 @@ class SocketConfig:
         "Where it is; driver.sock in the runtime directory unless set.",
     )
     group: int | None = setting(
-        None, Group(), "--socket-group", "The group whose members may connect, besides root."
+        None, Group(), "--socket-group", "The group that may open it, besides root."
     )
-    allowed_users: tuple[int, ...] = setting(
+    group_rights: str = setting(
+        "read",
+        Choice(("none", "read", "full")),
+        "--socket-group-rights",
+        "What its members may ask: what changes nothing, or all that /dev/ipmi0 would give. none:"
+        " only those named below.",
+        reload=True,
+    )
+    read_users: tuple[int, ...] = setting(
         (),
         Users(),
-        "--allow-users",
-        "Users who may ask, by name or number, besides root and that group.",
+        "--read-users",
+        "Members of that group, by name or number, who may ask what changes nothing.",
+        reload=True,
+    )
+    full_users: tuple[int, ...] = setting(
+        (),
+        Users(),
+        "--full-users",
+        "Members of that group who may ask for all.",
         reload=True,
     )
 

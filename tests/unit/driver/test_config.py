@@ -103,8 +103,8 @@ lock_memory = "yes"
         ("[socket]\npath = 'here.sock'\n", "line 2: socket.path is 'here.sock'; .* absolute path"),
         (f"[socket]\npath = '/{'x' * 107}'\n", "has 108 bytes; 107 is the limit"),
         (f"[process]\nruntime_dir = '/{'x' * 100}'\n", "is longer than 107 bytes: set socket.path"),
-        ("[socket]\nallowed_users = ['nobody-of-that-name']\n", "there is no such user here"),
-        ("[socket]\nallowed_users = [-1]\n", "give users by name or number"),
+        ("[socket]\nread_users = ['nobody-of-that-name']\n", "there is no such user here"),
+        ("[socket]\nread_users = [-1]\n", "give users by name or number"),
         ("[socket]\ngroup = 'no-such-group'\n", "there is no such group here"),
         ("[watchdog]\ntimeout_s = nan\n", "is nan s; give 0.1 to 6553.5 s"),
         ("[watchdog]\nshutdown = 'rearm:9999'\n", "is 9999 s; give 0.1 to 6553.5 s"),
@@ -126,8 +126,8 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_users_and_groups_go_by_name_or_number() -> None:
-    given = load(None, {"socket.allowed_users": "root, 990,0", "socket.group": "root"})
-    assert given.socket.allowed_users == (0, 990)
+    given = load(None, {"socket.read_users": "root, 990,0", "socket.group": "root"})
+    assert given.socket.read_users == (0, 990)
     assert given.socket.group == 0
 
 
@@ -138,7 +138,7 @@ def test_what_it_shows_is_what_it_reads(tmp_path: Path) -> None:
         "watchdog.timeout_s": "0.5",
         "watchdog.shutdown": "rearm:600",
         "check.command": "/bin/echo 'a \"b\\c'",
-        "socket.allowed_users": "0,5",
+        "socket.read_users": "0,5",
     }
     for chosen in (load(None, {}), load(None, options)):
         assert load(written(tmp_path, config.show(chosen)), {}) == chosen
