@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bmcmedic.driver.breaker import Breaker, BreakerLimits, LastAnswers
+from bmcmedic.driver.pretimeout import WAITING_S_MAX
 from bmcmedic.driver.requests import Key, Request, RequestQueues
 from bmcmedic.driver.runtime import Lock, Runtime, Signal
 from bmcmedic.errors import (
@@ -57,16 +58,21 @@ class DriverLimits:
 class _Claim:
     """The right to the interface, for one attempt."""
 
-    __slots__ = ("_driver", "_generation", "_yields")
+    __slots__ = ("_driver", "_generation", "_waiting", "_yields")
 
-    def __init__(self, driver: Driver, *, yields: bool) -> None:
+    def __init__(
+        self, driver: Driver, *, yields: bool, waiting: Callable[[], None] | None = None
+    ) -> None:
         """`yields`: to the driver's own requests, as soon as the interface is to be recovered."""
         self._driver = driver
         self._generation = driver.generation
         self._yields = yields
+        self._waiting = waiting
 
     def must_stop(self, *, recovering: bool) -> bool:
         driver = self._driver
+        if self._waiting is not None:
+            self._waiting()
         if self._generation != driver.generation:
             return True
         if not self._yields:
@@ -123,17 +129,20 @@ class Driver:
 
     # ------------------------------------------------------------------------ the driver's own
 
-    def driver_request(self, data: bytes, deadline: float) -> bytes:
+    def driver_request(
+        self, data: bytes, deadline: float, waiting: Callable[[], None] | None = None
+    ) -> bytes:
         """Send a request before everybody else's, and wait for the response.
 
         It may be sent more than once, so it must be one that does no harm twice, as a pat.
+        `waiting` is called while it is queued or in flight, at least each `WAITING_S_MAX`.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: NoAnswer, RemoteProtocolError, InterfaceGone, InterfaceBusy.
         """
         if self.can_sleep():
-            return self._driver_request_queue(data, deadline)
-        return self._driver_request_poll(data, deadline)
+            return self._driver_request_queue(data, deadline, waiting)
+        return self._driver_request_poll(data, deadline, waiting)
 
     def can_sleep(self) -> bool:
         """Whether the caller may wait for the worker."""
@@ -156,7 +165,9 @@ class Driver:
         finally:
             self._sleepless.discard(thread_id)
 
-    def _driver_request_queue(self, data: bytes, deadline: float) -> bytes:
+    def _driver_request_queue(
+        self, data: bytes, deadline: float, waiting: Callable[[], None] | None
+    ) -> bytes:
         runtime = self._runtime
         request = _OwnRequest(data, deadline, runtime.signal())
         late = False
@@ -165,9 +176,12 @@ class Driver:
             self._queues.enqueue_request(request, now)
         self._wakeup.set()
         while now < (give_up_at := min(deadline, self._worker_stuck_at(request))):
-            if request.signal.wait(give_up_at - now):
+            left_s = give_up_at - now
+            if request.signal.wait(left_s if waiting is None else min(left_s, WAITING_S_MAX)):
                 break
             now = runtime.monotonic()
+            if waiting is not None:
+                waiting()
         else:
             with self._locked():
                 if not request.done:  # else the answer came after all
@@ -178,7 +192,7 @@ class Driver:
         if late and now < deadline:
             self.counts["worker_stuck"] += 1
             self._stuck_since = self._worker_seen_at
-            return self._driver_request_poll(data, deadline)
+            return self._driver_request_poll(data, deadline, waiting)
         if request.error is not None:
             raise request.error
         assert request.response is not None
@@ -189,13 +203,15 @@ class Driver:
         seen_at = max(self._worker_seen_at, request.enqueued_at)
         return seen_at + self.interface.exchange_s_max + self.limits.worker_slack_s
 
-    def _driver_request_poll(self, data: bytes, deadline: float) -> bytes:
+    def _driver_request_poll(
+        self, data: bytes, deadline: float, waiting: Callable[[], None] | None
+    ) -> bytes:
         """Do it in the caller's own thread, whatever the worker is doing."""
         self.counts["polled"] += 1
         io_lock = self._take_interface(deadline)
         self._poller_id = self._runtime.thread_id()
         try:
-            return self.polled_request(data, deadline)
+            return self.polled_request(data, deadline, waiting)
         finally:
             self._poller_id = None
             io_lock.release()
@@ -232,9 +248,11 @@ class Driver:
             self._fence_lock.release()
         return io_lock
 
-    def polled_request(self, data: bytes, deadline: float) -> bytes:
+    def polled_request(
+        self, data: bytes, deadline: float, waiting: Callable[[], None] | None = None
+    ) -> bytes:
         """Attempts in the calling thread, which holds `io_lock`."""
-        claim = _Claim(self, yields=False)
+        claim = _Claim(self, yields=False, waiting=waiting)
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 response = self.interface.attempt(data, deadline, claim, idempotent=True)
