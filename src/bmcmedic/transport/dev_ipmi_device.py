@@ -1,0 +1,279 @@
+"""/dev/ipmi0 as Linux has it: messages to and from the kernel's IPMI driver, and its counters.
+
+Shape: the structs of <linux/ipmi.h>, in the machine's own byte order and alignment.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+from array import array
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from bmcmedic.errors import BmcmedicError, ConfigurationError, LocalProtocolError, Refused
+from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
+from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb
+from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
+
+SYSTEM_INTERFACE_ADDR_TYPE = 0x0C
+IPMB_ADDR_TYPE = 0x01
+BMC_CHANNEL = 0x0F
+RESPONSE_RECV_TYPE = 1
+
+SYSTEM_ADDR = struct.Struct("@ihBx")
+"""struct ipmi_system_interface_addr: type, channel, LUN."""
+IPMB_ADDR = struct.Struct("@ihBB")
+"""struct ipmi_ipmb_addr: type, channel, slave address, LUN."""
+REQ = struct.Struct("@PIlBBHP")
+"""struct ipmi_req: address, its length, message id; netFn, command, data's length, data."""
+REQ_SETTIME = struct.Struct("@PIlBBHPiI")
+"""struct ipmi_req_settime: the same; retries, milliseconds until each."""
+RECV = struct.Struct("@iPIlBBHP")
+"""struct ipmi_recv: kind; then as ipmi_req."""
+ADDR_BYTES = 40
+"""sizeof(struct ipmi_addr), whatever is in it."""
+
+_READ, _READ_WRITE = Direction.READ, Direction.READ_WRITE
+SEND_COMMAND = ioctl_number(_READ, "i", 13, REQ.size)
+SEND_COMMAND_SETTIME = ioctl_number(_READ, "i", 21, REQ_SETTIME.size)
+RECEIVE_MSG_TRUNC = ioctl_number(_READ_WRITE, "i", 11, RECV.size)
+GET_MY_ADDRESS = ioctl_number(_READ, "i", 18, 4)
+
+DATA_BYTES_MAX = MESSAGE_BYTES_MAX - REQUEST_BYTES_MIN
+RETRY_MS_MAX = 2**31 - 1
+
+_GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.EBADF, errno.ENOTTY})
+_BUSY = frozenset({errno.EBUSY, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+
+def _fixed(size: int) -> tuple[memoryview, int]:
+    """Memory to give the kernel the address of, and that address; a view keeps it in its place."""
+    memory = array("B", bytes(size))
+    return memoryview(memory), memory.buffer_info()[0]
+
+
+class Received(NamedTuple):
+    """A message from the kernel; `data` begins with the completion code."""
+
+    kind: int
+    msgid: int
+    netfn: int
+    command: int
+    lun: int
+    data: bytes
+
+
+class Device(Protocol):
+    """An open /dev/ipmi0: one user of the kernel's driver, with message ids of its own."""
+
+    def send(self, msgid: int, request: bytes) -> None:
+        """Queue a request for the BMC. Raises: as `device_error`."""
+
+    def send_ipmb(self, msgid: int, request: bytes, target: Ipmb, answer_ms: int) -> None:
+        """Queue a request for a controller behind the BMC, which the kernel sends once."""
+
+    def receive(self) -> Received | None:
+        """The oldest message, if there is one. Raises: as `device_error`."""
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until there is a message, `wake` was called, or the time is over."""
+
+    def wake(self) -> None:
+        """End a `wait`; from any thread."""
+
+    def check(self) -> None:
+        """Raise InterfaceGone when the interface is gone, which `wait` does not show."""
+
+    def close(self) -> None:
+        """Give it back to the kernel."""
+
+
+class Counters(Protocol):
+    """What the kernel counts about the interface; reading it sends nothing."""
+
+    def complete_transactions(self) -> int | None:
+        """Exchanges that ended with an answer; None where this is not counted."""
+
+    def hosed_count(self) -> int | None:
+        """Exchanges that the kernel gave up; None where this is not counted."""
+
+    def close(self) -> None:
+        """Look no more."""
+
+
+def device_error(path: str, error: OSError) -> BmcmedicError:
+    """What an error of the kernel's means: InterfaceGone, InterfaceBusy or one of ours."""
+    number = error.errno
+    what = f"{path}: {error.strerror or error}"
+    if number in _GONE:
+        return InterfaceGone(f"{what}: the kernel's IPMI driver is not there; is ipmi_si loaded?")
+    if number in _BUSY:
+        return InterfaceBusy(f"{what}: the kernel takes no more requests for now")
+    if number in (errno.EACCES, errno.EPERM):
+        return ConfigurationError(f"{what}: no right to use it; run as root")
+    if number == errno.EMSGSIZE:
+        return LocalProtocolError(f"{what}: longer than the kernel takes")
+    if number == errno.EINVAL:
+        return Refused(f"{what}: a command that the kernel keeps for itself")
+    return InterfaceGone(what)
+
+
+class IpmiDevice:
+    """/dev/ipmi0, opened; only one thread at a time may send, and only one may receive.
+
+    Raises: InterfaceGone, InterfaceBusy, ConfigurationError.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._out = bytearray(REQ_SETTIME.size)
+        self._out_addr, self._out_addr_at = _fixed(SYSTEM_ADDR.size)
+        self._out_data, self._out_data_at = _fixed(DATA_BYTES_MAX)
+        self._in = bytearray(RECV.size)
+        self._in_addr, self._in_addr_at = _fixed(ADDR_BYTES)
+        self._in_data, self._in_data_at = _fixed(MESSAGE_BYTES_MAX)
+        self._four = bytearray(4)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise InterfaceBusy(
+                    f"{path}: the kernel lets no more programs in "
+                    "(/sys/module/ipmi_msghandler/parameters/max_users); end stuck ones"
+                ) from None
+            raise device_error(path, error) from None
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def send(self, msgid: int, request: bytes) -> None:
+        """Queue a request for the BMC. Raises: as `device_error`."""
+        lun = request[0] & 3
+        SYSTEM_ADDR.pack_into(self._out_addr, 0, SYSTEM_INTERFACE_ADDR_TYPE, BMC_CHANNEL, lun)
+        REQ.pack_into(self._out, 0, *self._message(msgid, request))
+        self._ioctl(SEND_COMMAND, self._out)
+
+    def send_ipmb(self, msgid: int, request: bytes, target: Ipmb, answer_ms: int) -> None:
+        """Queue a request for a controller behind the BMC, which the kernel sends once.
+
+        Raises: as `device_error`; Refused when nothing but the BMC is on that channel.
+        """
+        IPMB_ADDR.pack_into(
+            self._out_addr, 0, IPMB_ADDR_TYPE, target.channel, target.address, target.lun
+        )
+        answer_ms = max(1, min(answer_ms, RETRY_MS_MAX))
+        REQ_SETTIME.pack_into(self._out, 0, *self._message(msgid, request), 0, answer_ms)
+        try:
+            self._ioctl(SEND_COMMAND_SETTIME, self._out)
+        except Refused:
+            raise Refused(
+                f"{self.path}: the kernel cannot reach {target.address:#04x}: the BMC's Get "
+                f"Channel Info does not name channel {target.channel} as an IPMB"
+            ) from None
+
+    def receive(self) -> Received | None:
+        """The oldest message, if there is one.
+
+        Raises: as `device_error`; LocalProtocolError for one that is longer than any may be.
+        """
+        RECV.pack_into(
+            self._in, 0, 0, self._in_addr_at, ADDR_BYTES, 0, 0, 0, MESSAGE_BYTES_MAX,
+            self._in_data_at,
+        )  # fmt: skip
+        try:
+            self._ioctl(RECEIVE_MSG_TRUNC, self._in)
+        except InterfaceBusy:
+            return None  # EAGAIN: there is none
+        kind, _, _, msgid, netfn, command, length, _ = RECV.unpack(self._in)
+        lun = 0
+        if SYSTEM_ADDR.unpack_from(self._in_addr)[0] == SYSTEM_INTERFACE_ADDR_TYPE:
+            lun = SYSTEM_ADDR.unpack_from(self._in_addr)[2] & 3
+        elif IPMB_ADDR.unpack_from(self._in_addr)[0] == IPMB_ADDR_TYPE:
+            lun = IPMB_ADDR.unpack_from(self._in_addr)[3] & 3
+        return Received(kind, msgid, netfn, command, lun, self._in_data[:length].tobytes())
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until there is a message, `wake` was called, or the time is over."""
+        poll = select.poll()  # a new one, for a thread that was fenced off may still be in another
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        ready = poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000))
+        for fd, events in ready:
+            if fd == self._wakeup:
+                os.eventfd_read(fd)
+            elif events & (select.POLLNVAL | select.POLLHUP):
+                raise InterfaceGone(f"{self.path} was closed")
+
+    def wake(self) -> None:
+        """End a `wait`; from any thread."""
+        os.eventfd_write(self._wakeup, 1)
+
+    def check(self) -> None:
+        """Raise InterfaceGone when the interface is gone, which `wait` does not show."""
+        self._ioctl(GET_MY_ADDRESS, self._four)
+
+    def close(self) -> None:
+        """Give it back to the kernel, which still does what is queued there."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            os.close(self._wakeup)
+
+    def _message(self, msgid: int, request: bytes) -> tuple[int, ...]:
+        length = len(request) - REQUEST_BYTES_MIN
+        if not 0 <= length <= DATA_BYTES_MAX:
+            raise LocalProtocolError(f"the kernel cannot carry a request of {len(request)} bytes")
+        self._out_data[:length] = request[REQUEST_BYTES_MIN:]
+        return (
+            self._out_addr_at, SYSTEM_ADDR.size, msgid,
+            request[0] >> 2, request[1], length, self._out_data_at,
+        )  # fmt: skip
+
+    def _ioctl(self, number: int, argument: bytearray) -> None:
+        if self._fd < 0:
+            raise InterfaceGone(f"{self.path} was closed")
+        try:
+            fcntl.ioctl(self._fd, number, argument, True)
+        except OSError as error:
+            raise device_error(self.path, error) from None
+
+
+class KernelCounters:
+    """The counters beside the device in /sys; `root` is for tests.
+
+    Never raises: without them the answers are None.
+    """
+
+    def __init__(self, path: str, root: str = "/") -> None:
+        self._fds: dict[str, int] = {}
+        try:
+            number = Path(path).stat().st_rdev
+        except OSError:
+            return
+        folder = Path(root, "sys/dev/char", f"{os.major(number)}:{os.minor(number)}", "device")
+        for name in ("complete_transactions", "hosed_count"):
+            try:
+                self._fds[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+
+    def complete_transactions(self) -> int | None:
+        """Exchanges that ended with an answer; None where this is not counted."""
+        return self._read("complete_transactions")
+
+    def hosed_count(self) -> int | None:
+        """Exchanges that the kernel gave up; None where this is not counted."""
+        return self._read("hosed_count")
+
+    def close(self) -> None:
+        """Look no more."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def _read(self, name: str) -> int | None:
+        try:
+            return int(os.pread(self._fds[name], 32, 0))
+        except (KeyError, OSError, ValueError):
+            return None

@@ -1,0 +1,197 @@
+"""KCS over the machine's own ports, for hosts where the kernel's driver is not loaded.
+
+An exchange runs in the calling thread, an access to a register at a time. Before each it asks
+whether it may go on, so a better claim waits for one access at the most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from bmcmedic.errors import BmcmedicError, ConfigurationError, NoAnswer, Refused
+from bmcmedic.ipmi.kcs import Registers
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.transport.in_band import Claim, InterfaceGone, Interrupted, Ipmb
+from bmcmedic.transport.port_io_registers import PORT_MAX, DevPort, Guard, PortGuard
+
+BASE = 0xCA2
+SPACING = 1
+
+PORT_IO_LIMITS = KcsLimits(recoveries_max=3, exchange_s=10.0)
+"""A pat waits for one exchange, so it is short. Time for a BMC that misses a byte for the 5 s that
+Linux gives it, the recovery, and all of the request once more; what outlasts that is no disturbance
+of the moment, and the next exchange recovers it first."""
+
+EXCHANGE_SLACK_S = 0.2
+"""Beyond the limit: the sleep before the last look at the clock may end late."""
+CLAIM_PERIOD_S = 0.02
+"""While nothing is due, the claim is asked so often."""
+GUARD_PERIOD_S = 0.01
+"""How long an exchange may go on unawares after the kernel's driver came."""
+TAKE_OVER_S = 0.1
+"""For the fenced-off thread to end its access to a register, which takes 2 us."""
+
+# Looked up once: most of the time of an exchange goes into this loop.
+_READ_STATUS: Final = Need.READ_STATUS
+_READ_DATA: Final = Need.READ_DATA
+_WRITE_DATA: Final = Need.WRITE_DATA
+_DONE: Final = Need.DONE
+_FAILED: Final = Need.FAILED
+_WAIT: Final = Need.WAIT
+
+
+class PortIo:
+    """One KCS interface through its registers.
+
+    `registers` and `guard` are this machine's unless they are handed in.
+
+    Raises: ConfigurationError for impossible ports, without rights, or when a driver has the ports.
+    """
+
+    def __init__(
+        self,
+        registers: Registers | None = None,
+        *,
+        base: int = BASE,
+        spacing: int = SPACING,
+        limits: KcsLimits = PORT_IO_LIMITS,
+        guard: Guard | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if spacing < 1 or not 0 <= base <= PORT_MAX - spacing:
+            raise ConfigurationError(
+                f"no KCS interface at port {base:#x} with spacing {spacing}: both its ports must "
+                f"be different and at most {PORT_MAX:#x}"
+            )
+        self.name = f"port-io {base:#x}"
+        self.exchange_s_max = limits.exchange_s + EXCHANGE_SLACK_S
+        self._limits = limits
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._host = HostKcs(limits)
+        self._access = threading.Lock()
+        self._device: DevPort | None = None
+        self._guard = guard
+        if registers is None:
+            self._guard = guard or PortGuard(base, spacing)
+            try:
+                self._refuse_if_owned()
+                registers = self._device = DevPort(base, spacing)
+            except BmcmedicError:
+                self._guard.close()
+                raise
+        self._registers: Registers = registers
+
+    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+        """One exchange, with its bounded error recovery.
+
+        Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
+        Raises: KcsTimeout, NothingThere, KcsViolation, Interrupted, InterfaceGone.
+        """
+        host = self._host
+        host.abort()  # what an exception may have left; else nothing
+        self._check_guard(host)
+        now = self._monotonic()
+        host.start(request, now, idempotent=idempotent, deadline=deadline)
+        try:
+            self._play(host, claim, now)
+        finally:
+            host.abort()
+        if host.need is _DONE:
+            return host.response()
+        error = host.error()
+        if isinstance(error, NoAnswer):
+            error.advice = f"{self.name}; dmidecode -t 38 names the port of the BMC"
+        raise error
+
+    def _play(self, host: HostKcs, claim: Claim, now: float) -> None:
+        """Do what the machine needs, until it needs nothing more."""
+        registers, monotonic, access = self._registers, self._monotonic, self._access
+        step, must_stop = host.step, claim.must_stop
+        guard_at = now + GUARD_PERIOD_S
+        need = host.need
+        while need is not _DONE and need is not _FAILED:
+            if now >= guard_at:
+                self._check_guard(host)
+                guard_at = now + GUARD_PERIOD_S
+            if need is _WAIT:
+                self._ask(host, claim)
+                pause_s = host.not_before - now
+                if pause_s > 0:
+                    self._sleep(min(pause_s, CLAIM_PERIOD_S))
+                now = monotonic()
+                need = step(now)
+                continue
+            # Who takes over waits for this lock: no access follows that was allowed before.
+            with access:
+                if must_stop(recovering=host.recoveries > 0) or host is not self._host:
+                    raise _interrupted(host)
+                value = -1
+                if need is _READ_STATUS:
+                    value = registers.read_status()
+                elif need is _READ_DATA:
+                    value = registers.read_data()
+                elif need is _WRITE_DATA:
+                    registers.write_data(host.byte)
+                else:
+                    registers.write_command(host.byte)
+            now = monotonic()
+            need = step(now, value)
+
+    def send_bridged(
+        self,
+        request: bytes,  # noqa: ARG002 - as every interface
+        target: Ipmb,
+        deadline: float,  # noqa: ARG002
+        claim: Claim,  # noqa: ARG002
+        done: Callable[[bytes | BmcmedicError], None],  # noqa: ARG002
+    ) -> None:
+        """Not done here: fetching the answer takes exchanges that nobody asked for.
+
+        Raises: Refused.
+        """
+        raise Refused(
+            f"{self.name} reaches the BMC alone, not {target.address:#04x} on its channel "
+            f"{target.channel}: load ipmi_si and use /dev/ipmi0"
+        )
+
+    def take_over(self) -> None:
+        """Forget the exchange under way: another thread has fenced off the one that made it."""
+        # The thread that had it keeps its own machine, and finds that it is no longer this one.
+        held = self._access.acquire(timeout=TAKE_OVER_S)
+        self._host = HostKcs(self._limits)
+        if held:
+            self._access.release()
+
+    def close(self) -> None:
+        """Let the interface go."""
+        self._host.abort()
+        if self._device is not None:
+            self._device.close()
+        if self._guard is not None:
+            self._guard.close()
+
+    def _ask(self, host: HostKcs, claim: Claim) -> None:
+        if claim.must_stop(recovering=host.recoveries > 0) or host is not self._host:
+            raise _interrupted(host)
+
+    def _check_guard(self, host: HostKcs) -> None:
+        owner = None if self._guard is None else self._guard.owner()
+        if owner is not None:
+            host.abort()
+            raise InterfaceGone(f"{self.name}: {owner}")
+
+    def _refuse_if_owned(self) -> None:
+        owner = None if self._guard is None else self._guard.owner()
+        if owner is not None:
+            raise ConfigurationError(f"{self.name} cannot be used: {owner}")
+
+
+def _interrupted(host: HostKcs) -> Interrupted:
+    return Interrupted(
+        "somebody with a better claim has the interface", may_have_run=host.may_have_run
+    )

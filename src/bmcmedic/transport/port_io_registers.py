@@ -1,0 +1,179 @@
+"""The KCS registers of this machine, and who else has them.
+
+Two drivers on one KCS interface spoil each other's transfers, so `PortGuard` looks, again and
+again, whether the kernel's own driver has the ports.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Protocol
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.transport.in_band import InterfaceGone
+
+PORT_MAX = 0xFFFF
+IOPORTS_BYTES_MAX = 1 << 16
+"""Of /proc/ioports; big servers have some 10 KiB."""
+
+_BYTES = tuple(bytes((byte,)) for byte in range(256))
+_IOPORTS_LINE = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
+_NO_DRIVER = re.compile(
+    r"PCI |pnp |ACPI |reserved|[A-Z]{3}[A-Z0-9]?[0-9A-F]{4}:[0-9a-f]{2}$", re.ASCII | re.IGNORECASE
+)
+"""Buses, and what the firmware describes: that says where ports are, not who uses them."""
+
+USE_KERNEL_DEVICE = "use /dev/ipmi0 instead"
+
+
+class DevPort:
+    """The registers through /dev/port.
+
+    Raises: ConfigurationError without the right to; InterfaceGone when an access fails later.
+    """
+
+    def __init__(self, base: int, spacing: int, path: str = "/dev/port") -> None:
+        self._data_at = base
+        self._command_at = base + spacing
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            raise ConfigurationError(
+                f"no right to open {path}: it takes root, CAP_SYS_RAWIO and, with Secure Boot, a "
+                f"kernel that is not locked down; else load ipmi_si and {USE_KERNEL_DEVICE}"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be opened ({error.strerror}): this kernel gives no raw ports; load "
+                f"ipmi_si and {USE_KERNEL_DEVICE}"
+            ) from None
+
+    def read_status(self) -> int:
+        """The status register."""
+        return self._read(self._command_at)
+
+    def read_data(self) -> int:
+        """The data-out register; clears OBF."""
+        return self._read(self._data_at)
+
+    def write_data(self, byte: int) -> None:
+        """The data-in register."""
+        self._write(self._data_at, byte)
+
+    def write_command(self, byte: int) -> None:
+        """The command register."""
+        self._write(self._command_at, byte)
+
+    def close(self) -> None:
+        """Let the ports go."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _read(self, port: int) -> int:
+        try:
+            return os.pread(self._fd, 1, port)[0]
+        except (OSError, IndexError) as error:
+            raise InterfaceGone(f"port {port:#x} cannot be read: {error}") from error
+
+    def _write(self, port: int, byte: int) -> None:
+        try:
+            os.pwrite(self._fd, _BYTES[byte], port)
+        except OSError as error:
+            raise InterfaceGone(f"port {port:#x} cannot be written: {error}") from error
+
+
+class Guard(Protocol):
+    """Tells who else has the ports."""
+
+    def owner(self) -> str | None:
+        """Who has them, and what to do about it; None when they are free."""
+
+    def close(self) -> None:
+        """Look no more."""
+
+
+class PortGuard:
+    """Looks into /proc/ioports, and for a /dev/ipmi0.
+
+    A look costs some 20 us and makes no new objects as long as nothing changes.
+
+    Raises: ConfigurationError when /proc/ioports cannot be read.
+    """
+
+    def __init__(self, base: int, spacing: int, root: str = "/") -> None:
+        self._ports = (base, base + spacing)
+        self._devices = tuple(
+            str(Path(root, device)) for device in ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0")
+        )
+        self._seen = bytearray()
+        self._buffer = bytearray(IOPORTS_BYTES_MAX)
+        self._view = memoryview(self._buffer)
+        self._owner: str | None = None
+        path = Path(root, "proc/ioports")
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be read ({error.strerror}), so nobody knows whether the kernel's "
+                "driver has the ports"
+            ) from None
+
+    def owner(self) -> str | None:
+        """Who has them, and what to do about it; None when they are free."""
+        for device in self._devices:
+            if os.access(device, os.F_OK):
+                return (
+                    f"the kernel's IPMI driver is loaded ({device} is there): "
+                    f"{USE_KERNEL_DEVICE}, or unload ipmi_si"
+                )
+        length = self._read()
+        if self._view[:length] != self._seen:
+            self._seen = self._buffer[:length]
+            self._owner = owner_in(self._seen.decode("ascii", "replace"), self._ports)
+        return self._owner
+
+    def close(self) -> None:
+        """Look no more."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _read(self) -> int:
+        """The whole of it, a page at a time."""
+        length = 0
+        try:
+            while length < IOPORTS_BYTES_MAX:
+                taken = os.preadv(self._fd, [self._view[length:]], length)
+                if not taken:
+                    break
+                length += taken
+        except OSError as error:
+            raise InterfaceGone(f"/proc/ioports cannot be read any more: {error}") from error
+        return length
+
+
+def owner_in(ioports: str, ports: tuple[int, ...]) -> str | None:
+    """Which driver has one of the ports; None when none has.
+
+    Shape: /proc/ioports. Who may not see addresses reads them all as 0, so names count there too.
+    """
+    for line in ioports.splitlines():
+        match = _IOPORTS_LINE.fullmatch(line)
+        if match is None:
+            continue
+        first, last, name = int(match[1], 16), int(match[2], 16), match[3]
+        hidden = first == last == 0
+        if hidden and name.startswith("ipmi"):
+            return f"the kernel's {name} has ports: {USE_KERNEL_DEVICE}, or unload {name}"
+        if hidden or _NO_DRIVER.match(name) or not any(first <= port <= last for port in ports):
+            continue
+        advice = (
+            f"{USE_KERNEL_DEVICE}, or unload {name}"
+            if name.startswith("ipmi")
+            else "give the base address of the BMC (dmidecode -t 38 names it)"
+        )
+        return f"{name} has the ports {first:#06x} to {last:#06x}: {advice}"
+    return None
