@@ -281,4 +281,4 @@ def _failure(exit_code: int) -> str | None:
         return None
     if exit_code > 0:
         return f"ended with {exit_code}"
-    return f"was ended by {signal.Signals(-exit_code).name}"
+    return f"was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
