@@ -50,9 +50,13 @@ class Claim(Protocol):
 class InBand(Protocol):
     """A way to the BMC from inside the host, for one exchange at a time."""
 
-    name: str
-    exchange_s_max: float
-    """The longest that one attempt can hold the interface."""
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def exchange_s_max(self) -> float:
+        """The longest that one attempt can hold the interface."""
 
     def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
         """One exchange, with its bounded error recovery.
