@@ -1,0 +1,320 @@
+"""What a stuck client is, by evidence: never by its name, and never by its age alone.
+
+`Client.of` finds a client and marks how far it has come; `look_again` looks closely some seconds
+later, and `judge` compares the two. Who acts on a verdict holds the process (`Tree.hold`), looks
+(`Look.at`) and judges again, and then acts through the same hold: the pid may have become another's
+meanwhile.
+"""
+
+import re
+from enum import Enum
+from typing import List, NamedTuple, Optional, Tuple
+
+from bmcmedic.host.mask import masked
+from bmcmedic.host.proc import (
+    Gone,
+    Identity,
+    ProcError,
+    Process,
+    Stat,
+    Tree,
+    Unreadable,
+    age_s,
+    shown,
+    uptime_s,
+)
+from bmcmedic.host.programs import looks_like, program_of, why_left_alone
+
+STUCK_AFTER_S = 60.0
+"""The age from which a client that makes no progress counts as stuck, unless told otherwise."""
+
+STARTING_S_MAX = 2.0
+"""What a client takes to get from its start to its first question, on a sick host."""
+
+DESCRIPTORS_MAX = 4096
+"""Of one process; more of them are not looked at."""
+
+_DEVICE = re.compile(r"/dev/ipmi(?:dev)?/?[0-9]+(?: \(deleted\))?\Z")
+_TERMINAL = re.compile(r"/dev/pts/[0-9]+\Z")
+
+# Where the kernel lets a client of the BMC wait: select() and poll(), and the IPMI driver itself.
+_WAITS_FOR_ANSWER = re.compile(
+    r"(?:do_select|core_sys_select|do_poll|do_sys_poll|poll_schedule_timeout|ep_poll|\w*ipmi\w*)"
+    r"(?:\.\w+)*\Z"
+)
+_NO_WCHAN = re.compile(r"(?:0|-|[0-9a-f]{8,16})?\Z")
+_EXEC_START = b"se.exec_start"
+
+
+class Now(NamedTuple):
+    """The moment of a look, by the clocks that processes are measured with."""
+
+    uptime_s: float
+    sched_s: Optional[float]
+    """The scheduler's own clock; None where it does not tell."""
+
+    @classmethod
+    def of(cls, tree: Tree) -> "Now":
+        """Read both clocks; raises Gone or Unreadable."""
+        try:
+            sched_s = _exec_start_s(tree.read("self/sched"))
+        except ProcError:
+            sched_s = None
+        return cls(uptime_s(tree), sched_s)
+
+
+class Mark(NamedTuple):
+    """How far a process has come."""
+
+    stat: Stat
+    run_ns: Optional[int]
+    """CPU time that it has had, exactly, where the kernel keeps it."""
+    turns: Optional[int]
+    """How often it has been given a CPU."""
+
+    @classmethod
+    def of(cls, process: Process) -> "Mark":
+        """Raises Gone or Unreadable."""
+        return cls(process.stat(), *_schedstat(process))
+
+
+class Look(NamedTuple):
+    """A close look at a process."""
+
+    mark: Mark
+    age_s: float
+    idle_s: Optional[float]
+    """For how long it has not run at all, where the kernel tells."""
+    wchan: Optional[str]
+    """The kernel function that it waits in; None: not readable."""
+
+    @property
+    def stat(self) -> Stat:
+        """Its stat at this look."""
+        return self.mark.stat
+
+    @classmethod
+    def at(cls, process: Process, now: Now) -> "Look":
+        """Raises Gone or Unreadable."""
+        mark = Mark.of(process)
+        return cls(mark, age_s(mark.stat, now.uptime_s), _idle_s(process, now), _wchan(process))
+
+
+class Holdings(NamedTuple):
+    """What a process has open."""
+
+    devices: List[str]
+    """Of /dev/ipmi*."""
+    has_socket: bool
+    """A socket other than its standard input and output."""
+    terminal: Optional[str]
+    """The terminal at its standard input or output."""
+
+
+class Client(NamedTuple):
+    """A process that is one of the clients on the list, or looks like one."""
+
+    identity: Identity
+    program: str
+    argv: List[str]
+    """Its arguments with all secrets masked."""
+    doubt: Optional[str]
+    """Why it cannot be told to be a client at all: its executable cannot be read."""
+    left_alone: Optional[str]
+    """Why it is none to be judged by its waiting, such as `-I lanplus`."""
+    holdings: Optional[Holdings]
+    """None: not readable."""
+    first: Mark
+
+    @classmethod
+    def of(cls, process: Process) -> "Optional[Client]":
+        """The client that a process is, or None; raises Gone or Unreadable."""
+        first = Mark.of(process)
+        doubt = None
+        try:
+            program = program_of(process.link("exe"))
+        except Unreadable as error:
+            program, doubt = looks_like(first.stat.comm), f"its executable: {error}"
+        except Gone:
+            return None  # the kernel's own, or a zombie
+        if program is None:
+            return None
+        argv = process.argv()
+        return cls(
+            identity=first.stat.identity,
+            program=program,
+            argv=masked(argv, program),
+            doubt=doubt,
+            left_alone=why_left_alone(program, argv),
+            holdings=holdings_or_none(process),
+            first=first,
+        )
+
+
+class Finding(Enum):
+    """What a client is found to be."""
+
+    STUCK = "stuck"
+    YOUNG = "young"
+    PROGRESS = "makes progress"
+    LEFT_ALONE = "left alone"
+    NOT_PROVEN = "not proven"
+    GONE = "gone"
+
+
+class Verdict(NamedTuple):
+    """What a client is found to be, and by what."""
+
+    finding: Finding
+    evidence: List[str]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it is proven stuck: only then may anything be done about it."""
+        return self.finding is Finding.STUCK
+
+
+def look_again(client: Client, tree: Tree, now: Now) -> Optional[Look]:
+    """Look at the same client another time; None: it is gone, or its pid is another's."""
+    try:
+        with tree.hold(client.identity.pid) as process:
+            seen = Look.at(process, now)
+    except ProcError:
+        return None
+    return seen if seen.stat.identity == client.identity else None
+
+
+def judge(client: Client, again: Optional[Look], stuck_after_s: float) -> Verdict:
+    """What a client is: pure, from the mark that it had and a later look."""
+    if again is None or again.stat.identity != client.identity or again.stat.state in "ZXx":
+        return Verdict(Finding.GONE, ["it has ended"])
+    if client.doubt is not None:
+        return Verdict(Finding.NOT_PROVEN, [client.doubt])
+    alone = client.left_alone or _on_terminal(client, again)
+    if alone is not None:
+        return Verdict(Finding.LEFT_ALONE, [alone])
+    if again.stat.state in "Tt":
+        return Verdict(Finding.LEFT_ALONE, ["somebody stopped it"])
+    if again.age_s < stuck_after_s:
+        return Verdict(Finding.YOUNG, [f"{again.age_s:.0f} s old"])
+    progress = _progress(client.first, again, stuck_after_s)
+    if progress is not None:
+        return Verdict(Finding.PROGRESS, [progress])
+    return _waiting(client, again)
+
+
+def _progress(first: Mark, again: Look, stuck_after_s: float) -> Optional[str]:
+    """What speaks for its making progress, however little."""
+    if again.stat.state not in "SD":
+        return "it runs"
+    if again.stat.cpu_ticks != first.stat.cpu_ticks or again.mark.run_ns != first.run_ns:
+        return "it used CPU time while we looked"
+    if again.mark.turns != first.turns:
+        return "it ran while we looked"
+    # A slow BMC's clients wake up with each answer, if only once in many seconds.
+    enough_s = max(stuck_after_s - STARTING_S_MAX, stuck_after_s / 2)
+    if again.idle_s is not None and again.idle_s < enough_s:
+        return f"it ran {again.idle_s:.1f} s ago"
+    return None
+
+
+def _waiting(client: Client, again: Look) -> Verdict:
+    """The verdict on a client that stands still, by what it waits for."""
+    holds = client.holdings
+    if again.wchan is None and (holds is None or not holds.devices):
+        return Verdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
+    if again.wchan is not None and not _WAITS_FOR_ANSWER.match(again.wchan):
+        return Verdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
+    if holds is not None and not holds.devices and holds.has_socket:
+        return Verdict(Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"])
+    evidence = [f"state {again.stat.state}"]
+    if again.wchan is not None:
+        evidence.append(f"waits in {again.wchan}")
+    if again.idle_s is not None:
+        evidence.append(f"has not run for {again.idle_s:.0f} s")
+    else:
+        evidence.append("no CPU time while we looked")
+    if holds is not None and holds.devices:
+        named = ", ".join(holds.devices)
+        evidence.append(f"has {named} open")
+    return Verdict(Finding.STUCK, evidence)
+
+
+def _on_terminal(client: Client, again: Look) -> Optional[str]:
+    if again.stat.terminal:
+        return "on somebody's terminal"
+    if client.holdings is not None and client.holdings.terminal is not None:
+        return f"on somebody's terminal, {client.holdings.terminal}"
+    return None
+
+
+# ------------------------------------------------------------------------------ reading one process
+
+
+def holdings_or_none(process: Process) -> Optional[Holdings]:
+    """What a process has open; None where that cannot be read."""
+    devices = set()
+    has_socket = False
+    terminal = None
+    try:
+        for name in process.names("fd")[:DESCRIPTORS_MAX]:
+            target = _link_or_none(process, "fd/" + name)
+            if target is None:
+                continue
+            if _DEVICE.match(target):
+                devices.add(target)
+            elif name in ("0", "1", "2"):
+                terminal = target if _TERMINAL.match(target) else terminal
+            elif target.startswith("socket:"):
+                has_socket = True
+    except ProcError:
+        return None
+    return Holdings(sorted(devices), has_socket, terminal)
+
+
+def is_device(target: str) -> bool:
+    """Whether an open file is a door to the BMC."""
+    return _DEVICE.match(target) is not None
+
+
+def _link_or_none(process: Process, name: str) -> Optional[str]:
+    try:
+        return process.link(name)
+    except ProcError:
+        return None
+
+
+def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
+    raw = process.read_or_none("schedstat")
+    fields = raw.split() if raw is not None else []
+    # A kernel that does not keep them writes zeros.
+    if len(fields) != 3 or not all(f.isdigit() for f in fields) or fields[0] == b"0":
+        return None, None
+    return int(fields[0]), int(fields[2])
+
+
+def _wchan(process: Process) -> Optional[str]:
+    raw = process.read_or_none("wchan")
+    text = shown(raw).strip() if raw is not None else ""
+    return None if _NO_WCHAN.match(text) else text
+
+
+def _idle_s(process: Process, now: Now) -> Optional[float]:
+    """For how long it has not run: the scheduler's mark of its last turn, against its clock."""
+    if now.sched_s is None:
+        return None
+    then = _exec_start_s(process.read_or_none("sched"))
+    return None if then is None else max(0.0, now.sched_s - then)
+
+
+def _exec_start_s(raw: Optional[bytes]) -> Optional[float]:
+    at = raw.find(_EXEC_START) if raw is not None else -1
+    if raw is None or at < 0:
+        return None
+    line = raw[at : raw.find(b"\n", at)]
+    try:
+        seconds = float(line.partition(b":")[2]) / 1000.0
+    except ValueError:
+        return None
+    # Zero is what the scheduler writes when it forgets the mark, such as on the way to another CPU.
+    return seconds if 0.0 < seconds < float("inf") else None

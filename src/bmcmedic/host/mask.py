@@ -1,0 +1,129 @@
+"""Secrets in the arguments of processes: found and put out of sight.
+
+Nothing that triage prints, captures or logs is an argument that did not pass through `masked`.
+Where it is not certain what a word is, too much is hidden rather than too little.
+"""
+
+import re
+from typing import Dict, Iterator, List, Optional
+
+from bmcmedic.host.programs import CLIENTS, IPMITOOL, options, program_of
+
+MASK = "****"
+
+_NESTING_MAX = 4
+"""A command line in a command line in a command line …; deeper ones are hidden as a whole."""
+
+_MASKED_LETTERS = "KPkpy"
+"""Options that hold a secret in one program or another."""
+
+_NAME = r"[\w.-]*(?:pass(?:w(?:or)?d|phrase)?|pwd|secret|token|kg(?:_?key)?|k[_-]g|community)"
+_NAMED = re.compile(rf"(?<![\w.-])({_NAME}[=:])(?!//).+\Z", re.DOTALL | re.IGNORECASE)
+_LONG_OPTION = re.compile(rf"--?{_NAME}\Z", re.IGNORECASE)
+_QEMU_SECRET = re.compile(r"(secret,(?:.*,)?data=).+", re.DOTALL)
+_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+_SHELL_WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s;|&()`\\])+""", re.DOTALL)
+_COMMAND_ENDS = re.compile(r"[;|&()`\n]")
+
+
+def masked(argv: List[str], program: Optional[str] = None) -> List[str]:
+    """Arguments as they may be shown; `program` is the client by its executable, if it is one."""
+    return _masked(argv, program, 0)
+
+
+def _masked(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
+    # What stands before the client (`timeout`, `sshpass`) has options of its own.
+    begins = 0 if program else len(argv)
+    for index, word in enumerate(argv[:begins]):
+        program = program_of(word)
+        if program is not None:
+            begins = index
+            break
+    places = _of_anybody(argv[:begins])
+    if program is not None:
+        for place, start in _of_client(program, argv[begins:]).items():
+            places[begins + place] = start
+    return [
+        word[: places[index]] + MASK if index in places else _masked_word(word, nesting)
+        for index, word in enumerate(argv)
+    ]
+
+
+def _of_anybody(argv: List[str]) -> Dict[int, int]:
+    """Where secrets may stand in the arguments of a program that we do not know."""
+    places = {}  # type: Dict[int, int]
+    for index, word in enumerate(argv):
+        if index == 0 or len(word) < 2 or word[0] != "-":
+            continue
+        is_short = word[1] != "-"
+        if _LONG_OPTION.match(word) or (is_short and word[-1] in _MASKED_LETTERS):
+            # The next word may as well be an option itself, so it is looked at all the same.
+            places.setdefault(index + 1, 0)
+        elif is_short and word[1] in _MASKED_LETTERS:
+            places.setdefault(index, 2)
+    places.pop(len(argv), None)
+    return places
+
+
+def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
+    """Where secrets stand in the arguments of a client: argument, and the first letter to hide."""
+    syntax = CLIENTS[program]
+    places = {o.place: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
+    for index in range(2, len(argv)):
+        if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
+            places[index] = 0
+    if syntax is IPMITOOL:
+        places.update((place, 0) for place in _set_in_the_bmc(argv))
+    return places
+
+
+def _set_in_the_bmc(argv: List[str]) -> Iterator[int]:
+    """The passwords that ipmitool's own commands take as words."""
+    for index, word in enumerate(argv):
+        if word == "password":  # user set password ID SECRET; lan set CHANNEL password SECRET
+            is_of_user = index >= 2 and argv[index - 2] == "user"
+            yield from range(index + (2 if is_of_user else 1), len(argv))
+        elif word == "test" and argv[index - 1] == "user":  # user test ID SIZE SECRET
+            yield from range(index + 3, len(argv))
+        elif word == "snmp":
+            yield from range(index + 1, len(argv))
+
+
+def _masked_word(word: str, nesting: int) -> str:
+    if len(word) < 3 or word.isalnum():
+        return word
+    if nesting and word[0] in "'\"" and word[-1] == word[0]:
+        return word[0] + _masked_word(word[1:-1], nesting) + word[-1]
+    named = _NAMED.match(word) if _has_words(word) else _NAMED.search(word)
+    named = named or _QEMU_SECRET.match(word)
+    if named:
+        return word[: named.end(1)] + MASK
+    if _has_words(word):
+        return _masked_line(word, nesting + 1) if nesting < _NESTING_MAX else MASK
+    return _IN_URL.sub(rf"\1{MASK}@", word)
+
+
+def _has_words(word: str) -> bool:
+    return any(c in word for c in " \t\n;|&")
+
+
+def _masked_line(line: str, nesting: int) -> str:
+    """A command line in one word, as `sh -c` takes it; its blanks stay as they are."""
+    shown = []  # type: List[str]
+    words = []  # type: List[str]
+    gaps = []  # type: List[str]
+    end = 0
+    for found in _SHELL_WORD.finditer(line):
+        gap = line[end : found.start()]
+        if words and _COMMAND_ENDS.search(gap):
+            shown += _joined(gaps, _masked(words, None, nesting))
+            words, gaps = [], []
+        gaps.append(gap)
+        words.append(found.group())
+        end = found.end()
+    shown += _joined(gaps, _masked(words, None, nesting))
+    return "".join(shown) + line[end:]
+
+
+def _joined(gaps: List[str], words: List[str]) -> List[str]:
+    return [gap + word for gap, word in zip(gaps, words)]

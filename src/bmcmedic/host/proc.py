@@ -1,0 +1,300 @@
+"""Reading /proc, live or captured, where any entry may vanish, be unreadable, or lie.
+
+A pid alone names no process, for pids are used again: pid and start time do. A process that is
+looked at more closely is held by its directory (`Process`): whatever is read through it is of that
+one process, and once that has ended every read says so, even when its pid belongs to another.
+"""
+
+import errno
+import os
+from types import TracebackType
+from typing import Dict, List, NamedTuple, Optional, Type, Union
+
+READ_BYTES_MAX = 64 << 10
+"""Of one file; the rest is not read."""
+
+TICKS_PER_S = 100
+"""Linux's USER_HZ, the unit of CPU and start times; the same on every machine that has IPMI."""
+
+NO_LOGIN = 0xFFFF_FFFF
+"""The login uid of what no login started."""
+
+_PF_KTHREAD = 0x0020_0000
+_GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR})
+# Nothing in a captured tree leads out of it, and a FIFO there holds nobody up.
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_STAT_FIELDS_MIN = 20
+_STAT_BYTES_MAX = 1 << 10
+_TICKS_MAX = 1 << 62
+_PIECE_BYTES = 1 << 10
+"""What a kernel gives at once at the least, when there is more to come."""
+
+
+class ProcError(Exception):
+    """An entry told nothing; the message says why."""
+
+
+class Gone(ProcError):
+    """There is no such entry, or no longer: the process has ended."""
+
+
+class Unreadable(ProcError):
+    """It is there, but cannot be read, or holds what no kernel writes."""
+
+
+class Identity(NamedTuple):
+    """One process of one boot, told from all others that have its pid."""
+
+    pid: int
+    start_ticks: int
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat tells."""
+
+    pid: int
+    comm: str
+    """The kernel's name of it, at most 15 bytes; anybody can set it."""
+    state: str
+    parent_pid: int
+    group: int
+    session: int
+    terminal: int
+    """Device number of its controlling terminal; 0: none."""
+    flags: int
+    cpu_ticks: int
+    threads: int
+    start_ticks: int
+
+    @property
+    def identity(self) -> Identity:
+        """Which process this is."""
+        return Identity(self.pid, self.start_ticks)
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """Whether it is the kernel's own."""
+        return bool(self.flags & _PF_KTHREAD)
+
+
+Recorded = Dict[str, Union[bytes, str]]
+"""What was read, by its path: the bytes of a file, the target of a link."""
+
+
+class Tree:
+    """A directory of the kernel's, or a captured one: paths are relative to its root."""
+
+    def __init__(self, root: str, record: Optional[Recorded] = None) -> None:
+        """`record`: where everything that is read is noted, for a capture."""
+        self.root = root
+        self.record = record
+
+    def read(self, path: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
+        """The bytes of a file; raises Gone or Unreadable."""
+        raw = _read(self.root + "/" + path, None, bytes_max)
+        if self.record is not None:
+            self.record[path] = raw
+        return raw
+
+    def text(self, path: str) -> Optional[str]:
+        """A small file's text without the white space around it; None where it tells nothing."""
+        try:
+            return shown(self.read(path)).strip()
+        except ProcError:
+            return None
+
+    def number(self, path: str) -> Optional[int]:
+        """A small file's number; None where it has none."""
+        text = self.text(path)
+        return int(text) if text is not None and _is_number(text) else None
+
+    def names(self, path: str = "") -> List[str]:
+        """The names in a directory; none where it cannot be read."""
+        try:
+            return os.listdir(os.path.join(self.root, path))
+        except OSError:
+            return []
+
+    def pids(self) -> List[int]:
+        """The processes, in no order; empty where this is no proc tree."""
+        return [int(name) for name in self.names() if _is_number(name)]
+
+    def stat(self, pid: int) -> Stat:
+        """What a process is doing; raises Gone or Unreadable."""
+        return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
+
+    def hold(self, pid: int) -> "Process":
+        """A process to look at closely; raises Gone or Unreadable. Close it."""
+        return Process(self, pid)
+
+
+class Process:
+    """One process, held: a read after its end raises Gone, whoever has its pid then."""
+
+    def __init__(self, tree: Tree, pid: int) -> None:
+        """Raises Gone or Unreadable."""
+        self.pid = pid
+        self._tree = tree
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            self._directory = os.open(f"{tree.root}/{pid}", flags)
+        except OSError as error:
+            raise _refusal(error, str(pid)) from None
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it go; a second time does nothing."""
+        directory, self._directory = self._directory, -1
+        if directory >= 0:
+            os.close(directory)
+
+    def read(self, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
+        """The bytes of one of its files; raises Gone or Unreadable."""
+        raw = _read(name, self._directory, bytes_max)
+        if self._tree.record is not None:
+            self._tree.record[f"{self.pid}/{name}"] = raw
+        return raw
+
+    def read_or_none(self, name: str) -> Optional[bytes]:
+        """The same, and None where it tells nothing."""
+        try:
+            return self.read(name)
+        except ProcError:
+            return None
+
+    def link(self, name: str) -> str:
+        """Where one of its links leads, as the kernel says it; raises Gone or Unreadable."""
+        try:
+            target = shown(os.fsencode(os.readlink(name, dir_fd=self._directory)))
+        except OSError as error:
+            raise _refusal(error, name) from None
+        if self._tree.record is not None:
+            self._tree.record[f"{self.pid}/{name}"] = target
+        return target
+
+    def names(self, path: str) -> List[str]:
+        """The names in one of its directories; raises Gone or Unreadable."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._directory)
+        except OSError as error:
+            raise _refusal(error, path) from None
+        try:
+            return os.listdir(descriptor)
+        except OSError as error:
+            raise _refusal(error, path) from None
+        finally:
+            os.close(descriptor)
+
+    def stat(self) -> Stat:
+        """What it is doing; raises Gone or Unreadable."""
+        return parse_stat(self.pid, self.read("stat", _STAT_BYTES_MAX))
+
+    def argv(self) -> List[str]:
+        """Its arguments, unmasked; empty for what has none. Raises Gone or Unreadable."""
+        raw = self.read("cmdline")
+        return [shown(part) for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
+
+    def status(self) -> Dict[str, str]:
+        """The lines of its `status`; raises Gone or Unreadable."""
+        lines = shown(self.read("status")).splitlines()
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+    def login_uid(self) -> Optional[int]:
+        """Who logged in and started it, however far back; None: nobody, or unknown."""
+        raw = self.read_or_none("loginuid")
+        text = shown(raw).strip() if raw is not None else ""
+        uid = int(text) if _is_number(text) else NO_LOGIN
+        return uid if uid < NO_LOGIN else None
+
+
+def parse_stat(pid: int, raw: bytes) -> Stat:
+    """The fields of a /proc/PID/stat; raises Unreadable when no kernel wrote it."""
+    # The name may hold spaces, parentheses and newlines: it ends at the last parenthesis.
+    opened, closed = raw.find(b"("), raw.rfind(b")")
+    fields = raw[closed + 1 :].split()
+    if opened < 0 or closed < opened or len(fields) < _STAT_FIELDS_MIN:
+        raise Unreadable(f"{pid}/stat is no stat of a process")
+    try:
+        if int(raw[:opened]) != pid:
+            raise Unreadable(f"{pid}/stat is of another process")
+        stat = Stat(
+            pid=pid,
+            comm=shown(raw[opened + 1 : closed]),
+            state=shown(fields[0]),
+            parent_pid=int(fields[1]),
+            group=int(fields[2]),
+            session=int(fields[3]),
+            terminal=int(fields[4]),
+            flags=int(fields[6]),
+            cpu_ticks=int(fields[11]) + int(fields[12]),
+            threads=int(fields[17]),
+            start_ticks=int(fields[19]),
+        )
+    except ValueError:
+        raise Unreadable(f"{pid}/stat holds no numbers") from None
+    if not (0 <= stat.start_ticks <= _TICKS_MAX and 0 <= stat.cpu_ticks <= _TICKS_MAX):
+        raise Unreadable(f"{pid}/stat holds numbers of no size for ticks")
+    return stat
+
+
+def shown(raw: bytes) -> str:
+    r"""Bytes as text that can be written anywhere; what is not UTF-8 stands as `\xff`."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def uptime_s(tree: Tree) -> float:
+    """Seconds since the boot; raises Gone or Unreadable."""
+    raw = tree.read("uptime")
+    try:
+        seconds = float(raw.split()[0])
+    except (IndexError, ValueError):
+        raise Unreadable("uptime holds no number") from None
+    if not 0.0 <= seconds <= _TICKS_MAX:
+        raise Unreadable("uptime holds no time")
+    return seconds
+
+
+def age_s(stat: Stat, now_uptime_s: float) -> float:
+    """How long a process has been running."""
+    return max(0.0, now_uptime_s - stat.start_ticks / TICKS_PER_S)
+
+
+def _is_number(text: str) -> bool:
+    # `isdigit` alone takes digits of other scripts as well; longer ones are no numbers of ours.
+    return text.isdigit() and len(text) <= 20 and text.encode("utf-8").isdigit()
+
+
+def _read(path: str, directory: Optional[int], bytes_max: int) -> bytes:
+    try:
+        descriptor = os.open(path, _READ_FLAGS, dir_fd=directory)
+    except OSError as error:
+        raise _refusal(error, path) from None
+    try:
+        raw = os.read(descriptor, bytes_max)
+        # Most files come in one piece; long lists (a status, a stack) come a page at a time.
+        while len(raw) >= _PIECE_BYTES and len(raw) < bytes_max:
+            piece = os.read(descriptor, bytes_max - len(raw))
+            if not piece:
+                break
+            raw += piece
+        return raw
+    except OSError as error:
+        raise _refusal(error, path) from None
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(error: OSError, path: str) -> ProcError:
+    reason = error.strerror or str(error)
+    kind = Gone if error.errno in _GONE else Unreadable
+    return kind(f"{path}: {reason}")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bmcmedic.host.mask import MASK, masked
+
+SECRET = "s3cret"
+
+WITH_A_SECRET = [
+    "ipmitool|-I|lanplus|-H|h|-p|623|-U|admin|-P|s3cret|mc|info",
+    "ipmitool|-Ps3cret|-ks3cret|-vys3cret|mc|info",
+    "ipmitool|mc|info|-vP|s3cret",
+    "ipmitool|-Uhenry|-P|s3cret",
+    "ipmitool|user|set|password|2|s3cret|20",
+    "ipmitool|user|test|2|20|s3cret",
+    "ipmitool|lan|set|1|password|s3cret",
+    "ipmitool|lan|set|1|snmp|s3cret",
+    "/usr/bin/ipmitool.real|-P|s3cret",
+    "bmc-info|-h|h|-p|s3cret|--password=s3cret|--k-g|s3cret",
+    "bmc-info|--password|s3cret|-k|s3cret",
+    "ipmi-config|--commit|-e|User2:Password=s3cret",
+    "ipmiutil|health|-N|h|-P|s3cret|-R|s3cret",
+    "python3|x.py|--bmc-password|s3cret|http://u:s3cret@h/x",
+    "python3|-Uhenry|-P|s3cret",
+    "sshpass|-p|s3cret|ssh|h|ipmitool -P s3cret mc info",
+    "timeout|30|ipmitool|-P|s3cret|mc|info",
+    "env|IPMI_PASSWORD=s3cret s3cret|ipmitool|-E|mc|info",
+    "sh|-c|IPMI_PASSWORD=s3cret ipmitool -E mc info",
+    "sh|-c|X=1 ipmitool -U henry -P 's3cret s3cret' mc info | grep -p s3cret; echo ok",
+    'sh|-c|(ipmitool -P"s3cret" mc info)',
+    "sh|-c|ipmitool -P my\\ s3cret mc info",
+    "sh|-c|ipmitool -P 's3cret mc info",
+    "bash|-c|ssh h \"ipmitool -P 's3cret' mc info\"",
+    "qemu-system-x86_64|-object|secret,id=a,data=s3cret|-spice|port=1,password=s3cret",
+]
+
+
+@pytest.mark.parametrize("line", WITH_A_SECRET)
+def test_a_secret_does_not_show(line: str) -> None:
+    shown = masked(line.split("|"))
+    assert SECRET not in " ".join(shown)
+    assert MASK in " ".join(shown)
+    assert len(shown) == len(line.split("|"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ipmitool|-b|6|-t|0x2c|raw|0x4|0x2d|0xbe",
+        "ipmitool|-I|lanplus|-H|h|-p|623|-U|admin|-E|-K|mc|info",
+        "ipmitool|sol|activate",
+        "bmc-info|-P|-K|--password-prompt|--get-device-id",
+        "sh|-c|ipmitool  sdr | awk '{ print $1; }'",
+        "ipmitool|-c|import select; select.select([], [], [])",
+        "",
+    ],
+)
+def test_what_is_no_secret_shows_as_it_is(line: str) -> None:
+    argv = line.split("|") if line else []
+    assert masked(argv) == argv
+
+
+def test_the_words_around_a_secret_stay() -> None:
+    assert masked(["sh", "-c", "cd /x;  ipmitool -U a -P b mc  info"])[2] == (
+        "cd /x;  ipmitool -U a -P **** mc  info"
+    )
+    assert masked(["ipmitool", "-vPb", "mc"])[1] == "-vP****"
+
+
+def test_the_executable_counts_and_not_the_name_that_it_was_called_by() -> None:
+    assert masked(["harmless", "-p", "623", "-k", SECRET], "ipmitool")[1:] == [
+        "-p",
+        "623",
+        "-k",
+        MASK,
+    ]
+
+
+@given(st.lists(st.text(max_size=40), max_size=8))
+def test_any_arguments_can_be_masked(argv: list[str]) -> None:
+    assert len(masked(argv)) == len(argv)
+
+
+@given(
+    st.text(st.characters(blacklist_categories=["Cs"]), min_size=4, max_size=20),
+    st.sampled_from(["ipmitool -U x -P {} mc info", "nice ipmitool -P{} mc", "bmc-info -p {}"]),
+)
+def test_a_quoted_secret_of_any_letters_does_not_show(secret: str, line: str) -> None:
+    plain = secret.replace("'", "").replace("\0", "") + "Qzj9"
+    assert "Qzj9" not in " ".join(masked(["sh", "-c", line.format(f"'{plain}'")]))
