@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
+KERNEL := build/kernel
 CHECKED := $(wildcard src tests bench tools/*.py)
 
 SHELL := /bin/bash
@@ -27,7 +28,7 @@ demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed b
 	$(BIN)/bmcmedic demo --once
 
 .PHONY: test
-test: peers lint ## lint, then every test, the real ipmitool, FreeIPMI and ipmi_sim included
+test: peers kernel lint ## lint, then every test, real clients and a real kernel in QEMU included
 	$(BIN)/pytest
 
 .PHONY: lint
@@ -52,12 +53,17 @@ bench: peers $(STAMPS)/dev ## what a probe costs, side by side with ipmipower
 
 # ---------------------------------------------------------------------------------------- set-up
 .PHONY: setup
-setup: peers $(STAMPS)/dev ## all the set-up of `make test`, and nothing else
+setup: peers kernel $(STAMPS)/dev ## all the set-up of `make test`, and nothing else
 
-# Costs a few milliseconds where nothing is missing, so it is asked each time.
+# These cost a few milliseconds where nothing is missing, so they are asked each time.
 .PHONY: peers
 peers:
 	@tools/setup-debian peers
+
+.PHONY: kernel
+kernel:
+	@tools/setup-debian kernel
+	@tools/setup-kernel $(KERNEL)
 
 $(STAMPS)/venv: tools/setup-venv tools/setup-debian tools/debian-packages
 	@PYTHON="$(PYTHON)" tools/setup-venv $(VENV)

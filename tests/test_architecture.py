@@ -27,6 +27,7 @@ MODULE_LINES_MAX = 500
 TEST_FOLDERS = {
     "acceptance",
     "golden",
+    "kernel",
     "pairs",
     "peers",
     "properties",

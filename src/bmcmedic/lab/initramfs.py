@@ -1,0 +1,211 @@
+"""What the guest's memory holds when its kernel starts: busybox, modules, Python and bmcmedic.
+
+Two archives, each built once and kept until what goes into it changes: the base, which needs a few
+seconds, and bmcmedic's own source, which needs less than one. Files of a single guest follow them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import marshal
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import bmcmedic
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.lab.build_cache import cached, version
+from bmcmedic.lab.cpio import Archive
+from bmcmedic.lab.guest_scripts import AGENT, INIT, INITTAB
+from bmcmedic.lab.kernel_files import Kernel
+
+LDD_TIMEOUT_S = 60.0
+PACKAGES_LEFT_OUT = ("agent", "fleet", "lab", "sim")
+"""Of bmcmedic, what has no business on a host."""
+
+_STDLIB_LEFT_OUT = {
+    "config", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "msilib",
+    "pydoc_data", "site-packages", "dist-packages", "sqlite3", "test", "tests", "tkinter",
+    "turtledemo", "venv", "wsgiref", "xml", "xmlrpc", "__pycache__", "__phello__",
+}  # fmt: skip
+_EXTENSIONS_LEFT_OUT = (
+    "_codecs_", "_crypt", "_curses", "_dbm", "_decimal", "_elementtree", "_gdbm", "_hashlib",
+    "_sqlite3", "_ssl", "_test", "_tkinter", "_xx", "audioop", "nis", "ossaudiodev", "pyexpat",
+    "readline", "xx",
+)  # fmt: skip
+_ENCODINGS = {
+    "__init__",
+    "aliases",
+    "ascii",
+    "idna",
+    "latin_1",
+    "utf_8",
+    "utf_8_sig",
+    "raw_unicode_escape",
+}
+_DATA_OF_PROGRAMS = {"ipmitool": ("/usr/share/misc/enterprise-numbers.txt",)}
+_SITE = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+"""Where the standard library goes, and bmcmedic beside it: `-I` and `-S` find it there too."""
+
+
+# ---- the base: all but bmcmedic
+
+
+def base_archive(kernel: Kernel, programs: Sequence[str], cache: Path) -> Path:
+    """busybox, the modules, Python and these programs of this machine; from the cache if it can."""
+    found = {name: _program(name) for name in ("busybox", *programs)}
+    library = list(_standard_library())
+    extensions = list(_extensions())
+    inputs = [
+        Path(__file__),
+        kernel.folder / "package",
+        *found.values(),
+        *(path for path, _ in library),
+    ]
+    inputs += [Path(sys.executable).resolve(), *extensions]
+    stamp = "\n".join([AGENT, INIT, INITTAB, *found, *map(version, inputs)])
+
+    def build() -> bytes:
+        archive = Archive()
+        archive.character_device("dev/console", 5, 1)
+        for folder in ("dev", "proc", "sys", "run", "tmp", "root", "var/run", "usr/bin", "sbin"):
+            archive.folder(folder)
+        archive.file("init", INIT.encode(), executable=True)
+        archive.file("etc/agent", AGENT.encode(), executable=True)
+        archive.file("etc/inittab", INITTAB.encode())
+        for name, content in kernel.modules().items():
+            archive.file(f"mod/{name}.ko", content)
+        _add_python(archive, library, extensions)
+        for name, path in found.items():
+            place = "bin/busybox" if name == "busybox" else f"usr/bin/{name}"
+            archive.file(place, path.read_bytes(), executable=True)
+            for data in map(Path, _DATA_OF_PROGRAMS.get(name, ())):
+                if data.is_file():
+                    archive.file(str(data), data.read_bytes())
+        _add_libraries(archive, [*found.values(), Path(sys.executable).resolve(), *extensions])
+        return archive.encode()
+
+    return cached(cache, "base", stamp, build)
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
+        package = {"busybox": "busybox-static"}.get(name, name)
+        raise ConfigurationError(
+            f"the guest needs {name}, which is not here; install it (Debian: {package}), "
+            "or run `make setup`"
+        )
+    return Path(found).resolve()
+
+
+def _standard_library() -> Iterator[tuple[Path, str]]:
+    """The modules in Python, and where they go, sorted."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _STDLIB_LEFT_OUT and not name.startswith(("config-", "lib-dynload"))
+        )
+        inside = Path(folder).relative_to(root)
+        for name in sorted(files):
+            stem, dot, suffix = name.partition(".")
+            if suffix != "py" or (str(inside) == "encodings" and stem not in _ENCODINGS):
+                continue
+            yield Path(folder, name), f"{_SITE}/{inside / stem}{dot}pyc"
+
+
+def _extensions() -> Iterator[Path]:
+    """The standard library's modules in C, sorted."""
+    place = sysconfig.get_config_var("DESTSHARED") or Path(
+        sysconfig.get_path("stdlib"), "lib-dynload"
+    )
+    for path in sorted(Path(place).glob("*.so")):
+        if not path.name.startswith(_EXTENSIONS_LEFT_OUT):
+            yield path
+
+
+def _add_python(
+    archive: Archive, library: Iterable[tuple[Path, str]], extensions: Iterable[Path]
+) -> None:
+    archive.file("usr/bin/python3", Path(sys.executable).resolve().read_bytes(), executable=True)
+    for path, place in library:
+        archive.file(place, _compiled(path, f"/{place.removesuffix('c')}"))
+    for path in extensions:
+        archive.file(f"{_SITE}/lib-dynload/{path.name}", path.read_bytes())
+
+
+def _compiled(path: Path, shown_path: str) -> bytes:
+    """A .pyc file that is never compared with its source (PEP 552: by hash, unchecked)."""
+    source = path.read_bytes()
+    code = marshal.dumps(compile(source, shown_path, "exec", dont_inherit=True, optimize=0))
+    return b"".join(
+        [
+            importlib.util.MAGIC_NUMBER,
+            struct.pack("<I", 1),
+            importlib.util.source_hash(source),
+            code,
+        ]
+    )
+
+
+def _add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
+    """The shared libraries that these need, at the places where any loader looks."""
+    ldd = subprocess.run(  # noqa: S603 - the files are this machine's own programs
+        ["ldd", *map(str, binaries)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=LDD_TIMEOUT_S,
+        check=False,  # a static program is an error to ldd
+    )
+    libraries: dict[str, Path] = {}
+    for line in ldd.stdout.splitlines():
+        match line.split():
+            case [name, "=>", path, _] if path.startswith("/"):
+                libraries[name] = Path(path)
+            case [loader, address] if loader.startswith("/") and address.startswith("(0x"):
+                libraries[loader] = Path(loader)
+            case [name, "=>", "not", "found"]:
+                raise ConfigurationError(f"the guest needs the library {name}, which is not here")
+    for name, library in sorted(libraries.items()):
+        place = name if name.startswith("/") else f"lib/{name}"
+        archive.file(place, library.read_bytes(), executable=True)
+
+
+# ---- bmcmedic
+
+
+def source_archive(cache: Path) -> Path:
+    """bmcmedic as a host needs it, precompiled, and its program; from the cache if it can."""
+    root = Path(bmcmedic.__file__).resolve().parent
+    files = sorted(
+        path
+        for path in root.rglob("*.py")
+        if path.relative_to(root).parts[0] not in PACKAGES_LEFT_OUT
+    )
+    digest = hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes())
+    for path in files:
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+
+    def build() -> bytes:
+        archive = Archive()
+        for path in files:
+            inside = path.relative_to(root)
+            place = f"{_SITE}/bmcmedic/{inside}"
+            archive.file(place, path.read_bytes())
+            cached = importlib.util.cache_from_source(place, optimization="")
+            archive.file(cached, _compiled(path, f"/{place}"))
+        start = (
+            "#!/usr/bin/python3\nimport sys\n\nfrom bmcmedic.cli import main\n\nsys.exit(main())\n"
+        )
+        archive.file("usr/bin/bmcmedic", start.encode(), executable=True)
+        return archive.encode()
+
+    return cached(cache, "source", digest.hexdigest(), build)
