@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from bmcmedic.errors import BmcmedicError, ConfigurationError, NoAnswer, Refused
+from bmcmedic.errors import BmcmedicError, ConfigurationError, Refused
 from bmcmedic.ipmi.kcs import Registers
+from bmcmedic.ipmi.kcs_errors import NothingThere
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
 from bmcmedic.transport.in_band import Claim, InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.port_io_registers import PORT_MAX, DevPort, Guard, PortGuard
@@ -104,8 +105,8 @@ class PortIo:
         if host.need is _DONE:
             return host.response()
         error = host.error()
-        if isinstance(error, NoAnswer):
-            error.advice = f"{self.name}; dmidecode -t 38 names the port of the BMC"
+        if isinstance(error, NothingThere):
+            error.advice = f"this is {self.name}, and dmidecode -t 38 names the BMC's address"
         raise error
 
     def _play(self, host: HostKcs, claim: Claim, now: float) -> None:

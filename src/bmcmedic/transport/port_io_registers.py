@@ -21,7 +21,10 @@ IOPORTS_BYTES_MAX = 1 << 16
 _BYTES = tuple(bytes((byte,)) for byte in range(256))
 _IOPORTS_LINE = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
 _NO_DRIVER = re.compile(
-    r"PCI |pnp |ACPI |reserved|[A-Z]{3}[A-Z0-9]?[0-9A-F]{4}:[0-9a-f]{2}$", re.ASCII | re.IGNORECASE
+    r"PCI |pnp |ACPI |IPMI Address \d|reserved"
+    r"|[A-Z]{3}[A-Z0-9]?[0-9A-F]{4}:[0-9a-f]{2}$"
+    r"|[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.\d$",
+    re.ASCII | re.IGNORECASE,
 )
 """Buses, and what the firmware describes: that says where ports are, not who uses them."""
 
