@@ -113,12 +113,12 @@ class Supervisor:
         """From now on threads may end."""
         self._stopping = True
 
-    def join(self, name: str) -> bool:
+    def join(self, name: str, timeout_s: float = JOIN_S) -> bool:
         """Wait for a thread that was asked to end; False when it does not."""
         found = self._threads.get(name)
         if found is None:
             return True
-        found.thread.join(JOIN_S)
+        found.thread.join(timeout_s)
         return not found.thread.is_alive()
 
     def schedule_main(self) -> str | None:

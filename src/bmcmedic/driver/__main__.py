@@ -1,0 +1,6 @@
+"""`python -m bmcmedic.driver`."""
+
+from bmcmedic.driver.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
