@@ -142,10 +142,12 @@ class WatchdogSettings:
         """
         if timeout_s is None:
             warned_s = 0.0 if pretimeout_s is None else pretimeout_s
-            least_s = (exchange_s_max + PAT_EXCHANGE_S) * PATS_A_TIMEOUT / (PATS_A_TIMEOUT - 1)
-            if pat_period_s is not None:
-                least_s = exchange_s_max + PAT_EXCHANGE_S + pat_period_s
-            timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s + warned_s)))
+            least_s = exchange_s_max + PAT_EXCHANGE_S + warned_s
+            if pat_period_s is None:
+                least_s *= PATS_A_TIMEOUT / (PATS_A_TIMEOUT - 1)
+            else:
+                least_s += pat_period_s
+            timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s)))
         if pretimeout_s is None:
             # FreeBSD's quarter, where there is a warning at all.
             pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, (int(timeout_s) + 2) // 4)
