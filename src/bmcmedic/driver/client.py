@@ -41,9 +41,6 @@ from bmcmedic.transport.in_band import Ipmb
 ANSWER_GRACE_S = 3.0
 """The driver says itself that a deadline has passed; this much later it is taken for dead."""
 
-ORDER_TIMEOUT_S = 160.0
-"""An order to the watchdog may have to wait for the kernel's own recovery of a wedged BMC."""
-
 CONNECT_RETRY_S = 0.02
 """While the driver's backlog is full."""
 
@@ -148,12 +145,13 @@ class DriverClient:
     def watchdog(
         self, action: WatchdogAction = WatchdogAction.GET, seconds: float | None = None
     ) -> dict[str, Any]:
-        """Ask how the driver's watchdog stands, or give it an order and wait until it is done.
+        """Ask how the driver's watchdog stands, or give it an order.
 
-        Raises: as `exchange`.
+        An order is taken at once and carried out by the pat thread, which may have to wait for the
+        BMC; `settled` in what GET answers says when the timer is as it was ordered to be.
+        Raises: Refused, NoRights, DriverUnavailable, DriverGone.
         """
-        timeout_s = self.timeout_s if action is WatchdogAction.GET else ORDER_TIMEOUT_S
-        answer = self._ask(WatchdogFrame(self._next_id(), action, seconds), timeout_s)
+        answer = self._ask(WatchdogFrame(self._next_id(), action, seconds), self.timeout_s)
         if not isinstance(answer, WatchdogAnswer):
             self._confused(answer)
         return answer.watchdog

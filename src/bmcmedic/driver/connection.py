@@ -6,7 +6,6 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from bmcmedic.driver.policy import Peer, Rights
 from bmcmedic.driver.protocol import (
@@ -15,8 +14,8 @@ from bmcmedic.driver.protocol import (
     ErrorFrame,
     LineReader,
     LineTooLong,
+    RequestFrame,
     ServerFrame,
-    WatchdogAnswer,
     encode_answer,
 )
 from bmcmedic.driver.requests import Request
@@ -37,7 +36,7 @@ class ServerLimits:
     connections_max: int = 256
     connections_per_uid_max: int = 192
     in_flight_max: int = 8
-    """Requests and orders of one connection."""
+    """Requests of one connection."""
     in_flight_per_uid_max: int = 48
     """Below what the driver queues, so that one user's pile-up leaves room for the others."""
     output_bytes_max: int = 32_768
@@ -49,8 +48,6 @@ class ServerLimits:
     idle_s_max: float = 600.0
     closing_s_max: float = 2.0
     """For the last line to a connection that is closed."""
-    order_s_max: float = 150.0
-    """For the watchdog to carry out an order."""
     accept_pause_s: float = 0.5
     """When there are no file descriptors left."""
     sweep_s_min: float = 0.1
@@ -65,50 +62,36 @@ class ServerLimits:
 
 
 class Pending:
-    """A request or an order that a connection waits for."""
+    """A request that a connection waits for."""
 
-    __slots__ = ("accept_old", "connection", "deadline", "frame_id", "request", "result", "_push")
+    __slots__ = ("accept_old", "connection", "deadline", "frame_id", "request", "_push")
 
     def __init__(
         self,
         connection: Connection,
-        frame_id: int,
-        deadline: float,
+        frame: RequestFrame,
+        now: float,
         push: Callable[[Pending], None],
-        *,
-        accept_old: bool = False,
     ) -> None:
         self.connection = connection
-        self.frame_id = frame_id
-        self.deadline = deadline
-        self.accept_old = accept_old
-        self.request: Request | None = None
-        self.result: dict[str, Any] | BmcmedicError | None = None
+        self.frame_id = frame.frame_id
+        self.accept_old = frame.accept_old
+        self.deadline = now + frame.deadline_s
+        self.request = Request(
+            frame.message, deadline=self.deadline, target=frame.bridge, on_done=self._done
+        )
         self._push = push
 
-    def request_done(self, _request: Request) -> None:
+    def _done(self, _request: Request) -> None:
         """The driver's `on_done`: any thread, with the driver's lock held."""
-        self._push(self)
-
-    def order_done(self, result: dict[str, Any] | BmcmedicError) -> None:
-        """The watchdog has carried out its order, or could not; any thread."""
-        self.result = result
         self._push(self)
 
     def answer(self) -> ServerFrame:
         """What its client is told."""
-        if self.request is None:
-            result = self.result
-            if isinstance(result, BmcmedicError):
-                return error_frame(self.frame_id, result)
-            return WatchdogAnswer(self.frame_id, result or {})
-        error, response, age_s = (
-            self.request.error,
-            self.request.response,
-            self.request.answer_age_s,
-        )
-        if error is not None:
-            return error_frame(self.frame_id, error)
+        request = self.request
+        response, age_s = request.response, request.answer_age_s
+        if request.error is not None:
+            return error_frame(self.frame_id, request.error)
         if response is None or len(response) < _RESPONSE_BYTES_MIN:
             return ErrorFrame(self.frame_id, ErrorKind.FAILED, "the driver has no response")
         if age_s is not None and not self.accept_old:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from bmcmedic.driver.protocol import WatchdogAction
 from bmcmedic.driver.requests import Request
-from bmcmedic.errors import BmcmedicError
 
 
 class DriverDoor(Protocol):
@@ -29,21 +26,14 @@ class DriverDoor(Protocol):
 class WatchdogDoor(Protocol):
     """What the socket needs of the driver's watchdog; nothing here blocks."""
 
-    @property
-    def in_charge(self) -> bool:
-        """Whether it sets and pats the BMC's timer, so that nobody else may."""
-
     def status(self) -> dict[str, Any]:
-        """How it stands, as far as known without asking the BMC."""
+        """How it stands; `in_charge`: whether it is it that sets and pats the BMC's timer."""
 
-    def order(
-        self,
-        action: WatchdogAction,
-        seconds: float | None,
-        done: Callable[[dict[str, Any] | BmcmedicError], None],
-    ) -> None:
-        """Begin to lengthen (`seconds`), disarm or resume; `done` gets the status, or the error.
+    def order_lengthen(self, timeout_s: float) -> None:
+        """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""
 
-        `done` may be called in any thread; it is short and does not raise.
-        Raises: Refused when the order cannot be taken; then `done` is not called.
-        """
+    def order_disarm(self) -> None:
+        """Stop the timer, and pat no more until `order_resume`."""
+
+    def order_resume(self) -> None:
+        """Go on as configured."""

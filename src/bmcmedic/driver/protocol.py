@@ -85,7 +85,7 @@ class WatchdogAction(Enum):
 
     GET = "get"
     LENGTHEN = "lengthen"
-    """Give the BMC's timer `seconds`, and go on patting."""
+    """Give the BMC's timer `seconds` as its time-out, and go on patting."""
     DISARM = "disarm"
     """Stop the timer and the pats, until told to resume."""
     RESUME = "resume"

@@ -36,7 +36,6 @@ from bmcmedic.driver.protocol import (
     decode_question,
     encode_answer,
 )
-from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.socket_errors import Cancelled, ErrorKind, NoRights
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, Refused
@@ -72,7 +71,8 @@ class SocketServer:
         self._driver = driver
         self._watchdog = watchdog
         self._runtime = runtime
-        self._access = access or Access()
+        self.access = access or Access()
+        """May be replaced while it runs: it counts for those who connect from then on."""
         self._report_to = report
         self._reported: dict[str, float] = {}
         self._connections: dict[int, Connection] = {}
@@ -104,7 +104,7 @@ class SocketServer:
             self._wake_fd = -1
 
     def _push(self, pending: Pending) -> None:
-        """A pending one is done; in any thread, with the driver's lock held."""
+        """A request is done; in any thread, with the driver's lock held."""
         self._completed.append(pending)
         self._wake()
 
@@ -198,7 +198,7 @@ class SocketServer:
 
     def _admit(self, connected: socket.socket, now: float) -> None:
         peer = peer_of(connected)
-        rights = self._access.rights(peer)
+        rights = self.access.rights(peer)
         refused = self._not_admitted(peer, rights)
         if refused is not None:
             self.counts[f"refused_{refused.kind.name.lower()}"] += 1
@@ -258,8 +258,7 @@ class SocketServer:
     def _abandon_all(self, connection: Connection) -> None:
         for pending in list(connection.pending.values()):
             self._forget(pending)
-            if pending.request is not None:
-                self._driver.abandon(pending.request)
+            self._driver.abandon(pending.request)
 
     def _forget(self, pending: Pending) -> bool:
         """It is answered, or no longer waited for; False when it was before."""
@@ -326,7 +325,7 @@ class SocketServer:
                 case StatusFrame():
                     answer = StatusAnswer(frame.frame_id, self.status())
                 case WatchdogFrame():
-                    answer = self._watchdog_asked(connection, frame, now)
+                    answer = self._watchdog_asked(connection, frame)
                 case CancelFrame():
                     answer = self._cancel(connection, frame, now)
         except BadLine as error:
@@ -344,34 +343,19 @@ class SocketServer:
             frame.command,
             target=frame.bridge,
             rights=connection.rights,
-            watchdog_in_charge=watchdog is not None and watchdog.in_charge,
+            watchdog_in_charge=watchdog is not None and bool(watchdog.status()["in_charge"]),
         )
         if refused is not None:
             self.counts["refused_requests"] += 1
             return AnswerFrame(frame.frame_id, refused.completion_code, reason=refused.reason)
-        pending = Pending(
-            connection,
-            frame.frame_id,
-            now + frame.deadline_s,
-            self._push,
-            accept_old=frame.accept_old,
-        )
-        request = pending.request = Request(
-            frame.message,
-            deadline=pending.deadline,
-            target=frame.bridge,
-            on_done=pending.request_done,
-        )
+        pending = Pending(connection, frame, now, self._push)
         try:
             self._begin(pending)
-            self._driver.submit(request)
+            self._driver.submit(pending.request)
         except QueueFull as error:
             self._forget(pending)
             self.counts["node_busy"] += 1
             return AnswerFrame(frame.frame_id, CompletionCode.NODE_BUSY, reason=str(error))
-        except BmcmedicError as error:
-            self._forget(pending)
-            return error_frame(frame.frame_id, error)
         self.counts["requests"] += 1
         return None
 
@@ -386,29 +370,30 @@ class SocketServer:
         connection.pending[pending.frame_id] = pending
         self._uid_in_flight[uid] += 1
 
-    def _watchdog_asked(
-        self, connection: Connection, frame: WatchdogFrame, now: float
-    ) -> ServerFrame | None:
+    def _watchdog_asked(self, connection: Connection, frame: WatchdogFrame) -> ServerFrame:
+        """Tell how it stands, or let its thread know what it is to do."""
         watchdog = self._watchdog
-        pending = Pending(connection, frame.frame_id, now + self.limits.order_s_max, self._push)
         try:
             if watchdog is None:
                 raise Refused("the driver has no watchdog: it is off in its configuration")
-            if frame.action is WatchdogAction.GET:
-                return WatchdogAnswer(frame.frame_id, watchdog.status())
-            if connection.rights is not Rights.FULL:
-                raise NoRights("orders to the watchdog are not for those who may only read")
-            self._begin(pending)
-            watchdog.order(frame.action, frame.seconds, pending.order_done)
+            if frame.action is not WatchdogAction.GET:
+                if connection.rights is not Rights.FULL:
+                    raise NoRights("orders to the watchdog are not for those who may only read")
+                self.counts["orders"] += 1
+            match frame.action:
+                case WatchdogAction.LENGTHEN:
+                    watchdog.order_lengthen(frame.seconds or 0.0)
+                case WatchdogAction.DISARM:
+                    watchdog.order_disarm()
+                case WatchdogAction.RESUME:
+                    watchdog.order_resume()
+            return WatchdogAnswer(frame.frame_id, watchdog.status())
         except BmcmedicError as error:
-            self._forget(pending)
             return error_frame(frame.frame_id, error)
-        self.counts["orders"] += 1
-        return None
 
     def _cancel(self, connection: Connection, frame: CancelFrame, now: float) -> ServerFrame:
         pending = connection.pending.get(frame.cancelled_id)
-        if pending is None or pending.request is None:  # an order is carried out all the same
+        if pending is None:
             return CancelAnswer(frame.frame_id, cancelled=False)
         self._forget(pending)
         self._driver.abandon(pending.request)
@@ -417,7 +402,7 @@ class SocketServer:
         return CancelAnswer(frame.frame_id, cancelled=True)
 
     def _complete(self, now: float) -> None:
-        """Hand out what the worker and the watchdog have done."""
+        """Hand out what the worker has done."""
         touched: dict[int, Connection] = {}
         while self._completed:
             pending = self._completed.popleft()
@@ -449,9 +434,8 @@ class SocketServer:
             self._driver.expire()
             self._complete(now)
         for pending in late:
-            if self._forget(pending):  # an order, or the driver knows nothing of it
-                if pending.request is not None:
-                    self._driver.abandon(pending.request)
+            if self._forget(pending):  # the driver should have; nobody waits for ever
+                self._driver.abandon(pending.request)
                 told = NoAnswer("the deadline passed; it may still be carried out")
                 pending.connection.put(error_frame(pending.frame_id, told), now)
         for connection in list(self._connections.values()):

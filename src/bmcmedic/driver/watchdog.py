@@ -171,6 +171,9 @@ class Watchdog:
         return {
             "path": self._path.name,
             "in_charge": self._in_charge,
+            "settled": not (
+                self._orders or self._stop_timer or (self._in_charge and self._needs_set)
+            ),
             "timeout_s": self.settings.timeout_s,
             "pat_period_s": self.settings.pat_period_s,
             "last_pat_age_s": None if last_good_at is None else now - last_good_at,
