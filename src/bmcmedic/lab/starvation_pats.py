@@ -1,0 +1,189 @@
+"""The thread that pats and the software pretimeout behind it: FreeBSD's, and ours as it ships."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from bmcmedic.driver.check import CheckResult, Checks
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.pat_paths import BmcPats, Waiting
+from bmcmedic.driver.pretimeout import STAMPS_BYTES, PretimeoutCallout, PretimeoutRule, Stamps
+from bmcmedic.driver.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.runtime import Runtime
+from bmcmedic.driver.watchdog import Watchdog
+from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
+from bmcmedic.lab.starvation import CHECK_S, Pat, Pretimeout, Record, Scenario, Wait
+from bmcmedic.lab.starvation_designs import Asked
+
+_SET: Final = b"\x18\x24"
+_PAT: Final = b"\x18\x22"
+_WATCHDOG_REQUESTS: Final = (_PAT, _SET, b"\x18\x25")
+_COMPLETION_CODE_AT: Final = 2
+
+At = Callable[[float, Callable[[object], None], object], None]
+"""Calls something at a point in time, and hands it what is given last."""
+
+
+class Observed:
+    """What is written down of pats and pretimeouts, and what the host suffers meanwhile."""
+
+    def __init__(self, scenario: Scenario, record: Record, runtime: Runtime) -> None:
+        self.settings = scenario.watchdog()
+        self.record = record
+        self.runtime = runtime
+        self._hangs_from = scenario.hang_check_at
+        self._wait: Wait | None = None
+        """Of the request that has not had the interface yet."""
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """A pat's request is queued in here, or competes for the lock."""
+        self._wait = Wait(self.runtime.monotonic())
+        self.record.waits.append(self._wait)
+        try:
+            yield
+        finally:
+            self._wait_over()
+
+    def attempt_begins(self, request: bytes) -> None:
+        """Some request has the interface."""
+        if request[:2] in _WATCHDOG_REQUESTS:
+            self._wait_over()
+
+    def _wait_over(self) -> None:
+        if self._wait is not None:
+            self._wait.over_at = self.runtime.monotonic()
+            self._wait = None
+
+    def check_hangs(self) -> bool:
+        """Whether the check command that is started now will hang."""
+        now = self.runtime.monotonic()
+        hangs = self._hangs_from is not None and now >= self._hangs_from
+        if hangs and self.record.trouble_at is None:
+            self.record.trouble_at = now
+        return hangs
+
+    def pretimeout_fires(self) -> None:
+        """The host would go down now."""
+        is_false = self.record.trouble_at is None
+        self.record.pretimeouts.append(Pretimeout(self.runtime.monotonic(), is_false))
+
+
+class Watchdogd:
+    """FreeBSD's: check, pat, re-arm the pretimeout when the pat returns, sleep, in one thread.
+
+    The callout belongs to the kernel and fires whatever the thread does.
+    """
+
+    def __init__(self, observed: Observed, pat: Asked, at: At) -> None:
+        self._observed = observed
+        self._ask = pat
+        self._at = at
+        self._callout_id = 0
+
+    def run(self) -> None:
+        """The body of the thread."""
+        observed, runtime = self._observed, self._observed.runtime
+        settings = observed.settings
+        set_timer = _SET + settings.set_request.encode()
+        needs_set = True
+        self._callout_reset()
+        while True:
+            runtime.sleep(CHECK_S)
+            while observed.check_hangs():
+                runtime.sleep(settings.timeout_s)
+            pat = Pat(runtime.monotonic())
+            observed.record.pats.append(pat)
+            if needs_set:
+                needs_set = self._request(set_timer) is None
+            response = None if needs_set else self._request(_PAT)
+            if response is not None and response[_COMPLETION_CODE_AT] == UNINITIALIZED:
+                needs_set = True  # the next pat sets it again
+            elif response is not None:
+                pat.answered = True
+            pat.done_at = runtime.monotonic()
+            self._callout_reset()
+            runtime.sleep(settings.pat_period_s)
+
+    def _request(self, data: bytes) -> bytes | None:
+        with self._observed.waits():
+            return self._ask(data)
+
+    def _callout_reset(self) -> None:
+        self._callout_id += 1
+        limit_s = self._observed.settings.pretimeout_limit_s
+        self._at(self._observed.runtime.monotonic() + limit_s, self._callout, self._callout_id)
+
+    def _callout(self, callout_id: object) -> None:
+        if callout_id == self._callout_id:
+            self._observed.pretimeout_fires()
+
+
+class Shipped:
+    """Ours: the watchdog, its checks, its callout and the watcher's rule, all of them as they ship.
+
+    It stands between watchdog and driver, to see how long a pat's request waits.
+    """
+
+    def __init__(self, observed: Observed, driver: Driver, at: At) -> None:
+        settings, runtime = observed.settings, observed.runtime
+        assert settings.check is not None
+        self._observed = observed
+        self._driver = driver
+        self._at = at
+        self._stamps = Stamps(bytearray(STAMPS_BYTES))
+        self._rule = PretimeoutRule()
+        self.checks = Checks(settings.check, _Check(observed), runtime, _unsaid)
+        interface = driver.interface
+        self.watchdog = Watchdog(
+            settings,
+            BmcPats(self, interface.name, interface.exchange_s_max),
+            runtime,
+            _unsaid,
+            callout=PretimeoutCallout(self._stamps, runtime.monotonic, settings.pretimeout_limit_s),
+            check=self.checks,
+            observer=self._patted,
+        )
+
+    def driver_request(self, data: bytes, deadline: float, waiting: Waiting | None = None) -> bytes:
+        """The driver's own."""
+        with self._observed.waits():
+            return self._driver.driver_request(data, deadline, waiting)
+
+    def look(self, _: object = None) -> None:
+        """What the watcher does each `LOOK_S`; looks that can see nothing are left out.
+
+        The rule is told of a look just before the one that may fire, as it would have been.
+        """
+        now = self._observed.runtime.monotonic()
+        stamp = self._stamps.driver.last
+        if self._rule.look(stamp, now):
+            self._observed.pretimeout_fires()
+        looks = 1
+        if not self._rule.has_fired:
+            looks = max(1, int((stamp.due_at - now) / LOOK_S) - 1)
+        self._at(now + looks * LOOK_S, self.look, None)
+
+    def _patted(self, due_at: float, begun_at: float, done_at: float, good: bool) -> None:  # noqa: ARG002 - Observer's
+        self._observed.record.pats.append(Pat(due_at, done_at, good))
+
+
+class _Check:
+    """A check command that finds the host well, or hangs."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+
+    def run(self, deadline_s: float) -> CheckResult:
+        """Do it (a `CheckCommand`)."""
+        if self._observed.check_hangs():
+            self._observed.runtime.sleep(deadline_s)
+            return CheckResult(f"did not end within {deadline_s:g} s")
+        self._observed.runtime.sleep(CHECK_S)
+        return CheckResult(None)
+
+
+def _unsaid(_: str) -> None:
+    """Nobody reads this log."""
