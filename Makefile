@@ -87,7 +87,7 @@ COMPILE = UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip 
 .PHONY: lock
 lock: $(STAMPS)/venv ## pin every Python dependency anew in requirements/ (UPGRADE=1: the newest)
 	@[ -x $(BIN)/uv ] || tools/setup-packages $(VENV) requirements/dev.lock
-	$(COMPILE) --group dev --output-file requirements/dev.lock
+	$(COMPILE) --extra lab --group dev --output-file requirements/dev.lock
 	$(COMPILE) --group build --constraint requirements/dev.lock --output-file requirements/runtime.lock
 
 .PHONY: clean
