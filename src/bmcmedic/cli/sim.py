@@ -15,8 +15,9 @@ from urllib.parse import quote
 import typer
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.faults import DELAY_S_MAX, FaultSet
 from bmcmedic.sim.lan import format_address, parse_address
+from bmcmedic.sim.leak import MEMORY_BYTES
 from bmcmedic.sim.rack import DEFAULT_USER, Account, BmcSpec, Rack, rack_specs
 from bmcmedic.sim.vm import parse_vm_socket
 
@@ -24,6 +25,7 @@ SECRET_FILE_BYTES_MAX = 256
 SECRET_BYTES_MAX = 20
 USER_NAME_BYTES_MAX = 16
 ADDRESSES_PRINTED_MAX = 64
+MEMORY_MIB_MIN, MEMORY_MIB_MAX = 4, 65_536
 CONTROL_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 1 << 20
 EXIT_NO_ANSWER = 255
@@ -65,6 +67,34 @@ def bmc(
             help="Where QEMU connects, to have this as its machine's BMC.",
         ),
     ] = None,
+    kcs_latency: Annotated[
+        float,
+        typer.Option(
+            "--kcs-latency",
+            metavar="S",
+            min=0,
+            max=DELAY_S_MAX,
+            help="How much later than over LAN the machine gets every answer.",
+        ),
+    ] = 0.0,
+    port80_chardev: Annotated[
+        str | None,
+        typer.Option(
+            "--port80-chardev",
+            metavar="ADDR:PORT|PATH",
+            help="Where QEMU hands over what its machine writes to port 0x80.",
+        ),
+    ] = None,
+    memory: Annotated[
+        int,
+        typer.Option(
+            "--memory",
+            metavar="MIB",
+            min=MEMORY_MIB_MIN,
+            max=MEMORY_MIB_MAX,
+            help="The BMC's memory, of which each write to port 0x80 takes some.",
+        ),
+    ] = MEMORY_BYTES >> 20,
     control: Control = None,
     fault: Annotated[
         list[str] | None,
@@ -95,6 +125,8 @@ def bmc(
             "--watchdog-armed is a daemon of the simulated host; with --vm-socket the virtual "
             "machine runs its own"
         )
+    if vm_socket is None and kcs_latency > 0:
+        raise ConfigurationError("--kcs-latency needs a machine that asks over KCS: --vm-socket")
     spec = BmcSpec(
         _checked_name(name),
         None if lan is None else parse_address(lan),
@@ -102,6 +134,9 @@ def bmc(
         power_on=power == "on",
         watchdog_armed_s=_checked_countdown(watchdog_armed),
         vm_socket=None if vm_socket is None else parse_vm_socket(vm_socket),
+        kcs_latency_s=kcs_latency,
+        port80=None if port80_chardev is None else parse_vm_socket(port80_chardev),
+        memory_bytes=memory << 20,
     )
     _run([spec], control, _account(user, password_file, kg_file), seed)
 
@@ -226,6 +261,8 @@ async def _serve(simulated: Rack, specs: Sequence[BmcSpec]) -> None:
         for spec in specs:
             if spec.vm_socket is not None:
                 typer.echo(f"{spec.name} vm {simulated.vm(spec.name).shown_address}")
+            if spec.port80 is not None:
+                typer.echo(f"{spec.name} port80 {simulated.port80(spec.name).shown_address}")
         typer.echo("ready")
         sys.stdout.flush()
         await stop.wait()

@@ -22,7 +22,7 @@ from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck
 from bmcmedic.sim.handlers import HANDLERS
 from bmcmedic.sim.handlers.chassis import POWER_CYCLE_OFF_S
 from bmcmedic.sim.host import OS_BOOT_S, SimHost
-from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MemoryLeak
+from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MEMORY_BYTES, MemoryLeak
 from bmcmedic.sim.profile import Lan, Profile
 from bmcmedic.sim.watchdog import WatchdogEvent, WatchdogSettings, WatchdogTimer
 
@@ -95,6 +95,7 @@ class SimBmc:
         "_daemon",
         "_host_plan",
         "_leak",
+        "_memory_bytes",
         "_next_pat_at",
         "_restart_at",
         "_restart_is_cold",
@@ -111,6 +112,7 @@ class SimBmc:
         power_on: bool = True,
         faults: FaultSet = NO_FAULTS,
         watchdog_daemon: WatchdogSettings | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         """`watchdog_daemon`: the host runs a daemon that arms this watchdog and pats it."""
         self.name = name
@@ -137,6 +139,7 @@ class SimBmc:
         """When `handle_timer` is next due; None: nothing will happen by itself."""
         self._busy_until = now
         self._leak: MemoryLeak | None = None
+        self._memory_bytes = memory_bytes
         self._restart_at: float | None = None
         self._restart_is_cold = True
         self._host_plan: tuple[tuple[float, HostStep], ...] = ()
@@ -394,12 +397,23 @@ class SimBmc:
         self.reschedule()
         self.handle_timer(now)
 
+    def port80_written(self, count: int, now: float) -> None:
+        """A real machine wrote to port 0x80 that often; a BMC that runs leaks with each."""
+        self.handle_timer(now)
+        if self.boot_until is not None or self.faults.dead:
+            return
+        if self._leak is None:
+            self._leak = MemoryLeak(now, self.faults.flood_writes_per_s, self._memory_bytes)
+        self._leak.add_writes(count, now)
+        self.reschedule()
+        self.handle_timer(now)
+
     def _sync_faults(self, now: float) -> None:
         flood = 0.0 if self.faults.dead else self.faults.flood_writes_per_s
         if self._leak is not None:
             self._leak.set_rate(flood, now)
         elif flood:
-            self._leak = MemoryLeak(now, flood)
+            self._leak = MemoryLeak(now, flood, self._memory_bytes)
         if self.watchdog is not None:
             self.watchdog.freeze(self.faults.stops_watchdog_timer, now)
         self.host.kcs_answers(self.answers(Door.SYSTEM_INTERFACE), now)

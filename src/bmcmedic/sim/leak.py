@@ -4,6 +4,7 @@ Each write that the snooping daemon takes costs `LEAK_BYTES_PER_WRITE`. Free mem
 straight line with the rate of writes; the time to answer grows as memory falls, slowly at first
 and steeply at the end (reclaim and swapping), until nothing is left and the BMC's own watchdog
 reboots it. The default flood takes 2.8 minutes to get there, ten times the rate a tenth of that.
+Writes of a real machine are counted instead, as they come.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _EXHAUSTED_BYTES = 1 << 20
 class MemoryLeak:
     """Free memory of one BMC; time comes in as `now`, and only forwards."""
 
-    __slots__ = ("_free_bytes", "_since", "_writes_per_s")
+    __slots__ = ("_free_bytes", "_memory_bytes", "_since", "_writes_per_s")
 
-    def __init__(self, now: float, writes_per_s: float) -> None:
-        self._free_bytes = MEMORY_BYTES * FREE_FRACTION_FRESH
+    def __init__(self, now: float, writes_per_s: float, memory_bytes: float = MEMORY_BYTES) -> None:
+        self._memory_bytes = memory_bytes
+        self._free_bytes = memory_bytes * FREE_FRACTION_FRESH
         self._since = now
         self._writes_per_s = writes_per_s
 
@@ -34,6 +36,11 @@ class MemoryLeak:
         self._since = now
         self._writes_per_s = writes_per_s
 
+    def add_writes(self, count: int, now: float) -> None:
+        """That many writes came besides."""
+        self._free_bytes = max(0.0, self.free_bytes(now) - count * LEAK_BYTES_PER_WRITE)
+        self._since = now
+
     def free_bytes(self, now: float) -> float:
         """What is left."""
         leaked = (now - self._since) * self._writes_per_s * LEAK_BYTES_PER_WRITE
@@ -41,7 +48,7 @@ class MemoryLeak:
 
     def free_fraction(self, now: float) -> float:
         """What is left of all memory, 0 to 1."""
-        return self.free_bytes(now) / MEMORY_BYTES
+        return self.free_bytes(now) / self._memory_bytes
 
     def latency_s(self, now: float) -> float:
         """How much longer an answer takes than on a fresh BMC."""
@@ -52,7 +59,8 @@ class MemoryLeak:
 
     def exhausted_at(self) -> float | None:
         """When the BMC's own watchdog will reboot it, if the flood goes on like this."""
+        left_bytes = self._free_bytes - _EXHAUSTED_BYTES
+        if left_bytes <= 0:
+            return self._since
         rate = self._writes_per_s * LEAK_BYTES_PER_WRITE
-        if not rate:
-            return None
-        return self._since + max(0.0, self._free_bytes - _EXHAUSTED_BYTES) / rate
+        return self._since + left_bytes / rate if rate else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import functools
 import ipaddress
 import time
 import uuid
@@ -24,6 +25,8 @@ from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.control import ControlDoor
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet
 from bmcmedic.sim.lan import Address, LanFront, LanPort, bind_udp, ensure_descriptors
+from bmcmedic.sim.leak import MEMORY_BYTES
+from bmcmedic.sim.port80 import Port80Port
 from bmcmedic.sim.profile import Lan, server_profile
 from bmcmedic.sim.vm import VmPort, bind_stream
 from bmcmedic.sim.watchdog import WatchdogSettings
@@ -55,6 +58,14 @@ class BmcSpec:
 
     vm_socket: Address | Path | None = None
     """Where a virtual machine may connect, whose BMC it then is."""
+
+    kcs_latency_s: float = 0.0
+    """How much later than over LAN the machine gets every answer."""
+
+    port80: Address | Path | None = None
+    """Where what the machine writes to its port 0x80 arrives."""
+
+    memory_bytes: int = MEMORY_BYTES
 
 
 def host_uuid(name: str, seed: int | None) -> uuid.UUID:
@@ -148,6 +159,7 @@ class Rack:
         self._bmcs: dict[str, SimBmc] = {}
         self._ports: dict[str, LanPort] = {}
         self._vms: dict[str, VmPort] = {}
+        self._port80s: dict[str, Port80Port] = {}
         self._front: LanFront | None = None
         self._control: ControlDoor | None = None
 
@@ -155,7 +167,7 @@ class Rack:
         loop = asyncio.get_running_loop()
         try:
             self._build(loop.time())
-            await self._open_vms(loop)
+            await self._open_machines(loop)
             if self._control_address is not None:
                 self._control = ControlDoor(self._control_address, self, loop)
             assert self._front is not None
@@ -180,17 +192,27 @@ class Rack:
             self._control = None
         for vm in self._vms.values():
             vm.close()
+        for port80 in self._port80s.values():
+            port80.close()
         self._vms.clear()
+        self._port80s.clear()
         if self._front is not None:
             self._front.close()
             self._front = None
 
-    async def _open_vms(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _open_machines(self, loop: asyncio.AbstractEventLoop) -> None:
         for spec in self._specs:
             if spec.vm_socket is not None:
                 bound = bind_stream(spec.vm_socket)
-                vm = self._vms[spec.name] = VmPort(self._bmcs[spec.name], bound, loop)
+                vm = VmPort(self._bmcs[spec.name], bound, loop, spec.kcs_latency_s)
+                self._vms[spec.name] = vm
                 await vm.start()
+            if spec.port80 is not None:
+                bound = bind_stream(spec.port80)
+                changed = functools.partial(self._watch_timers, spec.name)
+                port80 = Port80Port(self._bmcs[spec.name], bound, loop, changed)
+                self._port80s[spec.name] = port80
+                await port80.start()
 
     def _build(self, now: float) -> None:
         ensure_descriptors(sum(spec.address is not None for spec in self._specs))
@@ -218,6 +240,7 @@ class Rack:
                 power_on=spec.power_on,
                 faults=spec.faults,
                 watchdog_daemon=daemon,
+                memory_bytes=spec.memory_bytes,
             )
             self._bmcs[spec.name] = bmc
             if spec.address is not None:
@@ -247,12 +270,18 @@ class Rack:
         """The door of that BMC for a virtual machine; KeyError when it has none."""
         return self._vms[name]
 
+    def port80(self, name: str) -> Port80Port:
+        """Where that BMC's machine writes to port 0x80; KeyError when it cannot."""
+        return self._port80s[name]
+
     def describe(self, name: str, now: float) -> dict[str, Any]:
         """What the control door tells of a BMC, what its LAN side answered by itself included."""
         described = self._bmcs[name].describe(now)
         port = self._ports.get(name)
         vm = self._vms.get(name)
         described["vm"] = None if vm is None else vm.describe()
+        port80 = self._port80s.get(name)
+        described["port80"] = None if port80 is None else port80.describe()
         described["lan"] = None
         if port is None:
             return described
@@ -271,8 +300,10 @@ class Rack:
 
     def set_faults(self, name: str, faults: FaultSet, now: float) -> None:
         """Replace a BMC's faults while it runs."""
-        bmc = self._bmcs[name]
-        bmc.set_faults(faults, now)
+        self._bmcs[name].set_faults(faults, now)
+        self._watch_timers(name)
+
+    def _watch_timers(self, name: str) -> None:
         port = self._ports.get(name)
         if port is not None:
             port.watch_timer()

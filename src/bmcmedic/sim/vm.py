@@ -99,8 +99,17 @@ def _remove_stale(path: Path) -> None:
 class VmPort:
     """One BMC as the BMC of a virtual machine; what the simulated host does, the machine does."""
 
-    def __init__(self, bmc: SimBmc, bound: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        """The bound socket belongs to the port from now on."""
+    def __init__(
+        self,
+        bmc: SimBmc,
+        bound: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        latency_s: float = 0.0,
+    ) -> None:
+        """The bound socket belongs to the port from now on.
+
+        `latency_s`: how much later than over LAN every answer comes.
+        """
         self.bmc = bmc
         self.discarded_frames = 0
         """Frames that could not be read."""
@@ -113,6 +122,7 @@ class VmPort:
         self._bound = bound
         self._inode = self._path_inode()
         self._loop = loop
+        self._latency_s = latency_s
         self._end = VmBmc()
         self._client: _Client | None = None
         self._server: asyncio.Server | None = None
@@ -227,10 +237,11 @@ class VmPort:
         self._show_lines()
         if answer is None:
             return
-        if answer.service_time_s > HOLD_FROM_S:
+        service_time_s = answer.service_time_s + self._latency_s
+        if service_time_s > HOLD_FROM_S:
             self._send(self._end.hold())
-        if answer.service_time_s > 0:
-            when = now + answer.service_time_s
+        if service_time_s > 0:
+            when = now + service_time_s
             self._answering = self._loop.call_at(when, self._respond, request, answer)
         else:
             self._respond(request, answer)

@@ -37,6 +37,32 @@ def test_a_default_flood_takes_a_few_minutes_and_a_fast_one_seconds() -> None:
     assert fast < 3
 
 
+def test_writes_that_are_counted_leak_as_those_of_a_rate() -> None:
+    flooded, counted = MemoryLeak(0.0, 10_000), MemoryLeak(0.0, 0)
+    counted.add_writes(60_000, 4.0)
+    counted.add_writes(40_000, 10.0)
+    assert counted.free_bytes(10.0) == flooded.free_bytes(10.0)
+    assert counted.exhausted_at() is None
+    counted.add_writes(10_000_000, 11.0)
+    assert counted.exhausted_at() == 11.0
+    assert counted.free_bytes(11.0) == 0
+
+
+def test_counted_writes_hasten_the_end_of_a_flood() -> None:
+    alone, both = MemoryLeak(0.0, 10_000), MemoryLeak(0.0, 10_000)
+    both.add_writes(100_000, 5.0)
+    end, hastened = alone.exhausted_at(), both.exhausted_at()
+    assert end is not None
+    assert hastened is not None
+    assert end - hastened == pytest.approx(10.0)
+
+
+def test_less_memory_is_gone_sooner() -> None:
+    small = MemoryLeak(0.0, 10_000, 16 << 20).exhausted_at()
+    assert small is not None
+    assert 4 < small < 6
+
+
 def test_what_has_leaked_stays_leaked_when_the_flood_ends() -> None:
     leak = MemoryLeak(0.0, 10_000)
     left = leak.free_bytes(50.0)
