@@ -170,10 +170,10 @@ class KernelPats:
         monotonic = self._runtime.monotonic
         while not job.done:
             left_s = deadline - monotonic()
-            if left_s <= 0 and not self._take_back(job):
-                raise NoAnswer(f"{self.name}: the kernel still has {job.what}, and no answer")
             if left_s <= 0:
-                raise NoAnswer(f"{self.name}: nothing gave {job.what} to the kernel in time")
+                if self._take_back(job):
+                    raise NoAnswer(f"{self.name}: nothing gave {job.what} to the kernel in time")
+                raise NoAnswer(f"{self.name}: the kernel still has {job.what}, and no answer")
             job.signal.wait(min(left_s, WAITING_S_MAX))
             if job.begun:
                 waiting()

@@ -67,18 +67,22 @@ def _identity(device: str, root: str) -> str | None:
     known = _read(Path(root, "sys/class/watchdog", name, "identity"))
     if known is not None or name != "watchdog":
         return known
-    # The old name: the first of the class's, unless ipmi_watchdog, which is not in it, was first.
+    # The old name is that of the first to come: ipmi_watchdog, which has no entry in the class, or
+    # the class's first.
+    if Path(root, "sys/module/ipmi_watchdog").is_dir():
+        return None
     return _read(Path(root, "sys/class/watchdog/watchdog0/identity"))
 
 
 def _kept_by_kernel(root: str) -> list[str]:
     """Timers of the BMC's that run; without a process, the kernel's own thread pats them."""
-    found = []
     with contextlib.suppress(OSError):
-        for entry in sorted(Path(root, "sys/class/watchdog").iterdir()):
-            if _read(entry / "identity") == IDENTITY and _read(entry / "state") == "active":
-                found.append(entry.name)
-    return found
+        return [
+            entry.name
+            for entry in sorted(Path(root, "sys/class/watchdog").iterdir())
+            if _read(entry / "identity") == IDENTITY and _read(entry / "state") == "active"
+        ]
+    return []
 
 
 def _direct_daemons(root: str) -> list[tuple[int, str]]:

@@ -25,6 +25,8 @@ PAT_EXCHANGE_S = 5.0
 """What a pat itself may take, once it is its turn, and still succeed: one time limit of KCS."""
 PATS_A_TIMEOUT = 8
 """The period is this part of the time-out unless it is set."""
+PRETIMEOUTS_A_TIMEOUT = 4
+"""So is the BMC's own warning, where there is one: FreeBSD's quarter."""
 CHECK_OUTPUT_BYTES_MAX = 4096
 
 
@@ -140,23 +142,28 @@ class WatchdogSettings:
         Units: seconds; `exchange_s_max`: how long one exchange can hold the interface.
         Raises: ConfigurationError with the numbers when it cannot work.
         """
+        warns = pretimeout_interrupt is not PretimeoutInterrupt.NONE
         if timeout_s is None:
-            warned_s = 0.0 if pretimeout_s is None else pretimeout_s
-            least_s = exchange_s_max + PAT_EXCHANGE_S + warned_s
+            least_s = (
+                exchange_s_max + PAT_EXCHANGE_S + (pretimeout_s or 0.0) + (pat_period_s or 0.0)
+            )
+            share = 1.0
             if pat_period_s is None:
-                least_s *= PATS_A_TIMEOUT / (PATS_A_TIMEOUT - 1)
-            else:
-                least_s += pat_period_s
-            timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s)))
+                share -= 1 / PATS_A_TIMEOUT
+            if warns and pretimeout_s is None:
+                share -= 1 / PRETIMEOUTS_A_TIMEOUT
+            timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s / share)))
+        _require_timeout(timeout_s)
         if pretimeout_s is None:
-            # FreeBSD's quarter, where there is a warning at all.
-            pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, (int(timeout_s) + 2) // 4)
-            if pretimeout_interrupt is PretimeoutInterrupt.NONE:
-                pretimeout_s = 0
+            quarter_s = int(timeout_s) // PRETIMEOUTS_A_TIMEOUT
+            pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, quarter_s) if warns else 0
         if pat_period_s is None:
             pat_period_s = min(PAT_PERIOD_S_MAX, timeout_s / PATS_A_TIMEOUT)
         if pretimeout_limit_s is None:
-            pretimeout_limit_s = max(LIMIT_S_MIN, timeout_s / 2)
+            checked_s = check.deadline_s if check is not None else 0.0
+            pretimeout_limit_s = max(
+                LIMIT_S_MIN, timeout_s / 2, pat_period_s + checked_s + WAITING_S_MAX
+            )
         if pretimeout_s != int(pretimeout_s):
             raise ConfigurationError(f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s")
         settings = cls(
@@ -227,11 +234,7 @@ class WatchdogSettings:
         )
 
     def _check_timer(self) -> None:
-        if not 0 < self.timeout_s <= COUNTDOWN_S_MAX:
-            raise ConfigurationError(
-                f"the watchdog time-out is above 0 and at most {COUNTDOWN_S_MAX:g} s, all that a "
-                f"BMC's timer holds: {self.timeout_s:g} s"
-            )
+        _require_timeout(self.timeout_s)
         if not 0 <= self.pretimeout_s <= PRETIMEOUT_INTERVAL_S_MAX:
             raise ConfigurationError(
                 f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: {self.pretimeout_s} s"
@@ -275,6 +278,14 @@ class WatchdogSettings:
                 f"{self.pat_period_s:g} s need a software pretimeout of {longest_s:g} s or more, "
                 f"not {self.pretimeout_limit_s:g} s"
             )
+
+
+def _require_timeout(timeout_s: float) -> None:
+    if not 0 < timeout_s <= COUNTDOWN_S_MAX:
+        raise ConfigurationError(
+            f"the watchdog time-out is above 0 and at most {COUNTDOWN_S_MAX:g} s, all that a "
+            f"BMC's timer holds: {timeout_s:g} s"
+        )
 
 
 def _above_zero(what: str, seconds: float) -> None:
