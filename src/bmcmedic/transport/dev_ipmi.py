@@ -275,15 +275,17 @@ class _Turn:
             self._ask(recovering=False, may_have_run=False)
             msgid = owner._bridge.send(request, target, deadline, done)
 
-            def accepted() -> bool:
-                return not owner._bridge.is_waiting(msgid) or self._counted() != before
-
-            owner._left = _Left(None, owner._monotonic() + LEFT_S_MAX, accepted)
+            # Without counters nobody knows; the Get Device ID behind it takes this one's place.
+            owner._left = _Left(
+                None,
+                owner._monotonic() + LEFT_S_MAX,
+                lambda: before is None or self._counted() != before,
+            )
         try:
             if before is None:
                 self.exchange(_GET_DEVICE_ID)
                 return
-            while not accepted():
+            while owner._bridge.is_waiting(msgid) and self._counted() == before:
                 self._ask(recovering=False, may_have_run=True)
                 now = owner._monotonic()
                 if now >= self._limit_at:

@@ -150,9 +150,10 @@ class IpmiDevice:
 
     def send(self, msgid: int, request: bytes) -> None:
         """Queue a request for the BMC. Raises: as `device_error`."""
+        message = self._message(msgid, request)
         lun = request[0] & 3
         SYSTEM_ADDR.pack_into(self._out_addr, 0, SYSTEM_INTERFACE_ADDR_TYPE, BMC_CHANNEL, lun)
-        REQ.pack_into(self._out, 0, *self._message(msgid, request))
+        REQ.pack_into(self._out, 0, *message)
         self._ioctl(SEND_COMMAND, self._out)
 
     def send_ipmb(self, msgid: int, request: bytes, target: Ipmb, answer_ms: int) -> None:
@@ -160,11 +161,12 @@ class IpmiDevice:
 
         Raises: as `device_error`; Refused when nothing but the BMC is on that channel.
         """
+        message = self._message(msgid, request)
         IPMB_ADDR.pack_into(
             self._out_addr, 0, IPMB_ADDR_TYPE, target.channel, target.address, target.lun
         )
         answer_ms = max(1, min(answer_ms, RETRY_MS_MAX))
-        REQ_SETTIME.pack_into(self._out, 0, *self._message(msgid, request), 0, answer_ms)
+        REQ_SETTIME.pack_into(self._out, 0, *message, 0, answer_ms)
         try:
             self._ioctl(SEND_COMMAND_SETTIME, self._out)
         except Refused:
