@@ -12,6 +12,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import (
+    DESCRIPTORS_MAX,
     Gone,
     Identity,
     ProcError,
@@ -30,9 +31,6 @@ STUCK_AFTER_S = 60.0
 
 STARTING_S_MAX = 2.0
 """What a client takes to get from its start to its first question, on a sick host."""
-
-DESCRIPTORS_MAX = 4096
-"""Of one process; more of them are not looked at."""
 
 _DEVICE = re.compile(r"/dev/ipmi(?:dev)?/?[0-9]+(?: \(deleted\))?\Z")
 _TERMINAL = re.compile(r"/dev/pts/[0-9]+\Z")

@@ -51,7 +51,7 @@ def _masked(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
 
 def _of_anybody(argv: List[str]) -> Dict[int, int]:
     """Where secrets may stand in the arguments of a program that we do not know."""
-    places = {}  # type: Dict[int, int]
+    places: Dict[int, int] = {}
     for index, word in enumerate(argv):
         if index == 0 or len(word) < 2 or word[0] != "-":
             continue
@@ -109,9 +109,9 @@ def _has_words(word: str) -> bool:
 
 def _masked_line(line: str, nesting: int) -> str:
     """A command line in one word, as `sh -c` takes it; its blanks stay as they are."""
-    shown = []  # type: List[str]
-    words = []  # type: List[str]
-    gaps = []  # type: List[str]
+    shown: List[str] = []
+    words: List[str] = []
+    gaps: List[str] = []
     end = 0
     for found in _SHELL_WORD.finditer(line):
         gap = line[end : found.start()]

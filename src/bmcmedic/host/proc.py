@@ -16,6 +16,9 @@ READ_BYTES_MAX = 64 << 10
 TICKS_PER_S = 100
 """Linux's USER_HZ, the unit of CPU and start times; the same on every machine that has IPMI."""
 
+DESCRIPTORS_MAX = 4096
+"""Of one process; more of them are not looked at."""
+
 NO_LOGIN = 0xFFFF_FFFF
 """The login uid of what no login started."""
 
@@ -119,6 +122,32 @@ class Tree:
         """The processes, in no order; empty where this is no proc tree."""
         return [int(name) for name in self.names() if _is_number(name)]
 
+    def link_or_none(self, path: str) -> Optional[str]:
+        """Where a link leads, as the kernel says it; None where it tells nothing."""
+        try:
+            target = shown(os.fsencode(os.readlink(f"{self.root}/{path}")))
+        except OSError:
+            return None
+        if self.record is not None:
+            self.record[path] = target
+        return target
+
+    def open_files(self, pid: int) -> Optional[List[str]]:
+        """What a process has open, as the kernel says it; None where that cannot be read."""
+        folder = f"{self.root}/{pid}/fd"
+        targets = []
+        try:
+            for name in os.listdir(folder)[:DESCRIPTORS_MAX]:
+                try:
+                    targets.append(os.readlink(f"{folder}/{name}"))
+                except OSError:
+                    continue  # closed meanwhile
+                if self.record is not None:
+                    self.record[f"{pid}/fd/{name}"] = targets[-1]
+        except OSError as error:
+            return [] if error.errno in _GONE else None
+        return targets
+
     def stat(self, pid: int) -> Stat:
         """What a process is doing; raises Gone or Unreadable."""
         return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
@@ -157,6 +186,10 @@ class Process:
         directory, self._directory = self._directory, -1
         if directory >= 0:
             os.close(directory)
+
+    def fileno(self) -> int:
+        """Its directory, which the kernel takes for the process itself where it knows pidfds."""
+        return self._directory
 
     def read(self, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
         """The bytes of one of its files; raises Gone or Unreadable."""

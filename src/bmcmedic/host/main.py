@@ -1,0 +1,34 @@
+"""The one-file program: `triage` and `relieve`, by their own names.
+
+python3 bmcmedic-triage.pyz triage
+ssh host python3 - triage --json < bmcmedic-triage.pyz
+"""
+
+import importlib
+import sys
+from typing import List, Optional
+
+COMMANDS = {
+    "triage": "bmcmedic.host.triage_main",
+    "relieve": "bmcmedic.host.relieve_main",
+}
+EXIT_USAGE = 2
+
+USAGE = """usage: bmcmedic-triage.pyz triage|relieve [options]
+
+  triage    look at this host: stuck IPMI clients, kipmi threads, and what ails its BMC
+  relieve   end the clients that are proven stuck
+
+Each has --help."""
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run the command that is named first; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[words[0]])
+        status = module.main(words[1:])
+        return int(status)
+    is_help = bool(words) and words[0] in ("-h", "--help", "help")
+    print(USAGE, file=sys.stdout if is_help else sys.stderr)
+    return 0 if is_help else EXIT_USAGE

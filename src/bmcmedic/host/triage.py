@@ -1,0 +1,218 @@
+"""Triage: two looks at the host, some seconds apart, joined into one report."""
+
+import os
+import time
+from contextlib import suppress
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
+from bmcmedic.host.clients import STUCK_AFTER_S, Client, Finding, Look, Now, Verdict, judge
+from bmcmedic.host.proc import ProcError, Process, Recorded, Stat, Tree, shown, uptime_s
+from bmcmedic.host.starter import Starter, Users, starter_of
+from bmcmedic.host.survey import Survey, survey
+
+INTERVAL_S = 2.0
+INTERVAL_S_MAX = 300.0
+STACK_FRAMES_MAX = 8
+
+
+class NoTree(Exception):
+    """What should be a captured tree is none; the message says why."""
+
+
+class Roots(NamedTuple):
+    """Where the kernel's files are; None: there are none, in a captured tree."""
+
+    proc: Tree
+    again: Optional[Tree]
+    """/proc at the second look; None: there is one look only."""
+    sys: Optional[Tree]
+    sys_again: Optional[Tree]
+    run: Optional[Tree]
+    etc: Optional[Tree]
+    is_live: bool
+
+    @classmethod
+    def live(cls, *, recording: bool = False) -> "Roots":
+        """The host itself; `recording`: everything that is read is noted, for a capture."""
+
+        def tree(root: str) -> Tree:
+            record: Recorded = {}
+            return Tree(root, record if recording else None)
+
+        proc, again = tree("/proc"), tree("/proc")
+        return cls(proc, again, tree("/sys"), tree("/sys"), tree("/run"), tree("/etc"), True)
+
+    @classmethod
+    def captured(cls, root: str) -> "Roots":
+        """A captured tree, or a bare proc tree; raises NoTree."""
+
+        def tree(name: str) -> Optional[Tree]:
+            path = os.path.join(root, name)
+            return Tree(path) if os.path.isdir(path) else None
+
+        proc = tree("proc")
+        if proc is None:
+            bare = Tree(root)
+            if not bare.pids():
+                what = "no processes" if os.path.isdir(root) else "no such directory"
+                raise NoTree(f"{root}: {what}; expected a proc tree, or one of triage --capture")
+            return cls(bare, None, None, None, None, None, False)
+        sys = tree("sys")
+        return cls(proc, tree("proc.2"), sys, tree("sys.2"), tree("run"), tree("etc"), False)
+
+
+class Stuck(NamedTuple):
+    """A client that is proven stuck, and all that is known of it."""
+
+    client: Client
+    look: Look
+    evidence: List[str]
+    starter: Starter
+    stack: List[str]
+    """Kernel functions, the innermost first; empty where it is not readable."""
+
+
+class Spared(NamedTuple):
+    """A client that is not proven stuck, and why."""
+
+    client: Client
+    verdict: Verdict
+
+
+class Triage(NamedTuple):
+    """All that was seen."""
+
+    machine: machine.Machine
+    captured_at: float
+    interval_s: Optional[float]
+    kipmi: List[kipmid.Kipmi]
+    max_busy_us: Optional[str]
+    interfaces: List[interface.Interface]
+    stuck: List[Stuck]
+    spared: List[Spared]
+    survey: Survey
+    guests: List[guests.Guest]
+    diagnosis: diagnosis.Diagnosis
+
+
+class _Moment(NamedTuple):
+    """What is measured twice."""
+
+    uptime_s: float
+    kipmi: List[kipmid.KipmiMark]
+    guests: List[guests.GuestMark]
+    interfaces: List[interface.Counters]
+
+
+def triage(
+    roots: Roots,
+    *,
+    interval_s: float = INTERVAL_S,
+    stuck_after_s: float = STUCK_AFTER_S,
+    sleep: Callable[[float], None] = time.sleep,
+    epoch_s: Callable[[], float] = time.time,
+) -> Triage:
+    """Look twice, and say what is wrong."""
+    found = survey(roots.proc)
+    first = _moment(roots.proc, roots.sys, found)
+    if roots.is_live:
+        sleep(interval_s)
+    again = None
+    if roots.again is not None:
+        again = _moment(roots.again, roots.sys_again or roots.sys, found)
+    stuck, spared = _judged(roots, found, stuck_after_s)
+    now = machine.read(roots.proc, roots.sys)
+    seen = Triage(
+        machine=now,
+        captured_at=round(_captured_at(roots, epoch_s), 3),
+        interval_s=round(again.uptime_s - first.uptime_s, 2) if again is not None else None,
+        kipmi=kipmid.compare(first.kipmi, again.kipmi if again is not None else None),
+        max_busy_us=kipmid.max_busy_us(roots.sys),
+        interfaces=interface.compare(
+            first.interfaces, again.interfaces if again is not None else None
+        ),
+        stuck=stuck,
+        spared=spared,
+        survey=found,
+        guests=guests.compare(first.guests, again.guests if again is not None else None),
+        diagnosis=_NOT_YET,
+    )
+    return seen._replace(diagnosis=diagnosis.diagnose(_facts(seen)))
+
+
+_NOT_YET = diagnosis.Diagnosis(diagnosis.Kind.NO_SYMPTOM, "", [], [], [], [], None)
+
+
+def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
+    return _Moment(
+        uptime_s=now_s(proc, found.stats),
+        kipmi=kipmid.mark(proc, found.kipmi),
+        guests=guests.mark(proc, found.guests),
+        interfaces=interface.read(sys, proc),
+    )
+
+
+def now_s(proc: Tree, stats: Dict[int, Stat]) -> float:
+    """Seconds since the boot; in a tree that lacks it, those when its youngest process began."""
+    try:
+        return uptime_s(proc)
+    except ProcError:
+        return max((stat.start_ticks for stat in stats.values()), default=0) / 100.0
+
+
+def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stuck], List[Spared]]:
+    """The clients that are proven stuck, oldest first, and the others that are still there."""
+    tree = roots.proc if roots.again is None else roots.again
+    try:
+        now = Now.of(tree)
+    except ProcError:
+        now = Now(now_s(tree, found.stats), None)
+    users = Users(roots.etc)
+    stuck, spared = [], []
+    for client in found.clients:
+        with suppress(ProcError), tree.hold(client.identity.pid) as process:
+            look = Look.at(process, now)
+            verdict = judge(client, look, stuck_after_s)
+            if verdict.is_stuck:
+                starter = starter_of(process, look.stat, found.stats, users, roots.run)
+                stuck.append(Stuck(client, look, verdict.evidence, starter, _stack(process)))
+            elif verdict.finding is not Finding.GONE:
+                spared.append(Spared(client, verdict))
+    return sorted(stuck, key=lambda each: -each.look.age_s), spared
+
+
+def _stack(process: Process) -> List[str]:
+    """Where in the kernel it waits, without the addresses."""
+    lines = shown(process.read_or_none("stack") or b"").splitlines()
+    frames = [line.partition("] ")[2].partition("+")[0] for line in lines]
+    return [frame for frame in frames if frame][:STACK_FRAMES_MAX]
+
+
+def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
+    """When the second look was, in epoch seconds."""
+    if roots.is_live:
+        return epoch_s()
+    tree = roots.proc if roots.again is None else roots.again
+    booted = machine.boot_time_s(roots.proc)
+    try:
+        if booted is not None:
+            return booted + uptime_s(tree)
+    except ProcError:
+        pass
+    return os.stat(tree.root).st_mtime
+
+
+def _facts(seen: Triage) -> diagnosis.Facts:
+    return diagnosis.Facts(
+        captured_at=seen.captured_at,
+        interval_s=seen.interval_s,
+        kipmi=seen.kipmi,
+        interfaces=seen.interfaces,
+        stuck_ages_s=[each.look.age_s for each in seen.stuck],
+        not_proven=sum(s.verdict.finding is Finding.NOT_PROVEN for s in seen.spared),
+        load=seen.machine.load[0] if seen.machine.load else None,
+        cpus=seen.machine.cpus,
+        guests=seen.guests,
+        max_busy_us=seen.max_busy_us,
+    )

@@ -1,0 +1,98 @@
+"""`bmcmedic triage`: its options, output and exit status."""
+
+import argparse
+import math
+import os
+import sys
+from typing import Sequence
+
+from bmcmedic.host.clients import STUCK_AFTER_S
+from bmcmedic.host.report import encoded, screen
+from bmcmedic.host.triage import INTERVAL_S, INTERVAL_S_MAX, NoTree, Roots, triage
+
+EXIT_NO_SYMPTOM = 0
+EXIT_SYMPTOMS = 1
+EXIT_USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `bmcmedic triage`."""
+    arguments = argparse.ArgumentParser(
+        prog="bmcmedic triage",
+        description="Look at this host: stuck IPMI clients, kipmi threads, the counters of the"
+        " interface, and what they say about its BMC. Nothing is changed, and the BMC not asked.",
+        epilog="Exit status: 0 no symptom, 1 symptoms found, 2 usage.",
+    )
+    arguments.add_argument(
+        "--proc-root",
+        metavar="DIR",
+        help="read a captured tree (made by --capture and unpacked), or a bare proc tree",
+    )
+    arguments.add_argument(
+        "--interval",
+        metavar="S",
+        type=_interval_s,
+        default=INTERVAL_S,
+        help="seconds between the two looks (default: %(default)g)",
+    )
+    arguments.add_argument(
+        "--stuck-after",
+        metavar="S",
+        type=_seconds,
+        default=STUCK_AFTER_S,
+        help="the age from which a client that makes no progress counts as stuck"
+        " (default: %(default)g)",
+    )
+    arguments.add_argument(
+        "--capture",
+        metavar="FILE",
+        help="write what was looked at to a tar file as well, with secrets masked",
+    )
+    arguments.add_argument("--json", action="store_true", help="print one JSON object")
+    return arguments
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    options = parser().parse_args(list(arguments))
+    if options.capture is not None and options.proc_root is not None:
+        return _usage("--capture is of this host, and cannot go with --proc-root")
+    if options.capture is not None and os.path.exists(options.capture):
+        return _usage(f"--capture: {options.capture} is there already")
+    try:
+        if options.proc_root is not None:
+            roots = Roots.captured(options.proc_root)
+        else:
+            roots = Roots.live(recording=options.capture is not None)
+    except NoTree as error:
+        return _usage(f"--proc-root: {error}")
+    seen = triage(roots, interval_s=options.interval, stuck_after_s=options.stuck_after)
+    if options.capture is not None:
+        from bmcmedic.host import capture
+
+        try:
+            files = capture.write(roots, options.capture)
+        except OSError as error:
+            return _usage(f"--capture: {options.capture}: {error.strerror}")
+        print(f"bmcmedic triage: {files} files in {options.capture}", file=sys.stderr)
+    print(encoded(seen) if options.json else screen(seen))
+    return EXIT_SYMPTOMS if seen.diagnosis.symptoms else EXIT_NO_SYMPTOM
+
+
+def _usage(message: str) -> int:
+    print(f"bmcmedic triage: {message}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _interval_s(text: str) -> float:
+    seconds = _seconds(text)
+    if not 0.1 <= seconds <= INTERVAL_S_MAX:
+        raise argparse.ArgumentTypeError(f"0.1 to {INTERVAL_S_MAX:g} seconds, please")
+    return seconds
