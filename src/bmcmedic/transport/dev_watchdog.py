@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bmcmedic.errors import BmcmedicError, ConfigurationError, LocalProtocolError, NoAnswer
+from bmcmedic.errors import (
+    BmcmedicError,
+    ConfigurationError,
+    LocalProtocolError,
+    NoAnswer,
+    TransportError,
+)
 from bmcmedic.transport.in_band import InterfaceGone
 from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
 
@@ -40,8 +46,13 @@ GETTIMEOUT = ioctl_number(_READ, "W", 7, _INT.size)
 SETPRETIMEOUT = ioctl_number(_READ_WRITE, "W", 8, _INT.size)
 GETPRETIMEOUT = ioctl_number(_READ, "W", 9, _INT.size)
 DISABLE_CARD: Final = 0x0001
+ENABLE_CARD: Final = 0x0002
 _MAGIC_CLOSE: Final = b"V"
 
+_SENDS_NOTHING = (
+    "ipmi_watchdog has action=none: it takes pats and sends the BMC nothing; "
+    "echo reset > /sys/module/ipmi_watchdog/parameters/action"
+)
 _NAMES = {
     "systemd": "systemd (RuntimeWatchdogSec= in its system.conf)",
     "init": "init",
@@ -148,10 +159,9 @@ class DevWatchdog:
         self.name = self.path
         self.parameters = parameters = ModuleParameters.read(root)
         if parameters.action == "none":
-            raise ConfigurationError(
-                "ipmi_watchdog has action=none: it takes pats and sends the BMC nothing; "
-                "echo reset > /sys/module/ipmi_watchdog/parameters/action"
-            )
+            raise ConfigurationError(_SENDS_NOTHING)
+        self._action = Path(root, "sys/module/ipmi_watchdog/parameters/action")
+        self._stopped = False
         self._int = bytearray(_INT.size)
         self._keepalive = bytearray(_INT.size)
         try:
@@ -175,9 +185,11 @@ class DevWatchdog:
         return not self.parameters.nowayout
 
     def set(self, timeout_s: int, pretimeout_s: int = 0) -> None:
-        """Give the timer its times, and the BMC too if the timer runs.
+        """Give the timer its times.
 
-        Raises: ConfigurationError; NoAnswer when the BMC did not take them; InterfaceGone.
+        Blocks as a pat does. The kernel sends them on, and does not look at what the BMC answers:
+        that it has them is known with the next `pat`.
+        Raises: ConfigurationError; NoAnswer, InterfaceGone.
         """
         if not 1 <= timeout_s <= TIMEOUT_S_MAX:
             raise ConfigurationError(f"a watchdog has 1 to {TIMEOUT_S_MAX} s, not {timeout_s}")
@@ -201,20 +213,31 @@ class DevWatchdog:
         return self._get(GETPRETIMEOUT, "the pretimeout")
 
     def pat(self) -> None:
-        """Start the timer anew; the kernel sets it first where that is needed.
+        """Start the timer, or start it over; the kernel sets it first where that is needed.
 
-        Blocks until the BMC has answered, or the kernel gives it up.
-        Raises: NoAnswer, InterfaceGone.
+        Blocks until the BMC has answered, or the kernel gives it up: for two exchanges, when the
+        timer has to be set as well.
+        Raises: NoAnswer, InterfaceGone; TransportError when somebody has told the kernel to send
+        nothing.
         """
+        if _read(self._action) == "none":
+            raise TransportError(_SENDS_NOTHING)
+        if self._stopped:
+            # A stopped timer takes pats, and sends nothing, until it is enabled.
+            self._put(SETOPTIONS, ENABLE_CARD, "the start")
+            self._stopped = False
         self._ioctl(KEEPALIVE, self._keepalive, "a pat")
 
     def disarm(self) -> None:
-        """Stop the timer.
+        """Stop the timer; the next `pat` starts it.
 
+        Blocks as a pat does. The kernel does not look at what the BMC answers: a BMC that is silent
+        keeps its timer running.
         Raises: ConfigurationError with nowayout; NoAnswer, InterfaceGone.
         """
         if not self.can_stop:
             raise ConfigurationError("ipmi_watchdog has nowayout: the timer cannot be stopped")
+        self._stopped = True
         self._put(SETOPTIONS, DISABLE_CARD, "the stop")
 
     def close(self, *, disarm: bool) -> None:
