@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from bmcmedic.driver.watchdog_settings import CheckSettings, WatchdogSettings
 from bmcmedic.errors import ConfigurationError
@@ -25,6 +25,7 @@ LOAD_DEFAULT = 8
 LOAD_MAX = 256
 DURATION_S = 600.0
 DURATION_S_MAX = 86_400.0
+REAL_DURATION_S = 36.0
 
 CPUS = 4
 HOGS = 8
@@ -33,23 +34,45 @@ SLICE_S = 0.1
 NEIGHBOUR_EVERY_S = 20.0
 """Real-time threads of others, one a CPU, take all CPUs for a slice at most about so often."""
 
-FLOOD_AT_S = (20.0, 60.0)
-"""The host writes to port 0x80, in torrents at first."""
-TORRENT_S = (30.0, 90.0)
-LEFT_AFTER_TORRENT = 0.06
-"""So much of a fresh BMC's memory; what follows is slower, and the BMC drowns in it."""
-TRICKLE_S = (120.0, 300.0)
-"""From then to the last of the memory, when the BMC's own watchdog reboots it."""
-BOOT_S = (30.0, 120.0)
-
-THINK_S = (60.0, 240.0)
-"""Of a client: the mean of its pauses."""
 BURST_REQUESTS_MAX = 8
 """A client asks so many questions one after the other, as a listing of sensors does."""
-CLIENT_PATIENCE_S = 15.0
-"""Then a client of a driver that takes deadlines gives up, as ipmitool does."""
-CHECK_S = 0.05
-"""How long the check command runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What is drawn from between two limits, and what is fixed. Units: seconds."""
+
+    flood_after: tuple[float, float] = (20.0, 60.0)
+    """A BMC that is up is well for so long; then the host writes to port 0x80."""
+    torrent: tuple[float, float] = (30.0, 90.0)
+    """The writes come in a torrent at first."""
+    left_after_torrent: float = 0.06
+    """So much of a fresh BMC's memory; what follows is slower, and the BMC drowns in it."""
+    trickle: tuple[float, float] = (120.0, 300.0)
+    """From then to the last of the memory, when the BMC's own watchdog reboots it."""
+    boot: tuple[float, float] = (30.0, 120.0)
+    think: tuple[float, float] = (60.0, 240.0)
+    """Of a client: the mean of its pauses."""
+    patience: float = 15.0
+    """Then a client of a driver that takes deadlines gives up, as ipmitool does."""
+    check: float = 0.05
+    """How long the check command runs."""
+
+
+VIRTUAL_TIMES = Times()
+REAL_TIMES = Times(
+    flood_after=(1.5, 3.0),
+    torrent=(2.0, 4.0),
+    left_after_torrent=0.2,
+    trickle=(10.0, 16.0),
+    boot=(3.0, 6.0),
+    think=(2.0, 8.0),
+    patience=2.0,
+)
+REAL_LIMITS = replace(
+    PORT_IO_LIMITS, ibf_s=0.4, obf_s=0.4, exchange_s=0.9, absent_s=0.1, recovery_pause_s=0.02
+)
+"""Nobody waits for minutes: what the host waits for is as much shorter as the run is."""
 
 EXCHANGE_S_MAX = PORT_IO_LIMITS.exchange_s + EXCHANGE_SLACK_S
 PAT_WAIT_S_MAX = EXCHANGE_S_MAX + SLICE_S
@@ -87,6 +110,8 @@ class Scenario:
     duration_s: float = DURATION_S
     stop_driver_at: float | None = None
     hang_check_at: float | None = None
+    is_real: bool = False
+    """In real time, on real threads: everything that is waited for is shorter."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.load <= LOAD_MAX:
@@ -118,26 +143,42 @@ class Scenario:
 
     def floods(self) -> Iterator[tuple[float, FaultSet]]:
         """What the BMC suffers, and for how long before that; from start to reboot to reboot."""
-        random = self.random("flood")
-        pause_s = random.uniform(*FLOOD_AT_S)
+        random, times = self.random("flood"), self.times
+        left = times.left_after_torrent
         while True:
-            torrent_s = random.uniform(*TORRENT_S)
-            yield pause_s, self._faults((1 - LEFT_AFTER_TORRENT) / torrent_s)
-            yield torrent_s, self._faults(LEFT_AFTER_TORRENT / random.uniform(*TRICKLE_S))
-            pause_s = random.uniform(*FLOOD_AT_S)
+            pause_s = random.uniform(*times.flood_after)
+            torrent_s = random.uniform(*times.torrent)
+            yield pause_s, self._faults((1 - left) / torrent_s)
+            yield torrent_s, self._faults(left / random.uniform(*times.trickle))
 
     def _faults(self, share_per_s: float | None) -> FaultSet:
         """`share_per_s`: so much of a fresh BMC's memory is lost each second."""
-        boot = Boot(self.random("boot").uniform(*BOOT_S))
+        boot = Boot(self.random("boot").uniform(*self.times.boot))
         if share_per_s is None:
             return FaultSet.of([boot])
         fresh_bytes = MEMORY_BYTES * FREE_FRACTION_FRESH
         return FaultSet.of([boot, Port80Flood(share_per_s * fresh_bytes / LEAK_BYTES_PER_WRITE)])
 
-    @staticmethod
-    def watchdog() -> WatchdogSettings:
-        """The watchdog's times: those that ship."""
-        return WatchdogSettings.for_interface(EXCHANGE_S_MAX, check=CheckSettings(("/check",)))
+    @property
+    def times(self) -> Times:
+        """How long everything takes."""
+        return REAL_TIMES if self.is_real else VIRTUAL_TIMES
+
+    def watchdog(self) -> WatchdogSettings:
+        """The watchdog's times: those that ship, or as much shorter as a run in real time is."""
+        if not self.is_real:
+            return WatchdogSettings.for_interface(EXCHANGE_S_MAX, check=CheckSettings(_CHECK))
+        return WatchdogSettings.for_interface(
+            REAL_LIMITS.exchange_s + EXCHANGE_SLACK_S,
+            timeout_s=16.0,
+            pat_period_s=1.0,
+            pretimeout_limit_s=4.0,
+            check=CheckSettings(_CHECK, period_s=1.0, deadline_s=0.5),
+        )
+
+
+_CHECK = ("/usr/local/sbin/check",)
+"""It is never started; the lab has its own."""
 
 
 @dataclass(slots=True)
@@ -175,6 +216,15 @@ class Pretimeout:
     is_false: bool
 
 
+class BmcSample(NamedTuple):
+    """How the BMC is. Units: seconds; `memory_free` is a share, 0 to 1, and so of all memory."""
+
+    at: float
+    memory_free: float
+    answer_s: float
+    """How long one answer takes."""
+
+
 @dataclass(slots=True)
 class Record:
     """What came of one design in one scenario."""
@@ -186,9 +236,9 @@ class Record:
     pretimeouts: list[Pretimeout] = field(default_factory=list)
     host_resets: list[float] = field(default_factory=list)
     """When the BMC's own timer ran out, because no pat reached it."""
-    bmc_reboots: list[float] = field(default_factory=list)
-    free_memory: list[tuple[float, float]] = field(default_factory=list)
-    """Time, and what is left of the BMC's memory, 0 to 1."""
+    bmc_away: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when the BMC was rebooting."""
+    bmc_samples: list[BmcSample] = field(default_factory=list)
     requests_answered: int = 0
     requests_failed: int = 0
     trouble_at: float | None = None

@@ -1,24 +1,20 @@
 """The three designs of the driver that the starvation is shown with.
 
 `Direct` and `Queued` are written from what FreeBSD's driver did, and might have done. `Served` is
-no model: it is the driver that ships, on the world's clock.
+no model: it is the driver that ships. None of them knows whether the time is virtual.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from random import Random
 from typing import Final, Protocol
 
 from bmcmedic.driver.driver import ATTEMPTS_MAX, Driver
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.runtime import Signal
+from bmcmedic.driver.runtime import Runtime, Signal
 from bmcmedic.errors import QueueFull, RemoteProtocolError, TransportError
-from bmcmedic.sim.world import NEVER, Priority, Task, World
-from bmcmedic.sim.world_kcs import WorldKcs
-from bmcmedic.sim.world_lock import AdaptiveLock
-from bmcmedic.sim.world_runtime import WorldRuntime
+from bmcmedic.transport.in_band import InBand
 
 
 class AlwaysMine:
@@ -39,44 +35,53 @@ class Asked(Protocol):
         """Blocks until it is answered or has failed."""
 
 
-class Polled:
-    """Attempts in the calling thread, under the I/O lock, burning its CPU."""
+class IoLock(Protocol):
+    """The lock around an attempt; who waits for it waits without limit."""
 
-    def __init__(self, world: World, kcs: WorldKcs, random: Random) -> None:
-        self._lock = AdaptiveLock(world, random)
-        self._kcs = kcs
+    def acquire(self) -> object:
+        """Take it."""
+
+    def release(self) -> None:
+        """Let it go."""
+
+
+class Polled:
+    """Attempts in the calling thread, under the I/O lock."""
+
+    def __init__(self, interface: InBand, io_lock: IoLock) -> None:
+        self._interface = interface
+        self._io_lock = io_lock
 
     def request(self, data: bytes) -> bytes | None:
         """Up to three attempts; the lock is let go and taken again between them."""
         for _ in range(ATTEMPTS_MAX):
-            self._lock.acquire()
+            self._io_lock.acquire()
             try:
-                return self._kcs.attempt(data, NEVER, _ALWAYS_MINE, idempotent=True)
+                return self._interface.attempt(data, _NO_DEADLINE, _ALWAYS_MINE, idempotent=True)
             except (TransportError, RemoteProtocolError):
                 continue
             finally:
-                self._lock.release()
+                self._io_lock.release()
         return None
 
 
 class Direct:
     """Before the cure: every caller does it itself, the thread that pats too."""
 
-    def __init__(self, world: World, kcs: WorldKcs, random: Random) -> None:
-        self.tasks: list[Task] = []
-        self.ask: Asked = Polled(world, kcs, random).request
+    def __init__(self, interface: InBand, runtime: Runtime, io_lock: IoLock) -> None:  # noqa: ARG002 - as Queued
+        self.worker: Callable[[], None] | None = None
+        self.ask: Asked = Polled(interface, io_lock).request
 
 
 class Queued:
     """Half of the cure: whoever can sleep queues for the one worker, in one queue."""
 
-    def __init__(self, world: World, kcs: WorldKcs, random: Random) -> None:
-        self._world = world
-        self._runtime = WorldRuntime(world)
-        self._polled = Polled(world, kcs, random)
+    def __init__(self, interface: InBand, runtime: Runtime, io_lock: IoLock) -> None:
+        self._runtime = runtime
+        self._polled = Polled(interface, io_lock)
         self._pending: deque[tuple[bytes, Signal, list[bytes | None]]] = deque()
-        self._wakeup = self._runtime.signal()
-        self.tasks = [world.spawn(self._kcs_loop, "worker")]
+        self._wakeup = runtime.signal()
+        self.worker: Callable[[], None] | None = self._kcs_loop
         self.ask: Asked = self._queue
 
     def _queue(self, data: bytes) -> bytes | None:
@@ -97,13 +102,12 @@ class Queued:
 
 
 class Served:
-    """The cure and what it left open: the driver that ships."""
+    """The cure and what it left open: the driver that ships, and its clients."""
 
-    def __init__(self, world: World, kcs: WorldKcs, patience_s: float) -> None:
-        self._runtime = WorldRuntime(world)
+    def __init__(self, interface: InBand, runtime: Runtime, patience_s: float) -> None:
+        self._runtime = runtime
         self._patience_s = patience_s
-        self.driver = Driver(kcs, self._runtime)
-        self.tasks = [world.spawn(self.driver.kcs_loop, "worker", Priority.REAL_TIME)]
+        self.driver = Driver(interface, runtime)
 
     def ask(self, data: bytes) -> bytes | None:
         """What the socket's thread does for a client."""
@@ -111,7 +115,7 @@ class Served:
         request = Request(
             data,
             deadline=self._runtime.monotonic() + self._patience_s,
-            on_done=_set(done),
+            on_done=lambda _: done.set(),
         )
         try:
             self.driver.submit(request)
@@ -122,5 +126,4 @@ class Served:
         return request.response
 
 
-def _set(signal: Signal) -> Callable[[Request], None]:
-    return lambda _: signal.set()
+_NO_DEADLINE: Final = float("inf")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Final
 
 from bmcmedic.driver.check import CheckResult, Checks
@@ -11,64 +9,15 @@ from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.pat_paths import BmcPats, Waiting
 from bmcmedic.driver.pretimeout import STAMPS_BYTES, PretimeoutCallout, PretimeoutRule, Stamps
 from bmcmedic.driver.pretimeout_watcher import LOOK_S
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.watchdog import Watchdog
 from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
-from bmcmedic.lab.starvation import CHECK_S, Pat, Pretimeout, Record, Scenario, Wait
+from bmcmedic.lab.starvation import Pat
 from bmcmedic.lab.starvation_designs import Asked
+from bmcmedic.lab.starvation_host import At, Observed
 
 _SET: Final = b"\x18\x24"
 _PAT: Final = b"\x18\x22"
-_WATCHDOG_REQUESTS: Final = (_PAT, _SET, b"\x18\x25")
 _COMPLETION_CODE_AT: Final = 2
-
-At = Callable[[float, Callable[[object], None], object], None]
-"""Calls something at a point in time, and hands it what is given last."""
-
-
-class Observed:
-    """What is written down of pats and pretimeouts, and what the host suffers meanwhile."""
-
-    def __init__(self, scenario: Scenario, record: Record, runtime: Runtime) -> None:
-        self.settings = scenario.watchdog()
-        self.record = record
-        self.runtime = runtime
-        self._hangs_from = scenario.hang_check_at
-        self._wait: Wait | None = None
-        """Of the request that has not had the interface yet."""
-
-    @contextlib.contextmanager
-    def waits(self) -> Iterator[None]:
-        """A pat's request is queued in here, or competes for the lock."""
-        self._wait = Wait(self.runtime.monotonic())
-        self.record.waits.append(self._wait)
-        try:
-            yield
-        finally:
-            self._wait_over()
-
-    def attempt_begins(self, request: bytes) -> None:
-        """Some request has the interface."""
-        if request[:2] in _WATCHDOG_REQUESTS:
-            self._wait_over()
-
-    def _wait_over(self) -> None:
-        if self._wait is not None:
-            self._wait.over_at = self.runtime.monotonic()
-            self._wait = None
-
-    def check_hangs(self) -> bool:
-        """Whether the check command that is started now will hang."""
-        now = self.runtime.monotonic()
-        hangs = self._hangs_from is not None and now >= self._hangs_from
-        if hangs and self.record.trouble_at is None:
-            self.record.trouble_at = now
-        return hangs
-
-    def pretimeout_fires(self) -> None:
-        """The host would go down now."""
-        is_false = self.record.trouble_at is None
-        self.record.pretimeouts.append(Pretimeout(self.runtime.monotonic(), is_false))
 
 
 class Watchdogd:
@@ -91,7 +40,7 @@ class Watchdogd:
         needs_set = True
         self._callout_reset()
         while True:
-            runtime.sleep(CHECK_S)
+            runtime.sleep(observed.check_s)
             while observed.check_hangs():
                 runtime.sleep(settings.timeout_s)
             pat = Pat(runtime.monotonic())
@@ -181,7 +130,7 @@ class _Check:
         if self._observed.check_hangs():
             self._observed.runtime.sleep(deadline_s)
             return CheckResult(f"did not end within {deadline_s:g} s")
-        self._observed.runtime.sleep(CHECK_S)
+        self._observed.runtime.sleep(self._observed.check_s)
         return CheckResult(None)
 
 
