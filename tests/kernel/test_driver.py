@@ -1,0 +1,302 @@
+"""The driver on a real kernel: a pat waits for one exchange, whoever and however many else ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bmcmedic.ipmi.commands.device import ColdResetReq
+from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.lab.guest import Guest, Job
+from bmcmedic.lab.guest_scripts import JOBS_FOLDER
+from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.sim_process import SimProcess, sim_bmc
+from bmcmedic.transport.lanplus import Credentials, LanPlus
+
+DEADLINE_S = 90
+CLIENTS = 50
+PATS = 5
+PAT_PERIOD_S = 2.0
+SLOW_S = 1.0
+EMULATION_S = 1.0
+"""What an emulated processor, shared with the simulator, may add to two exchanges."""
+KERNEL_EXCHANGES_MAX = 6
+"""What the kernel has before a pat of its own: the exchange under way, and its own housekeeping."""
+PRETIMEOUT_LIMIT_S = 5.0
+
+STATUS_LOOP = b"""#!/usr/bin/python3
+# A new interpreter for each look would cost the guest more than all else.
+import json, os, time
+from bmcmedic.driver.client import DriverClient
+from bmcmedic.errors import BmcmedicError
+while True:
+    try:
+        with DriverClient(timeout_s=30) as client:
+            while True:
+                with open("/tmp/status.new", "w") as file:
+                    json.dump(client.status(), file)
+                os.rename("/tmp/status.new", "/tmp/status")
+                time.sleep(0.2)
+    except BmcmedicError:
+        time.sleep(0.2)
+"""
+
+CLIENTS_OF_OURS = b"""#!/usr/bin/python3
+# Each asks for another sensor, so that no two questions are one.
+import sys, threading
+from bmcmedic.driver.client import DriverClient
+from bmcmedic.errors import BmcmedicError
+
+def ask(number):
+    with DriverClient(timeout_s=120) as client:
+        while True:
+            try:
+                client.raw(0x04, 0x2D, bytes((number,)))
+            except BmcmedicError:
+                pass
+
+for number in range(int(sys.argv[1])):
+    threading.Thread(target=ask, args=(number,)).start()
+"""
+
+CLIENTS_OF_THE_KERNEL = b"""#!/usr/bin/python3
+# Each has the device open, and a question in the kernel at any time.
+import sys, threading, time
+from bmcmedic.errors import BmcmedicError
+from bmcmedic.transport.dev_ipmi import DevIpmi
+
+class Patient:
+    def must_stop(self, *, recovering):
+        return False
+
+def ask(number):
+    device = DevIpmi("/dev/ipmi0")
+    while True:
+        try:
+            device.attempt(bytes((0x10, 0x2D, number)), time.monotonic() + 600, Patient(),
+                           idempotent=True)
+        except BmcmedicError:
+            pass
+
+for number in range(int(sys.argv[1])):
+    threading.Thread(target=ask, args=(number,)).start()
+"""
+
+FILES = {
+    "/usr/bin/status-loop": STATUS_LOOP,
+    "/usr/bin/clients-of-ours": CLIENTS_OF_OURS,
+    "/usr/bin/clients-of-the-kernel": CLIENTS_OF_THE_KERNEL,
+    "/usr/bin/fired": b"#!/bin/sh\ncut -d' ' -f1 /proc/uptime >>/tmp/fired\n",
+}
+
+
+@pytest.fixture(scope="module")
+def bmc() -> Iterator[SimProcess]:
+    with sim_bmc("--lan", "127.0.0.1:0") as simulated:
+        yield simulated
+
+
+@pytest.fixture(scope="module")
+def bare_guest(kernel: Kernel, bmc: SimProcess) -> Iterator[Guest]:
+    """A machine whose kernel knows nothing of the BMC."""
+    with Guest(kernel, bmc=bmc.vm_socket, modules=(), files=FILES) as machine:
+        machine.begin("status-loop")
+        yield machine
+
+
+@contextlib.contextmanager
+def driver(guest: Guest, *options: str) -> Iterator[Job]:
+    """The driver in the guest, from its first pat on; ended in order."""
+    words = ("--pat-period", f"{PAT_PERIOD_S:g}", "--pretimeout-limit", f"{PRETIMEOUT_LIMIT_S:g}")
+    job = guest.begin(" ".join(("exec", "bmcmedic", "driver", *words, *options)))
+    try:
+        guest.wait_until(lambda: has_patted(guest, job), DEADLINE_S, "the first pat")
+        yield job
+    finally:
+        job.kill("TERM")
+        assert job.wait(DEADLINE_S).status == 0, job.wait().output
+        guest.run("rm -f /tmp/status")
+
+
+def has_patted(guest: Guest, job: Job) -> bool:
+    assert job.done is None, job.done
+    watchdog = status(guest).get("watchdog")
+    return watchdog is not None and bool(watchdog["counts"].get("pats"))
+
+
+def status(guest: Guest) -> dict[str, Any]:
+    """What the driver last said; nothing before it has said something."""
+    told: dict[str, Any] = json.loads(
+        guest.run("cat /tmp/status 2>/dev/null || echo {}").output or "{}"
+    )
+    return told
+
+
+def pats(guest: Guest) -> int:
+    return int(status(guest)["watchdog"]["counts"]["pats"])
+
+
+def wait_for_pats(guest: Guest, more: int) -> None:
+    wanted = pats(guest) + more
+    guest.wait_until(lambda: pats(guest) >= wanted, DEADLINE_S, f"{more} pats")
+
+
+@contextlib.contextmanager
+def slow_bmc_with(guest: Guest, bmc: SimProcess, clients: str) -> Iterator[None]:
+    """So many clients that never stop asking, and a BMC that takes its time."""
+    job = guest.begin(f"exec {clients} {CLIENTS}")
+    try:
+        bmc.set_faults(f"slow:{SLOW_S:g}")
+        yield
+    finally:
+        bmc.set_faults()
+        job.kill()
+        job.wait(DEADLINE_S)
+
+
+def test_on_bare_ports_a_pat_waits_for_one_exchange_among_50_clients(
+    bare_guest: Guest, bmc: SimProcess
+) -> None:
+    with driver(bare_guest, "--interface", "port-io", "--watchdog", "bmc") as job:
+        with slow_bmc_with(bare_guest, bmc, "clients-of-ours"):
+            bare_guest.wait_until(
+                lambda: status(bare_guest)["driver"]["client_requests"] >= CLIENTS // 2,
+                DEADLINE_S,
+                "the pile-up",
+            )
+            wait_for_pats(bare_guest, PATS)
+            seen = status(bare_guest)
+        assert seen["driver"]["interface"] == "port-io 0xca2"
+        # The exchange under way, and its own.
+        assert seen["watchdog"]["pat_latency_max_s"] < 2 * SLOW_S + EMULATION_S
+        assert seen["driver"]["client_requests"] >= CLIENTS // 2
+        assert seen["watchdog"]["counts"].get("failures", 0) == 0
+        assert seen["watchdog"]["pretimeout"]["fired"] == 0
+        described = bmc.get()["watchdog"]
+        assert described["running"]
+        assert job.done is None
+    assert not bmc.get()["watchdog"]["running"]
+
+
+def test_a_wedged_bmc_opens_the_breaker_fires_nothing_and_all_goes_on_after_its_reset(
+    bare_guest: Guest, bmc: SimProcess
+) -> None:
+    with driver(bare_guest, "--interface", "port-io", "--watchdog", "bmc"):
+        sets = status(bare_guest)["watchdog"]["counts"]["sets"]
+        bmc.set_faults("kcs-stuck:ibf", "boot:2")
+        bare_guest.wait_until(
+            lambda: status(bare_guest)["driver"]["breaker"]["open"], DEADLINE_S, "the breaker"
+        )
+        wedged = status(bare_guest)
+        # Patting was tried all the while: the BMC is silent, the host is not.
+        assert wedged["watchdog"]["last_pat_age_s"] > 2 * PRETIMEOUT_LIMIT_S
+        assert wedged["watchdog"]["failure"] is not None
+        assert wedged["watchdog"]["pretimeout"]["watching"] is True
+        assert wedged["watchdog"]["pretimeout"]["fired"] == 0
+        began = time.monotonic()
+        refused = bare_guest.run(
+            "python3 -c 'from bmcmedic.driver.client import DriverClient;"
+            "DriverClient().raw(4, 0x2d, bytes((9,)))'"
+        )
+        assert "BreakerOpen" in refused.output
+        assert time.monotonic() - began < 10
+        asyncio.run(cold_reset(bmc.target))
+        bare_guest.wait_until(
+            lambda: status(bare_guest)["watchdog"]["counts"]["sets"] > sets, DEADLINE_S, "the set"
+        )
+        wait_for_pats(bare_guest, 1)
+        healed = status(bare_guest)
+        assert healed["driver"]["breaker"]["open"] is False
+        assert healed["watchdog"]["failure"] is None
+        assert healed["watchdog"]["pretimeout"]["fired"] == 0
+        assert bmc.get()["watchdog"]["running"]
+    assert "fired" not in bare_guest.run("ls /tmp").output
+
+
+async def cold_reset(target: str) -> None:
+    host, _, port = target.rpartition(":")
+    async with await LanPlus.connect(
+        (host, int(port)),
+        Credentials("admin", b"secret"),
+        deadline=time.monotonic() + DEADLINE_S,
+        privilege=PrivilegeLevel.ADMINISTRATOR,
+    ) as lan:
+        await lan.exchange(ColdResetReq(), time.monotonic() + DEADLINE_S)
+
+
+def test_a_stopped_driver_makes_the_watcher_fire_and_goes_on_afterwards(
+    bare_guest: Guest, bmc: SimProcess
+) -> None:
+    fires = ("--pretimeout-action", "command", "--pretimeout-command", "/usr/bin/fired")
+    with driver(bare_guest, "--interface", "port-io", "--watchdog", "bmc", *fires) as job:
+        pid = f"$(cat {JOBS_FOLDER}/{job.number}.pid)"
+        stop = f"cut -d' ' -f1 /proc/uptime; kill -STOP {pid}"
+        stopped_at = float(bare_guest.run(stop, check=True).output)
+        bare_guest.wait_until(
+            lambda: bare_guest.run("test -s /tmp/fired").status == 0, DEADLINE_S, "it to fire"
+        )
+        bare_guest.run(f"kill -CONT {pid}", check=True)
+        fired_at = float(bare_guest.run("cat /tmp/fired", check=True).output)
+        after_s = fired_at - stopped_at
+        assert PRETIMEOUT_LIMIT_S - PAT_PERIOD_S - 0.5 < after_s < PRETIMEOUT_LIMIT_S + 1
+        assert "the host has not patted its watchdog for" in bare_guest.run("dmesg").output
+        wait_for_pats(bare_guest, 2)
+        seen = status(bare_guest)["watchdog"]["pretimeout"]
+        assert (seen["fired"], seen["watching"]) == (1, True)
+        assert bmc.get()["watchdog"]["running"]
+
+
+@pytest.fixture(scope="module")
+def ipmi_guest(kernel: Kernel, bmc: SimProcess, bare_guest: Guest) -> Iterator[Guest]:
+    """A machine with /dev/ipmi0, room for many users of it, and /dev/watchdog; after the other."""
+    bare_guest.stop()  # a BMC has one machine
+    modules = (
+        "ipmi_msghandler max_users=200",
+        "ipmi_devintf",
+        "ipmi_si",
+        "ipmi_watchdog action=reset timeout=120 nowayout=0",
+    )
+    with Guest(kernel, bmc=bmc.vm_socket, modules=modules, files=FILES) as machine:
+        machine.begin("status-loop")
+        yield machine
+
+
+def test_around_the_driver_the_kernel_serves_a_pat_through_its_watchdog_first(
+    ipmi_guest: Guest, bmc: SimProcess
+) -> None:
+    with (
+        driver(ipmi_guest, "--interface", "dev-ipmi", "--watchdog", "kernel"),
+        slow_bmc_with(ipmi_guest, bmc, "clients-of-the-kernel"),
+    ):
+        wait_for_pats(ipmi_guest, 1)  # the first may have come before all the clients were there
+        wait_for_pats(ipmi_guest, 2)
+        seen = status(ipmi_guest)["watchdog"]
+    assert seen["path"] == "/dev/watchdog"
+    assert seen["pat_latency_max_s"] < KERNEL_EXCHANGES_MAX * SLOW_S + 2 * EMULATION_S
+    assert seen["counts"].get("failures", 0) == 0
+    assert seen["pretimeout"]["fired"] == 0
+
+
+def test_on_the_kernels_device_a_pat_waits_for_one_exchange_among_50_clients(
+    ipmi_guest: Guest, bmc: SimProcess
+) -> None:
+    ipmi_guest.run("rmmod ipmi_watchdog", check=True)  # two are never in charge
+    with driver(ipmi_guest, "--interface", "auto", "--watchdog", "bmc"):
+        with slow_bmc_with(ipmi_guest, bmc, "clients-of-ours"):
+            ipmi_guest.wait_until(
+                lambda: status(ipmi_guest)["driver"]["client_requests"] >= CLIENTS // 2,
+                DEADLINE_S,
+                "the pile-up",
+            )
+            wait_for_pats(ipmi_guest, PATS)
+            seen = status(ipmi_guest)
+        assert seen["driver"]["interface"] == "/dev/ipmi0"
+        assert seen["watchdog"]["pat_latency_max_s"] < 2 * SLOW_S + EMULATION_S
+        assert seen["watchdog"]["counts"].get("failures", 0) == 0
+        assert seen["watchdog"]["pretimeout"]["fired"] == 0
