@@ -14,7 +14,7 @@ from bmcmedic.errors import ConfigurationError
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-_GROUPS = ("probe", "reset", "heal", "sim", "demo")
+_GROUPS = ("probe", "reset", "heal", "sim", "lab", "demo")
 """Commands and their modules; the order is that of the help."""
 
 
@@ -35,6 +35,10 @@ class Program:
 
 
 PROGRAMS = {
+    "triage": Program(
+        "bmcmedic.host.triage_main",
+        "Look at this host: stuck IPMI clients, kipmi threads, and what they say about its BMC.",
+    ),
     "driver": Program(
         "bmcmedic.driver.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",

@@ -1,0 +1,310 @@
+"""Who is stuck and who only looks like it: real processes, and captured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bmcmedic.host.clients import (
+    Client,
+    Finding,
+    Look,
+    Mark,
+    Now,
+    Verdict,
+    judge,
+    look_again,
+)
+from bmcmedic.host.proc import Tree
+from bmcmedic.host.programs import CLIENTS, program_of, why_left_alone
+from tests.support.host_clients import PROGRESS, READS, SLEEPS, HostClients, host_clients, wait_for
+from tests.support.proc_tree import UPTIME_S, FakeProcess, stuck_ipmitool, write_proc
+
+LIVE = Tree("/proc")
+SOON_S = 0.2
+"""At most 0.4: the age from which the real processes of these tests count as stuck."""
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[HostClients]:
+    with host_clients(tmp_path) as started:
+        yield started
+
+
+def client_of(pid: int, tree: Tree = LIVE) -> Client | None:
+    with tree.hold(pid) as process:
+        return Client.of(process)
+
+
+def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
+    """The verdict on a real process once it is old enough and has been looked at twice."""
+    wait_for(lambda: age_s(pid) > 0.4)
+    client = client_of(pid)
+    assert client is not None
+    wait_for(lambda: Now.of(LIVE).uptime_s > client_age(client) + 0.2)
+    return judge(client, look_again(client, LIVE, Now.of(LIVE)), stuck_after_s)
+
+
+def age_s(pid: int) -> float:
+    return Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100
+
+
+def client_age(client: Client) -> float:
+    """The uptime at which this client was seen first, at the earliest."""
+    return client.first.stat.start_ticks / 100 + 0.4
+
+
+# ------------------------------------------------------------------------------- real processes
+
+
+def test_one_that_blocks_in_select_is_stuck(clients: HostClients) -> None:
+    verdict = verdict_on(clients.start("mc", "info"))
+    assert verdict.is_stuck
+    said = "; ".join(verdict.evidence)
+    assert "state S" in said
+    assert "poll_schedule_timeout" in said or "do_select" in said
+
+
+def test_an_orphan_is_stuck(clients: HostClients) -> None:
+    pid = clients.start_orphan("-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe")
+    stat = LIVE.stat(pid)
+    assert (stat.parent_pid, stat.group, stat.session) == (1, pid, pid)
+    assert verdict_on(pid).is_stuck
+
+
+def test_other_clients_and_longer_names_are_stuck_too(clients: HostClients) -> None:
+    for name in ("ipmi-sensors", "bmc-info", "ipmitool.real", "ipmitool-1.8.15"):
+        assert verdict_on(clients.start("x", name=name)).is_stuck, name
+
+
+def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
+    verdict = verdict_on(clients.start_on_terminal("mc", "info"))
+    assert verdict.finding is Finding.LEFT_ALONE
+    assert "terminal" in verdict.evidence[0]
+
+
+def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
+    assert verdict_on(clients.start("sdr", code=PROGRESS)).finding is Finding.PROGRESS
+
+
+def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:
+    for code in (SLEEPS, READS):
+        verdict = verdict_on(clients.start("mc", "info", code=code))
+        assert verdict.finding is Finding.LEFT_ALONE
+        assert "not for a BMC" in verdict.evidence[0]
+
+
+def test_a_young_one_is_left_alone(clients: HostClients) -> None:
+    assert verdict_on(clients.start("mc", "info"), 3600).finding is Finding.YOUNG
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sol", "activate"),
+        ("-I", "lanplus", "-H", "h", "mc", "info"),
+        ("mc", "info", "-vIlan"),
+        ("shell",),
+        ("hpm", "upgrade", "x.img"),
+    ],
+)
+def test_one_that_means_to_wait_is_left_alone(clients: HostClients, words: tuple[str, ...]) -> None:
+    assert verdict_on(clients.start(*words)).finding is Finding.LEFT_ALONE
+
+
+def test_look_alikes_are_no_clients(clients: HostClients, tmp_path: Path) -> None:
+    script = tmp_path / "ipmitool.sh"
+    script.write_text("cat\n")
+    for command in (["grep", "ipmitool"], ["sh", str(script)], ["tail", "-f", str(script)]):
+        pid = clients.start_other(*command)
+        wait_for(lambda pid=pid: "python" not in LIVE.link_or_none(f"{pid}/exe"))  # type: ignore[misc, operator]
+        assert client_of(pid) is None
+
+
+def test_one_that_ended_is_gone(clients: HostClients) -> None:
+    pid = clients.start("mc", "info")
+    client = client_of(pid)
+    assert client is not None
+    clients.close()
+    assert look_again(client, LIVE, Now.of(LIVE)) is None
+    assert judge(client, None, 0.0).finding is Finding.GONE
+
+
+# ----------------------------------------------------------------------------- captured processes
+
+
+def captured(tmp_path: Path, process: FakeProcess, **changes: object) -> Verdict:
+    """The verdict on one process, whose second look is as `changes` say."""
+    first = Tree(str(write_proc(tmp_path / "proc", [process])))
+    later = FakeProcess(**{**vars(process), **changes})
+    second = Tree(str(write_proc(tmp_path / "proc.2", [later])))
+    client = client_of(process.pid, first)
+    assert client is not None
+    return judge(client, look_again(client, second, Now.of(second)), 60.0)
+
+
+def test_the_incidents_specimen_is_stuck(tmp_path: Path) -> None:
+    verdict = captured(tmp_path, stuck_ipmitool())
+    assert verdict.is_stuck
+    assert verdict.evidence == [
+        "state S",
+        "waits in do_select",
+        "has not run for 3600 s",
+        "has /dev/ipmi0 open",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"state": "D"}, Finding.STUCK),
+        ({"state": "R"}, Finding.PROGRESS),
+        ({"state": "T"}, Finding.LEFT_ALONE),
+        ({"state": "t"}, Finding.LEFT_ALONE),
+        ({"state": "Z"}, Finding.GONE),
+        ({"cpu_ticks": 4}, Finding.PROGRESS),
+        ({"run_ns": 31_000_001}, Finding.PROGRESS),
+        ({"turns": 13}, Finding.PROGRESS),
+        ({"age_s": 3601.0}, Finding.GONE),
+        ({"pid": 65_114}, Finding.GONE),
+        ({"idle_s": 20.0}, Finding.PROGRESS),
+        ({"idle_s": None}, Finding.STUCK),
+        ({"wchan": "do_poll.constprop.0"}, Finding.STUCK),
+        ({"wchan": "ipmi_ioctl"}, Finding.STUCK),
+        ({"wchan": "pipe_write"}, Finding.LEFT_ALONE),
+        ({"wchan": "rpc_wait_bit_killable"}, Finding.LEFT_ALONE),
+        ({"wchan": "0"}, Finding.STUCK),
+        ({"wchan": None}, Finding.STUCK),
+        ({"wchan": "ffffffff812a7c50"}, Finding.STUCK),
+        ({"terminal": 34_816}, Finding.LEFT_ALONE),
+    ],
+)
+def test_the_second_look_decides(
+    tmp_path: Path, changes: dict[str, object], finding: Finding
+) -> None:
+    assert captured(tmp_path, stuck_ipmitool(), **changes).finding is finding
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"files": {}}, Finding.STUCK),
+        ({"files": {"1": "socket:[1]", "2": "socket:[1]"}}, Finding.STUCK),
+        ({"files": {"3": "/dev/ipmi0 (deleted)", "4": "socket:[9]"}}, Finding.STUCK),
+        ({"files": {"3": "socket:[1]"}}, Finding.LEFT_ALONE),
+        ({"files": {"0": "/dev/pts/3", "3": "/dev/ipmi0"}}, Finding.LEFT_ALONE),
+        ({"files": {"0": "/dev/pts/3 (deleted)", "3": "/dev/ipmi0"}}, Finding.STUCK),
+        ({"files": {}, "wchan": None}, Finding.NOT_PROVEN),
+        ({"files": None, "wchan": "0"}, Finding.NOT_PROVEN),
+        ({"files": None}, Finding.STUCK),
+        ({"run_ns": None, "idle_s": None}, Finding.STUCK),
+        ({"age_s": 59.0, "idle_s": 58.9}, Finding.YOUNG),
+        ({"age_s": 61.0, "idle_s": 59.5}, Finding.STUCK),
+        ({"exe": "/usr/bin/ipmitool (deleted)"}, Finding.STUCK),
+        ({"argv": ["monitoring", b"\xff\n\xfe"]}, Finding.STUCK),
+        ({"argv": []}, Finding.STUCK),
+    ],
+)
+def test_what_it_is_decides(tmp_path: Path, changes: dict[str, object], finding: Finding) -> None:
+    process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
+    assert captured(tmp_path, process).finding is finding
+
+
+def test_a_slow_bmcs_client_that_ran_before_the_interval_is_not_stuck(tmp_path: Path) -> None:
+    slow = FakeProcess(**{**vars(stuck_ipmitool(age_s=600.0)), "idle_s": 12.0})
+    verdict = captured(tmp_path, slow)
+    assert verdict.finding is Finding.PROGRESS
+    assert verdict.evidence == ["it ran 12.0 s ago"]
+
+
+def test_an_unreadable_executable_proves_nothing(tmp_path: Path) -> None:
+    process = stuck_ipmitool()
+    tree = Tree(str(write_proc(tmp_path / "proc", [process])))
+    (tmp_path / "proc/65113/exe").unlink()
+    (tmp_path / "proc/65113/exe").write_text("")  # no link: reading it is refused
+    client = client_of(65_113, tree)
+    assert client is not None
+    verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
+    assert verdict.finding is Finding.NOT_PROVEN
+    assert "its executable" in verdict.evidence[0]
+
+
+def test_a_client_shows_no_secret(tmp_path: Path) -> None:
+    process = stuck_ipmitool(65_113, "-P", "s3cret", "mc", "info")
+    tree = Tree(str(write_proc(tmp_path / "proc", [process])))
+    assert "s3cret" not in repr(client_of(65_113, tree))
+
+
+def test_a_look_knows_the_age(tmp_path: Path) -> None:
+    tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool(age_s=90.0)])))
+    with tree.hold(65_113) as process:
+        look = Look.at(process, Now(UPTIME_S, None))
+        assert Mark.of(process) == look.mark
+    assert look.age_s == pytest.approx(90.0)
+    assert look.idle_s is None
+
+
+# -------------------------------------------------------------------------------------- the list
+
+
+@pytest.mark.parametrize(
+    ("executable", "program"),
+    [
+        ("/usr/bin/ipmitool", "ipmitool"),
+        ("/usr/local/bin/ipmitool (deleted)", "ipmitool"),
+        ("/usr/bin/ipmitool.bmcmedic", "ipmitool"),
+        ("/opt/ipmitool-1.8.15", "ipmitool"),
+        ("/usr/sbin/ipmi-sensors", "ipmi-sensors"),
+        ("/usr/sbin/ipmi-sensors-config", "ipmi-sensors-config"),
+        ("/usr/bin/vim", None),
+        ("/usr/bin/ipmitoolx", None),
+        ("/opt/ipmitool/bin/python3", None),
+        ("/usr/sbin/bmc-watchdog", None),
+        ("/usr/sbin/ipmievd", None),
+        ("/usr/sbin/ipmiconsole", None),
+        ("", None),
+    ],
+)
+def test_the_executable_decides(executable: str, program: str | None) -> None:
+    assert program_of(executable) == program
+
+
+@pytest.mark.parametrize(
+    ("line", "is_left_alone"),
+    [
+        ("ipmitool mc info", False),
+        ("ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe", False),
+        ("ipmitool -I open sdr", False),
+        ("ipmitool lan print 1", False),
+        ("ipmitool -Ilanplus mc info", True),
+        ("ipmitool mc info -I lan", True),
+        ("ipmitool -H h mc info", True),
+        ("ipmitool -vvH h mc info", True),
+        ("ipmitool -U -I lanplus", False),
+        ("ipmitool -I", False),
+        ("ipmitool sol activate", True),
+        ("ipmitool fru write 0 file", True),
+        ("ipmitool exec file", True),
+        ("bmc-info", False),
+        ("bmc-info -h h", True),
+        ("bmc-info -h localhost", False),
+        ("bmc-info --hostname=h", True),
+        ("bmc-info --host h", True),
+        ("bmc-info -D LAN_2_0", True),
+        ("bmc-info --driver-type=LAN_2_0", True),
+        ("bmc-info --driver-type OPENIPMI", False),
+        ("ipmi-sensors -D OPENIPMI", False),
+        ("ipmiutil health", False),
+        ("ipmiutil health -N h", True),
+        ("ipmiutil getevt", True),
+    ],
+)
+def test_the_arguments_tell_who_is_left_alone(line: str, *, is_left_alone: bool) -> None:
+    argv = line.split()
+    assert (why_left_alone(argv[0], argv) is not None) is is_left_alone
+
+
+def test_nothing_that_waits_for_ever_by_trade_is_on_the_list() -> None:
+    assert not {"bmc-watchdog", "ipmievd", "ipmiseld", "ipmiconsole", "ipmi-console"} & set(CLIENTS)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bmcmedic.host.proc import Gone, Process, Tree, Unreadable, parse_stat, shown, uptime_s
+from tests.support.proc_tree import KTHREADD, FakeProcess, kipmi, write_proc
+
+
+def test_it_reads_itself() -> None:
+    tree = Tree("/proc")
+    assert os.getpid() in tree.pids()
+    with tree.hold(os.getpid()) as process:
+        stat = process.stat()
+        assert process.link("exe") == str(Path("/proc/self/exe").readlink())
+        assert process.argv()
+    assert (stat.pid, stat.parent_pid, stat.group) == (os.getpid(), os.getppid(), os.getpgrp())
+    assert stat.state == "R"
+    assert not stat.is_kernel_thread
+    assert tree.stat(os.getpid()).identity == stat.identity
+    assert uptime_s(tree) * 100 >= stat.start_ticks
+
+
+@pytest.mark.parametrize("name", ["a) S 1 2 (b", "two words", "new\nline", "))((", ""])
+def test_a_name_can_hold_anything(tmp_path: Path, name: str) -> None:
+    tree = Tree(str(write_proc(tmp_path / "proc", [FakeProcess(7, name, parent_pid=3)])))
+    stat = tree.stat(7)
+    assert (stat.comm, stat.state, stat.parent_pid) == (name, "S", 3)
+
+
+def test_what_is_not_utf_8_can_be_written_anywhere() -> None:
+    assert shown(b"a\xff\xfe") == "a\\xff\\xfe"
+    shown(bytes(range(256))).encode("utf-8")
+
+
+def test_a_kernel_thread_is_told_by_its_flag_and_not_by_its_name(tmp_path: Path) -> None:
+    impostor = FakeProcess(9, "kipmi0", exe="/bin/sleep")
+    tree = Tree(str(write_proc(tmp_path / "proc", [KTHREADD, kipmi(), impostor])))
+    assert tree.stat(512).is_kernel_thread
+    assert not tree.stat(9).is_kernel_thread
+
+
+def ended() -> tuple[Process, int]:
+    """A process that was held while it ran, and has ended."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    held = Tree("/proc").hold(child.pid)
+    assert held.stat().pid == child.pid
+    child.kill()
+    child.communicate()
+    return held, child.pid
+
+
+def test_a_held_process_that_ended_is_gone_whoever_has_its_pid() -> None:
+    held, pid = ended()
+    with held:
+        for read in (held.stat, held.argv, held.status):
+            with pytest.raises(Gone):
+                read()
+        with pytest.raises(Gone):
+            held.link("exe")
+        with pytest.raises(Gone):
+            held.names("fd")
+        assert held.read_or_none("wchan") is None
+        assert held.login_uid() is None
+    with pytest.raises(Gone):
+        Tree("/proc").stat(pid)
+
+
+def test_a_zombie_can_be_read() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        with Tree("/proc").hold(child.pid) as process:
+            assert process.stat().state == "Z"
+            assert process.argv() == []
+    finally:
+        child.wait()
+
+
+def test_closing_twice_does_nothing() -> None:
+    process = Tree("/proc").hold(os.getpid())
+    process.close()
+    process.close()
+    with pytest.raises(Unreadable):
+        process.stat()
+
+
+def test_no_tree_has_no_processes(tmp_path: Path) -> None:
+    assert Tree(str(tmp_path / "nowhere")).pids() == []
+    (tmp_path / "x12").mkdir()
+    (tmp_path / "²").mkdir()
+    (tmp_path / "12").mkdir()
+    assert Tree(str(tmp_path)).pids() == [12]
+
+
+def test_nothing_in_a_captured_tree_leads_out_of_it_or_blocks(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("1 2\n")
+    root = tmp_path / "proc"
+    (root / "7").mkdir(parents=True)
+    (root / "7/stat").symlink_to(tmp_path / "secret")
+    (root / "8").symlink_to(tmp_path)
+    os.mkfifo(root / "uptime")
+    tree = Tree(str(root))
+    with pytest.raises(Unreadable):
+        tree.stat(7)
+    with pytest.raises((Gone, Unreadable)):
+        tree.hold(8)
+    with pytest.raises(Unreadable, match="uptime"):
+        uptime_s(tree)
+
+
+@pytest.mark.parametrize("text", ["", "x", "nan 1", "-5 1", "inf 1", "1e400 1"])
+def test_an_uptime_that_no_kernel_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "uptime").write_text(text)
+    with pytest.raises(Unreadable):
+        uptime_s(Tree(str(tmp_path)))
+
+
+def test_a_stat_of_another_process_is_refused() -> None:
+    with pytest.raises(Unreadable, match="of another process"):
+        parse_stat(8, FakeProcess(7, "x").stat(1e6))
+
+
+def test_numbers_of_no_size_are_refused() -> None:
+    raw = FakeProcess(7, "x", cpu_ticks=10**300).stat(1e6)
+    with pytest.raises(Unreadable):
+        parse_stat(7, raw)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_stat_or_unreadable(raw: bytes) -> None:
+    try:
+        stat = parse_stat(7, raw)
+    except Unreadable as error:
+        assert "7/stat" in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert stat.pid == 7
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=3))
+def test_a_damaged_stat_is_a_stat_or_unreadable(place: int, noise: bytes) -> None:
+    raw = FakeProcess(7, "ipmitool").stat(1e6)
+    damaged = raw[: place % len(raw)] + noise + raw[place % len(raw) + 1 :]
+    try:
+        stat = parse_stat(7, damaged)
+    except Unreadable as error:
+        assert "7/stat" in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert stat.pid == 7
