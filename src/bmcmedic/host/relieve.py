@@ -1,0 +1,247 @@
+"""Relief: a host whose BMC hangs is freed of the clients that hang with it, at once.
+
+Three things are done, and each only on proof: stuck clients are ended, the kernel's polling thread
+is throttled while the hang lasts, and its limit is put back once the BMC answers again. The BMC
+itself is never touched. A program that runs for long calls `step` from time to time; by hand it is
+`relieve`.
+"""
+
+import os
+import re
+import time
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from bmcmedic.host import interface, kipmid
+from bmcmedic.host.clients import Finding
+from bmcmedic.host.end_client import Ender, Ending, group_members
+from bmcmedic.host.interface import Counters, Interface
+from bmcmedic.host.kill_switch import KILL_SWITCH, why_disabled
+from bmcmedic.host.kipmid import Kipmi, KipmiMark
+from bmcmedic.host.kipmid_throttle import KipmidThrottle, Setting
+from bmcmedic.host.proc import Identity, ProcError, Stat, Tree
+from bmcmedic.host.relieve_looks import APART_S_UNTOLD, NOT_YET, Judged, Looks
+from bmcmedic.host.signals import Sender, why_pids_mean_nothing
+from bmcmedic.host.starter import Starter, Users, starter_of
+from bmcmedic.host.undo_journal import DIRECTORY, UndoJournal
+
+LOOK_INTERVAL_S = 1.0
+"""Between the looks of a relief by hand: before, and for what came of it."""
+
+_KIPMI = re.compile(r"kipmi[0-9]+\Z")
+_BOOT_ID = "sys/kernel/random/boot_id"
+
+
+class Place(NamedTuple):
+    """The host as relief reaches it; tests hand in another."""
+
+    proc: Tree
+    sys: Tree
+    etc: Optional[Tree]
+    run: Optional[Tree]
+    sender: Sender
+    kill_switch: str = KILL_SWITCH
+    journal_directory: str = DIRECTORY
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = time.time
+
+    @classmethod
+    def here(cls) -> "Place":
+        """The host that this runs on."""
+        return cls(
+            proc=Tree("/proc"),
+            sys=Tree("/sys"),
+            etc=Tree("/etc"),
+            run=Tree("/run"),
+            sender=Sender.of_this_system(),
+        )
+
+
+class Group(NamedTuple):
+    """The process group of a stuck client."""
+
+    number: int
+    members: int
+    stuck: int
+
+
+class Case(NamedTuple):
+    """A client, what it is found to be, and what was done about it."""
+
+    judged: Judged
+    starter: Optional[Starter]
+    group: Optional[Group]
+    ending: Optional[Ending]
+    """None: nothing was done to it."""
+
+
+class Report(NamedTuple):
+    """What was found and done."""
+
+    at: float
+    """Epoch seconds."""
+    acted: bool
+    disabled: Optional[str]
+    """Why nothing may be done on this host; None: it may."""
+    cases: List[Case]
+    unseen: int
+    """Clients beyond the limit of one look."""
+    kipmi_before: List[Kipmi]
+    setting: Setting
+
+    @property
+    def stuck(self) -> List[Case]:
+        """The clients that are, or were, proven stuck."""
+        return [case for case in self.cases if case.judged.verdict.is_stuck]
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether there was anything to do."""
+        return bool(self.stuck) or self.setting.action in ("set", "put back")
+
+    def left(self, stuck_after_s: float) -> List[Case]:
+        """What is stuck still, and what may be and cannot be told."""
+        return [case for case in self.cases if _is_left(case, stuck_after_s)]
+
+
+class Relief:
+    """The relief of one host, from one look to the next."""
+
+    def __init__(self, place: Place, stuck_after_s: float) -> None:
+        """Nothing is read or changed before the first look."""
+        self.stuck_after_s = stuck_after_s
+        self._place = place
+        self._looks = Looks(place.proc, stuck_after_s)
+        self._users = Users(place.etc)
+        self._ender = Ender(
+            self._looks, place.sender, place.monotonic, place.sleep, self._is_forbidden
+        )
+        journal = UndoJournal(
+            place.proc.text(_BOOT_ID) or "", place.monotonic, place.sleep, place.journal_directory
+        )
+        self.throttle = KipmidThrottle(place.sys.root, journal, place.now)
+        self._kipmi_threads: Dict[Identity, Stat] = {}
+        self._kipmi_marks: Optional[List[KipmiMark]] = None
+        self._counters: Optional[List[Counters]] = None
+        self.kipmi: List[Kipmi] = []
+        """Over the time from the look before to the last one."""
+        self.interfaces: List[Interface] = []
+
+    def relieve(self, may_act: bool) -> Report:
+        """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
+        self.look()
+        self._place.sleep(LOOK_INTERVAL_S)
+        judged = self.look()
+        if any(NOT_YET in each.verdict.evidence for each in judged):
+            self._place.sleep(APART_S_UNTOLD)
+            judged = self.look()
+        return self._act(judged, may_act)
+
+    def look(self) -> List[Judged]:
+        """Look at all that relief is about, and do nothing; raises ProcError."""
+        judged = self._looks.look()
+        marks = kipmid.mark(self._place.proc, self._polling_threads())
+        counters = interface.read(self._place.sys, self._place.proc)
+        if self._kipmi_marks is not None and self._counters is not None:
+            self.kipmi = kipmid.compare(self._kipmi_marks, marks)
+            self.interfaces = interface.compare(self._counters, counters)
+        self._kipmi_marks, self._counters = marks, counters
+        return judged
+
+    def step(self, may_act: bool) -> Report:
+        """One more look, and act on what is proven since the one before; raises ProcError."""
+        return self._act(self.look(), may_act)
+
+    def _act(self, judged: List[Judged], may_act: bool) -> Report:
+        at = self._place.now()
+        kipmi = self.kipmi
+        disabled = self._why_forbidden()
+        acts = may_act and disabled is None
+        stuck = [each for each in judged if each.verdict.is_stuck]
+        starters = {each.client.identity: self._starter(each) for each in stuck}
+        groups = self._groups(stuck)
+        setting = self.throttle.apply(kipmi, self.interfaces, is_stuck=bool(stuck), may_act=acts)
+        endings: Dict[Identity, Ending] = {}
+        if acts:
+            endings = {each.judged.client.identity: each for each in self._ender.end(stuck)}
+        cases = [
+            Case(
+                each,
+                starters.get(each.client.identity),
+                groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
+                endings.get(each.client.identity),
+            )
+            for each in judged
+        ]
+        return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
+
+    def pause(self, seconds: float) -> None:
+        """Let some time pass, by the clock of the place."""
+        self._place.sleep(seconds)
+
+    def undo(self, may_act: bool) -> Setting:
+        """Put back what relief has changed and not yet put back; never raises."""
+        return self.throttle.put_back("asked for", may_act)
+
+    def _is_forbidden(self) -> bool:
+        return why_disabled(self._place.kill_switch) is not None
+
+    def _why_forbidden(self) -> Optional[str]:
+        return why_disabled(self._place.kill_switch) or why_pids_mean_nothing(self._place.proc)
+
+    def _polling_threads(self) -> List[Stat]:
+        """The kernel's polling threads; all processes are looked through only to find them."""
+        proc = self._place.proc
+        known = self._kipmi_threads
+        if not known or any(_identity(proc, each.pid) != each for each in known):
+            stats = (_stat_of(proc, pid) for pid in proc.pids())
+            self._kipmi_threads = {
+                stat.identity: stat
+                for stat in stats
+                if stat is not None and stat.is_kernel_thread and _KIPMI.match(stat.comm)
+            }
+        return list(self._kipmi_threads.values())
+
+    def _starter(self, judged: Judged) -> Optional[Starter]:
+        proc, stat = self._place.proc, judged.look.stat
+        parent = _stat_of(proc, stat.parent_pid)
+        parents = {parent.pid: parent} if parent is not None else {}
+        try:
+            with proc.hold(stat.pid) as process:
+                return starter_of(process, stat, parents, self._users, self._place.run)
+        except ProcError:
+            return None
+
+    def _groups(self, stuck: List[Judged]) -> Dict[int, Group]:
+        members = group_members(self._place.proc, stuck)
+        ours = [each.look.stat.group for each in stuck]
+        return {
+            number: Group(number, count, ours.count(number)) for number, count in members.items()
+        }
+
+
+def _is_left(case: Case, stuck_after_s: float) -> bool:
+    if case.judged.verdict.is_stuck:
+        return case.ending is None or not case.ending.outcome.is_relieved
+    if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
+        return False
+    # It may well be stuck: it is never ended without proof, and never called well either.
+    cannot_tell = case.judged.verdict.finding is Finding.NOT_PROVEN
+    return cannot_tell or case.judged.look.stat.state == "D"
+
+
+def _stat_of(proc: Tree, pid: int) -> Optional[Stat]:
+    try:
+        return proc.stat(pid)
+    except ProcError:
+        return None
+
+
+def _identity(proc: Tree, pid: int) -> Optional[Identity]:
+    stat = _stat_of(proc, pid)
+    return stat.identity if stat is not None else None
+
+
+def is_root() -> bool:
+    """Whether everybody's processes can be looked at and ended."""
+    return os.geteuid() == 0

@@ -1,0 +1,125 @@
+"""Every client of a host and what it is found to be, look by look.
+
+The first look only marks how far each has come; from the second on they are judged. A client that
+has made progress is marked anew, so that what counts is what it did since.
+"""
+
+from typing import Dict, List, NamedTuple, Optional
+
+from bmcmedic.host.clients import Client, Finding, Look, Now, Verdict, judge
+from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable
+
+CLIENTS_MAX = 4096
+"""At one look; more of them wait for the next, when some of these have ended."""
+
+APART_S_MIN = 0.5
+"""Between the mark and the look that a client is judged by."""
+
+APART_S_UNTOLD = 16.0
+"""The same where the kernel does not tell when it last ran; clients wake up after 15 s or never."""
+
+NOT_YET = "stands still, but has been watched for too short a time"
+
+
+class Judged(NamedTuple):
+    """A client, a close look at it, and what it is found to be."""
+
+    client: Client
+    look: Look
+    verdict: Verdict
+
+
+class _Marked(NamedTuple):
+    """A client with its mark, and when that was made."""
+
+    client: Client
+    at_uptime_s: float
+
+
+class Looks:
+    """The clients of one host, from one look to the next."""
+
+    def __init__(self, tree: Tree, stuck_after_s: float) -> None:
+        """`stuck_after_s`: the age from which a client that makes no progress counts as stuck."""
+        self.tree = tree
+        self.stuck_after_s = stuck_after_s
+        self._known: Dict[Identity, _Marked] = {}
+        self.unseen = 0
+        """Clients beyond the limit at the last look."""
+
+    def look(self) -> List[Judged]:
+        """Look at all processes; judges those that were marked long enough ago, oldest first.
+
+        Raises Gone or Unreadable where the tree has no clock.
+        """
+        now = Now.of(self.tree)
+        judged: List[Judged] = []
+        known: Dict[Identity, _Marked] = {}
+        self.unseen = 0
+        for pid in self.tree.pids():
+            try:
+                with self.tree.hold(pid) as process:
+                    marked = self._mark(process, now)
+                    if marked is None:
+                        continue
+                    if len(known) >= CLIENTS_MAX:
+                        self.unseen += 1
+                        continue
+                    known[marked.client.identity] = marked
+                    apart_s = now.uptime_s - marked.at_uptime_s
+                    if apart_s >= APART_S_MIN:
+                        seen = self.judge(marked.client, process, now)
+                        judged.append(seen if _is_enough(seen, apart_s) else _not_yet(seen))
+            except ProcError:
+                continue  # it has ended, or tells nothing: nothing is proven of it
+        for each in judged:
+            if each.verdict.finding is Finding.PROGRESS:
+                renewed = each.client._replace(first=each.look.mark)
+                known[renewed.identity] = _Marked(renewed, now.uptime_s)
+        self._known = known
+        return sorted(judged, key=lambda each: each.client.identity.start_ticks)
+
+    def _mark(self, process: Process, now: Now) -> Optional[_Marked]:
+        """The client that a process is now, with its earlier mark if it is still the same."""
+        fresh = Client.of(process)
+        if fresh is None:
+            return None
+        earlier = self._known.get(fresh.identity)
+        if earlier is None or not _is_same(fresh, earlier.client):
+            return _Marked(fresh, now.uptime_s)
+        return _Marked(fresh._replace(first=earlier.client.first), earlier.at_uptime_s)
+
+    def judge(self, client: Client, process: Process, now: Now) -> Judged:
+        """Judge a client by the process that is held; raises Gone or Unreadable."""
+        look = Look.at(process, now)
+        return Judged(client, look, judge(client, look, self.stuck_after_s))
+
+    def prove_again(self, judged: Judged, process: Process, is_idle_known: bool = True) -> Judged:
+        """Judge a client once more, as it is now, for it is about to be acted upon.
+
+        Without `is_idle_known` it does not count for how long it has not run: a signal of ours has
+        woken it up. Raises Gone when it has ended, Unreadable when it does not tell.
+        """
+        fresh = Client.of(process)
+        if fresh is None or fresh.identity != judged.client.identity:
+            raise Gone("it has ended")
+        if not _is_same(fresh, judged.client):
+            raise Unreadable("it runs another program now")
+        client = fresh._replace(first=judged.client.first)
+        now = Now.of(self.tree)
+        return self.judge(client, process, now if is_idle_known else now._replace(sched_s=None))
+
+
+def _is_enough(judged: Judged, apart_s: float) -> bool:
+    told = judged.look.idle_s is not None
+    return told or not judged.verdict.is_stuck or apart_s >= APART_S_UNTOLD
+
+
+def _not_yet(judged: Judged) -> Judged:
+    """Who answers a slow BMC wakes up once in many seconds, and some kernels do not tell when."""
+    return judged._replace(verdict=Verdict(Finding.NOT_PROVEN, [NOT_YET]))
+
+
+def _is_same(one: Client, other: Client) -> bool:
+    """Whether it still runs the same program: a process may start another and keep its pid."""
+    return (one.identity, one.program, one.argv) == (other.identity, other.program, other.argv)

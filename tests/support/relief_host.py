@@ -1,0 +1,199 @@
+"""A host made of files: its /proc and /sys, its clock, and processes that answer to signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bmcmedic.host.proc import Tree
+from bmcmedic.host.relieve import Place
+from bmcmedic.host.signals import Sender
+
+BOOT_ID = "5f0c2a34-0000-4000-8000-3d7be1f0a001"
+STUCK_START_S = 1_000.0
+UPTIME_S = 10_000.0
+PF_KTHREAD = 0x0020_0000
+
+
+@dataclass
+class Fake:
+    """One process; what it does when it is sent TERM or KILL."""
+
+    pid: int
+    argv: list[str] = field(default_factory=lambda: ["ipmitool", "mc", "info"])
+    exe: str | None = "/usr/bin/ipmitool"
+    comm: str = "ipmitool"
+    state: str = "S"
+    start_s: float = STUCK_START_S
+    parent: int = 1
+    group: int = 0
+    terminal: int = 0
+    flags: int = 0
+    wchan: str | None = "do_select"
+    device: bool = True
+    run_ns: int = 4_000_000
+    turns: int = 12
+    ran_at_s: float | None = None
+    has_sched: bool = True
+    term: str = "ends"
+    """`ends`, `ignores` it, `wakes` up and waits again, `runs` on, or `blocks` in the kernel."""
+    kill: str = "ends"
+    core_percent: float = 0.0
+
+
+class FakeHost:
+    """All of it is files below one directory; time passes when somebody sleeps."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uptime_s = UPTIME_S
+        self.processes: dict[int, Fake] = {}
+        self.sent: list[tuple[int, str]] = []
+        self.completed = 4711
+        self.hosed = 3
+        self.when_slept: list[Callable[[], None]] = []
+        self.kill_switch = root / "disabled"
+        self.journal = root / "run" / "bmcmedic"
+        for folder in ("proc/sys/kernel/random", "proc/self", "sys", "etc", "run"):
+            (root / folder).mkdir(parents=True)
+        (root / "proc/sys/kernel/random/boot_id").write_text(BOOT_ID + "\n")
+        self._own_entry()
+        self._tell_time()
+
+    # ------------------------------------------------------------------------------- its parts
+
+    @property
+    def parameter(self) -> Path:
+        return self.root / "sys/module/ipmi_si/parameters/kipmid_max_busy_us"
+
+    def add(self, fake: Fake) -> Fake:
+        """A process appears, in place of another that has its pid."""
+        self.remove(fake.pid)
+        self.processes[fake.pid] = fake
+        self.write(fake)
+        return fake
+
+    def remove(self, pid: int) -> None:
+        self.processes.pop(pid, None)
+        shutil.rmtree(self.root / "proc" / str(pid), ignore_errors=True)
+
+    def add_interface(self, max_busy_us: str = "", core_percent: float = 98.0) -> Fake:
+        """`ipmi_si` with one interface, and the thread that polls it."""
+        self.parameter.parent.mkdir(parents=True)
+        self.parameter.write_text(max_busy_us + "\n")
+        (self.root / "sys/class/ipmi/ipmi0/device").mkdir(parents=True)
+        self._tell_counters()
+        thread = Fake(
+            200, argv=[], exe=None, comm="kipmi0", parent=2, flags=PF_KTHREAD, wchan="0",
+            device=False, core_percent=core_percent,
+        )  # fmt: skip
+        return self.add(thread)
+
+    def complete(self, count: int) -> None:
+        self.completed += count
+        self._tell_counters()
+
+    def place(self, *, has_pidfds: bool = True) -> Place:
+        root = str(self.root)
+        return Place(
+            proc=Tree(f"{root}/proc"),
+            sys=Tree(f"{root}/sys"),
+            etc=Tree(f"{root}/etc"),
+            run=Tree(f"{root}/run"),
+            sender=Sender(self._send_to_held if has_pidfds else None, self.send),
+            kill_switch=str(self.kill_switch),
+            journal_directory=str(self.journal),
+            monotonic=lambda: self.uptime_s,
+            sleep=self.sleep,
+            now=lambda: 1_700_000_000.0 + self.uptime_s,
+        )
+
+    # -------------------------------------------------------------------------------- its time
+
+    def sleep(self, seconds: float) -> None:
+        self.uptime_s += seconds
+        for fake in self.processes.values():
+            if fake.core_percent:
+                fake.run_ns += int(seconds * fake.core_percent * 1e7)
+                self.write(fake)
+        self._tell_time()
+        for act in self.when_slept:
+            act()
+
+    def send(self, pid: int, number: int) -> None:
+        """What the kernel does with a signal."""
+        fake = self.processes.get(pid)
+        if fake is None:
+            raise ProcessLookupError(3, "No such process")
+        self.sent.append((pid, signal.Signals(number).name[3:]))
+        does = fake.term if number == signal.SIGTERM else fake.kill
+        if does == "ends":
+            self.remove(pid)
+        elif does == "wakes":
+            fake.turns, fake.run_ns = fake.turns + 1, fake.run_ns + 9_000
+            fake.ran_at_s = self.uptime_s
+            self.write(fake)
+        elif does == "runs":
+            fake.state, fake.core_percent = "R", 100.0
+            self.write(fake)
+        elif does == "blocks":
+            fake.state = "D"
+            self.write(fake)
+
+    def _send_to_held(self, descriptor: int, number: int) -> None:
+        """As the kernel does it: the process is the one whose directory is held, or none."""
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.name.endswith("(deleted)"):
+            raise ProcessLookupError(3, "No such process")
+        self.send(int(path.name), number)
+
+    # ------------------------------------------------------------------------------- its files
+
+    def write(self, fake: Fake) -> None:
+        place = self.root / "proc" / str(fake.pid)
+        (place / "fd").mkdir(parents=True, exist_ok=True)
+        fields = [
+            fake.state, fake.parent, fake.group or fake.pid, fake.group or fake.pid, fake.terminal,
+            -1, fake.flags, 0, 0, 0, 0, fake.run_ns // 10_000_000, 0, 0, 0, 20, 0, 1, 0,
+            int(fake.start_s * 100),
+        ]  # fmt: skip
+        (place / "stat").write_text(f"{fake.pid} ({fake.comm}) {' '.join(map(str, fields))}\n")
+        (place / "schedstat").write_text(f"{fake.run_ns} 1000 {fake.turns}\n")
+        ran_at_s = fake.start_s + 0.1 if fake.ran_at_s is None else fake.ran_at_s
+        if fake.has_sched:
+            (place / "sched").write_text(f"se.exec_start    :    {ran_at_s * 1000.0:.6f}\n")
+        (place / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in fake.argv))
+        (place / "cgroup").write_text("0::/system.slice/cron.service\n")
+        (place / "loginuid").write_text("4294967295")
+        (place / "status").write_text("Uid:\t0\t0\t0\t0\n")
+        if fake.wchan is not None:
+            (place / "wchan").write_text(fake.wchan)
+        _link(place / "exe", fake.exe)
+        _link(place / "fd" / "3", "/dev/ipmi0" if fake.device else None)
+
+    def _own_entry(self) -> None:
+        own = self.root / "proc" / str(os.getpid())
+        own.mkdir()
+        (own / "status").write_text(f"NSpid:\t{os.getpid()}\n")
+        (self.root / "proc/self").rmdir()
+        (self.root / "proc/self").symlink_to(str(os.getpid()))
+
+    def _tell_time(self) -> None:
+        (self.root / "proc/uptime").write_text(f"{self.uptime_s:.2f} 0.00\n")
+        own = self.root / "proc" / str(os.getpid())
+        (own / "sched").write_text(f"se.exec_start  :  {self.uptime_s * 1000.0:.6f}\n")
+
+    def _tell_counters(self) -> None:
+        device = self.root / "sys/class/ipmi/ipmi0/device"
+        (device / "complete_transactions").write_text(f"{self.completed}\n")
+        (device / "hosed_count").write_text(f"{self.hosed}\n")
+
+
+def _link(path: Path, target: str | None) -> None:
+    path.unlink(missing_ok=True)
+    if target is not None:
+        path.symlink_to(target)
