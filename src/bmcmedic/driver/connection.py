@@ -59,6 +59,8 @@ class ServerLimits:
     """Of a processor, that all users together can make this thread take."""
     busy_debt_s_max: float = 0.002
     """How long it may work before it makes up for it."""
+    rest_s_max: float = 0.02
+    """A turn that was long because the thread did not run is no reason for a long rest."""
 
 
 class Pending:

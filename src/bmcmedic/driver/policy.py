@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -101,9 +101,9 @@ def refusal(
     *,
     target: Ipmb | None,
     rights: Rights,
-    watchdog_in_charge: bool,
+    watchdog_in_charge: Callable[[], bool],
 ) -> Refusal | None:
-    """Why a request is not sent; None when it is."""
+    """Why a request is not sent; None when it is. The watchdog is asked where it matters."""
     what = netfn, command
     if rights is Rights.NONE or (rights is Rights.READ and what not in A_READERS):
         return Refusal(
@@ -115,6 +115,6 @@ def refusal(
     own = THE_DRIVERS_OWN.get(what)
     if own is not None:
         return Refusal(CompletionCode.INSUFFICIENT_PRIVILEGE, f"not through the driver: {own}")
-    if watchdog_in_charge and what in THE_WATCHDOGS:
+    if what in THE_WATCHDOGS and watchdog_in_charge():
         return Refusal(CompletionCode.NOT_SUPPORTED_IN_STATE, _USE_ORDERS)
     return None

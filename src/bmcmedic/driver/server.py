@@ -169,8 +169,9 @@ class SocketServer:
     def _rest(self, worked_s: float) -> None:
         """Leave the processor, and the interpreter, to those who pat."""
         share = self.limits.busy_share_max
-        self._busy_debt_s += worked_s * (1 - share) / share
-        if self._busy_debt_s >= self.limits.busy_debt_s_max:
+        debt_s = self._busy_debt_s + worked_s * (1 - share) / share
+        self._busy_debt_s = min(debt_s, self.limits.rest_s_max)
+        if debt_s >= self.limits.busy_debt_s_max:
             before = self._runtime.monotonic()
             self._runtime.sleep(self._busy_debt_s)
             slept_s = self._runtime.monotonic() - before
@@ -337,13 +338,12 @@ class SocketServer:
     def _request(
         self, connection: Connection, frame: RequestFrame, now: float
     ) -> ServerFrame | None:
-        watchdog = self._watchdog
         refused = policy.refusal(
             frame.netfn,
             frame.command,
             target=frame.bridge,
             rights=connection.rights,
-            watchdog_in_charge=watchdog is not None and bool(watchdog.status()["in_charge"]),
+            watchdog_in_charge=self._watchdog_in_charge,
         )
         if refused is not None:
             self.counts["refused_requests"] += 1
@@ -358,6 +358,9 @@ class SocketServer:
             return AnswerFrame(frame.frame_id, CompletionCode.NODE_BUSY, reason=str(error))
         self.counts["requests"] += 1
         return None
+
+    def _watchdog_in_charge(self) -> bool:
+        return self._watchdog is not None and bool(self._watchdog.status()["in_charge"])
 
     def _begin(self, pending: Pending) -> None:
         """Count it; raises QueueFull."""

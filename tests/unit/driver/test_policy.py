@@ -30,7 +30,9 @@ def code(
     rights: Rights = Rights.FULL,
     in_charge: bool = True,
 ) -> int | None:
-    refused = refusal(netfn, command, target=target, rights=rights, watchdog_in_charge=in_charge)
+    refused = refusal(
+        netfn, command, target=target, rights=rights, watchdog_in_charge=lambda: in_charge
+    )
     return None if refused is None else int(refused.completion_code)
 
 
@@ -100,6 +102,6 @@ def test_a_reader_gets_what_the_specification_gives_a_user_and_no_more() -> None
 
 def test_a_reason_says_what_to_do_instead() -> None:
     for what, told in (((6, 0x24), "op: watchdog"), ((6, 0x34), "give a bridge")):
-        refused = refusal(*what, target=None, rights=Rights.FULL, watchdog_in_charge=True)
+        refused = refusal(*what, target=None, rights=Rights.FULL, watchdog_in_charge=lambda: True)
         assert refused is not None
         assert told in refused.reason
