@@ -6,6 +6,7 @@ the flood of port 0x80 writes begins, how long the BMC boots, what the clients a
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,6 +224,13 @@ class BmcSample(NamedTuple):
     memory_free: float
     answer_s: float
     """How long one answer takes."""
+
+    @classmethod
+    def of(cls, bmc: SimBmc, now: float) -> BmcSample:
+        """How it is now; while it reboots there is nothing to be seen."""
+        if bmc.boot_until is not None:
+            return cls(now, math.nan, math.nan)
+        return cls(now, bmc.memory_free_fraction(now), bmc.answer_latency_s(now))
 
 
 @dataclass(slots=True)

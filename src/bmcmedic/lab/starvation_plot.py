@@ -28,8 +28,6 @@ _LEGEND = (
 )
 _WIDTH_IN, _PANEL_IN, _MEMORY_IN = 11.0, 1.9, 1.6
 _DPI = 130
-_LATENCY_S_MIN = 30.0
-"""The scale goes at least so far, or a run without trouble would look like one with."""
 _VISIBLE_S = 1.0
 """A pat that took less is drawn as a tick."""
 _HEADROOM = 1.25
@@ -50,12 +48,13 @@ def draw(records: Sequence[Record], path: Path) -> None:
         squeeze=False,
         height_ratios=[_PANEL_IN] * len(records) + [_MEMORY_IN],
     )[:, 0]
+    scenario = records[0].scenario
     longest_s = max((latency for record in records for latency in record.latencies_s()), default=0)
-    scale_s = max(longest_s, _LATENCY_S_MIN) * _HEADROOM
+    # At least so far, or a run without trouble would look like one with.
+    scale_s = max(longest_s, scenario.watchdog().pretimeout_limit_s / 2) * _HEADROOM
     for axis, record in zip(axes, records, strict=False):
         _draw_pats(axis, record, scale_s)
     _draw_memory(axes[-1], records[0])
-    scenario = records[0].scenario
     figure.suptitle(
         f"A BMC drowns in port 0x80 writes: what becomes of the watchdog's pats "
         f"(seed {scenario.seed}, {scenario.load} clients)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -88,13 +87,8 @@ class _Run:
         self.world.at(self.world.now, again)
 
     def sample_bmc(self) -> None:
-        """Write down how the BMC is; while it reboots there is nothing to be seen."""
-        now, bmc = self.world.now, self._bmc
-        if bmc.boot_until is None:
-            sample = BmcSample(now, bmc.memory_free_fraction(now), bmc.answer_latency_s(now))
-        else:
-            sample = BmcSample(now, math.nan, math.nan)
-        self.record.bmc_samples.append(sample)
+        """Write down how the BMC is."""
+        self.record.bmc_samples.append(BmcSample.of(self._bmc, self.world.now))
 
     # --------------------------------------------------------------------------- the driver
 
