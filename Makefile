@@ -28,7 +28,7 @@ demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed b
 	$(BIN)/bmcmedic demo --once
 
 .PHONY: test
-test: peers kernel lint ## lint, then every test, real clients and a real kernel in QEMU included
+test: peers kernel lint pyz ## lint, then every test, real clients and a real kernel in QEMU included
 	$(BIN)/pytest
 
 .PHONY: lint
@@ -42,6 +42,10 @@ lint: $(STAMPS)/dev ## ruff, mypy --strict, and the way of the imports
 format: $(STAMPS)/dev ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
+
+.PHONY: pyz
+pyz: $(STAMPS)/dev ## dist/bmcmedic-triage.pyz: triage and relief in one file, for hosts without us
+	$(BIN)/python tools/build_pyz.py dist/bmcmedic-triage.pyz
 
 .PHONY: draw
 draw: $(STAMPS)/dev ## the diagrams in docs/ anew, from the tables in the code

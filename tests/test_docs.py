@@ -17,10 +17,14 @@ import typer.main
 import bmcmedic.cli
 from bmcmedic.cli.remedy import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
+from bmcmedic.host import diagnosis, guests
+from bmcmedic.host.report import to_json
+from bmcmedic.host.triage import Roots, triage
 from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
 from bmcmedic.sim.rack import BmcSpec
+from tests.support.proc_tree import KTHREADD, kipmi, stuck_ipmitool, write_capture
 from tests.support.programs import bmcmedic as program
 from tests.support.sim import running_rack
 from tools import draw_states
@@ -36,20 +40,19 @@ WHERE_COMMANDS_STAND = {
     "heal": ["docs/heal.md"],
     "sim": ["docs/simulator.md"],
     "demo": ["docs/simulator.md"],
+    "triage": ["docs/triage.md"],
     "driver": ["docs/driver.md"],
 }
 SHARED_OPTIONS_PAGE = "docs/probe.md"
 """What `reset` and `heal` share with `probe` is explained there, and they point to it."""
 
 OPTIONS_OF_OTHERS = {
+    "--password",  # FreeIPMI
     "--require-hashes",  # pip
     "--rounds",  # bench/probe.py
     "--strict",  # mypy
 }
 """Options on the pages that are not bmcmedic's own."""
-
-NOT_YET = {"triage"}
-"""Commands that the pages name, and the host's own program brings."""
 
 
 def text(page: str) -> str:
@@ -151,8 +154,6 @@ def test_every_command_line_shown_would_be_understood(page: Path) -> None:
 
 def check_command_line(words: list[str], page: Path) -> None:
     command, *rest = words
-    if command in NOT_YET:
-        return
     assert command in COMMANDS or command in PROGRAMS, f"{page.name} shows `bmcmedic {command}`"
     ended = [index for index, word in enumerate(rest) if word in ("|", "&", "#", "<", "'bmcmedic")]
     used = {word.rstrip("'").partition("=")[0] for word in rest[: min(ended, default=None)]}
@@ -237,6 +238,19 @@ def test_the_keys_of_the_control_door_and_of_triage_are_documented() -> None:
     assert triage["stuck"]
     shown = keys(described) | keys(triage) | keys(listed) | set(triage["symptoms"])
     assert undocumented(shown, text("docs/simulator.md")) == set()
+
+
+def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
+    sick = [KTHREADD, kipmi(), stuck_ipmitool(), stuck_ipmitool(7, "sol", "activate")]
+    capture = write_capture(tmp_path / "capture", sick, sick, counters=({}, {}))
+    document = to_json(triage(Roots.captured(str(capture))))
+    assert document["stuck"]
+    assert document["spared"]
+    guest = set(guests.Guest._fields)
+    kinds = {kind.value for kind in diagnosis.Kind} | {
+        value for name, value in vars(diagnosis).items() if name.startswith("SYMPTOM_")
+    }
+    assert undocumented(keys(document) | guest | kinds, text("docs/triage.md")) == set()
 
 
 def test_every_fault_is_documented() -> None:

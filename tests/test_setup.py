@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
-PEERS = ["freeipmi-tools", "ipmitool", "openipmi"]
+PEERS = ["freeipmi-tools", "ipmitool", "openipmi", "pypy3"]
 
 
 class Machine:
@@ -152,3 +154,81 @@ def test_debians_python_without_ensurepip_gets_its_package(
     assert done.returncode == 0, done.stderr
     assert machine.apt_calls == ["install"]
     assert f"python3 -m venv --clear {tmp_path / 'venv'}" in machine.log.read_text()
+
+
+# ---- tools/setup-kernel
+
+KERNEL_PACKAGE = "linux-image-6.1.0-9-amd64"
+MODULES = ["ipmi_devintf", "ipmi_msghandler", "ipmi_si", "ipmi_watchdog", "softdog", "watchdog"]
+
+
+def has_a_kernel_to_download(machine: Machine, *, modules: list[str], suffix: str = ".ko") -> None:
+    """A Debian machine whose apt downloads a kernel package that holds these modules."""
+    for program in ("basename", "cat", "find", "mktemp", "mv", "rm", "tar"):
+        found = shutil.which(program)
+        assert found
+        (machine.bin / program).symlink_to(found)
+    files = machine.log.with_name("files.tar")
+    with tarfile.open(files, "w") as archive:
+        names = ["boot/vmlinuz-6.1.0-9-amd64", "boot/config-6.1.0-9-amd64"]
+        names += [f"lib/modules/6.1.0-9-amd64/kernel/drivers/{name}{suffix}" for name in modules]
+        names += ["lib/modules/6.1.0-9-amd64/kernel/drivers/other.ko"]
+        for name in names:
+            entry = tarfile.TarInfo(f"./{name}")
+            entry.size = len(name)
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    machine.has("dpkg", "echo amd64")
+    machine.has("apt-cache", f"echo linux-image-amd64; echo '  Depends: {KERNEL_PACKAGE}'")
+    machine.has("apt-get", f'[ "$1" = update ] || echo deb >{KERNEL_PACKAGE}_6.1.1_amd64.deb')
+    machine.has("dpkg-deb", f'cat "{files}"')
+    machine.has("id", "echo 0")
+
+
+@pytest.mark.parametrize("suffix", [".ko", ".ko.xz"])
+def test_a_kernel_is_unpacked_once_and_not_installed(
+    machine: Machine, tmp_path: Path, suffix: str
+) -> None:
+    has_a_kernel_to_download(machine, modules=MODULES, suffix=suffix)
+    target = tmp_path / "build" / "kernel"
+    done = machine.run("setup-kernel", str(target))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in target.iterdir()) == ["modules", "package", "vmlinuz"]
+    unpacked = sorted(path.name for path in (target / "modules").iterdir())
+    assert unpacked == [f"{name}{suffix}" for name in MODULES]
+    assert (target / "package").read_text() == f"{KERNEL_PACKAGE}_6.1.1_amd64\n"
+    assert machine.apt_calls == ["download"]
+    again = machine.run("setup-kernel", str(target))
+    assert (again.returncode, again.stdout) == (0, "")
+    (target / "modules" / f"softdog{suffix}").unlink()
+    assert machine.run("setup-kernel", str(target)).returncode == 0
+    assert machine.apt_calls == ["download", "download"]
+    assert (target / "modules" / f"softdog{suffix}").exists()
+
+
+def test_package_lists_without_a_kernel_are_refreshed(machine: Machine, tmp_path: Path) -> None:
+    has_a_kernel_to_download(machine, modules=MODULES)
+    refreshed = tmp_path / "refreshed"
+    machine.has("apt-cache", f"[ -e {refreshed} ] && echo '  Depends: {KERNEL_PACKAGE}'")
+    download = f"echo deb >{KERNEL_PACKAGE}_1_amd64.deb"
+    machine.has("apt-get", f'if [ "$1" = update ]; then : >{refreshed}; else {download}; fi')
+    done = machine.run("setup-kernel", str(tmp_path / "kernel"))
+    assert done.returncode == 0, done.stderr
+    assert machine.apt_calls == ["update", "download"]
+
+
+def test_a_kernel_without_a_module_is_refused_and_nothing_is_left(
+    machine: Machine, tmp_path: Path
+) -> None:
+    has_a_kernel_to_download(machine, modules=MODULES[:-1])
+    done = machine.run("setup-kernel", str(tmp_path / "kernel"))
+    assert done.returncode == 1
+    assert "no module watchdog" in done.stderr
+    assert not (tmp_path / "kernel" / "package").exists()
+    assert not list((tmp_path / "kernel").glob(".unpacking*"))
+
+
+def test_a_kernel_elsewhere_says_what_to_put_where(machine: Machine, tmp_path: Path) -> None:
+    done = machine.run("setup-kernel", str(tmp_path / "kernel"))
+    assert done.returncode == 1
+    assert "no apt-cache here" in done.stderr
+    assert "ipmi_si.ko" in done.stderr

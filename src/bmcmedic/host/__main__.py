@@ -1,7 +1,5 @@
 """`python -m bmcmedic.host`: the same as the one-file program."""
 
-import sys
+from bmcmedic.host.main import run
 
-from bmcmedic.host.main import main
-
-sys.exit(main())
+run()

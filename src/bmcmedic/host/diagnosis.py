@@ -213,6 +213,9 @@ def _evidence(facts: Facts) -> List[str]:
         share = "unknown" if thread.cpu_percent is None else f"{thread.cpu_percent:g} % of a core"
         total = duration(thread.cpu_total_s)
         lines.append(f"{thread.name}: {share}, {total} of CPU time since it was started")
+    suffering = [g for g in facts.guests if (g.run_delay_percent or 0.0) >= RUN_DELAY_PERCENT]
+    if suffering:
+        lines.append(f"{len(suffering)} of {_count(len(facts.guests), 'guest')} wait for a CPU")
     return lines
 
 
@@ -251,9 +254,6 @@ def _advice(kind: Kind, facts: Facts) -> List[str]:
         lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.not_proven:
         lines.append(f"run it as root: {_count(facts.not_proven, 'client')} could not be looked at")
-    suffering = [g for g in facts.guests if (g.run_delay_percent or 0.0) >= RUN_DELAY_PERCENT]
-    if suffering:
-        lines.append(f"{_count(len(suffering), 'guest')} of {len(facts.guests)} wait for a CPU")
     return lines
 
 

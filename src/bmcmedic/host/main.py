@@ -5,6 +5,7 @@ ssh host python3 - triage --json < bmcmedic-triage.pyz
 """
 
 import importlib
+import os
 import sys
 from typing import List, Optional
 
@@ -13,6 +14,7 @@ COMMANDS = {
     "relieve": "bmcmedic.host.relieve_main",
 }
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 USAGE = """usage: bmcmedic-triage.pyz triage|relieve [options]
 
@@ -20,6 +22,20 @@ USAGE = """usage: bmcmedic-triage.pyz triage|relieve [options]
   relieve   end the clients that are proven stuck
 
 Each has --help."""
+
+
+def run() -> None:
+    """The whole program: run the command line, and end."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    sys.exit(status)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

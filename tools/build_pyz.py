@@ -1,0 +1,127 @@
+"""Builds `bmcmedic-triage.pyz`: triage and relief in one file, for hosts that have nothing of ours.
+
+    .venv/bin/python tools/build_pyz.py dist/bmcmedic-triage.pyz
+
+A zip cannot be run from standard input, and `ssh host python3 - triage < FILE` is how most hosts
+are reached. So the file is a plain Python script: a header that every Python since 2.7 can read,
+for a clear word to the old ones, and the modules of `bmcmedic.host`, compressed, in a text that it
+imports from. The same sources give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+LINE_CHARACTERS = 100
+
+HEADER = '''\
+#!/usr/bin/env python3
+# bmcmedic {version}: triage and relief on a sick host. Python 3.6 and later, nothing else.
+#
+#   python3 bmcmedic-triage.pyz triage --help
+#   ssh host python3 - triage --json < bmcmedic-triage.pyz
+#
+# Its sources stand below, compressed; `python3 bmcmedic-triage.pyz --sources DIR` unpacks them.
+import sys
+
+if sys.version_info < (3, 6):
+    sys.exit("bmcmedic-triage: needs Python 3.6 or later, and this is %d.%d" % sys.version_info[:2])
+
+import base64
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import zlib
+
+
+class Modules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Finds and loads the modules of this file."""
+
+    def __init__(self, text):
+        self.sources = json.loads(zlib.decompress(base64.b85decode("".join(text.split()))).decode())
+
+    def find_spec(self, name, path, target=None):
+        if name not in self.sources:
+            return None
+        return importlib.machinery.ModuleSpec(
+            name, self, origin="bmcmedic-triage.pyz", is_package=self.is_package(name)
+        )
+
+    def is_package(self, name):
+        return any(other.startswith(name + ".") for other in self.sources)
+
+    def get_source(self, name):
+        return self.sources[name]
+
+    def exec_module(self, module):
+        name = module.__spec__.name
+        module.__file__ = "bmcmedic-triage.pyz/" + name
+        exec(compile(self.sources[name], module.__file__, "exec"), module.__dict__)
+
+    def unpack(self, folder):
+        for name, source in self.sources.items():
+            path = os.path.join(folder, *name.split("."))
+            path = os.path.join(path, "__init__.py") if self.is_package(name) else path + ".py"
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(source)
+
+
+MODULES = """
+'''
+
+FOOTER = '''
+"""
+
+if __name__ == "__main__":
+    modules = Modules(MODULES)
+    if sys.argv[1:2] == ["--sources"] and len(sys.argv) == 3:
+        modules.unpack(sys.argv[2])
+        sys.exit(0)
+    # In front, so that no bmcmedic that is installed here, or lies in this folder, mixes with it.
+    sys.meta_path.insert(0, modules)
+    from bmcmedic.host.main import run
+
+    run()
+'''
+
+
+def sources() -> dict[str, str]:
+    """The modules by their names."""
+    package = SOURCE / "bmcmedic" / "host"
+    found = {"bmcmedic": (SOURCE / "bmcmedic" / "__init__.py").read_text(encoding="utf-8")}
+    for path in sorted(package.glob("*.py")):
+        name = "bmcmedic.host" if path.stem == "__init__" else f"bmcmedic.host.{path.stem}"
+        if path.stem != "__main__":
+            found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def script() -> str:
+    """The whole file."""
+    modules = sources()
+    version = modules["bmcmedic"].partition('__version__ = "')[2].partition('"')[0]
+    packed = base64.b85encode(zlib.compress(json.dumps(modules).encode(), 9)).decode()
+    text = "\n".join(textwrap.wrap(packed, LINE_CHARACTERS))
+    return HEADER.replace("{version}", version) + text + FOOTER
+
+
+def main() -> None:
+    """Write the file that is named on the command line."""
+    path = Path(sys.argv[1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(script(), encoding="utf-8")
+    new.chmod(0o755)
+    new.rename(path)
+
+
+if __name__ == "__main__":
+    main()
