@@ -364,15 +364,23 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
         step("stopped", watchdog.disarm)
         step("again", watchdog.pat)
         watchdog.close(disarm=True)
-        say(watchdog.name, told, second)
+        watchdog = DevWatchdog()
+        watchdog.close(disarm=False)
+        step("unused", os.getpid)
+        watchdog = DevWatchdog()
+        watchdog.pat()
+        watchdog.close(disarm=False)
+        step("left", os.getpid)
+        DevWatchdog().close(disarm=True)
+        say(watchdog.name, told[:4], second)
         """,
     )
     seen = {}
-    for step in ("started", "patted", "stopped", "again"):
+    for step in ("started", "patted", "stopped", "again", "unused", "left"):
         guest.run(f"until [ -e /tmp/{step} ]; do usleep 20000; done", check=True)
         found = bmc.get()
         seen[step] = found["watchdog"]["running"], found["requests"].get("06/22", 0)
-        if step != "stopped":
+        if step not in ("stopped", "unused"):
             assert 80 < found["watchdog"]["present_countdown_s"] <= 90
             assert found["watchdog"]["timeout_action"] == 1
         guest.run(f"rm /tmp/{step}", check=True)
@@ -380,9 +388,11 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
     assert name == "/dev/watchdog"
     assert told == [None] * 4
     assert "has /dev/watchdog. Only one may be in charge" in second
-    assert [running for running, _ in seen.values()] == [True, True, False, True]
+    assert [running for running, _ in seen.values()] == [
+        True, True, False, True, False, True,
+    ]  # fmt: skip
     pats = [count for _, count in seen.values()]
-    assert pats[0] < pats[1] == pats[2] < pats[3]
+    assert pats[0] < pats[1] == pats[2] < pats[3] == pats[4] < pats[5]
     assert not bmc.get()["watchdog"]["running"]
 
 

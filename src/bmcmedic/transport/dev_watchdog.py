@@ -119,8 +119,8 @@ def find_device(root: str = "/") -> str:
     # ipmi_watchdog has no entry in that class, and takes /dev/watchdog only if it came first.
     if Path(watchdogs, "watchdog0").exists():
         raise ConfigurationError(
-            f"/dev/watchdog is that of {others[0]}, so ipmi_watchdog has none: load it before that "
-            "driver, blacklist that driver, or pat the BMC directly"
+            f"/dev/watchdog is that of {', '.join(others)}, so ipmi_watchdog has none: load it "
+            "before that driver, blacklist that driver, or pat the BMC directly"
         )
     path = Path(root, "dev/watchdog")
     if not path.exists():
@@ -148,7 +148,8 @@ def holders(root: str = "/") -> list[Holder]:
 class DevWatchdog:
     """The BMC's watchdog timer, held open: nobody else can pat it meanwhile.
 
-    Opening it changes nothing; `set` or `pat` starts the timer.
+    Opening it changes nothing, and the first `pat` starts the timer. But where the process is
+    killed before that, the kernel starts it, with the time that it has: so `set` comes right after.
 
     Raises: ConfigurationError when there is none, when it would not act, or when somebody else has
     it; InterfaceGone when it vanished.
@@ -162,6 +163,7 @@ class DevWatchdog:
             raise ConfigurationError(_SENDS_NOTHING)
         self._action = Path(root, "sys/module/ipmi_watchdog/parameters/action")
         self._stopped = False
+        self._started = False
         self._int = bytearray(_INT.size)
         self._keepalive = bytearray(_INT.size)
         try:
@@ -226,6 +228,7 @@ class DevWatchdog:
             # A stopped timer takes pats, and sends nothing, until it is enabled.
             self._put(SETOPTIONS, ENABLE_CARD, "the start")
             self._stopped = False
+        self._started = True
         self._ioctl(KEEPALIVE, self._keepalive, "a pat")
 
     def disarm(self) -> None:
@@ -243,9 +246,13 @@ class DevWatchdog:
     def close(self, *, disarm: bool) -> None:
         """Let it go; the timer is stopped, where that can be, or runs on after a last pat.
 
-        Blocks as a pat does, either way. Never raises: the timer's own end is then the answer.
+        One that was never patted is stopped too: the kernel would start it when it is let go.
+        Blocks as a pat does. Never raises: the timer's own end is then the answer.
         """
-        if disarm:
+        if (disarm or not self._started) and self._fd >= 0 and self.can_stop:
+            # Stopped first, as writing the magic byte is a pat, and would start it.
+            with contextlib.suppress(BmcmedicError):
+                self.disarm()
             with contextlib.suppress(OSError):
                 os.write(self._fd, _MAGIC_CLOSE)
         self._close()

@@ -264,7 +264,12 @@ def test_times_pats_and_the_end(machine: Machine) -> None:
     watchdog.pat()
     assert (watchdog.timeout_s(), watchdog.pretimeout_s()) == (120, 30)
     watchdog.close(disarm=True)
-    assert machine.calls == [(SETTIMEOUT, 120), (SETPRETIMEOUT, 30), (KEEPALIVE, 0)]
+    assert machine.calls == [
+        (SETTIMEOUT, 120),
+        (SETPRETIMEOUT, 30),
+        (KEEPALIVE, 0),
+        (SETOPTIONS, DISABLE_CARD),
+    ]
     assert (machine.root / "dev/watchdog").read_bytes() == b"V"
     watchdog.close(disarm=False)
 
@@ -272,10 +277,35 @@ def test_times_pats_and_the_end(machine: Machine) -> None:
 def test_left_running_it_is_closed_without_the_magic(machine: Machine) -> None:
     machine.load_ipmi_watchdog()
     watchdog = machine.open()
+    watchdog.pat()
     watchdog.close(disarm=False)
     assert (machine.root / "dev/watchdog").read_bytes() == b""
+    assert machine.calls == [(KEEPALIVE, 0)]
     with pytest.raises(InterfaceGone, match="is closed"):
         watchdog.pat()
+
+
+def test_never_patted_it_is_not_left_to_start(machine: Machine) -> None:
+    machine.load_ipmi_watchdog()
+    watchdog = machine.open()
+    watchdog.set(60)
+    machine.calls.clear()
+    machine.error = errno.EIO
+    watchdog.close(disarm=False)
+    machine.error = None
+    watchdog = machine.open()
+    watchdog.close(disarm=False)
+    assert machine.calls == [(SETOPTIONS, DISABLE_CARD)]
+    assert (machine.root / "dev/watchdog").read_bytes() == b"V"
+
+
+def test_one_that_cannot_be_stopped_is_let_go_as_it_is(machine: Machine) -> None:
+    machine.load_ipmi_watchdog(nowayout="Y")
+    watchdog = machine.open()
+    watchdog.pat()
+    watchdog.close(disarm=True)
+    assert machine.calls == [(KEEPALIVE, 0)]
+    assert (machine.root / "dev/watchdog").read_bytes() == b""
 
 
 def test_a_shorter_timeout_never_stands_below_the_pretimeout(machine: Machine) -> None:
