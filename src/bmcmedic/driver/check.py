@@ -1,8 +1,9 @@
 """The check command: while it fails or hangs, nothing is patted.
 
-It runs at normal priority, in a thread and a session of its own, so a host that no longer schedules
-ordinary processes fails it. While a check runs the host counts as well only up to its start: a
-check that hangs lets the pretimeout fire within its limit, and not a deadline later.
+The command runs at normal priority, in a session of its own, so a host that no longer schedules
+ordinary processes fails it; a thread of its own waits for it. While a check runs the host counts as
+well only up to its start: a check that hangs lets the pretimeout fire within its limit, and not a
+deadline later.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class NoCheck:
 class Checks:
     """Runs the check command again and again, and remembers what came of it.
 
-    `run` is the body of a thread with normal scheduling; everything else may be asked from any.
+    `run` is the body of a thread of its own; everything else may be asked from any.
     """
 
     def __init__(

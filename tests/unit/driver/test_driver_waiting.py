@@ -67,7 +67,7 @@ def test_not_when_the_request_could_not_be_queued() -> None:
         """No error: the caller just never comes back from the lock."""
 
     def stay() -> bool:
-        runtime.sleep(10 * WAITING_S_MAX)
+        runtime.advance_to(runtime.now + 10 * WAITING_S_MAX)
         raise Stuck
 
     driver._requests_lock = SimpleNamespace(acquire=stay, release=lambda: None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -339,3 +342,18 @@ def test_without_a_callout_it_pats_all_the_same() -> None:
     bench.runtime.at(bench.after(15.0), watchdog.stop)
     watchdog.run()
     assert watchdog.counts["pats"] == 2
+
+
+def test_every_key_and_count_of_its_status_is_documented() -> None:
+    bench = WatchdogBench(SETTINGS)
+    bench.timer.latency_s = 0.0
+    bench.run(5.0)
+    page = Path(__file__).parents[3].joinpath("docs/watchdog.md").read_text(encoding="utf-8")
+    source = Path(inspect.getfile(Watchdog)).read_text(encoding="utf-8")
+    counted = {
+        name for line in source.splitlines() if "self.counts[" in line
+        for name in re.findall(r'"(\w+)"', line)
+    }  # fmt: skip
+    assert counted >= {"pats", "failures", "found_stopped", "found_changed"}
+    shown = set(re.findall(r"`(\w+)`", page))
+    assert (counted | set(bench.watchdog.status())) - shown == set()
