@@ -45,7 +45,11 @@ IDS = st.integers(0, ID_MAX)
 OCTETS = st.integers(0, 255)
 TEXT = st.text(max_size=MESSAGE_CHARS_MAX)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=12,
 )
