@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,12 +20,13 @@ from bmcmedic.errors import (
     RemoteProtocolError,
 )
 from bmcmedic.ipmi.kcs import STATUS_IBF
+from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.kcs_errors import KcsTimeout, NothingThere
 from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.transport.in_band import InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.port_io import GUARD_PERIOD_S, PORT_IO_LIMITS, PortIo
 from bmcmedic.transport.port_io_registers import DevPort, PortGuard, owner_in
-from tests.support.kcs_pair import ACCESS_S, Pair, Trouble, answer_to
+from tests.support.kcs_pair import ACCESS_S, NEVER, Pair, Trouble, answer_to
 
 REQUEST = b"\x18\x01token"
 COARSE = KcsLimits(ibf_s=5, obf_s=5, recoveries_max=3, exchange_s=10, poll_s_max=0.05)
@@ -232,6 +235,80 @@ def test_who_takes_over_does_not_wait_long_for_an_access_that_does_not_end() -> 
     assert answers == [b"taken"]
     assert wires.accesses == 7
     assert wires.ask(port_io, pat) == answer_to(pat)
+
+
+class LiveBmc(BmcKcs):
+    """Answers as soon as it is looked at."""
+
+    def read_status(self) -> int:
+        if self.service() is KcsEvent.REQUEST:
+            self.respond(self.request_number, answer_to(self.request))
+        return super().read_status()
+
+
+class Owner:
+    """Who may use the interface: the driver's lock and generation, as far as this needs them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.generation = 0
+
+    def fence_off(self) -> threading.Lock:
+        lock = threading.Lock()
+        lock.acquire()
+        self.generation += 1
+        self.lock = lock
+        return lock
+
+
+class Generation:
+    """A claim that is lost when the generation changes."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._mine = owner.generation
+
+    def must_stop(self, *, recovering: bool) -> bool:  # noqa: ARG002
+        return self._mine != self._owner.generation
+
+
+def test_two_threads_that_take_the_interface_from_each_other() -> None:
+    port_io, owner = PortIo(LiveBmc(), limits=COARSE), Owner()
+    ended: Counter[str] = Counter()
+    stop, went_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            went_on.set()
+            claim, lock = Generation(owner), owner.lock
+            with lock:
+                if claim.must_stop(recovering=False):
+                    continue
+                try:
+                    response = port_io.attempt(REQUEST, NEVER, claim, idempotent=True)
+                except Interrupted:
+                    ended["interrupted"] += 1
+                else:
+                    ended["answered" if response == answer_to(REQUEST) else "wrong"] += 1
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for number in range(300):
+            went_on.clear()
+            assert went_on.wait(20)
+            lock = owner.fence_off()
+            port_io.take_over()
+            pat = b"\x18\x22" + number.to_bytes(2, "big")
+            claim = Generation(owner)
+            assert port_io.attempt(pat, NEVER, claim, idempotent=True) == answer_to(pat)
+            lock.release()
+    finally:
+        stop.set()
+        thread.join(20)
+    assert not thread.is_alive()
+    assert ended["wrong"] == 0
+    assert ended["interrupted"] > 0
 
 
 def test_an_error_from_outside_leaves_no_exchange_behind() -> None:
