@@ -32,7 +32,13 @@ def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Pa
             Path(new.name).unlink()
             raise
     Path(new.name).replace(place)
-    kept = sorted(cache.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
-    for old in kept[:-FILES_KEPT_MAX]:
+    for old in sorted(cache.glob(f"{kind}-*"), key=_last_used)[:-FILES_KEPT_MAX]:
         old.unlink(missing_ok=True)
     return place
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process was quicker
+        return 0.0

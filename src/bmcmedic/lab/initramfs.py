@@ -50,6 +50,9 @@ _ENCODINGS = {
     "raw_unicode_escape",
 }
 _DATA_OF_PROGRAMS = {"ipmitool": ("/usr/share/misc/enterprise-numbers.txt",)}
+_DATA_BYTES_MAX = 65_536
+"""Whole, the list of manufacturers costs each ipmitool in the guest 0.25 s of 0.32."""
+
 _SITE = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 """Where the standard library goes, and bmcmedic beside it: `-I` and `-S` find it there too."""
 
@@ -87,11 +90,16 @@ def base_archive(kernel: Kernel, programs: Sequence[str], cache: Path) -> Path:
             archive.file(place, path.read_bytes(), executable=True)
             for data in map(Path, _DATA_OF_PROGRAMS.get(name, ())):
                 if data.is_file():
-                    archive.file(str(data), data.read_bytes())
+                    archive.file(str(data), _first_lines(data))
         _add_libraries(archive, [*found.values(), Path(sys.executable).resolve(), *extensions])
         return archive.encode()
 
     return cached(cache, "base", stamp, build)
+
+
+def _first_lines(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_DATA_BYTES_MAX).rpartition(b"\n")[0] + b"\n"
 
 
 def _program(name: str) -> Path:

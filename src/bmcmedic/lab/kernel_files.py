@@ -11,6 +11,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.lab.build_cache import cached, version
 
 KERNEL_FILES = ("vmlinuz", "package", "modules")
+_ELF_MAGIC = b"\x7fELF"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
@@ -39,11 +40,12 @@ class Kernel:
         compressed = self.folder / "vmlinuz"
 
         def build() -> bytes:
-            data = compressed.read_bytes()
-            start = data.find(_XZ_MAGIC)
-            if start < 0:
+            _, found, rest = compressed.read_bytes().partition(_XZ_MAGIC)
+            try:
+                kernel = lzma.LZMADecompressor().decompress(found + rest)
+            except lzma.LZMAError:
                 return b""
-            return lzma.LZMADecompressor().decompress(data[start:])
+            return kernel if kernel.startswith(_ELF_MAGIC) else b""
 
         unpacked = cached(cache, "vmlinux", version(compressed), build)
         return unpacked if unpacked.stat().st_size else compressed

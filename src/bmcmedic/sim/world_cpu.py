@@ -78,6 +78,8 @@ class Scheduler:
         cpu = task.cpu
         if cpu is not None:
             task.cpu = None
+            if task.held:
+                self._tell_waiting(task)
             self._fill(cpu)
 
     def spins(self, task: Task) -> None:
@@ -139,6 +141,11 @@ class Scheduler:
     def _off(self, task: Task) -> None:
         task.cpu = None
         self._world.hold_back(task)
+        self._tell_waiting(task)
+
+    @staticmethod
+    def _tell_waiting(task: Task) -> None:
+        """Those who spin for what the task holds."""
         for lock in task.held:
             lock.owner_left_cpu()
 

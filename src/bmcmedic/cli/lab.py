@@ -1,0 +1,206 @@
+"""`bmcmedic lab`: the incidents that bmcmedic is there for, reproduced."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.lab.starvation import (
+    DURATION_S,
+    LOAD_DEFAULT,
+    REAL_DURATION_S,
+    Design,
+    Record,
+    Scenario,
+)
+
+_lab = typer.Typer(
+    no_args_is_help=True,
+    help="Reproduce the incidents that bmcmedic is there for.",
+    pretty_exceptions_enable=False,
+)
+
+
+class DesignChoice(StrEnum):
+    """A design, or all of them."""
+
+    DIRECT = "direct"
+    QUEUED = "queued"
+    PRIORITY = "priority"
+    ALL = "all"
+
+
+@_lab.command("starvation")
+def starvation(
+    design: Annotated[
+        DesignChoice, typer.Option("--design", help="How the driver shares the interface.")
+    ] = DesignChoice.ALL,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="The same seed repeats the same run.")
+    ] = 1,
+    load: Annotated[
+        int, typer.Option("--load", metavar="N", help="How many clients ask the BMC.")
+    ] = LOAD_DEFAULT,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="S",
+            help=f"How long the run is: {DURATION_S:g} s, or {REAL_DURATION_S:g} s with --real.",
+        ),
+    ] = None,
+    stop_driver_at: Annotated[
+        float | None,
+        typer.Option(
+            "--stop-driver-at", metavar="S", help="Stop all of the driver's threads (SIGSTOP)."
+        ),
+    ] = None,
+    hang_check_at: Annotated[
+        float | None,
+        typer.Option("--hang-check-at", metavar="S", help="From then on the check command hangs."),
+    ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="Real threads and real time, and a shorter run.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw pats and the BMC's memory, as a PNG."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a design and line.")
+    ] = False,
+) -> None:
+    """Let a BMC drown in port 0x80 writes, and see whether the watchdog's pats starve.
+
+    The same scenario for each design: direct, where every caller polls under one lock; queued, one
+    worker with one queue; priority, the driver that ships. In virtual time, seeded.
+
+    Exit status: 0; 2 usage.
+    """
+    _need("greenlet", "virtual time")
+    if plot is not None:
+        _need("matplotlib", "--plot")
+    if duration is None:
+        duration = REAL_DURATION_S if real else DURATION_S
+    scenario = Scenario(
+        seed,
+        load=load,
+        duration_s=duration,
+        stop_driver_at=stop_driver_at,
+        hang_check_at=hang_check_at,
+        is_real=real,
+    )
+    designs = list(Design) if design is DesignChoice.ALL else [Design(design.value)]
+    records = _run(designs, scenario, samples_bmc=plot is not None)
+    if as_json:
+        for record in records:
+            print(json.dumps(record.to_json()))
+    else:
+        _tell(records)
+    if plot is not None:
+        from bmcmedic.lab.starvation_plot import draw
+
+        draw(records, plot)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `lab` to the program."""
+    app.add_typer(_lab, name="lab")
+
+
+def _need(module: str, what: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ConfigurationError(
+            f"{what} needs {module}, which is not installed: pip install 'bmcmedic[lab]'"
+        )
+
+
+def _run(designs: list[Design], scenario: Scenario, *, samples_bmc: bool) -> list[Record]:
+    with _progress() as progress:
+        if scenario.is_real:
+            from bmcmedic.lab.starvation_real import run_real
+
+            return run_real(designs, scenario, progress("real time"))
+        from bmcmedic.lab.starvation_run import simulate
+
+        return [
+            simulate(each, scenario, samples_bmc=samples_bmc, progress=progress(each.value))
+            for each in designs
+        ]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[float], None] | None]]:
+    """Makes bars on a terminal, and nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description:>9}"), BarColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        def bar(name: str) -> Callable[[float], None]:
+            task = bars.add_task(name, total=1.0)
+            return lambda share: bars.update(task, completed=share)
+
+        yield bar
+
+
+def _tell(records: list[Record]) -> None:
+    scenario = records[0].scenario
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"seed {scenario.seed}, {scenario.load} clients, {scenario.duration_s:g} s of "
+        f"{'real' if scenario.is_real else 'virtual'} time; a pat is due every "
+        f"{scenario.watchdog().pat_period_s:g} s,\nand without one for "
+        f"{scenario.watchdog().pretimeout_limit_s:g} s the software pretimeout takes the host down"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("design")
+    for title in ("pats", "median", "99 %", "longest", "waited for its turn", "false pretimeouts"):
+        table.add_column(title, justify="right")
+    for record in records:
+        facts = record.to_json()
+        latency = facts["pat_latency_s"]
+        table.add_row(
+            facts["design"],
+            str(facts["pats"]),
+            *(_seconds(latency[name]) for name in ("median", "p99", "max")),
+            _seconds(facts["longest_starvation_s"]),
+            str(facts["false_pretimeouts"]),
+            style="red" if record.false_pretimeouts else "green",
+        )
+    console.print(table)
+    for record in records:
+        for line in _events(record):
+            console.print(f"{record.design.value}: {line}")
+
+
+def _events(record: Record) -> Iterator[str]:
+    for pretimeout in record.pretimeouts:
+        if pretimeout.is_false:
+            yield f"at {pretimeout.at:.1f} s the pretimeout fired, and the host had nothing wrong"
+        elif record.trouble_at is not None:
+            yield (
+                f"at {pretimeout.at:.1f} s the pretimeout fired, rightly: "
+                f"{pretimeout.at - record.trouble_at:.1f} s after the host got into trouble"
+            )
+    for at in record.host_resets:
+        yield f"at {at:.1f} s the BMC's own timer ran out and reset the host"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
