@@ -164,7 +164,16 @@ def is_gone(pid: int) -> bool:
 class Watcher:
     """One start of it, for one start of the driver."""
 
-    def __init__(self, stamps: Stamps, generation: int, action: Action, log: Log) -> None:
+    def __init__(
+        self,
+        stamps: Stamps,
+        generation: int,
+        action: Action,
+        log: Log,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_current`: whether the stamps' file is still the one that drivers use."""
+        self._is_current = is_current
         self._stamps = stamps
         self._generation = generation
         self._action = action
@@ -174,7 +183,7 @@ class Watcher:
 
     def watch(self, now: float) -> bool:
         """Look once; False when there is nothing left to watch."""
-        if not self._stamps.is_valid:
+        if not (self._stamps.is_valid and self._is_current()):
             return False
         stamp = self._stamps.driver.read()
         if stamp.generation > self._generation:
@@ -273,7 +282,16 @@ def main(arguments: list[str]) -> int:
         _warn(f"cannot watch: {error}")
         return 2
     settle(int(priority), lock_memory=lock_memory == "1")
-    watcher = Watcher(stamps, int(generation), action, log)
+    inode = os.fstat(fd).st_ino
+
+    def is_current() -> bool:
+        """A driver that found no file has made another, and has a watcher of its own."""
+        try:
+            return os.stat(path).st_ino == inode  # noqa: PTH116 - pathlib is too large here
+        except OSError:
+            return True  # it was removed, and there is no other driver yet
+
+    watcher = Watcher(stamps, int(generation), action, log, is_current)
     if not take_over(fd, stamps, int(generation), time.sleep):
         return 0
     watcher.say(time.monotonic())

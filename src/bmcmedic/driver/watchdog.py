@@ -24,6 +24,8 @@ RETRY_S = 5.0
 UNWELL_PAUSE_S = 0.5
 """While the check command fails, it is looked at this often."""
 ORDERS_MAX = 16
+_LOOK_SHARE_MAX = 0.25
+"""Of the time between two pats, which a look at the timer may take as far as is known."""
 _WAITING_S_MIN = 0.1
 """Signs of life while a request waits need not come faster."""
 
@@ -71,7 +73,7 @@ class Watchdog:
         self._report = report
         self._callout = callout
         self._check: HostCheck = check or NoCheck()
-        self._observer = observer
+        self.observer = observer
         self._wakeup = runtime.signal()
         self._orders: deque[tuple[Order, WatchdogSettings]] = deque(maxlen=ORDERS_MAX)
         self._stopping = False
@@ -248,10 +250,13 @@ class Watchdog:
         self._due_at = max(due_at + pause_s, done_at) if good else done_at + pause_s
         self._pats_unverified += good
         self._verify_at = None
-        if good and self._pats_unverified >= settings.verify_every_pats:
-            self._verify_at = done_at + (self._due_at - done_at) / 2
-        if self._observer is not None:
-            self._observer(due_at, now, done_at, good)
+        pause_s = self._due_at - done_at
+        # A BMC so slow that a look might not be over by the next pat is not looked at.
+        has_time = self._latency_s < pause_s * _LOOK_SHARE_MAX
+        if good and has_time and self._pats_unverified >= settings.verify_every_pats:
+            self._verify_at = done_at + pause_s / 2
+        if self.observer is not None:
+            self.observer(due_at, now, done_at, good)
 
     def _good(self, due_at: float, begun_at: float, done_at: float) -> None:
         self.counts["pats"] += 1

@@ -212,6 +212,27 @@ def test_a_driver_restarted_in_time_brings_its_own_watcher_and_nothing_fires(
     driver.end()
 
 
+def test_a_watcher_whose_file_was_replaced_lets_the_new_drivers_watch(driver: StandIn) -> None:
+    driver.start()
+    former = driver.watcher_pid
+    driver.signal(signal.SIGKILL)
+    assert driver.process is not None
+    driver.process.communicate()
+    (driver.folder / "pretimeout.stamps").unlink()
+    driver.start()
+    eventually(lambda: not is_running(former))
+    assert driver.watcher_pid != former
+    assert driver.firings == 0
+    driver.end()
+
+
+def test_a_watcher_whose_file_was_removed_still_fires(driver: StandIn) -> None:
+    driver.start()
+    (driver.folder / "pretimeout.stamps").unlink()
+    driver.signal(signal.SIGKILL)
+    in_time(driver)
+
+
 def test_a_former_watcher_that_is_stopped_is_replaced(driver: StandIn) -> None:
     driver.start()
     former = driver.watcher_pid

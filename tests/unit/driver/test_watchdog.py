@@ -107,6 +107,14 @@ def test_a_timer_that_somebody_set_otherwise_is_reported_once_and_set_back() -> 
     assert len(told) == 1
 
 
+def test_a_bmc_too_slow_to_be_looked_at_before_the_next_pat_is_only_patted() -> None:
+    bench = WatchdogBench(SETTINGS)
+    bench.timer.latency_s = 3.0
+    bench.run(200.0)
+    assert bench.timer.asked.count("get") == 0
+    assert bench.timer.asked.count("reset") > 15
+
+
 def test_a_silent_bmc_is_counted_and_retried_and_never_fires_the_pretimeout() -> None:
     bench = WatchdogBench(SETTINGS)
 
