@@ -1,0 +1,346 @@
+"""Whole triages of captured trees and of this host, and what comes out of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.host import capture
+from bmcmedic.host.report import encoded, screen, to_json
+from bmcmedic.host.triage import NoTree, Roots, triage
+from tests.support.host_clients import HostClients, host_clients
+from tests.support.proc_tree import (
+    BOOTED_AT,
+    KTHREADD,
+    UPTIME_S,
+    FakeProcess,
+    kipmi,
+    stuck_ipmitool,
+    write_capture,
+    write_proc,
+)
+from tests.support.programs import bmcmedic
+
+TIMEOUT_S = 60
+HUNG = ({"complete_transactions": 5000, "hosed_count": 7, "nr_msgs": 9},) * 2
+_SESSION = "/user.slice/user-0.slice/session-42.scope"
+CRON = f"1:name=systemd:{_SESSION}\n0::{_SESSION}\n"
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[HostClients]:
+    with host_clients(tmp_path) as started:
+        yield started
+
+
+def report(root: Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - triage's own
+    return dict(json.loads(encoded(triage(Roots.captured(str(root)), **options))))
+
+
+def the_incident(tmp_path: Path) -> Path:
+    """kipmi0 at 100 %, orphans weeks apart, a guest that waits for its CPUs, and innocents."""
+    others = [
+        KTHREADD,
+        stuck_ipmitool(65_113, age_s=86_400.0),
+        stuck_ipmitool(65_200, "-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe"),
+        FakeProcess(70, "vim", ["vim", "ipmitool.sh"], exe="/usr/bin/vim", wchan="do_select"),
+        FakeProcess(71, "grep", ["grep", "ipmitool"], exe="/usr/bin/grep"),
+        stuck_ipmitool(72, "sol", "activate"),
+        stuck_ipmitool(73, age_s=5.0),
+        FakeProcess(
+            74,
+            "bmc-watchdog",
+            ["bmc-watchdog", "-d"],
+            exe="/usr/sbin/bmc-watchdog",
+            files={"3": "/dev/ipmi0"},
+        ),
+    ]
+    others[1].cgroup = CRON
+    first = [*others, kipmi(1000.0), guest(10**9, 10**9)]
+    again = [*others, kipmi(1002.0), guest(2 * 10**9, 3 * 10**9)]
+    root = write_capture(tmp_path / "incident", first, again, counters=HUNG)
+    (root / "run/systemd/sessions").mkdir(parents=True)
+    (root / "run/systemd/sessions/42").write_text("UID=0\nUSER=root\nSERVICE=crond\n")
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("root:x:0:0::/:\nalice:x:1000:1000::/:\n")
+    return root
+
+
+def guest(run_ns: int, delay_ns: int) -> FakeProcess:
+    return FakeProcess(
+        900,
+        "qemu-system-x86",
+        [
+            "qemu-system-x86_64",
+            "-name",
+            "guest=web7,debug-threads=on",
+            "-object",
+            "secret,data=s3cret",
+        ],
+        exe="/usr/bin/qemu-system-x86_64",
+        threads={900: ("qemu-system-x86", 5, 5), 901: ("CPU 0/KVM", run_ns, delay_ns)},
+    )
+
+
+def test_the_incident_is_told(tmp_path: Path) -> None:
+    seen = report(the_incident(tmp_path))
+    assert seen["symptoms"] == ["kipmi-busy", "stuck-clients", "bmc-not-answering"]
+    assert seen["kipmi"] == [
+        {"name": "kipmi0", "pid": 512, "cpu_percent": 100.0, "cpu_total_s": 1002.0}
+    ]
+    assert [row["pid"] for row in seen["stuck"]] == [65_113, 65_200]
+    assert seen["captured_at"] == BOOTED_AT + UPTIME_S + 2.0
+    assert seen["hung_since"] == pytest.approx(BOOTED_AT + UPTIME_S - 86_400.0, abs=0.1)
+    assert {row["pid"]: row["finding"] for row in seen["spared"]} == {
+        72: "left alone",
+        73: "young",
+    }
+    assert 74 in {row["pid"] for row in seen["direct_openers"]}
+    assert seen["host_id"] == {
+        "hostname": "sick-host",
+        "product_uuid": "4c4c4544-0051-3010-8057-b8c04f4d3232",
+        "bmc_guid": None,
+        "boot_id": "0a8b9a1e-93ee-4d0a-9ac7-2c94c4c5e9a1",
+    }
+    assert seen["guests"] == [
+        {"name": "web7", "pid": 900, "vcpus": 1, "cpu_percent": 50.0, "run_delay_percent": 100.0}
+    ]
+    assert (seen["load"], seen["cpus"]) == ([190.0, 150.0, 100.0], 64)
+    assert seen["pressure"] == {"cpu": 55.5}
+    assert seen["port80"] == {"io_delay_type": 0, "openers": []}
+    (interface,) = seen["interfaces"]
+    assert (interface["completed_delta"], interface["queued"]) == (0, 9)
+
+
+def test_who_started_a_stuck_client_is_told_though_its_parent_is_gone(tmp_path: Path) -> None:
+    stuck = report(the_incident(tmp_path))["stuck"][0]
+    assert (stuck["started_by"], stuck["unit"], stuck["session"]) == ("root", "crond.service", "42")
+    assert (stuck["parent_pid"], stuck["parent"]) == (None, None)
+    assert stuck["argv"] == ["ipmitool", "mc", "info"]
+    assert (stuck["state"], stuck["wchan"]) == ("S", "do_select")
+    assert stuck["stack"] == ["do_select", "core_sys_select"]
+    assert stuck["age_s"] == pytest.approx(86_402.0)
+    assert stuck["devices"] == ["/dev/ipmi0"]
+
+
+def test_the_controllers_side_understands_it(tmp_path: Path) -> None:
+    line = encoded(triage(Roots.captured(str(the_incident(tmp_path))))).encode()
+    read = parse_host_report(line, source="triage")
+    assert read.stuck_clients == 2
+    assert read.kipmi_percent_max == 100.0
+    assert read.hung_since is not None
+
+
+def test_the_screen_is_one_screen_and_says_it(tmp_path: Path) -> None:
+    shown = screen(triage(Roots.captured(str(the_incident(tmp_path)))))
+    assert "The BMC does not answer its host: 2 clients stuck." in shown
+    assert "1 x ipmitool mc info" in shown
+    assert "crond.service" in shown
+    assert "it is one thread, and takes one core of 64 at most" in shown
+    assert "web7" in shown
+    assert len(shown.splitlines()) <= 50
+    assert max(len(line) for line in shown.splitlines()) <= 110
+
+
+def test_many_alike_stand_in_one_line(tmp_path: Path) -> None:
+    crowd = [stuck_ipmitool(1000 + n, age_s=100.0 + n) for n in range(300)]
+    root = write_capture(tmp_path / "crowd", crowd, crowd)
+    seen = triage(Roots.captured(str(root)))
+    assert "300 x ipmitool mc info" in screen(seen)
+    assert to_json(seen)["stuck_count"] == 300
+
+
+def test_a_report_stays_below_what_its_readers_take(tmp_path: Path) -> None:
+    crowd = [stuck_ipmitool(1000 + n, "ü" * 5000) for n in range(700)]
+    root = write_capture(tmp_path / "crowd", crowd, crowd)
+    line = encoded(triage(Roots.captured(str(root))))
+    assert len(line) < REPORT_BYTES_MAX
+    document = json.loads(line)
+    assert document["stuck_count"] == 700
+    assert 0 < len(document["stuck"]) < 700
+
+
+def test_a_bare_proc_tree_has_one_look(tmp_path: Path) -> None:
+    root = write_proc(tmp_path / "bare", [KTHREADD, kipmi(50.0), stuck_ipmitool()])
+    seen = report(root)
+    assert seen["interval_s"] is None
+    assert seen["kipmi"] == [
+        {"name": "kipmi0", "pid": 512, "cpu_percent": None, "cpu_total_s": 50.0}
+    ]
+    assert [row["pid"] for row in seen["stuck"]] == [65_113]
+    assert "bmc-not-answering" in seen["symptoms"]
+    assert seen["interfaces"] == []
+
+
+def test_what_no_kernel_would_write_breaks_nothing(tmp_path: Path) -> None:
+    root = write_proc(tmp_path / "bare", [stuck_ipmitool(), FakeProcess(9, "x")])
+    for name in ("uptime", "stat", "loadavg", "pressure/cpu", "self/sched", "9/stat"):
+        (root / name).write_bytes(b"\xff\0 nonsense \n 1e999 avg10=inf")
+    (root / "10").write_text("no folder")
+    (root / "11").mkdir()
+    seen = report(root)
+    assert seen["load"] == []
+    assert seen["pressure"] == {}
+    assert seen["processes"] == 1
+
+
+def test_hostile_names_steer_no_terminal(tmp_path: Path) -> None:
+    evil = stuck_ipmitool(65_113, "\x1b[2J\nmc", "\x9b31m")
+    evil.argv.append(b"\xff\xfe")
+    shown = screen(triage(Roots.captured(str(write_proc(tmp_path / "bare", [evil])))))
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\\xff\\xfe" in shown
+
+
+def test_no_tree_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NoTree, match="expected a proc tree"):
+            Roots.captured(str(folder))
+
+
+def test_old_kernels_counters_are_read(tmp_path: Path) -> None:
+    stats = "hosed_count:           7\ncomplete_transactions: {}\n"
+    root = write_capture(tmp_path / "old", [stuck_ipmitool()], [stuck_ipmitool()])
+    for folder, number in (("proc", 100), ("proc.2", 103)):
+        (root / folder / "ipmi/0").mkdir(parents=True)
+        (root / folder / "ipmi/0/si_stats").write_text(stats.format(number))
+    (interface,) = report(root)["interfaces"]
+    assert (interface["name"], interface["completed_delta"], interface["hosed"]) == ("ipmi0", 3, 7)
+
+
+def test_only_files_that_the_kernel_answers_by_itself_are_read(tmp_path: Path) -> None:
+    root = the_incident(tmp_path)
+    forbidden = root / "sys/devices/platform/ipmi_bmc.0"
+    forbidden.mkdir(parents=True)
+    (forbidden / "guid").write_text("x")
+    roots = Roots.captured(str(root))
+    assert roots.sys is not None
+    roots.sys.record = {}
+    triage(roots)
+    assert set(roots.sys.record) == {
+        "class/dmi/id/product_uuid",
+        "class/ipmi/ipmi0/device/complete_transactions",
+        "class/ipmi/ipmi0/device/hosed_count",
+        "class/ipmi/ipmi0/device/nr_msgs",
+    }
+
+
+# ---------------------------------------------------------------------------------- this host
+
+
+def live(*options: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        bmcmedic("triage", "--json", "--interval", "0.3", *options),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_real_stuck_clients_are_found_and_their_look_alikes_are_not(clients: HostClients) -> None:
+    stuck = {
+        clients.start("-b", "6", "raw", "0x4", "0x2d", "0xbe"),
+        clients.start_orphan("-P", "s3cret", "mc", "info"),
+    }
+    innocent = {clients.start("sol", "activate"), clients.start_on_terminal("mc", "info")}
+    status, seen = live("--stuck-after", "0.1")
+    found = {row["pid"]: row for row in seen["stuck"]}
+    assert stuck <= set(found)
+    assert not innocent & set(found)
+    assert innocent <= {row["pid"] for row in seen["spared"]}
+    assert "s3cret" not in json.dumps(seen)
+    assert status == 1
+    assert "stuck-clients" in seen["symptoms"]
+
+
+def test_a_capture_tells_the_same_and_holds_no_secret(clients: HostClients, tmp_path: Path) -> None:
+    pid = clients.start("-Ps3cret", "mc", "info")
+    roots = Roots.live(recording=True)
+    seen = triage(roots, interval_s=0.3, stuck_after_s=0.1)
+    path = tmp_path / "capture.tar.gz"
+    assert capture.write(roots, str(path)) > 10
+    assert path.stat().st_mode & 0o777 == 0o600
+    unpacked = tmp_path / "unpacked"
+    with tarfile.open(path) as tar:
+        tar.extractall(unpacked, filter="fully_trusted")  # our own  # noqa: S202
+    again = triage(Roots.captured(str(unpacked)), stuck_after_s=0.1)
+    assert pid in {each.client.identity.pid for each in again.stuck}
+    assert [each.evidence for each in again.stuck] == [each.evidence for each in seen.stuck]
+    assert again.diagnosis.kind is seen.diagnosis.kind
+    assert again.machine.host_id == seen.machine.host_id
+    held = b"".join(
+        p.read_bytes() for p in unpacked.rglob("*") if p.is_file() and not p.is_symlink()
+    )
+    assert b"s3cret" not in held
+    assert b"mc\0info" in held
+    assert not list(unpacked.rglob("environ"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        bmcmedic("triage", *arguments),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_a_capture_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "there"
+    path.write_text("mine")
+    done = run("--capture", str(path))
+    assert done.returncode == 2
+    assert "is there already" in done.stderr
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--proc-root", "/nowhere"],
+        ["--proc-root", "/proc", "--capture", "x"],
+        ["--interval", "0"],
+        ["--interval", "nan"],
+        ["--stuck-after", "-1"],
+        ["--stuck-after", "soon"],
+        ["--capture", "/nowhere/x", "--interval", "0.1"],
+        ["extra"],
+    ],
+)
+def test_wrong_usage_is_told(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr
+
+
+def test_the_screen_and_the_exit_status(tmp_path: Path) -> None:
+    done = run("--proc-root", str(the_incident(tmp_path)))
+    assert done.returncode == 1
+    assert "Symptoms: kipmi-busy, stuck-clients, bmc-not-answering" in done.stdout
+    well = write_capture(tmp_path / "well", [KTHREADD], [KTHREADD])
+    assert run("--proc-root", str(well)).returncode == 0
+
+
+def test_it_starts_without_what_it_does_not_need() -> None:
+    done = subprocess.run(
+        [*bmcmedic()[:-2], "-X", "importtime", *bmcmedic("triage", "--help")[1:]],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    assert "typer" not in done.stderr
+    assert "asyncio" not in done.stderr
