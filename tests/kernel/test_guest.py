@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.lab.guest import Guest, GuestError, GuestTimeout
-from bmcmedic.lab.kernel_files import Kernel, module_order
+from bmcmedic.lab.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.kernel.conftest import BootGuest
 
@@ -143,20 +142,3 @@ def test_a_guest_that_cannot_start_says_why(kernel: Kernel) -> None:
         Guest(kernel, modules=("nonsense",)).start()
     with pytest.raises(ConfigurationError, match="the guest needs no-such-program"):
         Guest(kernel, programs=("no-such-program",)).start()
-
-
-def test_a_kernel_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"vmlinuz, package, modules missing; run `make setup`"
-    ):
-        Kernel.find(tmp_path)
-
-
-def test_modules_come_after_what_they_need() -> None:
-    modules = {
-        "a": b"\x7fELF\0depends=b-b,c\0",
-        "b_b": b"\0depends=c\0",
-        "c": b"\0depends=\0",
-    }
-    assert module_order(["a"], modules) == ["c", "b_b", "a"]
-    assert module_order(["c", "b_b", "a"], modules) == ["c", "b_b", "a"]

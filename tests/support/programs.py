@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+
+from bmcmedic.lab.sim_process import SimProcess, sim_processes
 
 RUN_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 10.0
-HTTP_TIMEOUT_S = 10.0
 
 PASSWORD = "secret"
 
@@ -42,37 +39,13 @@ def run(
 
 
 @dataclass(frozen=True)
-class Simulator:
+class Simulator(SimProcess):
     """A running `bmcmedic sim bmc`, which is asked over its control door."""
-
-    target: str
-    control: str
-    name: str = "bmc1"
-
-    def get(self, path: str = "") -> dict[str, Any]:
-        with urllib.request.urlopen(
-            f"http://{self.control}/bmcs/{self.name}{path}", timeout=HTTP_TIMEOUT_S
-        ) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
-
-    def set_faults(self, *faults: str) -> None:
-        request = urllib.request.Request(
-            f"http://{self.control}/bmcs/{self.name}/faults",
-            data=json.dumps({"faults": list(faults)}).encode(),
-            method="POST",
-        )
-        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_S) as response:  # noqa: S310
-            response.read()
 
     @property
     def triage_command(self) -> str:
         words = bmcmedic("sim", "triage", "--control", self.control, self.name, "--json")
         return " ".join(words)
-
-    def requests(self, *keys: str) -> int:
-        counted = self.get()["requests"]
-        return sum(counted.get(key, 0) for key in keys)
 
     @property
     def changes(self) -> int:
@@ -83,42 +56,13 @@ class Simulator:
 @contextlib.contextmanager
 def simulator(*options: str) -> Iterator[Simulator]:
     """Start a simulated BMC on free ports, and stop it in the end."""
-    with _running("bmc", "--lan", "127.0.0.1:0", *options) as (bmc,):
-        yield bmc
+    with sim_processes("bmc", "--lan", "127.0.0.1:0", *options) as (bmc,):
+        yield Simulator(**asdict(bmc))
 
 
 @contextlib.contextmanager
 def simulated_rack(count: int, base_address: str, *options: str) -> Iterator[dict[str, Simulator]]:
     """Start a rack of simulated BMCs on free ports, and stop it in the end; each by its name."""
     where = ("--count", str(count), "--base-address", base_address, "--port", "0")
-    with _running("rack", *where, *options) as bmcs:
-        yield {bmc.name: bmc for bmc in bmcs}
-
-
-@contextlib.contextmanager
-def _running(*arguments: str) -> Iterator[list[Simulator]]:
-    process = subprocess.Popen(
-        bmcmedic("sim", *arguments, "--control", "127.0.0.1:0"),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        targets: dict[str, str] = {}
-        control = ""
-        for line in process.stdout:
-            match line.split():
-                case [name, "lan", address]:
-                    targets[name] = address
-                case ["control", address]:
-                    control = address
-                case ["ready"]:
-                    break
-        yield [Simulator(target, control, name) for name, target in targets.items()]
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        finally:
-            process.kill()
-            process.communicate()
+    with sim_processes("rack", *where, *options) as bmcs:
+        yield {bmc.name: Simulator(**asdict(bmc)) for bmc in bmcs}

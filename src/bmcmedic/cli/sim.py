@@ -72,8 +72,6 @@ def bmc(
         typer.Option(
             "--kcs-latency",
             metavar="S",
-            min=0,
-            max=DELAY_S_MAX,
             help="How much later than over LAN the machine gets every answer.",
         ),
     ] = 0.0,
@@ -125,6 +123,8 @@ def bmc(
             "--watchdog-armed is a daemon of the simulated host; with --vm-socket the virtual "
             "machine runs its own"
         )
+    if not 0 <= kcs_latency <= DELAY_S_MAX:
+        raise ConfigurationError(f"--kcs-latency takes 0 to {DELAY_S_MAX:g} seconds")
     if vm_socket is None and kcs_latency > 0:
         raise ConfigurationError("--kcs-latency needs a machine that asks over KCS: --vm-socket")
     spec = BmcSpec(

@@ -7,9 +7,11 @@ import http.client
 import http.server
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +104,21 @@ def test_a_bmc_waits_for_a_virtual_machine(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_bmc_takes_what_a_machine_writes_to_port_0x80() -> None:
+    machine = ("--vm-socket", "127.0.0.1:0", "--port80-chardev", "127.0.0.1:0", "--memory", "4")
+    words = (*machine, "--kcs-latency", "0.1", "--control", "127.0.0.1:0")
+    with sim("bmc", *words) as (addresses, _):
+        host, port = addresses["bmc1 port80"]
+        status = get(addresses["control"], "/bmcs/bmc1")
+        assert status["port80"] == {"socket": f"{host}:{port}", "connected": False, "writes": 0}
+        with socket.create_connection((host, port)) as qemu:
+            qemu.sendall(bytes(1024))
+            deadline = time.monotonic() + TIMEOUT_S
+            while status["memory_free_fraction"] == 0.8 and time.monotonic() < deadline:
+                status = get(addresses["control"], "/bmcs/bmc1")
+        assert status["memory_free_fraction"] == pytest.approx(0.8 - 1024 * 256 / (4 << 20))
+
+
 def test_triage_of_a_rack_tells_the_sick_from_the_well() -> None:
     words = ("--count", "2", "--base-address", "127.0.88.1", "--port", "0")
     more = ("--control", "127.0.0.1:0", "--fault", "bmc00002=hang", "--watchdog-armed", "*=60")
@@ -161,6 +178,9 @@ def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
         (["bmc", "--vm-socket", "nowhere"], "or a path, such as ./bmc1.sock"),
         (["bmc", "--vm-socket", "/no/folder/x"], "cannot wait for a virtual machine at"),
         (["bmc", "--vm-socket", "127.0.0.1:0", "--watchdog-armed", "60"], "runs its own"),
+        (["bmc", "--lan", "127.0.0.1:0", "--kcs-latency", "1"], "over KCS: --vm-socket"),
+        (["bmc", "--vm-socket", "127.0.0.1:0", "--kcs-latency", "nan"], "0 to 3600 seconds"),
+        (["bmc", "--control", "127.0.0.1:0", "--port80-chardev", "nowhere"], "or a path"),
         (["bmc", "--lan", "192.0.2.1:6230"], "this machine has no such address"),
         (["bmc", "--lan", "127.0.0.1:0", "--fault", "slow"], "such as slow:2.5"),
         (["bmc", "--lan", "127.0.0.1:0", "--fault", "ded"], "the models are port80-flood"),

@@ -211,6 +211,28 @@ def test_a_slow_bmc_answers_later() -> None:
     run(story)
 
 
+def test_an_interface_may_be_slow_by_itself_while_lan_is_not() -> None:
+    async def story() -> None:
+        bmc = fresh()
+        loop = asyncio.get_running_loop()
+        port = VmPort(bmc, vm.bind_stream(("127.0.0.1", 0)), loop, latency_s=0.05)
+        await port.start()
+        machine = Machine(VmHost())
+        await machine.connect(port.address)
+        try:
+            started = loop.time()
+            assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
+            assert loop.time() - started >= 0.05
+            over_lan_s = execute(bmc, GetDeviceIdReq(), loop.time())
+            assert over_lan_s is not None
+            assert over_lan_s.service_time_s == 0
+        finally:
+            await machine.close()
+            port.close()
+
+    run(story)
+
+
 def test_an_answer_that_qemu_would_not_wait_for_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
