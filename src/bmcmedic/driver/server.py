@@ -454,14 +454,14 @@ class SocketServer:
     # -------------------------------------------------------------------------------- what it says
 
     def status(self) -> dict[str, Any]:
-        """How driver, watchdog and socket are."""
+        """How driver, watchdog and socket are; any thread."""
         watchdog = self._watchdog
         return {
             "driver": self._driver.status(),
             "watchdog": None if watchdog is None else watchdog.status(),
             "socket": {
                 "connections": len(self._connections),
-                "in_flight": sum(self._uid_in_flight.values()),
+                "in_flight": sum(list(self._uid_in_flight.values())),
                 "counts": dict(self.counts),
             },
         }
