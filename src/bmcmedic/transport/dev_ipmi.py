@@ -45,6 +45,7 @@ GATE_S = 0.1
 """For a fenced-off thread to end what it does with the device, which takes microseconds."""
 
 _GET_DEVICE_ID = b"\x18\x01"
+_BETTER_CLAIM = "somebody with a better claim has the interface"
 
 
 def _is_there(path: str) -> bool:
@@ -131,11 +132,14 @@ class DevIpmi:
 
         Its request stays in the kernel, before the next one.
         """
-        held = self._gate.acquire(timeout=GATE_S)
+        gate = self._gate
+        held = gate.acquire(timeout=GATE_S)
         self._generation += 1
         self._left = None
         if held:
-            self._gate.release()
+            gate.release()
+        else:
+            self._gate = threading.Lock()  # the old one may never be released
 
     def close(self) -> None:
         """Let the device go; bridged requests end with an error."""
@@ -148,6 +152,8 @@ class DevIpmi:
     def _opened(self, claim: Claim, deadline: float) -> Iterator[_Turn]:
         """A turn at the device, with nothing of ours before it in the kernel."""
         limit_at = min(deadline, self._monotonic() + EXCHANGE_S_MAX)
+        if claim.must_stop(recovering=False):
+            raise Interrupted(_BETTER_CLAIM, may_have_run=False)
         device = self._device or self._open()
         try:
             turn = _Turn(self, device, claim, limit_at)
@@ -178,12 +184,13 @@ class DevIpmi:
     @contextmanager
     def _gated(self) -> Iterator[None]:
         """One thread at a time; but none waits for long, be the other in whatever state."""
-        held = self._gate.acquire(timeout=GATE_S)
+        gate = self._gate
+        held = gate.acquire(timeout=GATE_S)
         try:
             yield
         finally:
             if held:
-                self._gate.release()
+                gate.release()
 
     def _receive(self, device: Device, wanted: int) -> Received | None:
         """The answer with that message id, if it is there; what is in the way is cleared away."""
@@ -309,9 +316,7 @@ class _Turn:
     def _ask(self, *, recovering: bool, may_have_run: bool) -> None:
         fenced_off = self._generation != self._owner._generation
         if fenced_off or self._claim.must_stop(recovering=recovering):
-            raise Interrupted(
-                "somebody with a better claim has the interface", may_have_run=may_have_run
-            )
+            raise Interrupted(_BETTER_CLAIM, may_have_run=may_have_run)
 
     def _wait(self, now: float) -> None:
         self._device.wait(min(SLICE_S, self._limit_at - now))

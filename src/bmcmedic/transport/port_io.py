@@ -35,6 +35,8 @@ GUARD_PERIOD_S = 0.01
 TAKE_OVER_S = 0.1
 """For the fenced-off thread to end its access to a register, which takes 2 us."""
 
+_BETTER_CLAIM = "somebody with a better claim has the interface"
+
 # Looked up once: most of the time of an exchange goes into this loop.
 _READ_STATUS: Final = Need.READ_STATUS
 _READ_DATA: Final = Need.READ_DATA
@@ -93,8 +95,12 @@ class PortIo:
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: KcsTimeout, NothingThere, KcsViolation, Interrupted, InterfaceGone.
         """
-        host = self._host
-        host.abort()  # what an exception may have left; else nothing
+        with self._access:
+            # Asked first: whoever was fenced off on the way here must not touch the new machine.
+            host = self._host
+            if claim.must_stop(recovering=False):
+                raise Interrupted(_BETTER_CLAIM, may_have_run=False)
+            host.abort()  # what an exception may have left; else nothing
         self._check_guard(host)
         now = self._monotonic()
         host.start(request, now, idempotent=idempotent, deadline=deadline)
@@ -163,10 +169,13 @@ class PortIo:
     def take_over(self) -> None:
         """Forget the exchange under way: another thread has fenced off the one that made it."""
         # The thread that had it keeps its own machine, and finds that it is no longer this one.
-        held = self._access.acquire(timeout=TAKE_OVER_S)
+        access = self._access
+        held = access.acquire(timeout=TAKE_OVER_S)
         self._host = HostKcs(self._limits)
         if held:
-            self._access.release()
+            access.release()
+        else:
+            self._access = threading.Lock()  # the old one may never be released
 
     def close(self) -> None:
         """Let the interface go."""
@@ -193,6 +202,4 @@ class PortIo:
 
 
 def _interrupted(host: HostKcs) -> Interrupted:
-    return Interrupted(
-        "somebody with a better claim has the interface", may_have_run=host.may_have_run
-    )
+    return Interrupted(_BETTER_CLAIM, may_have_run=host.may_have_run)

@@ -226,14 +226,14 @@ def test_who_takes_over_does_not_wait_long_for_an_access_that_does_not_end() -> 
         if wires.accesses == 7 and not answers:
             answers.append(b"")
             port_io.take_over()
-            answers[0] = b"taken"
+            answers[0] = Wires(wires.pair).ask(port_io, pat)
+            answers.append(str(wires.accesses).encode())
         return False
 
     wires.at_claim = stuck
     with pytest.raises(Interrupted):
         wires.ask(port_io)
-    assert answers == [b"taken"]
-    assert wires.accesses == 7
+    assert answers == [answer_to(pat), str(wires.accesses).encode()]
     assert wires.ask(port_io, pat) == answer_to(pat)
 
 
@@ -309,6 +309,25 @@ def test_two_threads_that_take_the_interface_from_each_other() -> None:
     assert not thread.is_alive()
     assert ended["wrong"] == 0
     assert ended["interrupted"] > 0
+
+
+def test_who_was_fenced_off_on_the_way_in_leaves_the_other_alone() -> None:
+    wires = Wires(Pair(execute_s=1.0))
+    lost = Wires()
+    lost.at_claim = lambda: True
+    refused: list[bool] = []
+
+    def come_late(seconds: float) -> None:
+        wires.pair.now += seconds
+        with pytest.raises(Interrupted) as raised:
+            lost.ask(port_io)
+        refused.append(not raised.value.may_have_run)
+
+    wires.sleep = come_late  # type: ignore[method-assign]
+    port_io = wires.port_io()
+    assert wires.ask(port_io) == answer_to(REQUEST)
+    assert refused
+    assert all(refused)
 
 
 def test_an_error_from_outside_leaves_no_exchange_behind() -> None:
