@@ -241,8 +241,9 @@ class Driver:
         io_lock.acquire()
         # Bounded: who holds this one may be the very thread that a signal interrupted.
         fenced = self._fence_lock.acquire(self.limits.io_lock_s)
-        self.generation += 1
+        # In this order: whoever has a claim of the new generation finds the new lock, and waits.
         self.io_lock = io_lock
+        self.generation += 1
         self.interface.take_over()
         if fenced:
             self._fence_lock.release()
@@ -352,6 +353,9 @@ class Driver:
 
     def _serve(self, request: Request) -> None:
         """Make one attempt, and say what becomes of the request."""
+        # The claim before the lock: made after it, it could be as new as that of a poller that came
+        # in between, and nothing would fence this thread off.
+        claim = _Claim(self, yields=not request.highpri)
         io_lock = self.io_lock
         if not io_lock.acquire(self.limits.io_lock_s):
             self._requeue(request)
@@ -360,7 +364,7 @@ class Driver:
             if io_lock is not self.io_lock:
                 self._requeue(request)
                 return
-            response = self._attempt(request)
+            response = self._attempt(request, claim)
         except Interrupted as error:
             self.counts["interrupted"] += 1
             if error.may_have_run and not request.idempotent:
@@ -384,10 +388,9 @@ class Driver:
         if response is not None:
             self._answered(request, response)
 
-    def _attempt(self, request: Request) -> bytes | None:
+    def _attempt(self, request: Request, claim: _Claim) -> bytes | None:
         """One exchange; None where the answer comes later, from behind the BMC."""
         request.attempts += 1
-        claim = _Claim(self, yields=not request.highpri)
         now = self._runtime.monotonic()
         # A client's patience is not the exchange's: cut short, it would have to be recovered from.
         deadline = now + self.interface.exchange_s_max
