@@ -258,10 +258,13 @@ def test_who_gave_up_leaves_nothing_with_the_driver(
 ) -> None:
     monkeypatch.setattr(client_module, "ANSWER_GRACE_S", 0.0)
     driver = FakeDriver()
-    with serving(tmp_path, driver) as served, DriverClient(served.path, 0.05) as client:
+    with serving(tmp_path, driver) as served, DriverClient(served.path, 0.5) as client:
         with pytest.raises((DriverGone, NoAnswer)):
             client.raw(6, 1)
-        eventually(lambda: len(driver.abandoned) == 1)
+        eventually(lambda: served.socket_status()["connections"] == 1)
+        assert served.socket_status()["in_flight"] == 0
+        assert driver.open_requests == []
+        assert driver.abandoned == driver.submitted
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, 301])
