@@ -11,7 +11,7 @@ import time
 from typing import Dict, Optional, Union
 
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import Recorded, Tree, shown
+from bmcmedic.host.proc import Recorded, Tree, shown, split_argv
 from bmcmedic.host.programs import program_of
 from bmcmedic.host.starter import Users
 from bmcmedic.host.survey import is_guest
@@ -96,9 +96,9 @@ def _target(link: str, target: str) -> Optional[str]:
 def _masked(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
     if not cmdline:
         return cmdline
-    argv = [shown(word) for word in cmdline.rstrip(b"\0").split(b"\0")]
     program = program_of(executable) if isinstance(executable, str) else None
-    return b"".join(word.encode("utf-8") + b"\0" for word in masked(argv, program))
+    words = masked(split_argv(cmdline), program)
+    return b"".join(word.encode("utf-8") + b"\0" for word in words)
 
 
 def _sessions(run: Optional[Tree]) -> Dict[str, bytes]:

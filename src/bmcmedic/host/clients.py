@@ -8,6 +8,7 @@ meanwhile.
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.mask import masked
@@ -22,12 +23,16 @@ from bmcmedic.host.proc import (
     Unreadable,
     age_s,
     shown,
+    split_argv,
     uptime_s,
 )
 from bmcmedic.host.programs import looks_like, program_of, why_left_alone
 
 STUCK_AFTER_S = 60.0
 """The age from which a client that makes no progress counts as stuck, unless told otherwise."""
+
+ARGUMENTS_MAX = 256
+"""Of so many different command lines it is remembered what they mean."""
 
 STARTING_S_MAX = 2.0
 """What a client takes to get from its start to its first question, on a sick host."""
@@ -137,16 +142,23 @@ class Client(NamedTuple):
             return None  # the kernel's own, or a zombie
         if program is None:
             return None
-        argv = process.argv()
+        argv, left_alone = _understood(program, process.read("cmdline"))
         return cls(
             identity=first.stat.identity,
             program=program,
-            argv=masked(argv, program),
+            argv=argv,
             doubt=doubt,
-            left_alone=why_left_alone(program, argv),
+            left_alone=left_alone,
             holdings=holdings_or_none(process),
             first=first,
         )
+
+
+@lru_cache(maxsize=ARGUMENTS_MAX)
+def _understood(program: str, cmdline: bytes) -> Tuple[List[str], Optional[str]]:
+    """The arguments, masked, and why it is left alone; those of a crowd are all alike."""
+    argv = split_argv(cmdline)
+    return masked(argv, program), why_left_alone(program, argv)
 
 
 class Finding(Enum):

@@ -234,8 +234,7 @@ class Process:
 
     def argv(self) -> List[str]:
         """Its arguments, unmasked; empty for what has none. Raises Gone or Unreadable."""
-        raw = self.read("cmdline")
-        return [shown(part) for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
+        return split_argv(self.read("cmdline"))
 
     def status(self) -> Dict[str, str]:
         """The lines of its `status`; raises Gone or Unreadable."""
@@ -248,6 +247,11 @@ class Process:
         text = shown(raw).strip() if raw is not None else ""
         uid = int(text) if _is_number(text) else NO_LOGIN
         return uid if uid < NO_LOGIN else None
+
+
+def split_argv(cmdline: bytes) -> List[str]:
+    """The arguments in a /proc/PID/cmdline."""
+    return [shown(part) for part in cmdline.rstrip(b"\0").split(b"\0")] if cmdline else []
 
 
 def parse_stat(pid: int, raw: bytes) -> Stat:

@@ -1,13 +1,17 @@
 """Who started a process whose parent is often gone: cgroup, session, login uid, user."""
 
 import re
+from functools import lru_cache
 from typing import Dict, List, NamedTuple, Optional
 
-from bmcmedic.host.proc import Process, Stat, Tree
+from bmcmedic.host.proc import Process, Stat, Tree, shown
 
 INIT_PID = 1
 USERS_MAX = 100_000
 """Lines of /etc/passwd; more of them are not read."""
+
+CGROUPS_MAX = 256
+"""Of so many different cgroups it is remembered what they mean."""
 
 _UNIT = re.compile(r"[^/]+\.(?:service|scope|socket|mount)\Z")
 _SESSION = re.compile(r"session-([\w]+)\.scope\Z")
@@ -61,9 +65,7 @@ def starter_of(
     process: Process, stat: Stat, stats: Dict[int, Stat], users: Users, run: Optional[Tree]
 ) -> Starter:
     """Who started a process; `stats` are all processes, `run` is /run."""
-    raw = process.read_or_none("cgroup")
-    path = _service_path(raw.decode("utf-8", "backslashreplace") if raw is not None else "")
-    session = _session(path)
+    placed = _placed(process.read_or_none("cgroup") or b"")
     login_uid = process.login_uid()
     uid = _uid(process)
     named = login_uid if login_uid is not None else uid
@@ -72,12 +74,26 @@ def starter_of(
         user=users.name(named) if named is not None else None,
         uid=uid,
         login_uid=login_uid,
-        unit=(_service_of_session(session, run) if session else None) or _unit(path),
-        session=session,
-        container=_container(path),
+        unit=(_service_of(placed.session, run) if placed.session else None) or placed.unit,
+        session=placed.session,
+        container=placed.container,
         parent_pid=parent.pid if parent is not None else None,
         parent=parent.comm if parent is not None else None,
     )
+
+
+class _Placed(NamedTuple):
+    """What a process's cgroup says of it."""
+
+    unit: Optional[str]
+    session: Optional[str]
+    container: Optional[str]
+
+
+@lru_cache(maxsize=CGROUPS_MAX)
+def _placed(cgroups: bytes) -> _Placed:
+    path = _service_path(shown(cgroups))
+    return _Placed(_unit(path), _session(path), _container(path))
 
 
 def _uid(process: Process) -> Optional[int]:
@@ -117,7 +133,7 @@ def _container(path: str) -> Optional[str]:
     return found.group(1)[:64] if found else None
 
 
-def _service_of_session(session: str, run: Optional[Tree]) -> Optional[str]:
+def _service_of(session: str, run: Optional[Tree]) -> Optional[str]:
     """What opened a login session, as systemd-logind notes it: cron's jobs have sessions too."""
     text = run.text(f"systemd/sessions/{session}") if run is not None else None
     found = re.search(r"^SERVICE=([\w.@-]+)$", text, re.MULTILINE) if text is not None else None

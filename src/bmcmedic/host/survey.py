@@ -78,6 +78,10 @@ def _sort(tree: Tree, stat: Stat, found: Survey) -> bool:
             return True
         if client is not None:
             found.clients.append(client)
+            if client.holdings is not None and client.holdings.devices:
+                opener = Opener(stat.identity, stat.comm, client.argv, client.holdings.devices)
+                found.openers.append(opener)
+            return client.holdings is not None
     elif executable is not None and is_guest(executable):
         found.guests.append(stat)
     targets = tree.open_files(stat.pid)

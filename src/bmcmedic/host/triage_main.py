@@ -14,6 +14,8 @@ EXIT_NO_SYMPTOM = 0
 EXIT_SYMPTOMS = 1
 EXIT_USAGE = 2
 
+HELP_COLUMNS = 100
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of `bmcmedic triage`."""
@@ -21,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
         prog="bmcmedic triage",
         description="Look at this host: stuck IPMI clients, kipmi threads, the counters of the"
         " interface, and what they say about its BMC. Nothing is changed, and the BMC not asked.",
+        # The usual one loads a great deal to learn the width of the terminal.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_COLUMNS),
         epilog="Exit status: 0 no symptom, 1 symptoms found, 2 usage.",
     )
     arguments.add_argument(

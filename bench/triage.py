@@ -1,0 +1,132 @@
+"""Measures one `bmcmedic triage` of 1,000 processes, side by side with `ps`, on this host.
+
+    .venv/bin/python bench/triage.py [--processes 1000] [--stuck 200] [--rounds 7]
+
+Starts as many processes as are missing: idle ones, and stuck clients (called `ipmitool`, they wait
+in select()), and ends them all. CPU time is what the kernel accounts to the finished
+process, start-up included; each figure is the median of the rounds, in which the programs take
+turns. A ratio of the same run is worth more than any absolute time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INTERVAL_S = 0.5
+LIMIT_S = 120.0
+CPU_S_MAX = 0.1
+"""The figure to hold: one triage of 1,000 processes."""
+
+FORK = """
+import os, select, signal, sys
+children = []
+for _ in range(int(sys.argv[-1])):
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        select.select([], [], [])
+    children.append(pid)
+print("ready", flush=True)
+sys.stdin.read()
+for pid in children:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+@contextmanager
+def crowd(executable: str, count: int) -> Iterator[None]:
+    """So many processes that block in select(), forked from one so that they share their memory."""
+    command = [executable, "-S", "-c", FORK, "mc", "info", str(count)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHOME": sys.base_prefix},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        yield
+    finally:
+        process.communicate(timeout=LIMIT_S)
+
+
+def cpu_s(command: list[str], *, script: Path | None = None) -> float:
+    """CPU time of one run, its children included."""
+    with open(script or os.devnull, "rb") as source:  # noqa: PTH123 - either of two files
+        process = subprocess.Popen(
+            command, stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _, _, used = os.wait4(process.pid, 0)
+        process.returncode = 0
+    return used.ru_utime + used.ru_stime
+
+
+def processes() -> int:
+    return sum(name.isdigit() for name in os.listdir("/proc"))  # noqa: PTH208 - as triage does
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--processes", type=int, default=1000)
+    arguments.add_argument("--stuck", type=int, default=200)
+    arguments.add_argument("--rounds", type=int, default=7)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ipmitool = Path(folder) / "ipmitool"
+        shutil.copy(Path(sys.executable).resolve(), ipmitool)
+        pyz = Path(folder) / "bmcmedic-triage.pyz"
+        subprocess.run([sys.executable, ROOT / "tools/build_pyz.py", pyz], check=True)
+        idle = max(0, options.processes - options.stuck - processes())
+        with crowd(sys.executable, idle), crowd(str(ipmitool), options.stuck):
+            time.sleep(1.0)
+            measure(options.rounds, pyz)
+
+
+def measure(rounds: int, pyz: Path) -> None:
+    """Run all in turns, and print the medians."""
+    interval = ["--interval", str(INTERVAL_S), "--stuck-after", "0.5"]
+    commands: dict[str, tuple[list[str], Path | None]] = {
+        "bmcmedic triage": ([sys.executable, "-m", "bmcmedic", "triage", *interval], None),
+        "bmcmedic triage --json": (
+            [sys.executable, "-m", "bmcmedic", "triage", "--json", *interval],
+            None,
+        ),
+        "python3 - triage --json < pyz": (
+            [sys.executable, "-", "triage", "--json", *interval],
+            pyz,
+        ),
+        "python3 -c pass": ([sys.executable, "-c", "pass"], None),
+        "ps -eo pid,args,wchan,etimes,cputime": (
+            ["ps", "-eo", "pid,args,wchan,etimes,cputime"],
+            None,
+        ),
+        "fuser /dev/null (open files of all)": (["fuser", "/dev/null"], None),
+    }
+    commands = {n: (c, s) for n, (c, s) in commands.items() if shutil.which(c[0])}
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    print(f"{processes()} processes, {rounds} rounds, CPU ms: median (least - most)")
+    for _ in range(rounds):
+        for name, (command, script) in commands.items():
+            found[name].append(1000 * cpu_s(command, script=script))
+    for name, values in found.items():
+        middle = statistics.median(values)
+        print(f"{name:40} {middle:7.1f} ({min(values):.1f} - {max(values):.1f})")
+    held = statistics.median(found["bmcmedic triage"]) <= 1000 * CPU_S_MAX
+    print(f"one triage in {1000 * CPU_S_MAX:.0f} ms: {'held' if held else 'NOT held'}")
+
+
+if __name__ == "__main__":
+    main()
