@@ -162,7 +162,10 @@ def test_bad_usage_is_one_message_and_status_2(options: list[str], said: str) ->
             "is not below the watchdog",
         ),
         (["--pretimeout-limit", "500"], "and below the watchdog time-out of 120 s"),
-        (["--check-command", "/bin/true", "--check-deadline", "300"], "need a software pretimeout"),
+        (
+            ["--check-command", "/bin/true", "--check-deadline", "10", "--pretimeout-limit", "20"],
+            "need a software pretimeout of 26 s or more, not 20 s",
+        ),
     ],
 )
 def test_a_watchdog_that_cannot_work_is_refused_with_its_numbers(
@@ -225,6 +228,7 @@ def test_a_reload_takes_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
         tmp_path, "--interface", "auto", "--device", "/x", "--config", str(file)
     ) as running:
         until(Path(running.socket_path).exists, lambda: "the socket")
+        assert running.status()["watchdog"] is None  # it is served, so signals are handled
         file.write_text(
             "[process]\nlog_level = 'info'\n[socket]\nread_users = [5]\n[check]\nperiod_s = 3\n",
             encoding="utf-8",

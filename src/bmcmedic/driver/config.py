@@ -208,9 +208,10 @@ class ProcessConfig:
 
     real_time_priority: int = setting(
         10,
-        Whole(0, 98),
+        Whole(0, 96),
         "--real-time-priority",
-        "SCHED_RR priority of all threads; the pretimeout watcher has one more. 0: none.",
+        "SCHED_RR priority of all threads; worker, pat and the pretimeout watcher have 1, 2 and 3"
+        " more. 0: none.",
     )
     lock_memory: bool = setting(
         True, Flag(), "--lock-memory", "Keep the process in memory (mlockall, pages as used)."

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmcmedic.driver import config as configuration
+from bmcmedic.driver import realtime
 from bmcmedic.driver.config import CONFIG_FILE, Config
 from bmcmedic.errors import ConfigurationError
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shows_only:
             sys.stdout.write(configuration.show(config))
             return 0
-        # Not before: what is wrong with the options is said without loading the rest.
+        # On a host with a load of 190 the rest would take minutes to load.
+        realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
         from bmcmedic.driver.service import Service
 
         return Service(config, read).run()

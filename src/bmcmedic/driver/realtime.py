@@ -73,16 +73,17 @@ def settle_collector() -> None:
     gc.freeze()
 
 
-def schedule_this_thread(priority: int) -> str | None:
+def schedule_this_thread(priority: int, *, inherited: bool = False) -> str | None:
     """Give the calling thread SCHED_RR with that priority, 0 for none; a warning where it cannot.
 
     Every thread has to: none may hold the interpreter while 100 busy processes keep it from the
-    processor. Children start as ordinary processes, whatever they are.
+    processor. `inherited`: so that the threads which it starts never are without; else its
+    children, processes included, start as ordinary ones.
     """
     if priority == 0:
         return None
     try:
-        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+        policy = os.SCHED_RR if inherited else os.SCHED_RR | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(priority))
     except OSError as error:
         return f"no real-time priority: {_scheduler_says(error, priority)}"

@@ -21,7 +21,8 @@ from bmcmedic.driver.pretimeout_process import StampsFile
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.server import SocketServer
 from bmcmedic.driver.supervisor import ServiceManager, Supervisor
-from bmcmedic.driver.watchdog_service import WatchdogService
+from bmcmedic.driver.watchdog import Watchdog
+from bmcmedic.driver.watchdog_service import URGENCY_WORKER, WatchdogService
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.transport import dev_ipmi
 from bmcmedic.transport.dev_ipmi import DevIpmi
@@ -111,12 +112,14 @@ class Service:
             lock_memory=config.process.lock_memory, oom_score_adj=config.process.oom_score_adj
         ):
             self._log.warning(warning)
-        if (warning_or_none := supervisor.schedule_main()) is not None:
-            self._log.warning(warning_or_none)
+        priority = config.process.real_time_priority
+        unscheduled = realtime.schedule_this_thread(priority, inherited=True)
+        if unscheduled is not None:
+            self._log.warning(unscheduled)
         realtime.settle_collector()
         with supervisor.signals_handled():
             supervisor.start("log", self._log.run)
-            supervisor.start("worker", self._driver.kcs_loop)
+            supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
             supervisor.start("socket", self._server.run)
             self._log.info(f"bmcmedic {__version__} drives {self._interface.name}")
             if self._watchdog is not None:
@@ -124,6 +127,7 @@ class Service:
                 self._log.info(self._watchdog.told())
             else:
                 self._stamps.end_left_over()
+            self._schedule(0)  # what the main thread starts from now on is ordinary
             self._manager.ready(f"driving {self._interface.name}")
             every_s = min(TICK_S, self._manager.alive_every_s or TICK_S)
             died = supervisor.wait(every_s, self._tick, self._reload)
@@ -132,8 +136,9 @@ class Service:
 
     # ------------------------------------------------------------------------- while it runs
 
-    def _schedule(self) -> str | None:
-        return realtime.schedule_this_thread(self._config.process.real_time_priority)
+    def _schedule(self, urgency: int) -> str | None:
+        priority = self._config.process.real_time_priority
+        return realtime.schedule_this_thread(priority + urgency if priority else 0)
 
     def _tick(self) -> None:
         self._manager.alive()
@@ -189,6 +194,11 @@ class Service:
         self._interface.close()
         self._log.stop()
         self._log.write_waiting()
+
+    @property
+    def watchdog(self) -> Watchdog | None:
+        """What pats; None while that is off."""
+        return None if self._watchdog is None else self._watchdog.watchdog
 
     def status(self) -> dict[str, Any]:
         """What a client of the socket would be told."""

@@ -34,8 +34,11 @@ class _Thread:
 class Supervisor:
     """Starts the threads, and waits for a signal or for one of them to end."""
 
-    def __init__(self, log: Log, schedule: Callable[[], str | None]) -> None:
-        """`schedule` gives the calling thread its priority, and returns what it could not do."""
+    def __init__(self, log: Log, schedule: Callable[[int], str | None]) -> None:
+        """`schedule` gives the calling thread its priority, and returns what it could not do.
+
+        It is told how much more urgent than others the thread is.
+        """
         self._log = log
         self._schedule = schedule
         self._stopping = False
@@ -45,14 +48,16 @@ class Supervisor:
         self._wakeup_read.setblocking(False)
         self._wakeup_write.setblocking(False)
 
-    def start(self, name: str, body: Callable[[], object]) -> None:
-        """Run it in a thread of its own until `stop`."""
-        thread = threading.Thread(target=self._run, args=(name, body), name=name, daemon=True)
+    def start(self, name: str, body: Callable[[], object], *, urgency: int = 0) -> None:
+        """Run it in a thread of its own, which may end only after `expect_ends`."""
+        thread = threading.Thread(
+            target=self._run, args=(name, body, urgency), name=name, daemon=True
+        )
         self._threads[name] = _Thread(thread)
         thread.start()
 
-    def _run(self, name: str, body: Callable[[], object]) -> None:
-        self._schedule()
+    def _run(self, name: str, body: Callable[[], object], urgency: int) -> None:
+        self._schedule(urgency)
         try:
             body()
         except BaseException:  # noqa: BLE001 - whatever it was, the process ends, and says why
@@ -120,10 +125,6 @@ class Supervisor:
             return True
         found.thread.join(timeout_s)
         return not found.thread.is_alive()
-
-    def schedule_main(self) -> str | None:
-        """Give the main thread its priority; it may hold the interpreter, too."""
-        return self._schedule()
 
 
 def _nothing(number: int, frame: object) -> None:

@@ -28,6 +28,12 @@ from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
 from bmcmedic.transport.dev_watchdog import DevWatchdog
 from bmcmedic.transport.in_band import InterfaceGone
 
+URGENCY_WORKER = 1
+URGENCY_PAT = 2
+URGENCY_WATCHER = 3
+"""Added to the priority of all other threads. When two want the interpreter, and when the kernel
+wakes one of two that wait for it, the more urgent one gets it."""
+
 SHUTDOWN_S_MAX = 30.0
 """The BMC has this long to take the last setting; then the driver ends all the same."""
 WATCHER_ENDS_S = 2.0
@@ -68,7 +74,7 @@ def watcher_settings(config: Config) -> WatcherSettings:
     return WatcherSettings(
         action=PretimeoutAction(config.pretimeout.action),
         command=config.pretimeout.command,
-        real_time_priority=priority + 1 if priority else 0,
+        real_time_priority=priority + URGENCY_WATCHER if priority else 0,
         lock_memory=config.process.lock_memory,
     )
 
@@ -132,8 +138,8 @@ class WatchdogService:
         if self._checks is not None:
             supervisor.start("check", self._checks.run)
         if self._kernel_pats is not None:
-            supervisor.start("kernel-pat", self._kernel_pats.run)
-        supervisor.start("pat", self.watchdog.run)
+            supervisor.start("kernel-pat", self._kernel_pats.run, urgency=URGENCY_WORKER)
+        supervisor.start("pat", self.watchdog.run, urgency=URGENCY_PAT)
 
     def tick(self) -> None:
         """Look after the watcher; for the main thread."""

@@ -84,7 +84,7 @@ lock_memory = "yes"
         "  line 6: watchdog.shutdown is 'rearm'; give disarm, keep, or rearm:SECONDS",
         "  line 7: there is no section [sokcet]; did you mean socket?",
         "  line 10: check.command is 'true'; give a list of words",
-        "  line 12: process.real_time_priority is 99; give 0 to 98",
+        "  line 12: process.real_time_priority is 99; give 0 to 96",
         "  line 13: process.lock_memory is 'yes'; give true or false",
         "  --watchdog-pretimeout is 'many'; give a number of seconds",
     ]

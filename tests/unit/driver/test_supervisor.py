@@ -20,7 +20,7 @@ DEADLINE_S = 10.0
 def supervised() -> tuple[Supervisor, Log, int]:
     reading, writing = os.pipe()
     log = Log(ThreadRuntime(), fd=writing)
-    return Supervisor(log, lambda: None), log, reading
+    return Supervisor(log, lambda _urgency: None), log, reading
 
 
 def written(log: Log, reading: int) -> str:
