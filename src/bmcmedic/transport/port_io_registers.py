@@ -101,7 +101,7 @@ class Guard(Protocol):
 class PortGuard:
     """Looks into /proc/ioports, and for a /dev/ipmi0.
 
-    A look costs some 20 us and makes no new objects as long as nothing changes.
+    A look at a short list takes 6 us, and compares bytes as long as nothing changes.
 
     Raises: ConfigurationError when /proc/ioports cannot be read.
     """
