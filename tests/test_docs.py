@@ -41,6 +41,7 @@ WHERE_COMMANDS_STAND = {
     "sim": ["docs/simulator.md"],
     "demo": ["docs/simulator.md"],
     "triage": ["docs/triage.md"],
+    "relieve": ["docs/relieve.md"],
     "driver": ["docs/driver.md"],
 }
 SHARED_OPTIONS_PAGE = "docs/probe.md"

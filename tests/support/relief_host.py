@@ -16,6 +16,7 @@ from bmcmedic.host.signals import Sender
 BOOT_ID = "5f0c2a34-0000-4000-8000-3d7be1f0a001"
 STUCK_START_S = 1_000.0
 UPTIME_S = 10_000.0
+THROTTLED_PERCENT = 2.5
 PF_KTHREAD = 0x0020_0000
 
 
@@ -40,7 +41,8 @@ class Fake:
     ran_at_s: float | None = None
     has_sched: bool = True
     term: str = "ends"
-    """`ends`, `ignores` it, `wakes` up and waits again, `runs` on, or `blocks` in the kernel."""
+    """`ends`, `ignores` it, `wakes` up and waits again, `runs` on, `blocks` in the kernel, or ends
+    `late`, when it gets a CPU."""
     kill: str = "ends"
     core_percent: float = 0.0
 
@@ -55,6 +57,7 @@ class FakeHost:
         self.sent: list[tuple[int, str]] = []
         self.completed = 4711
         self.hosed = 3
+        self.heeds_limit = False
         self.when_slept: list[Callable[[], None]] = []
         self.kill_switch = root / "disabled"
         self.journal = root / "run" / "bmcmedic"
@@ -108,16 +111,19 @@ class FakeHost:
             kill_switch=str(self.kill_switch),
             journal_directory=str(self.journal),
             monotonic=lambda: self.uptime_s,
-            sleep=self.sleep,
+            sleep=self.pass_time,
             now=lambda: 1_700_000_000.0 + self.uptime_s,
         )
 
     # -------------------------------------------------------------------------------- its time
 
-    def sleep(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.uptime_s += seconds
         for fake in self.processes.values():
             if fake.core_percent:
+                is_throttled = fake.flags and self.heeds_limit
+                if is_throttled and self.parameter.read_text() == "100":
+                    fake.core_percent = THROTTLED_PERCENT
                 fake.run_ns += int(seconds * fake.core_percent * 1e7)
                 self.write(fake)
         self._tell_time()
@@ -140,6 +146,11 @@ class FakeHost:
         elif does == "runs":
             fake.state, fake.core_percent = "R", 100.0
             self.write(fake)
+        elif does == "late":
+            fake.state = "R"
+            self.write(fake)
+            late_s = self.uptime_s + 2.0
+            self.when_slept.append(lambda: self.remove(pid) if self.uptime_s >= late_s else None)
         elif does == "blocks":
             fake.state = "D"
             self.write(fake)

@@ -39,6 +39,10 @@ PROGRAMS = {
         "bmcmedic.host.triage_main",
         "Look at this host: stuck IPMI clients, kipmi threads, and what they say about its BMC.",
     ),
+    "relieve": Program(
+        "bmcmedic.host.relieve_main",
+        "End this host's IPMI clients that are proven stuck, and throttle kipmid in a hang.",
+    ),
     "driver": Program(
         "bmcmedic.driver.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",

@@ -7,7 +7,7 @@ have that ended too. A group whose every member is proven stuck ends all the sam
 from enum import Enum
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from bmcmedic.host.clients import Finding, Mark
+from bmcmedic.host.clients import Finding, Mark, Now
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree
 from bmcmedic.host.relieve_looks import Judged, Looks
 from bmcmedic.host.signals import NotSent, Sender
@@ -19,7 +19,8 @@ TERM_WAIT_S = 1.5
 """What a client gets to end by itself. It only has to leave a select()."""
 SETTLE_S = 0.5
 """After this much of it a client is marked: what it does from then on is progress."""
-KILL_WAIT_S = 1.0
+LAST_WAIT_S = 1.0
+"""For those that got SIGKILL, and those that are on their way out but wait for a CPU."""
 POLL_S = 0.02
 
 
@@ -101,14 +102,20 @@ class Ender:
         self._monotonic = monotonic
         self._sleep = sleep
         self._is_forbidden = is_forbidden
+        # One moment for a whole round of proofs: what runs after it counts as running.
+        self._now: Optional[Now] = None
 
     @property
     def _tree(self) -> Tree:
         return self._looks.tree
 
     def end(self, stuck: List[Judged]) -> List[Ending]:
-        """TERM, wait, KILL, wait; each wait has an end, and none is for state D."""
+        """TERM, wait, KILL, wait; each wait has an end, and none is for state D.
+
+        Raises Gone or Unreadable where the tree has no clock.
+        """
         cases = [_Case(judged) for judged in stuck]
+        self._now = Now.of(self._tree)
         for case in cases:
             self._signal(case, SIGTERM, self._prove_stuck)
         begun = self._monotonic()
@@ -116,9 +123,10 @@ class Ender:
         for case in _open(cases):
             self._settle(case)
         self._wait(cases, begun + TERM_WAIT_S)
+        self._now = Now.of(self._tree)
         for case in _open(cases):
             self._signal(case, SIGKILL, self._prove_ignored)
-        self._wait(cases, self._monotonic() + KILL_WAIT_S)
+        self._wait(cases, self._monotonic() + LAST_WAIT_S)
         for case in _open(cases):
             self._give_up(case)
         return [case.ending() for case in cases]
@@ -151,15 +159,13 @@ class Ender:
             case.through = sent.through
 
     def _refuse(self, case: _Case, why: str) -> None:
-        if not case.signals:
+        if case.signals:
+            case.why = why  # it has the last wait to end by itself
+        else:
             case.close(Outcome.SPARED, why)
-        elif self._state(case) == "D":
-            case.close(Outcome.UNINTERRUPTIBLE, "in the kernel; it ends as soon as that lets it")
-        elif case.outcome is None:
-            case.close(Outcome.SURVIVED, why)
 
     def _prove_stuck(self, case: _Case, process: Process) -> Optional[str]:
-        again = self._looks.prove_again(case.judged, process)
+        again = self._looks.prove_again(case.judged, process, self._now)
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:
@@ -171,9 +177,10 @@ class Ender:
         """SIGTERM may have woken it up: what counts is what it has done since it settled."""
         if case.settled is None:
             return "it was not seen standing still after SIGTERM"
+        now = self._now._replace(sched_s=None) if self._now is not None else None
         first = case.judged.client._replace(first=case.settled)
         since = case.judged._replace(client=first)
-        again = self._looks.prove_again(since, process, is_idle_known=False)
+        again = self._looks.prove_again(since, process, now)
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:
@@ -225,7 +232,7 @@ class Ender:
         if state == "D":
             case.close(Outcome.UNINTERRUPTIBLE, "in the kernel; it ends as soon as that lets it")
         elif state is not None:
-            case.close(Outcome.SURVIVED, "it is still there after SIGKILL")
+            case.close(Outcome.SURVIVED, case.why or "it is still there after SIGKILL")
 
 
 def _open(cases: List[_Case]) -> List[_Case]:

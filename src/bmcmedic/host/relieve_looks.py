@@ -77,7 +77,7 @@ class Looks:
                 renewed = each.client._replace(first=each.look.mark)
                 known[renewed.identity] = _Marked(renewed, now.uptime_s)
         self._known = known
-        return sorted(judged, key=lambda each: each.client.identity.start_ticks)
+        return sorted(judged, key=lambda each: each.client.identity[::-1])
 
     def _mark(self, process: Process, now: Now) -> Optional[_Marked]:
         """The client that a process is now, with its earlier mark if it is still the same."""
@@ -94,11 +94,11 @@ class Looks:
         look = Look.at(process, now)
         return Judged(client, look, judge(client, look, self.stuck_after_s))
 
-    def prove_again(self, judged: Judged, process: Process, is_idle_known: bool = True) -> Judged:
+    def prove_again(self, judged: Judged, process: Process, now: Optional[Now] = None) -> Judged:
         """Judge a client once more, as it is now, for it is about to be acted upon.
 
-        Without `is_idle_known` it does not count for how long it has not run: a signal of ours has
-        woken it up. Raises Gone when it has ended, Unreadable when it does not tell.
+        A `now` without the scheduler's clock leaves out for how long it has not run. Raises Gone
+        when it has ended, Unreadable when it does not tell.
         """
         fresh = Client.of(process)
         if fresh is None or fresh.identity != judged.client.identity:
@@ -106,8 +106,7 @@ class Looks:
         if not _is_same(fresh, judged.client):
             raise Unreadable("it runs another program now")
         client = fresh._replace(first=judged.client.first)
-        now = Now.of(self.tree)
-        return self.judge(client, process, now if is_idle_known else now._replace(sched_s=None))
+        return self.judge(client, process, now if now is not None else Now.of(self.tree))
 
 
 def _is_enough(judged: Judged, apart_s: float) -> bool:

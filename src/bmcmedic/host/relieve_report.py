@@ -196,7 +196,7 @@ def _about(case: Case) -> List[str]:
         about.append(", ".join(filter(None, [case.starter.user, case.starter.unit])))
     group = case.group
     if group is not None and group.members > group.stuck:
-        about.append(f"group {group.number} has {group.members - group.stuck} others: not touched")
+        about.append(f"not touched: {group.members - group.stuck} more of its process group")
     if case.ending is not None and case.ending.why is not None:
         about.append(case.ending.why)
     return [part for part in about if part]

@@ -109,6 +109,13 @@ def test_who_is_at_work_after_term_is_not_killed(host: FakeHost) -> None:
     assert report.left(STUCK_AFTER_S)
 
 
+def test_who_waits_for_a_cpu_to_end_on_is_waited_for(host: FakeHost) -> None:
+    host.add(Fake(1001, term="late"))
+    report = relieve(host)
+    assert host.sent == [(1001, "TERM")]
+    assert outcomes(report) == {1001: Outcome.ENDED}
+
+
 def test_state_d_is_reported_and_not_waited_for(host: FakeHost) -> None:
     host.add(Fake(1001, state="D", wchan="ipmi_si_poll", term="blocks", kill="blocks"))
     began_s = host.uptime_s
@@ -140,7 +147,7 @@ def test_another_with_the_same_pid_is_not_touched(host: FakeHost, has_pidfds: bo
     relief.look()
     # As stuck as the one before, but another: nothing has been proven of it.
     host.add(Fake(1001, start_s=2_000.0))
-    host.sleep(1.0)
+    host.pass_time(1.0)
     report = relief.step(may_act=True)
     assert host.sent == []
     assert outcomes(report) == {}
@@ -294,7 +301,7 @@ def test_progress_is_measured_from_the_last_progress_on(host: FakeHost) -> None:
     relief.relieve(may_act=True)
     assert host.sent == []
     fake.core_percent = 0.0
-    host.sleep(1.0)
+    host.pass_time(1.0)
     relief.step(may_act=True)
     assert host.sent == [(1001, "TERM")]
 
@@ -320,7 +327,7 @@ def test_between_two_steps_that_follow_soon_such_a_kernel_proves_nothing(host: F
     relief = Relief(host.place(), STUCK_AFTER_S)
     for _ in range(16):
         assert not relief.step(may_act=True).stuck
-        host.sleep(1.0)
+        host.pass_time(1.0)
     assert len(relief.step(may_act=True).stuck) == 1
 
 

@@ -48,11 +48,11 @@ def hung(host: FakeHost, max_busy_us: str = "") -> Relief:
 def test_it_is_set_in_a_hang_and_put_back_after_it(host: FakeHost) -> None:
     relief = hung(host, "500")
     assert shown(host) == "100"
-    host.sleep(1.0)
+    host.pass_time(1.0)
     assert relief.step(may_act=True).setting.action == "keep"  # nothing has completed yet
     assert shown(host) == "100"
     host.complete(1)
-    host.sleep(1.0)
+    host.pass_time(1.0)
     done = relief.step(may_act=True).setting
     assert (done.action, done.before, done.after) == ("put back", "100", "500")
     assert shown(host) == "500"
@@ -194,7 +194,7 @@ def test_a_full_disk_changes_nothing(host: FakeHost, monkeypatch: pytest.MonkeyP
 
 
 def journal_of(host: FakeHost, boot_id: str = BOOT_ID) -> UndoJournal:
-    return UndoJournal(boot_id, lambda: host.uptime_s, host.sleep, str(host.journal))
+    return UndoJournal(boot_id, lambda: host.uptime_s, host.pass_time, str(host.journal))
 
 
 CHANGE = Change("/sys/x", "0", "100", "0", 1_700_000_000.5, {"ipmi0": 4711})
