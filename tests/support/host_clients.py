@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bmcmedic.host.clients import Look, Now
+from bmcmedic.host.proc import Tree
+
 STUCK = "import select; select.select([], [], [])"
 """Waits as ipmitool up to 1.8.15 does, for ever."""
 PROGRESS = "import select\nwhile True: select.select([], [], [], 0.05)"
@@ -142,6 +145,18 @@ def wchan(pid: int) -> str:
         return Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
         return ""
+
+
+def wait_until_still(pid: int, for_s: float = 0.4) -> None:
+    """Poll until a process has not run for so long; on a loaded machine it takes long to start."""
+    tree = Tree("/proc")
+
+    def is_still() -> bool:
+        with tree.hold(pid) as process:
+            look = Look.at(process, Now.of(tree))
+        return min(look.age_s, look.age_s if look.idle_s is None else look.idle_s) > for_s
+
+    wait_for(is_still)
 
 
 def wait_for(holds: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:

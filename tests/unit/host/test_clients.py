@@ -19,7 +19,15 @@ from bmcmedic.host.clients import (
 )
 from bmcmedic.host.proc import Tree
 from bmcmedic.host.programs import CLIENTS, program_of, why_left_alone
-from tests.support.host_clients import PROGRESS, READS, SLEEPS, HostClients, host_clients, wait_for
+from tests.support.host_clients import (
+    PROGRESS,
+    READS,
+    SLEEPS,
+    HostClients,
+    host_clients,
+    wait_for,
+    wait_until_still,
+)
 from tests.support.proc_tree import UPTIME_S, FakeProcess, stuck_ipmitool, write_proc
 
 LIVE = Tree("/proc")
@@ -38,22 +46,15 @@ def client_of(pid: int, tree: Tree = LIVE) -> Client | None:
         return Client.of(process)
 
 
-def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
-    """The verdict on a real process once it is old enough and has been looked at twice."""
-    wait_for(lambda: age_s(pid) > 0.4)
+def verdict_on(pid: int, stuck_after_s: float = SOON_S, *, is_still: bool = True) -> Verdict:
+    """The verdict on a real process once it stands still and has been looked at twice."""
+    if is_still:
+        wait_until_still(pid)
     client = client_of(pid)
     assert client is not None
-    wait_for(lambda: Now.of(LIVE).uptime_s > client_age(client) + 0.2)
+    marked_at_s = Now.of(LIVE).uptime_s
+    wait_for(lambda: Now.of(LIVE).uptime_s > marked_at_s + 0.2)
     return judge(client, look_again(client, LIVE, Now.of(LIVE)), stuck_after_s)
-
-
-def age_s(pid: int) -> float:
-    return Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100
-
-
-def client_age(client: Client) -> float:
-    """The uptime at which this client was seen first, at the earliest."""
-    return client.first.stat.start_ticks / 100 + 0.4
 
 
 # ------------------------------------------------------------------------------- real processes
@@ -86,7 +87,9 @@ def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
 
 
 def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
-    assert verdict_on(clients.start("sdr", code=PROGRESS)).finding is Finding.PROGRESS
+    pid = clients.start("sdr", code=PROGRESS)
+    wait_for(lambda: Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100 > SOON_S)
+    assert verdict_on(pid, is_still=False).finding is Finding.PROGRESS
 
 
 def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:
