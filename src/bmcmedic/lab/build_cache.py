@@ -31,6 +31,7 @@ def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Pa
         except BaseException:
             Path(new.name).unlink()
             raise
+    Path(new.name).chmod(0o644)
     Path(new.name).replace(place)
     for old in sorted(cache.glob(f"{kind}-*"), key=_last_used)[:-FILES_KEPT_MAX]:
         old.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ QEMU = "qemu-system-x86_64"
 BOOT_TIMEOUT_S = 90.0
 RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
-CONSOLE_POLL_S = 0.02
+POLL_S = 0.05
 SECOND_RESET_S = 1.0
 """The BIOS resets the machine once more, a moment after each reset."""
 
@@ -394,7 +394,7 @@ class Guest:
                         f"waited {timeout_s:g} s for {what}; the console ends with:\n"
                         f"{self.console[-2000:]}"
                     )
-                self._changed.wait(min(left_s, CONSOLE_POLL_S))
+                self._changed.wait(min(left_s, POLL_S))
 
     def _text(self, name: str) -> str:
         if self._folder is None:
