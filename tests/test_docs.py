@@ -20,6 +20,7 @@ from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from bmcmedic.host import diagnosis, guests
 from bmcmedic.host.report import to_json
 from bmcmedic.host.triage import Roots, triage
+from bmcmedic.lab.starvation import Design, Record, Scenario
 from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
@@ -39,6 +40,7 @@ WHERE_COMMANDS_STAND = {
     "reset": ["docs/heal.md"],
     "heal": ["docs/heal.md"],
     "sim": ["docs/simulator.md"],
+    "lab": ["docs/starvation.md"],
     "demo": ["docs/simulator.md"],
     "triage": ["docs/triage.md"],
     "relieve": ["docs/relieve.md"],
@@ -146,11 +148,11 @@ def test_no_page_shows_an_option_that_there_is_not(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_line_shown_would_be_understood(page: Path) -> None:
-    for line in re.findall(r"(?<![\w/.-])bmcmedic (?!sim\b)([a-z]+(?: .*)?)", code(page)):
+    for line in re.findall(r"(?<![\w/.-])bmcmedic (?!(?:sim|lab)\b)([a-z]+(?: .*)?)", code(page)):
         check_command_line(line.split(), page)
-    for line in re.findall(r"(?<![\w/.-])bmcmedic (sim [a-z]+(?: .*)?)", code(page)):
-        words = line.split()
-        check_command_line([f"sim {words[1]}", *words[2:]], page)
+    for line in re.findall(r"(?<![\w/.-])bmcmedic ((?:sim|lab) [a-z]+(?: .*)?)", code(page)):
+        group, command, *rest = line.split()
+        check_command_line([f"{group} {command}", *rest], page)
 
 
 def check_command_line(words: list[str], page: Path) -> None:
@@ -176,7 +178,7 @@ def code(page: Path) -> str:
     return "\n".join(lines).replace("\\\n", " ")
 
 
-@pytest.mark.parametrize("words", ["", "sim", *sorted(COMMANDS), *PROGRAMS])
+@pytest.mark.parametrize("words", ["", "sim", "lab", *sorted(COMMANDS), *PROGRAMS])
 def test_help_is_help(words: str) -> None:
     done = subprocess.run(
         program(*words.split(), "--help"),
@@ -222,6 +224,11 @@ def test_the_keys_of_probe_are_documented() -> None:
     watchdog = WatchdogFacts(running=True, present_countdown_s=1.0, action="none")
     result = ProbeResult("bmc1", reachable=True, watchdog=watchdog)
     assert undocumented(keys(result.to_json()), text("docs/probe.md")) == set()
+
+
+def test_the_keys_of_the_lab_are_documented() -> None:
+    told = Record(Design.DIRECT, Scenario(1)).to_json()
+    assert undocumented(keys(told), text("docs/starvation.md")) == set()
 
 
 def test_the_keys_of_heal_and_reset_are_documented() -> None:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bmcmedic.cli import lab
+from bmcmedic.errors import ConfigurationError
+from tests.support.programs import bmcmedic
+
+TIMEOUT_S = 120
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        bmcmedic("lab", "starvation", *arguments),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_json_is_one_object_a_design_and_line() -> None:
+    done = run("--design", "all", "--seed", "1", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["design"] for each in objects] == ["direct", "queued", "priority"]
+    assert {each["seed"] for each in objects} == {1}
+    assert objects[0]["false_pretimeouts"] >= 1
+    assert objects[2]["false_pretimeouts"] == 0
+
+
+def test_people_are_told_what_happened(tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    done = run("--design", "direct", "--plot", str(plot))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the pretimeout fired, and the host had nothing wrong" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    done = run("--design", "priority", "--duration", "100", "--stop-driver-at", "18")
+    assert "the pretimeout fired, rightly: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--load", "1000"), "the load is 0 to 256 clients, not 1000"),
+        (("--duration", "0"), "a run lasts"),
+        (("--hang-check-at", "900"), "at 900 s nothing can be hung"),
+        (("--design", "none"), "--design"),
+        (("--plot", "/no/such/folder/plot.png", "--duration", "10"), "cannot write"),
+    ],
+)
+def test_what_cannot_be_run_is_said_with_status_2(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_spec(name: str) -> None:
+        assert name == "greenlet"
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    with pytest.raises(ConfigurationError, match=r"pip install 'bmcmedic\[lab\]'"):
+        lab.starvation(design=lab.DesignChoice.PRIORITY)
+
+
+def test_in_real_time_the_shipped_driver_spares_the_host() -> None:
+    done = run("--real", "--design", "priority", "--duration", "8", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["pats"] > 3
+    assert told["false_pretimeouts"] == 0
