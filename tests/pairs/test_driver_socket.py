@@ -16,7 +16,8 @@ import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.client import DriverClient
-from bmcmedic.driver.driver import Driver, DriverLimits
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.pat_paths import BmcPats
 from bmcmedic.driver.protocol import WatchdogAction
 from bmcmedic.driver.runtime import ThreadRuntime

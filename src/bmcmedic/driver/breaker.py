@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -70,6 +70,16 @@ class Breaker:
         self._wait_s = min(2 * self._wait_s, self.limits.probe_s_max)
         self.next_probe_at = now + self._wait_s
         return False
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """How it stands; durations in seconds."""
+        return {
+            "open": self.is_open,
+            "open_for_s": None if self.opened_at is None else now - self.opened_at,
+            "openings": self.openings,
+            "failures_in_a_row": self.failures,
+            "reason": self.reason if self.failures else None,
+        }
 
 
 class LastAnswers(Generic[KeyT]):

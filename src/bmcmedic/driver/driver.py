@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bmcmedic.driver.breaker import Breaker, BreakerLimits, LastAnswers
+from bmcmedic.driver.breaker import Breaker, LastAnswers
+from bmcmedic.driver.claim import DriverClaim
+from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.pretimeout import WAITING_S_MAX
-from bmcmedic.driver.requests import Key, Request, RequestQueues
-from bmcmedic.driver.runtime import Lock, Runtime, Signal
+from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
+from bmcmedic.driver.runtime import Lock, Runtime
 from bmcmedic.errors import (
     BmcmedicError,
     BreakerOpen,
@@ -31,70 +32,10 @@ from bmcmedic.errors import (
 )
 from bmcmedic.transport.in_band import InBand, InterfaceBusy, InterfaceGone, Interrupted
 
-ATTEMPTS_MAX = 3
-"""Of a request that may be sent again; then its caller is told."""
-
 _GET_DEVICE_ID: Final = b"\x18\x01"
 _COMPLETION_CODE_AT = 2
 _COMPLETION_CODE_TIMEOUT: Final = 0xC3
 """The BMC, or what stands in front of it, gave up waiting."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriverLimits:
-    """How much may wait, and for how long."""
-
-    client_requests_max: int = 64
-    last_answers_max: int = 256
-    worker_slack_s: float = 2.0
-    """The worker that did nothing for this long beyond one exchange counts as stuck."""
-    io_lock_s: float = 0.5
-    """The polled path waits for `io_lock` no longer, and takes the interface then."""
-    busy_pause_s: float = 0.25
-    """Before the next attempt on an interface that something else has."""
-    breaker: BreakerLimits = field(default_factory=BreakerLimits)
-
-
-class _Claim:
-    """The right to the interface, for one attempt."""
-
-    __slots__ = ("_driver", "_generation", "_waiting", "_yields")
-
-    def __init__(
-        self, driver: Driver, *, yields: bool, waiting: Callable[[], None] | None = None
-    ) -> None:
-        """`yields`: to the driver's own requests, as soon as the interface is to be recovered."""
-        self._driver = driver
-        self._generation = driver.generation
-        self._yields = yields
-        self._waiting = waiting
-
-    def must_stop(self, *, recovering: bool) -> bool:
-        driver = self._driver
-        if self._waiting is not None:
-            self._waiting()
-        if self._generation != driver.generation:
-            return True
-        if not self._yields:
-            return False
-        return driver.stopping or (recovering and driver.highpri_waits)
-
-
-class _OwnRequest(Request):
-    """A request of the driver's own, whose caller sleeps until it is done."""
-
-    __slots__ = ("signal",)
-
-    def __init__(self, data: bytes, deadline: float, signal: Signal) -> None:
-        super().__init__(data, deadline=deadline, on_done=_wake)
-        self.signal = signal
-        self.highpri = True
-        self.idempotent = True
-
-
-def _wake(request: Request) -> None:
-    assert isinstance(request, _OwnRequest)
-    request.signal.set()
 
 
 class Driver:
@@ -169,7 +110,7 @@ class Driver:
         self, data: bytes, deadline: float, waiting: Callable[[], None] | None
     ) -> bytes:
         runtime = self._runtime
-        request = _OwnRequest(data, deadline, runtime.signal())
+        request = OwnRequest(data, deadline, runtime.signal())
         late = False
         now = runtime.monotonic()
         with self._locked():
@@ -209,7 +150,6 @@ class Driver:
         """Do it in the caller's own thread, whatever the worker is doing."""
         self.counts["polled"] += 1
         io_lock = self._take_interface(deadline)
-        self._poller_id = self._runtime.thread_id()
         try:
             return self.polled_request(data, deadline, waiting)
         finally:
@@ -218,42 +158,56 @@ class Driver:
 
     def _take_interface(self, deadline: float) -> Lock:
         """Have `io_lock`, at need by force, but not from another that polls."""
-        monotonic = self._runtime.monotonic
-        now = monotonic()
-        polled = self._poller_id not in (None, self._runtime.thread_id())
-        limit_at = deadline if polled else min(deadline, now + self.limits.io_lock_s)
+        runtime = self._runtime
+        thread_id = runtime.thread_id()
+        now = runtime.monotonic()
+        force_at = now + self.limits.io_lock_s
         while now < deadline:
-            io_lock = self.io_lock
-            if not io_lock.acquire(limit_at - now):
-                if polled:
-                    break
-                return self._fence_off()
-            if io_lock is self.io_lock:
+            io_lock: Lock | None = self.io_lock
+            assert io_lock is not None
+            other_polls = self._poller_id not in (None, thread_id)
+            if io_lock.acquire((deadline if other_polls else min(deadline, force_at)) - now):
+                if io_lock is not self.io_lock:
+                    io_lock.release()
+                    io_lock = None
+            elif self._poller_id in (None, thread_id):
+                io_lock = self._fence_off(io_lock)
+            else:
+                io_lock = None
+            if io_lock is not None:
+                self._poller_id = thread_id
                 return io_lock
-            io_lock.release()
-            now = monotonic()
+            now = runtime.monotonic()
         raise NoAnswer("the deadline passed before the interface could be had")
 
-    def _fence_off(self) -> Lock:
-        """Take the interface from whoever has it; they find out before they touch it again."""
-        self.counts["fenced_off"] += 1
+    def _fence_off(self, held: Lock) -> Lock | None:
+        """Take the interface from whoever holds that lock; None when another just did.
+
+        The holder finds out before it touches the interface again.
+        """
         io_lock = self._runtime.lock()
         io_lock.acquire()
         # Bounded: who holds this one may be the very thread that a signal interrupted.
         fenced = self._fence_lock.acquire(self.limits.io_lock_s)
-        # In this order: whoever has a claim of the new generation finds the new lock, and waits.
-        self.io_lock = io_lock
-        self.generation += 1
-        self.interface.take_over()
-        if fenced:
-            self._fence_lock.release()
+        try:
+            if held is not self.io_lock:
+                return None
+            self.counts["fenced_off"] += 1
+            # In this order: whoever has a claim of the new generation finds the new lock, and
+            # waits.
+            self.io_lock = io_lock
+            self.generation += 1
+            self.interface.take_over()
+        finally:
+            if fenced:
+                self._fence_lock.release()
         return io_lock
 
     def polled_request(
         self, data: bytes, deadline: float, waiting: Callable[[], None] | None = None
     ) -> bytes:
         """Attempts in the calling thread, which holds `io_lock`."""
-        claim = _Claim(self, yields=False, waiting=waiting)
+        claim = DriverClaim(self, yields=False, waiting=waiting)
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 response = self.interface.attempt(data, deadline, claim, idempotent=True)
@@ -355,7 +309,7 @@ class Driver:
         """Make one attempt, and say what becomes of the request."""
         # The claim before the lock: made after it, it could be as new as that of a poller that came
         # in between, and nothing would fence this thread off.
-        claim = _Claim(self, yields=not request.highpri)
+        claim = DriverClaim(self, yields=not request.highpri)
         io_lock = self.io_lock
         if not io_lock.acquire(self.limits.io_lock_s):
             self._requeue(request)
@@ -388,7 +342,7 @@ class Driver:
         if response is not None:
             self._answered(request, response)
 
-    def _attempt(self, request: Request, claim: _Claim) -> bytes | None:
+    def _attempt(self, request: Request, claim: DriverClaim) -> bytes | None:
         """One exchange; None where the answer comes later, from behind the BMC."""
         request.attempts += 1
         now = self._runtime.monotonic()
@@ -474,10 +428,8 @@ class Driver:
 
     def _probe(self) -> None:
         """Ask whether the BMC is back."""
-        now = self._runtime.monotonic()
-        self._serve(
-            Request(_GET_DEVICE_ID, deadline=now)  # nobody waits: it is not tried again
-        )
+        # Nobody waits for it, so it is not tried again.
+        self._serve(Request(_GET_DEVICE_ID, deadline=self._runtime.monotonic()))
 
     def _bmc_answered(self) -> None:
         self.counts["answers"] += 1
@@ -518,28 +470,16 @@ class Driver:
             for request in list(self._queues.bridged):
                 self.complete_request(request, None, error)
 
-    # -------------------------------------------------------------------------------- what it says
-
     def status(self) -> dict[str, Any]:
         """What it is doing; durations in seconds."""
         now = self._runtime.monotonic()
-        breaker = self.breaker
+        last_answer_at = self._last_answer_at
         with self._locked():
             return {
                 "interface": self.interface.name,
-                "breaker": {
-                    "open": breaker.is_open,
-                    "open_for_s": None if breaker.opened_at is None else now - breaker.opened_at,
-                    "openings": breaker.openings,
-                    "failures_in_a_row": breaker.failures,
-                    "reason": breaker.reason if breaker.failures else None,
-                },
-                "last_answer_age_s": (
-                    None if self._last_answer_at is None else now - self._last_answer_at
-                ),
-                "pending_requests": len(self._queues.pending_requests),
-                "pending_requests_highpri": len(self._queues.pending_requests_highpri),
-                "client_requests": self._queues.client_requests,
+                "breaker": self.breaker.describe(now),
+                "last_answer_age_s": None if last_answer_at is None else now - last_answer_at,
+                **self._queues.describe(),
                 "worker_alive": self._worker_id is not None,
                 "counts": dict(self.counts),
             }

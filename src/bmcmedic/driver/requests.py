@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bmcmedic.driver.reads import is_read
+from bmcmedic.driver.runtime import Signal
 from bmcmedic.errors import BmcmedicError, LocalProtocolError, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.transport.in_band import Ipmb
@@ -90,6 +91,28 @@ class Request:
         self.done = True
         if self.on_done is not None:
             self.on_done(self)
+
+
+class OwnRequest(Request):
+    """A request of the driver's own, whose caller sleeps until it is done."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self, data: bytes, deadline: float, signal: Signal) -> None:
+        super().__init__(data, deadline=deadline)
+        self.signal = signal
+        self.highpri = True
+        self.idempotent = True
+
+    def settle(
+        self,
+        response: bytes | None,
+        error: BmcmedicError | None,
+        answer_age_s: float | None = None,
+    ) -> None:
+        """Wake the caller."""
+        super().settle(response, error, answer_age_s)
+        self.signal.set()
 
 
 class RequestQueues:
@@ -194,6 +217,14 @@ class RequestQueues:
             ),
             default=None,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """How much waits."""
+        return {
+            "pending_requests": len(self.pending_requests),
+            "pending_requests_highpri": len(self.pending_requests_highpri),
+            "client_requests": self.client_requests,
+        }
 
     def _unfinished(self) -> list[Request]:
         active = self._active

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from bmcmedic.driver.driver import ATTEMPTS_MAX, Driver
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.limits import ATTEMPTS_MAX
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import Runtime, Signal
 from bmcmedic.errors import QueueFull, RemoteProtocolError, TransportError

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
-from bmcmedic.driver.driver import ATTEMPTS_MAX, Driver, DriverLimits
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.errors import (

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bmcmedic.driver.driver import Driver, DriverLimits
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.pretimeout import WAITING_S_MAX
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.errors import NoAnswer
