@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bmcmedic.errors import ConfigurationError
 
@@ -18,11 +18,11 @@ _GROUPS = ("probe", "reset", "heal", "sim", "lab", "demo")
 """Commands and their modules; the order is that of the help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """A command that runs on a sick host: argparse, and neither typer nor rich are loaded for it.
 
-    Its module has `parser()`, and `main(arguments)`, which returns the exit status.
+    Its module has `parser()`, and `main(arguments)`, which returns the exit status. No dataclass:
+    loading those alone takes a tenth of what a whole triage may.
     """
 
     module: str
