@@ -195,6 +195,8 @@ class Guest:
             self._qmp = Qmp(folder / "qmp", self._changed, lambda: self.is_running)
         except QmpError:
             raise GuestError(f"QEMU did not start: {self.qemu_log()}") from None
+        # QEMU has mapped it; a process that is killed before `stop` leaves next to nothing behind.
+        (folder / "initramfs").unlink()
 
     def stop(self) -> None:
         """Switch the machine off, whatever it is doing, and leave nothing behind."""
