@@ -165,9 +165,15 @@ class DevIpmi:
 
     def _open(self) -> Device:
         try:
-            self._device = device = self._open_device(self._path)
+            device = self._open_device(self._path)
         except ConfigurationError as error:
             raise InterfaceGone(str(error)) from error
+        try:
+            device.hold_alone()
+        except InterfaceBusy:
+            device.close()
+            raise
+        self._device = device
         self._counters = self._open_counters(self._path)
         self._left = self._kept = None
         return device

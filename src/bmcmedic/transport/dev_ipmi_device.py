@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError, LocalProtocolError, Refused
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
-from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb
+from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb, hold_alone
 from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
 
 SYSTEM_INTERFACE_ADDR_TYPE = 0x0C
@@ -69,6 +69,9 @@ class Received(NamedTuple):
 
 class Device(Protocol):
     """An open /dev/ipmi0: one user of the kernel's driver, with message ids of its own."""
+
+    def hold_alone(self) -> None:
+        """Keep other drivers of ours out. Raises: InterfaceBusy."""
 
     def send(self, msgid: int, request: bytes) -> None:
         """Queue a request for the BMC. Raises: as `device_error`."""
@@ -147,6 +150,10 @@ class IpmiDevice:
                 ) from None
             raise device_error(path, error) from None
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def hold_alone(self) -> None:
+        """Keep other drivers of ours out. Raises: InterfaceBusy."""
+        hold_alone(self._fd, self.path)
 
     def send(self, msgid: int, request: bytes) -> None:
         """Queue a request for the BMC. Raises: as `device_error`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +36,17 @@ class InterfaceGone(TransportError):
 
 class InterfaceBusy(TransportError):
     """Something else has the interface for now, such as the kernel's maintenance mode."""
+
+
+def hold_alone(fd: int, path: str) -> None:
+    """Keep every other driver of ours out of a device until `fd` is closed.
+
+    Raises: InterfaceBusy when another has it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InterfaceBusy(f"{path}: another bmcmedic driver has it; end that one first") from None
 
 
 class Claim(Protocol):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.transport.in_band import InterfaceGone
+from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, hold_alone
 
 PORT_MAX = 0xFFFF
 IOPORTS_BYTES_MAX = 1 << 16
@@ -52,6 +52,11 @@ class DevPort:
                 f"{path} cannot be opened ({error.strerror}): this kernel gives no raw ports; load "
                 f"ipmi_si and {USE_KERNEL_DEVICE}"
             ) from None
+        try:
+            hold_alone(self._fd, path)
+        except InterfaceBusy as error:
+            os.close(self._fd)
+            raise ConfigurationError(str(error)) from None
 
     def read_status(self) -> int:
         """The status register."""

@@ -82,6 +82,9 @@ class Kernel:
         self.now = min(until, max(self.now, self.due[0][0])) if self.due else until
         self.at_wait()
 
+    def hold_alone(self) -> None:
+        pass
+
     def wake(self) -> None:
         raise AssertionError
 

@@ -66,6 +66,9 @@ class OpenDevice:
         if self._event.wait(timeout_s):
             self._event.clear()
 
+    def hold_alone(self) -> None:
+        pass
+
     def wake(self) -> None:
         assert not self.closed
         self._event.set()

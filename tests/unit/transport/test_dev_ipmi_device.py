@@ -304,3 +304,16 @@ def test_the_kernels_counters(tmp_path: Path) -> None:
 def test_it_needs_no_ctypes() -> None:
     """Which costs the driver a MiB."""
     assert "ctypes" not in vars(dev_ipmi_device)
+
+
+def test_only_one_driver_has_the_device(tmp_path: Path) -> None:
+    path = tmp_path / "ipmi0"
+    path.touch()
+    first, bridge, second = (IpmiDevice(str(path)) for _ in range(3))
+    first.hold_alone()
+    with pytest.raises(InterfaceBusy, match="another bmcmedic driver has it"):
+        second.hold_alone()
+    first.close()
+    second.hold_alone()
+    for device in (bridge, second):
+        device.close()

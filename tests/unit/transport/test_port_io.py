@@ -502,6 +502,16 @@ def test_registers_stand_at_base_and_spacing(tmp_path: Path) -> None:
         device.write_data(0)
 
 
+def test_only_one_driver_has_the_ports(tmp_path: Path) -> None:
+    ports = tmp_path / "port"
+    ports.touch()
+    first = DevPort(0xCA2, 1, str(ports))
+    with pytest.raises(ConfigurationError, match="another bmcmedic driver has it"):
+        DevPort(0xCA2, 1, str(ports))
+    first.close()
+    DevPort(0xCA2, 1, str(ports)).close()
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
