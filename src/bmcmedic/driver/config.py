@@ -1,52 +1,28 @@
-"""The driver's settings: one table, read from a TOML file, overruled by options, shown as TOML.
-
-Whatever is wrong is said at once, all of it, each with its line and with what to give instead.
-"""
+"""The driver's settings: one table, read from a TOML file, overruled by options, shown as TOML."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import re
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from bmcmedic.driver.config_table import Table, setting
 from bmcmedic.driver.config_values import (
     SUN_PATH_BYTES_MAX,
     Choice,
     CommandLine,
     Flag,
     Group,
-    Kind,
     Location,
     Seconds,
     Shutdown,
-    Unusable,
     Users,
     Whole,
 )
-from bmcmedic.errors import ConfigurationError
 
 CONFIG_FILE = Path("/etc/bmcmedic/driver.toml")
-CONFIG_BYTES_MAX = 64 * 1024
 COUNTDOWN_S_MAX = 6553.5
 DAY_S = 86_400.0
-
-
-def setting(
-    default: Any,  # noqa: ANN401 - a field has the type that stands before it
-    kind: Kind,
-    option: str,
-    doc: str,
-    *,
-    reload: bool = False,
-) -> Any:  # noqa: ANN401
-    """A field of a section. `reload`: SIGHUP changes it, anything else needs a restart."""
-    about = {"kind": kind, "option": option, "doc": doc, "reload": reload}
-    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,183 +227,6 @@ class Config:
         return self.socket.path or f"{self.process.runtime_dir}/driver.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line of the table."""
-
-    section: str
-    key: str
-    kind: Kind
-    option: str
-    doc: str
-    reload: bool
-
-    @property
-    def name(self) -> str:
-        """Section and key."""
-        return f"{self.section}.{self.key}"
-
-
-_SECTIONS: dict[str, type[Any]] = {
-    each.name: each.default_factory  # type: ignore[misc] # each of them is a class
-    for each in dataclasses.fields(Config)
-}
-SETTINGS = tuple(
-    Setting(section, each.name, **each.metadata)
-    for section, made_of in _SECTIONS.items()
-    for each in dataclasses.fields(made_of)
-)
-
-
-# ------------------------------------------------------------------------------------- reading it
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every setting; what is not given stays out of the namespace."""
-    for section, made_of in _SECTIONS.items():
-        group = parser.add_argument_group(f"[{section}]", made_of.__doc__)
-        for each in SETTINGS:
-            if each.section == section:
-                group.add_argument(
-                    each.option,
-                    dest=each.name,
-                    metavar=each.kind.metavar,
-                    default=argparse.SUPPRESS,
-                    help=each.doc,
-                )
-
-
-def load(file: Path | None, options: Mapping[str, str]) -> Config:
-    """Defaults, then the file, then the options (by the settings' names).
-
-    Raises: ConfigurationError with everything that is wrong.
-    """
-    problems: list[str] = []
-    given = _Given(problems)
-    if file is not None:
-        given.read(file)
-    given.take_options(options)
-    config = given.config()
-    if not problems:
-        problems.extend(_contradictions(config))
-    if problems:
-        where = str(file) if file is not None else "the options"
-        raise ConfigurationError(_told(where, problems))
-    return config
-
-
-def _told(where: str, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{where}: {problems[0]}"
-    return f"{where}: {len(problems)} problems\n" + "\n".join(f"  {each}" for each in problems)
-
-
-class _Given:
-    """The values that somebody gave, and what was wrong with others."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self._problems = problems
-        self._values: dict[str, Any] = {}
-
-    def read(self, file: Path) -> None:
-        """Take a file's values."""
-        try:
-            with file.open("rb") as opened:
-                raw = opened.read(CONFIG_BYTES_MAX + 1)
-            if len(raw) > CONFIG_BYTES_MAX:
-                self._problems.append(
-                    f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?"
-                )
-                return
-            text = raw.decode()
-            document = tomllib.loads(text)
-        except OSError as error:
-            self._problems.append(f"cannot be read: {error.strerror}")
-        except UnicodeDecodeError as error:
-            self._problems.append(f"is not UTF-8 text (byte {error.start})")
-        except tomllib.TOMLDecodeError as error:
-            self._problems.append(f"is not TOML: {error}")
-        except RecursionError:
-            self._problems.append("is not TOML that anybody writes: it is nested too deeply")
-        else:
-            self._take_document(document, _Lines(text))
-
-    def _take_document(self, document: dict[str, Any], lines: _Lines) -> None:
-        for section, content in document.items():
-            if section not in _SECTIONS:
-                say = f"there is no section [{section}]{_meant(section, _SECTIONS)}"
-                self._problems.append(f"{lines.of(section)}{say}")
-            elif not isinstance(content, dict):
-                self._problems.append(
-                    f"{lines.of(section)}{section} is a section: write [{section}]"
-                )
-            else:
-                self._take_section(section, content, lines)
-
-    def _take_section(self, section: str, content: dict[str, Any], lines: _Lines) -> None:
-        known = {each.key: each for each in SETTINGS if each.section == section}
-        for key, value in content.items():
-            where = lines.of(section, key)
-            if key not in known:
-                say = f"{section}.{key}: there is no such setting{_meant(key, known)}"
-                self._problems.append(f"{where}{say}")
-            else:
-                self._check(known[key], value, f"{where}{section}.{key}")
-
-    def take_options(self, options: Mapping[str, str]) -> None:
-        """Take what the command line gave; it overrules the file."""
-        for each in SETTINGS:
-            if each.name in options:
-                value = each.kind.parse(options[each.name])
-                self._check(each, value, f"{each.option}")
-
-    def _check(self, each: Setting, value: object, name: str) -> None:
-        try:
-            self._values[each.name] = each.kind.check(value)
-        except Unusable as error:
-            self._problems.append(f"{name} {error}")
-
-    def config(self) -> Config:
-        """What was given, and defaults for the rest."""
-        sections: dict[str, Any] = {}
-        for section, made_of in _SECTIONS.items():
-            prefix = f"{section}."
-            values = {
-                name.removeprefix(prefix): value
-                for name, value in self._values.items()
-                if name.startswith(prefix)
-            }
-            sections[section] = made_of(**values)
-        return Config(**sections)
-
-
-def _meant(word: str, known: Mapping[str, object]) -> str:
-    """The known word that somebody may have meant."""
-    import difflib
-
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-
-
-class _Lines:
-    """On which line of a TOML file a section or a key stands; tomllib does not say."""
-
-    def __init__(self, text: str) -> None:
-        self._found: dict[tuple[str, ...], int] = {}
-        section = ""
-        for number, line in enumerate(text.splitlines(), 1):
-            if header := re.match(r"\s*\[\s*[\"']?([\w-]+)[\"']?\s*\]", line):
-                section = header[1]
-                self._found.setdefault((section,), number)
-            elif key := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*[.=]", line):
-                self._found.setdefault((section, key[1]) if section else (key[1],), number)
-
-    def of(self, *names: str) -> str:
-        """`line N: ` where it is known."""
-        number = self._found.get(names)
-        return f"line {number}: " if number is not None else ""
-
-
 def _contradictions(config: Config) -> Iterator[str]:
     """What only shows when settings are seen together; the watchdog's numbers have their own."""
     if config.pretimeout.action == "command" and not config.pretimeout.command:
@@ -446,34 +245,13 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
 
 
-# ------------------------------------------------------------------------------------- showing it
-
-
-def show(config: Config) -> str:
-    """The configuration as a commented TOML file."""
-    import textwrap
-
-    lines = ["# The in-band driver of bmcmedic. What stands behind a # is not set."]
-    for section, made_of in _SECTIONS.items():
-        lines += ["", f"# {made_of.__doc__}", f"[{section}]"]
-        for each in SETTINGS:
-            if each.section != section:
-                continue
-            lines += [f"# {line}" for line in textwrap.wrap(each.doc, 96)]
-            value = getattr(getattr(config, section), each.key)
-            if value is None:
-                lines.append(f"# {each.key} =")
-            else:
-                lines.append(f"{each.key} = {each.kind.show(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def changed(old: Config, new: Config) -> tuple[list[Setting], list[Setting]]:
-    """What differs: what SIGHUP can change, and what needs a restart."""
-    value: Callable[[Config, Setting], object] = lambda config, each: getattr(  # noqa: E731
-        getattr(config, each.section), each.key
-    )
-    different = [each for each in SETTINGS if value(old, each) != value(new, each)]
-    return [each for each in different if each.reload], [
-        each for each in different if not each.reload
-    ]
+_TABLE = Table(
+    Config,
+    "The in-band driver of bmcmedic. What stands behind a # is not set.",
+    _contradictions,
+)
+SETTINGS = _TABLE.settings
+add_options = _TABLE.add_options
+load = _TABLE.load
+show = _TABLE.show
+changed = _TABLE.changed

@@ -1,4 +1,4 @@
-"""The driver's messages, on stderr; who has one never waits for whoever reads it.
+"""The messages of driver and agent, on stderr; who has one never waits for whoever reads it.
 
 A journal that is stuck on a sick host would otherwise hold back the pat that reports it.
 """
@@ -32,10 +32,12 @@ class Log:
         runtime: Runtime,
         level: int = INFO,
         *,
+        name: str = "driver",
         fd: int = 2,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.level = level
+        self._name = name
         self._fd = fd
         self._waiting: deque[tuple[int, str]] = deque(maxlen=MESSAGES_MAX)
         self._lost = 0
@@ -86,7 +88,7 @@ class Log:
             self._write(WARNING, f"{lost} messages were lost: stderr did not take them in time")
 
     def _write(self, level: int, message: str) -> None:
-        prefix = f"<{level}>" if self._prefixed else "bmcmedic driver: "
+        prefix = f"<{level}>" if self._prefixed else f"bmcmedic {self._name}: "
         if not self._prefixed and level <= WARNING:
             prefix += "error: " if level == ERROR else "warning: "
         text = message[:MESSAGE_CHARACTERS_MAX].replace("\n", f"\n{prefix}")
