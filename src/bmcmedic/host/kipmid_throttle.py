@@ -111,8 +111,8 @@ class KipmidThrottle:
         """Put back what was set here; never raises."""
         before = self.read()
         try:
-            if not may_act:
-                changes = [each for each in self._journal.peek() if each.path == self.path]
+            changes = [each for each in self._journal.peek() if each.path == self.path]
+            if not changes or not may_act:
                 return self._undo(changes, before, why, may_act=False)
             with self._journal as journal:
                 changes = journal.changes()
@@ -195,7 +195,10 @@ def has_recovered(change: Change, kipmi: List[Kipmi], interfaces: List[Interface
     """What shows that the BMC answers again; None: it does not show."""
     counted = {each.name: each.completed for each in interfaces if each.completed is not None}
     known = [name for name in change.completed if name in counted]
-    if any(each.hosed_delta for each in interfaces):
+    is_polling = any((thread.cpu_percent or 0.0) >= IDLE_PERCENT for thread in kipmi)
+    has_completed = any(each.completed_delta for each in interfaces)
+    # One answer is no recovery: what the kernel waits for now must come, too.
+    if any(each.hosed_delta for each in interfaces) or (is_polling and not has_completed):
         return None
     if known:
         answered = _completed_since(change.completed, counted)

@@ -59,6 +59,17 @@ def test_it_is_set_in_a_hang_and_put_back_after_it(host: FakeHost) -> None:
     assert not journal_file(host).exists()
 
 
+def test_one_answer_in_a_hang_is_no_recovery(host: FakeHost) -> None:
+    relief = hung(host, "0")
+    host.complete(1)
+    relief.look()
+    host.pass_time(1.0)
+    assert relief.step(may_act=True).setting.action == "keep"
+    host.processes[200].core_percent = 0.0
+    host.pass_time(1.0)
+    assert relief.step(may_act=True).setting.action == "put back"
+
+
 def test_what_was_never_written_becomes_zeros(host: FakeHost) -> None:
     relief = hung(host)
     assert shown(host) == "100"
@@ -105,6 +116,12 @@ def test_what_an_operator_has_set_since_stays(host: FakeHost) -> None:
     assert "somebody" in setting.why
     assert shown(host) == "250"
     assert not journal_file(host).exists()
+
+
+def test_where_nothing_was_changed_nothing_is_made(host: FakeHost) -> None:
+    host.add_interface("0")
+    assert relief_of(host).undo(may_act=True).action == "none"
+    assert not host.journal.exists()
 
 
 def test_a_second_hang_keeps_what_stood_before_the_first(host: FakeHost) -> None:
