@@ -16,10 +16,10 @@ from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Answer, Door
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import Address
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import Account, BmcSpec, Rack
 from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.transport.addresses import Address
 
 R = TypeVar("R")
 Json = dict[str, Any]

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import bind_advice
+from bmcmedic.transport.addresses import bind_advice
 
 if TYPE_CHECKING:
     from bmcmedic.sim.rack import Rack

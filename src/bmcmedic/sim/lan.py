@@ -7,7 +7,6 @@ which all sockets are registered, so that thousands of BMCs cost little more tha
 from __future__ import annotations
 
 import asyncio
-import errno
 import heapq
 import itertools
 import os
@@ -22,6 +21,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.aes import aes_cbc
 
 DATAGRAM_BYTES_MAX = 512
@@ -35,32 +35,8 @@ mostly futile system call.
 """
 
 EVENTS_MAX = 512
-PORT_MAX = 65_535
 SPARE_DESCRIPTORS = 64
 """What the process needs besides the BMCs' sockets."""
-
-Address = tuple[str, int]
-
-
-def format_address(address: Address) -> str:
-    """`host:port`, an IPv6 host in brackets."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def parse_address(text: str) -> Address:
-    """Read `host:port`, an IPv6 host in brackets; raises ConfigurationError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    if not colon or not host or (":" in host) != bracketed:
-        raise ConfigurationError(
-            f"{text!r} is no address; write ADDR:PORT, such as 127.0.0.1:6230 or [::1]:6230"
-        )
-    if not (port.isascii() and port.isdigit() and int(port[:6]) <= PORT_MAX):
-        raise ConfigurationError(f"{text!r}: the port must be 0 to {PORT_MAX}, 0 for any")
-    return host, int(port)
 
 
 def ensure_descriptors(count: int) -> None:
@@ -75,33 +51,6 @@ def ensure_descriptors(count: int) -> None:
             f"raise it (ulimit -Hn {needed}) or simulate at most {max(0, hard - SPARE_DESCRIPTORS)}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def bind_udp(address: Address) -> socket.socket:
-    """A non-blocking UDP socket at that address; raises ConfigurationError."""
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        bound.setblocking(False)
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise ConfigurationError(
-            f"cannot listen at {format_address(address)}/udp: {bind_advice(error)}"
-        ) from None
-    return bound
-
-
-def bind_advice(error: OSError) -> str:
-    """Why an address cannot be had, and what to try."""
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; use one of 127.0.0.0/8, or add it first"
-    if error.errno == errno.EACCES:
-        return "ports below 1024 need root; use another port, such as 6230"
-    if error.errno == errno.EADDRINUSE:
-        return "something listens there already; use another port, or 0 for any"
-    return error.strerror or str(error)
 
 
 class LanPort:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.lan import Address, format_address
+from bmcmedic.transport.addresses import Address, format_address
 
 
 class Port80Port:

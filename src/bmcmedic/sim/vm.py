@@ -20,7 +20,7 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, ControlCode, Damaged, VmBmc, VmRequest
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Answer, Door
-from bmcmedic.sim.lan import Address, bind_advice, format_address, parse_address
+from bmcmedic.transport.addresses import Address, bind_advice, format_address, parse_address
 
 HOLD_FROM_S = ANSWER_TIMEOUT_S - 0.5
 """A later answer than this would find that QEMU has answered by itself, if it were let."""

@@ -12,8 +12,8 @@ import pytest
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import Address
 from bmcmedic.sim.rack import BmcSpec, Rack
+from bmcmedic.transport.addresses import Address
 from tests.support.sim import START, sim_bmc
 
 DEADLINE_S = 20.0

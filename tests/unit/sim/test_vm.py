@@ -41,10 +41,10 @@ from bmcmedic.ipmi.vm_serial import (
 from bmcmedic.sim import vm
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import Address
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import BmcSpec, Rack
 from bmcmedic.sim.vm import VmPort, parse_vm_socket
+from bmcmedic.transport.addresses import Address
 from tests.support.sim import EPOCH_OFFSET_S, execute
 
 DEADLINE_S = 10.0
