@@ -18,6 +18,8 @@ from bmcmedic.host.survey import is_guest
 from bmcmedic.host.triage import Roots
 
 _SHOWN_FILES = ("/dev/ipmi", "/dev/pts/", "/dev/port")
+_OTHER = "other"
+"""An executable that is nobody's business: there is one, so it is no kernel thread."""
 _SESSION_KEYS = ("UID=", "USER=", "SERVICE=", "CLASS=", "TYPE=", "REMOTE_HOST=", "TTY=")
 
 
@@ -87,7 +89,7 @@ def _clean(tree: Optional[Tree]) -> Recorded:
 def _target(link: str, target: str) -> Optional[str]:
     """Where a link of a process leads, as far as it matters; None: it does not."""
     if link == "exe":
-        return target if program_of(target) or is_guest(target) else None
+        return target if program_of(target) or is_guest(target) else _OTHER
     if target.startswith("socket:"):
         return "socket:[0]"
     return target if target.startswith(_SHOWN_FILES) else None

@@ -152,6 +152,13 @@ class Tree:
         """What a process is doing; raises Gone or Unreadable."""
         return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
 
+    def stat_or_none(self, pid: int) -> Optional[Stat]:
+        """The same, and None where it tells nothing."""
+        try:
+            return self.stat(pid)
+        except ProcError:
+            return None
+
     def hold(self, pid: int) -> "Process":
         """A process to look at closely; raises Gone or Unreadable. Close it."""
         return Process(self, pid)

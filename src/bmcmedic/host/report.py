@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from bmcmedic.host.diagnosis import duration
 from bmcmedic.host.machine import IO_DELAY_TYPES
+from bmcmedic.host.proc import TICKS_PER_S
 from bmcmedic.host.starter import Starter
 from bmcmedic.host.survey import Opener
 from bmcmedic.host.triage import Spared, Stuck, Triage
@@ -53,7 +54,7 @@ def to_json(seen: Triage) -> Dict[str, Any]:
         "cpus": machine.cpus,
         "pressure": machine.pressure,
         "kernel": machine.kernel,
-        "processes": len(seen.survey.stats),
+        "processes": seen.survey.processes,
         "unread": seen.survey.unread,
     }
 
@@ -80,7 +81,7 @@ def _stuck(each: Stuck, captured_at: float) -> Dict[str, Any]:
         "wchan": each.look.wchan,
         "stack": each.stack,
         "idle_s": None if each.look.idle_s is None else round(each.look.idle_s, 2),
-        "cpu_s": stat.cpu_ticks / 100.0,
+        "cpu_s": stat.cpu_ticks / TICKS_PER_S,
         "started_by": who.user,
         "unit": who.unit,
         "login_uid": who.login_uid,
@@ -148,7 +149,7 @@ def screen(seen: Triage) -> str:
 def _heading(seen: Triage) -> str:
     name = seen.machine.host_id.hostname or "this host"
     over = "one look" if seen.interval_s is None else f"two looks, {seen.interval_s:.1f} s apart"
-    return f"{name}: {len(seen.survey.stats)} processes, {over}"
+    return f"{name}: {seen.survey.processes} processes, {over}"
 
 
 def _section(title: str, lines: List[str]) -> List[str]:

@@ -62,14 +62,14 @@ class Users:
 
 
 def starter_of(
-    process: Process, stat: Stat, stats: Dict[int, Stat], users: Users, run: Optional[Tree]
+    process: Process, stat: Stat, proc: Tree, users: Users, run: Optional[Tree]
 ) -> Starter:
-    """Who started a process; `stats` are all processes, `run` is /run."""
+    """Who started a process; `run` is /run."""
     placed = _placed(process.read_or_none("cgroup") or b"")
     login_uid = process.login_uid()
     uid = _uid(process)
     named = login_uid if login_uid is not None else uid
-    parent = stats.get(stat.parent_pid) if stat.parent_pid > INIT_PID else None
+    parent = proc.stat_or_none(stat.parent_pid) if stat.parent_pid > INIT_PID else None
     return Starter(
         user=users.name(named) if named is not None else None,
         uid=uid,

@@ -4,7 +4,8 @@ It is the dear part of triage, so each process costs a few reads, and only those
 """
 
 import re
-from typing import Dict, List, NamedTuple, Optional
+from contextlib import suppress
+from typing import List, NamedTuple
 
 from bmcmedic.host.clients import Client, is_device
 from bmcmedic.host.mask import masked
@@ -17,7 +18,6 @@ _HYPERVISOR = re.compile(
     r"(?: \(deleted\))?\Z"
 )
 _PORT = "/dev/port"
-KTHREADD_PID = 2
 
 
 class Opener(NamedTuple):
@@ -33,7 +33,7 @@ class Opener(NamedTuple):
 class Survey(NamedTuple):
     """All processes, sorted by what they are to triage."""
 
-    stats: Dict[int, Stat]
+    processes: int
     kipmi: List[Stat]
     clients: List[Client]
     guests: List[Stat]
@@ -49,70 +49,73 @@ class Survey(NamedTuple):
 
 def survey(tree: Tree) -> Survey:
     """Look at every process once; what ends meanwhile is left out."""
-    found = Survey({}, [], [], [], [], [], 0, sees_kernel=False)
+    pids = sorted(tree.pids())
+    found = Survey(len(pids), [], [], [], [], [], 0, sees_kernel=False)
     unread = 0
-    for pid in sorted(tree.pids()):
-        try:
-            stat = tree.stat(pid)
-        except ProcError:
-            continue
-        found.stats[pid] = stat
-        if stat.is_kernel_thread:
-            if _KIPMI.match(stat.comm):
-                found.kipmi.append(stat)
-            continue
-        unread += not _sort(tree, stat, found)
-    kthreadd = found.stats.get(KTHREADD_PID)
-    sees_kernel = kthreadd is not None and kthreadd.is_kernel_thread
+    sees_kernel = False
+    for pid in pids:
+        executable = tree.link_or_none(f"{pid}/exe")
+        if executable is None:
+            # The kernel's own, a zombie, or one of another user's that is not ours to look into.
+            stat = tree.stat_or_none(pid)
+            if stat is None or stat.state == "Z":
+                continue
+            if stat.is_kernel_thread:
+                sees_kernel = True
+                if _KIPMI.match(stat.comm):
+                    found.kipmi.append(stat)
+                continue
+            if looks_like(stat.comm) is not None:
+                _add_client(tree, pid, found)
+            unread += tree.open_files(pid) is None
+        else:
+            unread += not _sort(tree, pid, executable, found)
     return found._replace(unread=unread, sees_kernel=sees_kernel)
 
 
-def _sort(tree: Tree, stat: Stat, found: Survey) -> bool:
+def _sort(tree: Tree, pid: int, executable: str, found: Survey) -> bool:
     """Put one process where it belongs; False: its open files cannot be read."""
-    executable = tree.link_or_none(f"{stat.pid}/exe")
-    if _is_client(executable, stat):
-        try:
-            with tree.hold(stat.pid) as process:
-                client = Client.of(process)
-        except ProcError:
-            return True
-        if client is not None:
-            found.clients.append(client)
-            if client.holdings is not None and client.holdings.devices:
-                opener = Opener(stat.identity, stat.comm, client.argv, client.holdings.devices)
-                found.openers.append(opener)
-            return client.holdings is not None
-    elif executable is not None and is_guest(executable):
-        found.guests.append(stat)
-    targets = tree.open_files(stat.pid)
+    # The patterns are asked only where they can match: most processes are none of these.
+    if ("ipmi" in executable or "bmc-" in executable) and program_of(executable) is not None:
+        return _add_client(tree, pid, found)
+    if is_guest(executable):
+        stat = tree.stat_or_none(pid)
+        if stat is not None:
+            found.guests.append(stat)
+    targets = tree.open_files(pid)
     if targets is None:
         return False
-    devices = sorted(
-        {target for target in targets if target[:9] == "/dev/ipmi" and is_device(target)}
-    )
+    devices = [target for target in targets if target[:9] == "/dev/ipmi" and is_device(target)]
     if devices:
-        found.openers.append(_opener(tree, stat, devices))
+        _add_opener(tree, pid, sorted(set(devices)), found.openers)
     if _PORT in targets:
-        found.port_openers.append(_opener(tree, stat, [_PORT]))
+        _add_opener(tree, pid, [_PORT], found.port_openers)
     return True
+
+
+def _add_client(tree: Tree, pid: int, found: Survey) -> bool:
+    """A client, with what it has open; False: that cannot be read."""
+    try:
+        with tree.hold(pid) as process:
+            client = Client.of(process)
+    except ProcError:
+        return True
+    if client is None:
+        return True
+    found.clients.append(client)
+    holds = client.holdings
+    if holds is not None and holds.devices:
+        opener = Opener(client.identity, client.first.stat.comm, client.argv, holds.devices)
+        found.openers.append(opener)
+    return holds is not None
+
+
+def _add_opener(tree: Tree, pid: int, devices: List[str], openers: List[Opener]) -> None:
+    with suppress(ProcError), tree.hold(pid) as process:
+        stat = process.stat()
+        openers.append(Opener(stat.identity, stat.comm, masked(process.argv()), devices))
 
 
 def is_guest(executable: str) -> bool:
     """Whether an executable runs a virtual machine."""
     return _HYPERVISOR.match(executable) is not None
-
-
-def _is_client(executable: Optional[str], stat: Stat) -> bool:
-    if executable is None:
-        return stat.state != "Z" and looks_like(stat.comm) is not None
-    # The pattern is asked only where it can match: most processes are none of these.
-    return ("ipmi" in executable or "bmc-" in executable) and program_of(executable) is not None
-
-
-def _opener(tree: Tree, stat: Stat, devices: List[str]) -> Opener:
-    try:
-        with tree.hold(stat.pid) as process:
-            argv = process.argv() if process.stat().identity == stat.identity else []
-    except ProcError:
-        argv = []
-    return Opener(stat.identity, stat.comm, masked(argv), devices)

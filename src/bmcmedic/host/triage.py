@@ -3,11 +3,11 @@
 import os
 import time
 from contextlib import suppress
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
 from bmcmedic.host.clients import STUCK_AFTER_S, Client, Finding, Look, Now, Verdict, judge
-from bmcmedic.host.proc import ProcError, Process, Recorded, Stat, Tree, shown, uptime_s
+from bmcmedic.host.proc import TICKS_PER_S, ProcError, Process, Recorded, Tree, shown, uptime_s
 from bmcmedic.host.starter import Starter, Users, starter_of
 from bmcmedic.host.survey import Survey, survey
 
@@ -146,19 +146,22 @@ _NOT_YET = diagnosis.Diagnosis(diagnosis.Kind.NO_SYMPTOM, "", [], [], [], [], No
 
 def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
     return _Moment(
-        uptime_s=now_s(proc, found.stats),
+        uptime_s=now_s(proc),
         kipmi=kipmid.mark(proc, found.kipmi),
         guests=guests.mark(proc, found.guests),
         interfaces=interface.read(sys, proc),
     )
 
 
-def now_s(proc: Tree, stats: Dict[int, Stat]) -> float:
+def now_s(proc: Tree) -> float:
     """Seconds since the boot; in a tree that lacks it, those when its youngest process began."""
     try:
         return uptime_s(proc)
     except ProcError:
-        return max((stat.start_ticks for stat in stats.values()), default=0) / 100.0
+        stats = (proc.stat_or_none(pid) for pid in proc.pids())
+        return (
+            max((stat.start_ticks for stat in stats if stat is not None), default=0) / TICKS_PER_S
+        )
 
 
 def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stuck], List[Spared]]:
@@ -167,7 +170,7 @@ def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stu
     try:
         now = Now.of(tree)
     except ProcError:
-        now = Now(now_s(tree, found.stats), None)
+        now = Now(now_s(tree), None)
     users = Users(roots.etc)
     stuck, spared = [], []
     for client in found.clients:
@@ -175,7 +178,7 @@ def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stu
             look = Look.at(process, now)
             verdict = judge(client, look, stuck_after_s)
             if verdict.is_stuck:
-                starter = starter_of(process, look.stat, found.stats, users, roots.run)
+                starter = starter_of(process, look.stat, tree, users, roots.run)
                 stuck.append(Stuck(client, look, verdict.evidence, starter, _stack(process)))
             elif verdict.finding is not Finding.GONE:
                 spared.append(Spared(client, verdict))

@@ -18,9 +18,8 @@ def starter(tmp_path: Path, **changes: object) -> Starter:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:\nalice:x:1000:1000::/:\nodd line\n")
     users = Users(Tree(str(tmp_path / "etc")))
-    stats = {pid: tree.stat(pid) for pid in tree.pids()}
     with tree.hold(process.pid) as held:
-        return starter_of(held, held.stat(), stats, users, None)
+        return starter_of(held, held.stat(), tree, users, None)
 
 
 @pytest.mark.parametrize(
