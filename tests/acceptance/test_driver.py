@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -59,10 +58,9 @@ class Running:
 
 def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    with selectors.DefaultSelector() as nothing_to_come:
-        while not condition():
-            assert time.monotonic() < deadline, what()
-            nothing_to_come.select(POLL_S)
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
