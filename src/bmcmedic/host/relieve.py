@@ -194,7 +194,7 @@ class Relief:
         proc = self._place.proc
         known = self._kipmi_threads
         if not known or any(_identity(proc, each.pid) != each for each in known):
-            stats = (_stat_of(proc, pid) for pid in proc.pids())
+            stats = map(proc.stat_or_none, proc.pids())
             self._kipmi_threads = {
                 stat.identity: stat
                 for stat in stats
@@ -204,11 +204,9 @@ class Relief:
 
     def _starter(self, judged: Judged) -> Optional[Starter]:
         proc, stat = self._place.proc, judged.look.stat
-        parent = _stat_of(proc, stat.parent_pid)
-        parents = {parent.pid: parent} if parent is not None else {}
         try:
             with proc.hold(stat.pid) as process:
-                return starter_of(process, stat, parents, self._users, self._place.run)
+                return starter_of(process, stat, proc, self._users, self._place.run)
         except ProcError:
             return None
 
@@ -230,15 +228,8 @@ def _is_left(case: Case, stuck_after_s: float) -> bool:
     return cannot_tell or case.judged.look.stat.state == "D"
 
 
-def _stat_of(proc: Tree, pid: int) -> Optional[Stat]:
-    try:
-        return proc.stat(pid)
-    except ProcError:
-        return None
-
-
 def _identity(proc: Tree, pid: int) -> Optional[Identity]:
-    stat = _stat_of(proc, pid)
+    stat = proc.stat_or_none(pid)
     return stat.identity if stat is not None else None
 
 

@@ -125,6 +125,13 @@ def test_state_d_is_reported_and_not_waited_for(host: FakeHost) -> None:
     assert report.left(STUCK_AFTER_S)
 
 
+def test_who_hangs_elsewhere_in_the_kernel_is_left_and_not_touched(host: FakeHost) -> None:
+    host.add(Fake(1001, state="D", wchan="rpc_wait_bit_killable"))
+    report = relieve(host)
+    assert host.sent == []
+    assert [case.judged.client.identity.pid for case in report.left(STUCK_AFTER_S)] == [1001]
+
+
 def test_who_blocks_in_the_kernel_does_not_hold_up_the_others(host: FakeHost) -> None:
     host.add(Fake(1001, term="blocks", kill="blocks"))
     host.add(Fake(1002))
