@@ -290,10 +290,15 @@ def test_around_the_driver_the_kernel_serves_a_pat_through_its_watchdog_first(
     assert seen["pretimeout"]["fired"] == 0
 
 
+def take_the_kernels_watchdog_away(guest: Guest) -> None:
+    """Two are never in charge, so with it the driver would not start."""
+    guest.run("! grep -q ^ipmi_watchdog /proc/modules || rmmod ipmi_watchdog", check=True)
+
+
 def test_on_the_kernels_device_a_pat_waits_for_one_exchange_among_50_clients(
     ipmi_guest: Guest, bmc: SimProcess
 ) -> None:
-    ipmi_guest.run("rmmod ipmi_watchdog", check=True)  # two are never in charge
+    take_the_kernels_watchdog_away(ipmi_guest)
     with driver(ipmi_guest, "--interface", "auto", "--watchdog", "bmc"):
         with slow_bmc_with(ipmi_guest, bmc, "clients-of-ours"):
             ipmi_guest.wait_until(
@@ -307,3 +312,26 @@ def test_on_the_kernels_device_a_pat_waits_for_one_exchange_among_50_clients(
         assert seen["watchdog"]["pat_latency_max_s"] < 2 * SLOW_S + EMULATION_S
         assert seen["watchdog"]["counts"].get("failures", 0) == 0
         assert seen["watchdog"]["pretimeout"]["fired"] == 0
+
+
+def test_an_interface_that_vanishes_under_the_driver_is_taken_again(
+    ipmi_guest: Guest, bmc: SimProcess
+) -> None:
+    take_the_kernels_watchdog_away(ipmi_guest)
+    hotmod = "kcs,i/o,0xca2 >/sys/module/ipmi_si/parameters/hotmod"
+    with driver(ipmi_guest, "--interface", "auto", "--watchdog", "bmc") as job:
+        ipmi_guest.run(f"echo remove,{hotmod}", check=True)
+        ipmi_guest.wait_until(
+            lambda: status(ipmi_guest)["watchdog"]["failure"] is not None, DEADLINE_S, "the loss"
+        )
+        # The registers would answer; but the module that went may be about to probe them.
+        assert status(ipmi_guest)["driver"]["interface"] == "none found yet"
+        ipmi_guest.run(f"echo add,{hotmod}", check=True)
+        wait_for_pats(ipmi_guest, 2)
+        seen = status(ipmi_guest)
+        assert seen["driver"]["interface"] == "/dev/ipmi0"
+        assert seen["driver"]["breaker"]["open"] is False
+        assert seen["watchdog"]["failure"] is None
+        assert seen["watchdog"]["pretimeout"]["fired"] == 0
+        assert bmc.get()["watchdog"]["running"]
+        assert "/dev/ipmi0 has gone; looking for another interface" in job.output_so_far()

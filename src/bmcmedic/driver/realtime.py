@@ -99,7 +99,7 @@ def _scheduler_says(error: OSError, priority: int) -> str:
         )
     limit, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
     return (
-        f"it needs CAP_SYS_NICE, or LimitRTPRIO={priority + 1} (it is {limit}); with many busy"
+        f"it needs CAP_SYS_NICE, or LimitRTPRIO={priority} (it is {limit}); with many busy"
         " processes beside it, pats will be late"
     )
 

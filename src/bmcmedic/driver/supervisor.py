@@ -57,7 +57,10 @@ class Supervisor:
         thread.start()
 
     def _run(self, name: str, body: Callable[[], object], urgency: int) -> None:
-        self._schedule(urgency)
+        unscheduled = self._schedule(urgency)
+        if unscheduled is not None and self._schedule(0) is None:
+            # Without any priority, the main thread has said so.
+            self._log.warning(f"the {name} thread goes before no other: {unscheduled}")
         try:
             body()
         except BaseException:  # noqa: BLE001 - whatever it was, the process ends, and says why

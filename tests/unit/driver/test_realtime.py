@@ -64,7 +64,7 @@ def test_what_is_not_allowed_is_said_and_does_not_end_it() -> None:
     assert "it needs CAP_IPC_LOCK, or LimitMEMLOCK=infinity (it is 64 KiB)" in warnings
     assert "lowering it needs CAP_SYS_RESOURCE" in warnings
     assert str(got["seen"]).startswith(
-        "['no real-time priority: it needs CAP_SYS_NICE, or LimitRTPRIO=8 (it is 0)"
+        "['no real-time priority: it needs CAP_SYS_NICE, or LimitRTPRIO=7 (it is 0)"
     )
 
 

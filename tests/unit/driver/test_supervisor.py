@@ -65,6 +65,21 @@ def test_a_thread_that_was_asked_to_end_is_waited_for() -> None:
         assert supervisor.join("nobody of that name")
 
 
+def test_a_priority_that_is_too_high_for_one_thread_is_said() -> None:
+    reading, writing = os.pipe()
+    log = Log(ThreadRuntime(), fd=writing)
+    supervisor = Supervisor(log, lambda urgency: "the limit is 10" if urgency else None)
+    with supervisor.signals_handled():
+        supervisor.expect_ends()
+        supervisor.start("pat", nothing, urgency=2)
+        supervisor.start("socket", nothing)
+        assert supervisor.join("pat")
+        assert supervisor.join("socket")
+    assert written(log, reading) == (
+        "bmcmedic driver: warning: the pat thread goes before no other: the limit is 10\n"
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_wake_the_main_thread(number: signal.Signals) -> None:
     supervisor, _, _ = supervised()
