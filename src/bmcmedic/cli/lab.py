@@ -88,7 +88,8 @@ def starvation(
 
     Exit status: 0; 2 usage.
     """
-    _need("greenlet", "virtual time")
+    if not real:
+        _need("greenlet", "virtual time")
     if plot is not None:
         _need("matplotlib", "--plot")
     if duration is None:
