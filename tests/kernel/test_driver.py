@@ -67,20 +67,17 @@ for number in range(int(sys.argv[1])):
 
 CLIENTS_OF_THE_KERNEL = b"""#!/usr/bin/python3
 # Each has the device open, and a question in the kernel at any time.
-import sys, threading, time
+import sys, threading
 from bmcmedic.errors import BmcmedicError
-from bmcmedic.transport.dev_ipmi import DevIpmi
-
-class Patient:
-    def must_stop(self, *, recovering):
-        return False
+from bmcmedic.transport.dev_ipmi_device import IpmiDevice
 
 def ask(number):
-    device = DevIpmi("/dev/ipmi0")
+    device = IpmiDevice("/dev/ipmi0")
     while True:
         try:
-            device.attempt(bytes((0x10, 0x2D, number)), time.monotonic() + 600, Patient(),
-                           idempotent=True)
+            device.send(number, bytes((0x10, 0x2D, number)))
+            while device.receive() is None:
+                device.wait(None)
         except BmcmedicError:
             pass
 
