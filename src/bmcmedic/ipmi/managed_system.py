@@ -74,6 +74,7 @@ class ManagedSystem:
         "_guid",
         "_kg_set",
         "_slots",
+        "_stands_for_another",
         "_suites",
         "_users",
         "discarded_count",
@@ -91,7 +92,13 @@ class ManagedSystem:
         cipher_suites: Sequence[int] = (3, 17),
         session_slots: int = 16,
         session_timeout_s: float = 60.0,
+        stands_for_another: bool = False,
     ) -> None:
+        """`stands_for_another`: a door in front of a BMC, open to whoever is on the same machine.
+
+        What is asked in a session about channels is then that BMC's to answer; and who floods the
+        door with half a set-up keeps nobody out.
+        """
         self._guid = guid
         self._users = tuple(users)
         self._kg_set = bool(kg)
@@ -106,6 +113,8 @@ class ManagedSystem:
             random_bytes=random_bytes,
             aes=aes,
         )
+        self._slots.yields_set_ups = stands_for_another
+        self._stands_for_another = stands_for_another
         self.session_requests: Counter[tuple[int, int]] | None = None
         self.discarded_count = 0
 
@@ -288,7 +297,7 @@ class ManagedSystem:
             except RemoteProtocolError as error:
                 reply = _refusal(error)
             return self._seal(slot, message, reply)
-        channel_reply = self._sessionless_reply(message)
+        channel_reply = None if self._stands_for_another else self._sessionless_reply(message)
         if channel_reply is not None:
             return self._seal(slot, message, channel_reply)
         slot.executing = message

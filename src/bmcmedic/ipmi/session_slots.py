@@ -102,6 +102,7 @@ class SessionSlots:
         "_suites",
         "_users",
         "slots_max",
+        "yields_set_ups",
     )
 
     def __init__(
@@ -125,6 +126,8 @@ class SessionSlots:
         self._aes = aes
         self._slots: dict[int, Slot] = {}
         self.slots_max = slots_max
+        self.yields_set_ups = False
+        """Whether, when all are taken, who begins takes the slot of who has not got in yet."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -154,6 +157,14 @@ class SessionSlots:
     def clear(self) -> None:
         """End them all."""
         self._slots.clear()
+
+    def free_oldest_set_up(self) -> bool:
+        """Give up the oldest session that is still being set up; False when there is none."""
+        for session_id, slot in self._slots.items():
+            if slot.session is None:
+                del self._slots[session_id]
+                return True
+        return False
 
     def expire(self, now: float) -> None:
         """End those that were idle for too long."""
@@ -199,7 +210,9 @@ class SessionSlots:
         suite = request.suite
         if suite is None or suite.id not in self._suites:
             return None, RmcpPlusStatus.NO_CIPHER_SUITE_MATCH
-        if len(self._slots) >= self.slots_max:
+        if len(self._slots) >= self.slots_max and not (
+            self.yields_set_ups and self.free_oldest_set_up()
+        ):
             return None, RmcpPlusStatus.INSUFFICIENT_RESOURCES
         session_id = random_session_id(self._random_bytes)
         while session_id in self._slots:

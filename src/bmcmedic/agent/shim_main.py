@@ -1,0 +1,268 @@
+"""`bmcmedic ipmitool …`: the real ipmitool, through the loopback door, under a deadline.
+
+It loads as little as it can: monitoring scripts start it by the hundred on hosts that are busy.
+Whatever is not as it should be on our side (no agent, no driver, no rights, the kill switch, a
+bug), the real ipmitool is run as it was called.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from bmcmedic.agent import door_files, shim_results, shim_run, shim_words
+from bmcmedic.agent.door_files import Door, NoDoor
+from bmcmedic.agent.shim_results import Result, Results
+from bmcmedic.agent.shim_words import Plan
+
+RUNTIME_DIR_VARIABLE = "BMCMEDIC_RUNTIME_DIR"
+REAL_VARIABLE = "BMCMEDIC_IPMITOOL"
+KILL_SWITCH_VARIABLE = "BMCMEDIC_KILL_SWITCH"
+INSIDE_VARIABLE = "BMCMEDIC_INSIDE_SHIM"
+"""Set for the real ipmitool: who finds it set and is the shim was taken for the real one."""
+
+DIVERTED = "/usr/bin/ipmitool.bmcmedic-real"
+KILL_SWITCH = "/etc/bmcmedic/disabled"
+MARK = b"bmcmedic shim"
+"""Stands in the script that `shim install` puts in ipmitool's place."""
+
+SHARE_S = 1.0
+"""A run that ended this long before who asks the same was started still counts as the same time."""
+DEADLINE_S = 60.0
+LONG_DEADLINE_S = 300.0
+OLD_OUTPUT_S_MAX = 300.0
+CIPHER_SUITE = "17"
+RETRIES = 4
+
+EXIT_FAILED = 1
+EXIT_NOT_FOUND = 127
+
+
+def parser() -> object:
+    """For the help: all arguments are ipmitool's."""
+    import argparse
+
+    return argparse.ArgumentParser(
+        prog="bmcmedic ipmitool",
+        usage="bmcmedic ipmitool ARGUMENT…",
+        description="Run the real ipmitool, with these arguments, through the agent's loopback "
+        "door: it ends at a deadline, who asks the same at the same time shares one run, and while "
+        "the BMC is silent there is an old answer or an error at once.",
+        epilog="Exit status: ipmitool's own; 1 where the shim says why on standard error.",
+        allow_abbrev=False,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """The program; returns the exit status, or becomes the real ipmitool."""
+    if arguments in (["--help"], ["-h"]) and not os.environ.get(REAL_VARIABLE):
+        parser().print_help()  # type: ignore[attr-defined]
+        return 0
+    return run(list(arguments), os.environ.get(REAL_VARIABLE) or find_real())
+
+
+def run(arguments: list[str], real: str | None) -> int:
+    """Run `real`, which is ipmitool's path."""
+    if real is None or os.environ.get(INSIDE_VARIABLE):
+        sys.stderr.write(
+            f"bmcmedic ipmitool: there is no ipmitool to run; install it, or set {REAL_VARIABLE}\n"
+        )
+        return EXIT_NOT_FOUND
+    try:
+        shim = _Shim(arguments, real)
+    except Exception:  # noqa: BLE001 - whatever it is, the operator's tool must work
+        shim = None
+    if shim is None or shim.why_not:
+        _become(real, arguments)
+    assert shim is not None
+    return shim.run()
+
+
+def find_real() -> str | None:
+    """The real ipmitool: the diverted one, or the first in PATH that is not the shim."""
+    if os.access(DIVERTED, os.X_OK):
+        return DIVERTED
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(folder or ".", "ipmitool")
+        if os.access(path, os.X_OK) and not is_shim(path):
+            return path
+    return None
+
+
+def is_shim(path: str) -> bool:
+    """Whether a file is what `shim install` writes."""
+    try:
+        with open(path, "rb") as file:
+            return MARK in file.read(512)
+    except OSError:
+        return False
+
+
+def _become(real: str, arguments: list[str]) -> None:
+    os.environ[INSIDE_VARIABLE] = "1"
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, ipmitool must not
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execv(real, ["ipmitool", *arguments])  # noqa: S606 - it is what was called
+    except OSError as error:
+        sys.stderr.write(f"bmcmedic ipmitool: cannot run {real}: {error.strerror}\n")
+        raise SystemExit(EXIT_NOT_FOUND) from None
+
+
+class _Shim:
+    """One call, as far as it is understood before anything is done."""
+
+    def __init__(self, arguments: list[str], real: str) -> None:
+        self.real = real
+        self.runtime_dir = os.environ.get(RUNTIME_DIR_VARIABLE) or door_files.RUNTIME_DIR
+        self.door: Door | None = None
+        self.plan: Plan = shim_words.understand(arguments)
+        self.state = self.reason = ""
+        self.began_at = shim_results.began_at()
+        self.why_not = self.plan.left_alone or self._why_no_door()
+        """Why the real ipmitool is to be run as it was called; empty: it is not."""
+
+    def _why_no_door(self) -> str:
+        if os.path.lexists(os.environ.get(KILL_SWITCH_VARIABLE) or KILL_SWITCH):
+            return "the kill switch is set"
+        try:
+            self.door = door_files.find(self.runtime_dir)
+        except NoDoor as error:
+            return str(error)
+        self.state, self.reason = door_files.state(self.runtime_dir)
+        return self.reason or self.state if self.state == door_files.NO_DRIVER else ""
+
+    def run(self) -> int:
+        """Do it; returns the exit status."""
+        shim_run.raise_at_signals()
+        try:
+            return self._run()
+        except shim_run.Late:
+            shim_run.alarm_in(0)
+            return self._say(f"ended after {self._deadline_s():g} s without an end of its own")
+        except shim_run.Signalled as signalled:
+            shim_run.die_of(signalled.number)
+            return EXIT_FAILED
+        except OSError as error:
+            return self._say(f"{self.real}: {error.strerror}")
+
+    def _run(self) -> int:
+        results = self._results()
+        if self.state == door_files.SILENT:
+            return self._silent(results)
+        if results is None or not self.plan.is_read:
+            if results is not None:
+                results.changed()
+            try:
+                return shim_run.passed_on(self.real, self._argv(), _inside(), self._deadline_s())
+            finally:
+                if results is not None and not self.plan.is_read:
+                    results.changed()
+        if not self.plan.may_be_shared or _on_terminal():
+            return shim_run.passed_on(self.real, self._argv(), _inside(), self._deadline_s())
+        return _put(self._shared(results))
+
+    def _shared(self, results: Results) -> Result:
+        """The result of a run that is ours, or of who asks the same."""
+        until = shim_results.now() + self._deadline_s()
+        while True:
+            is_ours = results.claim()
+            try:
+                latest = results.latest()
+                if latest is not None and self._is_of_now(latest, results):
+                    return latest
+                if is_ours:
+                    argv, deadline_s = self._argv(), self._deadline_s()
+                    result = shim_run.captured(self.real, argv, _inside(), deadline_s)
+                    results.keep(result)
+                    return result
+            finally:
+                results.release()
+            left_s = until - shim_results.now()
+            if left_s <= 0:
+                raise shim_run.Late
+            shim_run.alarm_in(left_s)
+            results.wait()
+            shim_run.alarm_in(0)
+
+    def _is_of_now(self, result: Result, results: Results) -> bool:
+        share_s = float(self._setting("share_s", SHARE_S))
+        if result.finished_at < self.began_at - share_s or result.finished_at > shim_results.now():
+            return False
+        return result.started_at > results.changed_at()
+
+    def _silent(self, results: Results | None) -> int:
+        """The BMC does not answer: nobody waits for it."""
+        told = f"the BMC does not answer ({self.reason})" if self.reason else "the BMC is silent"
+        if not self.plan.is_read:
+            return self._say(f"{told}; nothing was sent")
+        kept = None if results is None else results.last_good()
+        old_s_max = float(self._setting("old_output_s_max", OLD_OUTPUT_S_MAX))
+        age_s = float("inf") if kept is None else shim_results.now() - kept.finished_at
+        if kept is None or not 0 <= age_s <= old_s_max:
+            return self._say(f"{told}, and there is no answer of the last {old_s_max:g} s to give")
+        status = _put(kept)
+        self._say(f"{told}; this is its answer from {age_s:.0f} s ago")
+        return status
+
+    def _results(self) -> Results | None:
+        names = ("TZ", "LANG", "LANGUAGE", "HOME")
+        seen = [f"{k}={v}" for k, v in os.environ.items() if k in names or k.startswith("LC_")]
+        key = "\0".join((*self.plan.arguments, "", *sorted(seen)))
+        try:
+            return Results(self.runtime_dir, os.fsencode(key))
+        except OSError:
+            return None  # then everybody runs for himself
+
+    def _argv(self) -> list[str]:
+        assert self.door is not None
+        door = self.door
+        # Nothing is lost on loopback: a repeat only asks whether the door is alive.
+        seconds = int(door.request_s / RETRIES) + 2
+        return [
+            "ipmitool", "-I", "lanplus", "-H", door.host, "-p", str(door.port), "-U", door.user,
+            "-f", door.password_file, "-C", CIPHER_SUITE, "-N", str(seconds), "-R", str(RETRIES),
+            *self.plan.arguments,
+        ]  # fmt: skip
+
+    def _deadline_s(self) -> float:
+        if self.plan.is_long:
+            return float(self._setting("long_deadline_s", LONG_DEADLINE_S))
+        return float(self._setting("deadline_s", DEADLINE_S))
+
+    def _setting(self, name: str, default: float) -> float:
+        assert self.door is not None
+        try:
+            return float(self.door.settings[name])
+        except (KeyError, ValueError):
+            return default
+
+    def _say(self, message: str) -> int:
+        sys.stderr.write(f"bmcmedic ipmitool: {message}\n")
+        return EXIT_FAILED
+
+
+def _inside() -> dict[str, str]:
+    return {**os.environ, INSIDE_VARIABLE: "1"}
+
+
+def _on_terminal() -> bool:
+    """Whether somebody looks on, and wants to see each line when it comes."""
+    try:
+        return os.isatty(1)
+    except OSError:
+        return False
+
+
+def _put(result: Result) -> int:
+    for descriptor, raw in ((1, result.output), (2, result.error)):
+        left = raw
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                continue  # whoever read it has enough
+            return EXIT_FAILED
+    return result.status

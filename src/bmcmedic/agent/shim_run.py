@@ -1,0 +1,150 @@
+"""One run of the real ipmitool, that ends: by itself, at its deadline, or with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from bmcmedic.agent import shim_results
+from bmcmedic.agent.shim_results import Result
+
+TERM_S = 1.0
+"""From SIGTERM to SIGKILL."""
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Late(Exception):
+    """The deadline has passed."""
+
+
+class Signalled(Exception):
+    """Somebody wants us to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def raise_at_signals() -> None:
+    """From now on a signal that ends us raises Signalled, and the alarm Late."""
+    for number in _FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _signalled)
+    signal.signal(signal.SIGALRM, _late)
+
+
+def alarm_in(seconds: float) -> None:
+    """Raise Late then; 0: not at all."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def die_of(number: int) -> None:
+    """End as who was never there would have."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def captured(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> Result:
+    """Run it without input and keep what it says. Raises: Late, Signalled; OSError."""
+    output, error = os.memfd_create("output"), os.memfd_create("error")
+    try:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
+            actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, error, 2)]
+            started_at = shim_results.now()
+            pid = _spawn(path, argv, environment, actions, own_group=True)
+        finally:
+            os.close(nothing)
+        status = _wait(pid, deadline_s, own_group=True)
+        finished_at = shim_results.now()
+        return Result(status, _content(output), _content(error), started_at, finished_at)
+    finally:
+        os.close(output)
+        os.close(error)
+
+
+def passed_on(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> int:
+    """Run it with our own input and output. Raises: Late, Signalled; OSError."""
+    # On a terminal it must stay in the group that has the terminal.
+    own_group = not any(os.isatty(descriptor) for descriptor in (0, 1, 2) if _is_open(descriptor))
+    pid = _spawn(path, argv, environment, [], own_group=own_group)
+    return _wait(pid, deadline_s, own_group=own_group)
+
+
+def _spawn(
+    path: str,
+    argv: list[str],
+    environment: dict[str, str],
+    actions: list[tuple[int, int, int]],
+    *,
+    own_group: bool,
+) -> int:
+    # The child has our dispositions but for what we changed: ignored stays ignored.
+    changed = [n for n in _FORWARDED if signal.getsignal(n) is _signalled]
+    defaults = [*changed, signal.SIGALRM, signal.SIGPIPE, signal.SIGXFSZ]
+    if own_group:
+        return os.posix_spawn(
+            path, argv, environment, file_actions=actions, setpgroup=0, setsigdef=defaults
+        )
+    return os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=defaults)
+
+
+def _wait(pid: int, deadline_s: float, *, own_group: bool) -> int:
+    """The exit status as a shell would have it; whatever else happens, nobody stays behind."""
+    try:
+        alarm_in(deadline_s)
+        _, status = os.waitpid(pid, 0)
+        alarm_in(0)
+    except BaseException:
+        alarm_in(0)
+        _end(pid, own_group=own_group)
+        raise
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _end(pid: int, *, own_group: bool) -> None:
+    kill = os.killpg if own_group else os.kill
+    for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, float("inf"))):
+        try:
+            kill(pid, number)
+        except ProcessLookupError:
+            pass
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                if own_group:
+                    _kill_rest(pid)
+                return
+            time.sleep(0.01)
+
+
+def _kill_rest(group: int) -> None:
+    """What it started may be there still, and keeps the group's number from being another's."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _content(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, size, 0)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _signalled(number: int, _frame: object) -> None:
+    raise Signalled(number)
+
+
+def _late(_number: int, _frame: object) -> None:
+    raise Late
