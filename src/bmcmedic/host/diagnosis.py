@@ -20,6 +20,8 @@ SLOW_AFTER_S = 0.1
 """From this time to answer on, a BMC counts as slow; a healthy one takes some milliseconds."""
 DECIDED_AFTER_S = 10.0
 """An interval of this length without one answer is no slow answer any more."""
+QUEUED_SHARE_MIN = 0.5
+"""Where messages wait less often than this, it may be by chance that they were seen to."""
 RUN_DELAY_PERCENT = 10.0
 """From this share on a guest suffers."""
 
@@ -27,9 +29,6 @@ SYMPTOM_STUCK_CLIENTS = "stuck-clients"
 SYMPTOM_NOT_ANSWERING = "bmc-not-answering"
 SYMPTOM_SLOW = "bmc-slow"
 SYMPTOM_KIPMI_BUSY = "kipmi-busy"
-
-
-_QUEUES = ("was_queued", "queued")
 
 
 class Kind(Enum):
@@ -51,13 +50,16 @@ class Facts(NamedTuple):
     interval_s: Optional[float]
     kipmi: List[Kipmi]
     interfaces: List[Interface]
-    stuck_ages_s: List[float]
+    stuck_for_s: List[float]
+    """For how long each stuck client has waited: since it last ran, else since it started."""
     not_proven: int
     """Clients that may be stuck, but could not be looked at closely."""
     load: Optional[float]
     cpus: Optional[int]
     guests: List[Guest]
     max_busy_us: Optional[str]
+    queued_share: Optional[float] = None
+    """Of the moments between the two looks, those at which a message had no answer."""
 
     @property
     def kipmi_percent(self) -> Optional[float]:
@@ -98,10 +100,11 @@ class Facts(NamedTuple):
         """The time for one answer, at the least; None: unknown."""
         if not self.completed or self.interval_s is None:
             return None
-        polled = (self.kipmi_percent or 0.0) / 100.0 / self.completed
-        is_queued = all(_sum([getattr(each, name) for each in self.interfaces]) for name in _QUEUES)
-        # Newer kernels sleep while they poll; where a queue is never empty, its pace tells.
-        return self.interval_s * max(polled, 1.0 / (self.completed + 1) if is_queued else 0.0)
+        waited = (self.kipmi_percent or 0.0) / 100.0
+        # Newer kernels sleep while they poll; where the queue is seldom empty, its pace tells.
+        if self.queued_share is not None and self.queued_share >= QUEUED_SHARE_MIN:
+            waited = max(waited, self.queued_share)
+        return self.interval_s * waited / self.completed
 
 
 class Diagnosis(NamedTuple):
@@ -136,12 +139,12 @@ def _kind(facts: Facts) -> Kind:
     if facts.completed:
         if is_slow:
             return Kind.SLOW
-        if facts.stuck_ages_s:
+        if facts.stuck_for_s:
             return Kind.LEFT_OVER
         return Kind.BUSY if facts.is_busy else Kind.NO_SYMPTOM
     if facts.hosed:
         return Kind.HUNG
-    if facts.stuck_ages_s:
+    if facts.stuck_for_s:
         return Kind.LEFT_OVER if facts.is_awaiting is False else Kind.HUNG
     if not (facts.is_busy or (facts.is_awaiting and facts.completed == 0)):
         return Kind.NO_SYMPTOM
@@ -157,7 +160,7 @@ def _symptoms(kind: Kind, facts: Facts) -> List[str]:
     in_vain = not facts.completed if facts.completed is not None else spins
     told = [
         (SYMPTOM_KIPMI_BUSY, facts.is_busy and (in_vain or kind in (Kind.HUNG, Kind.SLOW))),
-        (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_ages_s)),
+        (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_for_s)),
         (SYMPTOM_NOT_ANSWERING, kind is Kind.HUNG),
         (SYMPTOM_SLOW, kind is Kind.SLOW),
     ]
@@ -167,16 +170,16 @@ def _symptoms(kind: Kind, facts: Facts) -> List[str]:
 def _hung_since(kind: Kind, facts: Facts) -> Optional[float]:
     if kind is not Kind.HUNG:
         return None
-    # Who waits longest asked first: from then on at the latest nothing was answered.
-    age_s = max(facts.stuck_ages_s, default=facts.interval_s or 0.0)
-    return round(facts.captured_at - age_s, 3)
+    # Who waits longest asked first, and from then on at the latest nothing was answered.
+    for_s = max(facts.stuck_for_s, default=facts.interval_s or 0.0)
+    return round(facts.captured_at - for_s, 3)
 
 
 def _words(kind: Kind, facts: Facts) -> str:
-    stuck = _count(len(facts.stuck_ages_s), "client")
+    stuck = _count(len(facts.stuck_for_s), "client")
     if kind is Kind.HUNG:
         return "The BMC does not answer its host" + (
-            f": {stuck} stuck." if facts.stuck_ages_s else "."
+            f": {stuck} stuck." if facts.stuck_for_s else "."
         )
     if kind is Kind.SLOW:
         return (
@@ -197,9 +200,9 @@ def _words(kind: Kind, facts: Facts) -> str:
 def _evidence(facts: Facts) -> List[str]:
     over = f" in {facts.interval_s:.1f} s" if facts.interval_s is not None else ""
     lines = []
-    if facts.stuck_ages_s:
-        ages = f"the oldest for {duration(max(facts.stuck_ages_s))}"
-        lines.append(f"{_count(len(facts.stuck_ages_s), 'client')} without progress, {ages}")
+    if facts.stuck_for_s:
+        longest = f"the longest for {duration(max(facts.stuck_for_s))}"
+        lines.append(f"{_count(len(facts.stuck_for_s), 'client')} without progress, {longest}")
     for each in facts.interfaces:
         if each.completed_delta is not None:
             lines.append(
@@ -223,9 +226,9 @@ def _rules_out(kind: Kind, facts: Facts) -> List[str]:
     lines = []
     if kind is Kind.HUNG and facts.completed == 0:
         lines.append("a busy BMC: not one transaction completed")
-    if kind is Kind.HUNG and facts.stuck_ages_s:
+    if kind is Kind.HUNG and facts.stuck_for_s:
         lines.append(
-            f"a slow BMC: nothing that is slow takes {duration(min(facts.stuck_ages_s))} to answer"
+            f"a slow BMC: nothing that is slow takes {duration(min(facts.stuck_for_s))} to answer"
         )
     if facts.completed:
         lines.append(f"a hang: {_count(facts.completed, 'transaction')} completed")
@@ -246,7 +249,7 @@ def _host_suffers(facts: Facts) -> bool:
 
 def _advice(kind: Kind, facts: Facts) -> List[str]:
     lines = []
-    if facts.stuck_ages_s:
+    if facts.stuck_for_s:
         lines.append("bmcmedic relieve: ends the stuck clients")
     if kind in (Kind.HUNG, Kind.SLOW):
         lines.append("bmcmedic heal TARGET --symptoms FILE, from a machine on the BMC's network")

@@ -66,6 +66,12 @@ def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
     ]
 
 
+def queued(sys: Tree, interfaces: List[Counters]) -> int:
+    """Messages that wait for an answer or for their turn, at this moment."""
+    counts = [sys.number(f"class/ipmi/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
+    return sum(count for count in counts if count is not None)
+
+
 def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
     """The same from /proc/ipmi/N/si_stats, where kernels before 4.17 have it."""
     lines = (proc.text(f"ipmi/{number}/si_stats") or "").splitlines()

@@ -41,6 +41,7 @@ def to_json(seen: Triage) -> Dict[str, Any]:
         "kipmi": [dict(each._asdict()) for each in seen.kipmi],
         "kipmid_max_busy_us": seen.max_busy_us,
         "interfaces": [dict(each._asdict()) for each in seen.interfaces],
+        "queued_share": seen.queued_share,
         "stuck_count": len(seen.stuck),
         "stuck": [_stuck(each, seen.captured_at) for each in seen.stuck[:ROWS_MAX]],
         "spared": [_spared(each) for each in seen.spared[:ROWS_MAX]],

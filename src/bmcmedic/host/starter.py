@@ -43,7 +43,7 @@ class Users:
 
     def __init__(self, etc: Optional[Tree]) -> None:
         """`etc` None: ids have no names."""
-        self._names: Dict[int, str] = {}
+        self._names: Dict[int, str] = {0: "root"}
         lines = (etc.text("passwd") or "").splitlines() if etc is not None else []
         for line in lines[:USERS_MAX]:
             fields = line.split(":")

@@ -15,6 +15,9 @@ INTERVAL_S = 2.0
 INTERVAL_S_MAX = 300.0
 STACK_FRAMES_MAX = 8
 
+GLANCES = 10
+"""At the queue of messages, between the two looks."""
+
 
 class NoTree(Exception):
     """What should be a captured tree is none; the message says why."""
@@ -72,6 +75,11 @@ class Stuck(NamedTuple):
     stack: List[str]
     """Kernel functions, the innermost first; empty where it is not readable."""
 
+    @property
+    def waits_s(self) -> float:
+        """Since when it has waited: since it last ran, else since it started."""
+        return self.look.age_s if self.look.idle_s is None else self.look.idle_s
+
 
 class Spared(NamedTuple):
     """A client that is not proven stuck, and why."""
@@ -89,6 +97,8 @@ class Triage(NamedTuple):
     kipmi: List[kipmid.Kipmi]
     max_busy_us: Optional[str]
     interfaces: List[interface.Interface]
+    queued_share: Optional[float]
+    """Of the moments between the two looks, those at which a message had no answer."""
     stuck: List[Stuck]
     spared: List[Spared]
     survey: Survey
@@ -116,8 +126,7 @@ def triage(
     """Look twice, and say what is wrong."""
     found = survey(roots.proc)
     first = _moment(roots.proc, roots.sys, found)
-    if roots.is_live:
-        sleep(interval_s)
+    queued_share = _wait(roots, first, interval_s, sleep) if roots.is_live else None
     again = None
     if roots.again is not None:
         again = _moment(roots.again, roots.sys_again or roots.sys, found)
@@ -132,6 +141,7 @@ def triage(
         interfaces=interface.compare(
             first.interfaces, again.interfaces if again is not None else None
         ),
+        queued_share=queued_share,
         stuck=stuck,
         spared=spared,
         survey=found,
@@ -151,6 +161,21 @@ def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
         guests=guests.mark(proc, found.guests),
         interfaces=interface.read(sys, proc),
     )
+
+
+def _wait(
+    roots: Roots, first: _Moment, interval_s: float, sleep: Callable[[float], None]
+) -> Optional[float]:
+    """Wait for the second look; tells how often messages waited meanwhile, where that is known."""
+    sys = roots.sys_again or roots.sys
+    if sys is None or all(each.queued is None for each in first.interfaces):
+        sleep(interval_s)
+        return None
+    waited = 0
+    for _ in range(GLANCES):
+        sleep(interval_s / GLANCES)
+        waited += interface.queued(sys, first.interfaces) > 0
+    return waited / GLANCES
 
 
 def now_s(proc: Tree) -> float:
@@ -212,10 +237,11 @@ def _facts(seen: Triage) -> diagnosis.Facts:
         interval_s=seen.interval_s,
         kipmi=seen.kipmi,
         interfaces=seen.interfaces,
-        stuck_ages_s=[each.look.age_s for each in seen.stuck],
+        stuck_for_s=[each.waits_s for each in seen.stuck],
         not_proven=sum(s.verdict.finding is Finding.NOT_PROVEN for s in seen.spared),
         load=seen.machine.load[0] if seen.machine.load else None,
         cpus=seen.machine.cpus,
         guests=seen.guests,
         max_busy_us=seen.max_busy_us,
+        queued_share=seen.queued_share,
     )

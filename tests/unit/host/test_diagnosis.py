@@ -31,7 +31,7 @@ def seen(
         interval_s=interval_s,
         kipmi=[Kipmi("kipmi0", 512, kipmi, 99.0)],
         interfaces=[interface(0)] if interfaces is None else interfaces,
-        stuck_ages_s=list(stuck),
+        stuck_for_s=list(stuck),
         not_proven=0,
         load=1.0,
         cpus=64,
@@ -82,8 +82,13 @@ def test_slow_is_not_dead() -> None:
 
 
 def test_a_slow_bmc_shows_by_a_queue_that_never_empties() -> None:
-    assert seen(kipmi=12.0, interfaces=[interface(1, queued=3)]).kind is Kind.SLOW
-    assert seen(kipmi=12.0, interfaces=[interface(200, queued=3)]).kind is Kind.BUSY
+    assert seen(kipmi=12.0, interfaces=[interface(3)], queued_share=1.0).kind is Kind.SLOW
+    assert seen(kipmi=12.0, interfaces=[interface(200)], queued_share=1.0).kind is Kind.BUSY
+
+
+def test_a_message_that_is_seen_to_wait_by_chance_makes_no_bmc_slow() -> None:
+    told = seen(kipmi=1.5, interfaces=[interface(3, queued=1)], queued_share=0.2)
+    assert told.kind is Kind.NO_SYMPTOM
 
 
 def test_clients_that_an_earlier_hang_left_are_no_hang() -> None:

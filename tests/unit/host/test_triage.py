@@ -216,6 +216,22 @@ def test_old_kernels_counters_are_read(tmp_path: Path) -> None:
     assert (interface["name"], interface["completed_delta"], interface["hosed"]) == ("ipmi0", 3, 7)
 
 
+def test_the_queue_is_glanced_at_while_it_waits(tmp_path: Path) -> None:
+    root = the_incident(tmp_path)
+    slept: list[float] = []
+    device = root / "sys.2/class/ipmi/ipmi0/device/nr_msgs"
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        device.write_text("1\n" if len(slept) <= 7 else "0\n")
+
+    live = Roots.captured(str(root))._replace(is_live=True)
+    seen = triage(live, interval_s=2.0, sleep=sleep, epoch_s=lambda: 5.0)
+    assert slept == [pytest.approx(0.2)] * 10
+    assert seen.queued_share == 0.7
+    assert seen.captured_at == 5.0
+
+
 def test_only_files_that_the_kernel_answers_by_itself_are_read(tmp_path: Path) -> None:
     root = the_incident(tmp_path)
     forbidden = root / "sys/devices/platform/ipmi_bmc.0"

@@ -1,0 +1,90 @@
+"""The one-file triage on a real kernel, with nothing of ours installed: well, busy, slow, hung."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bmcmedic.fleet.symptoms import parse_host_report
+from bmcmedic.lab.guest import Guest
+from bmcmedic.lab.sim_process import sim_bmc
+from tests.kernel.conftest import BootGuest
+from tools import build_pyz
+
+PYZ = "/opt/bmcmedic-triage.pyz"
+COPY = "/run/triage.pyz"
+CLIENTS = 3
+STUCK_AFTER_S = 3
+START_S_MAX = 30
+RAW = "ipmitool -P s3cret -b 6 -t 0x2c raw 0x4 0x2d 0xbe"
+"""The incident's own client; Debian's gives up after its 15 s, so that it is looked at before."""
+
+
+def triage(guest: Guest, *options: str) -> tuple[int, dict[str, Any]]:
+    """As over ssh: the program comes through standard input."""
+    words = " ".join(["--json", "--interval 2", f"--stuck-after {STUCK_AFTER_S}", *options])
+    done = guest.run(f"python3 -I - triage {words} <{PYZ}")
+    told: dict[str, Any] = json.loads(done.output)
+    assert parse_host_report(done.output.encode(), source="the guest").captured_at > 0
+    return done.status, told
+
+
+def test_triage_tells_a_hang_from_a_slow_bmc_and_a_busy_one(boot_guest: BootGuest) -> None:
+    with sim_bmc() as bmc:
+        guest = boot_guest(
+            bmc=bmc.vm_socket,
+            programs=("ipmitool",),
+            bmcmedic=False,
+            files={PYZ: build_pyz.script().encode()},
+        )
+        assert guest.run("python3 -I -c 'import bmcmedic'").status != 0
+        status, told = triage(guest)
+        assert (status, told["symptoms"], told["stuck"]) == (0, [], []), told
+        assert [each["name"] for each in told["kipmi"]] == ["kipmi0"]
+        assert told["interfaces"][0]["completed"] > 0
+        asked = bmc.get()["requests"]
+
+        guest.begin("while sleep 0.2; do ipmitool raw 6 1; done")
+        guest.wait_until(lambda: bmc.get()["requests"] != asked, START_S_MAX, "a question")
+        status, told = triage(guest)
+        assert told["diagnosis"]["kind"] in ("busy", "no-symptom"), told
+        assert (status, told["symptoms"]) == (0, []), told
+
+        bmc.set_faults("slow:0.5")
+        guest.wait_until(
+            lambda: triage(guest)[1]["symptoms"] == ["kipmi-busy", "bmc-slow"],
+            START_S_MAX,
+            "a slow BMC",
+        )
+
+        bmc.set_faults("kcs-stuck:ibf")
+        for _ in range(CLIENTS):
+            guest.run(f"setsid {RAW} </dev/null >/dev/null 2>&1 &")
+
+        def hung() -> dict[str, Any]:
+            return triage(guest)[1]
+
+        guest.wait_until(lambda: len(hung()["stuck"]) >= CLIENTS, START_S_MAX, "stuck clients")
+        status, told = triage(guest)
+        assert status == 1
+        assert told["diagnosis"]["kind"] == "hung", told
+        assert told["symptoms"] == ["kipmi-busy", "stuck-clients", "bmc-not-answering"], told
+        assert told["kipmi"][0]["cpu_percent"] > 5.0
+        assert told["interfaces"][0]["completed_delta"] == 0
+        assert told["hung_since"] < told["captured_at"]
+        stuck = [each for each in told["stuck"] if "raw" in each["argv"] and "-b" in each["argv"]]
+        assert len(stuck) >= CLIENTS
+        assert {each["parent_pid"] for each in stuck} == {None}
+        for each in stuck:
+            assert (each["state"], each["devices"]) == ("S", ["/dev/ipmi0"])
+            assert each["wchan"] in each["stack"]
+            assert "s3cret" not in each["argv"]
+        assert {each["pid"] for each in told["direct_openers"]} >= {each["pid"] for each in stuck}
+
+
+def test_the_screen_reads_well_on_a_console(shared_guest: Guest) -> None:
+    shared_guest.write_file(COPY, build_pyz.script().encode())
+    done = shared_guest.run(f"python3 -I {COPY} triage --interval 0.5")
+    assert done.status == 0, done.output
+    assert "two looks, " in done.output
+    assert "Symptoms: none" in done.output
