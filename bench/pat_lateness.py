@@ -79,8 +79,8 @@ class BmcRegisters:
 
 def be_driver(folder: str) -> None:
     """The driver, whose pats write down how late they were."""
-    from bmcmedic.driver import config, realtime
-    from bmcmedic.driver.service import Service
+    from bmcmedic.driver.process import config, realtime
+    from bmcmedic.driver.process.service import Service
     from bmcmedic.transport.in_band import InBand
     from bmcmedic.transport.port_io import PortIo
 
@@ -136,7 +136,7 @@ def be_bare(seconds: float) -> None:
 
 def be_client(path: str) -> None:
     """Asks as fast as it is answered; each question another one, so that none is answered along."""
-    from bmcmedic.driver.client import DriverClient
+    from bmcmedic.driver.socket.client import DriverClient
     from bmcmedic.errors import BmcmedicError
 
     def ask(number: int) -> None:

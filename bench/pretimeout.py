@@ -14,9 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bmcmedic.driver.pretimeout import PretimeoutCallout
-from bmcmedic.driver.pretimeout_process import PretimeoutWatcher, StampsFile, WatcherSettings
-from bmcmedic.driver.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
+from bmcmedic.driver.watchdog.pretimeout_process import (
+    PretimeoutWatcher,
+    StampsFile,
+    WatcherSettings,
+)
+from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
 
 LIMIT_S = 1.0
 PRIORITY = 11

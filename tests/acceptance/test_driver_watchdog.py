@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.driver.client import DriverClient
-from bmcmedic.driver.protocol import WatchdogAction
+from bmcmedic.driver.socket.client import DriverClient
+from bmcmedic.driver.socket.protocol import WatchdogAction
 from bmcmedic.errors import BmcmedicError, Refused
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, ResetWatchdogTimerReq

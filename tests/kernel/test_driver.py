@@ -33,7 +33,7 @@ PRETIMEOUT_LIMIT_S = 5.0
 STATUS_LOOP = b"""#!/usr/bin/python3
 # A new interpreter for each look would cost the guest more than all else.
 import json, os, time
-from bmcmedic.driver.client import DriverClient
+from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
 while True:
     try:
@@ -50,7 +50,7 @@ while True:
 CLIENTS_OF_OURS = b"""#!/usr/bin/python3
 # Each asks for another sensor, so that no two questions are one.
 import sys, threading
-from bmcmedic.driver.client import DriverClient
+from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
 
 def ask(number):
@@ -198,7 +198,7 @@ def test_a_wedged_bmc_opens_the_breaker_fires_nothing_and_all_goes_on_after_its_
         assert wedged["watchdog"]["pretimeout"]["fired"] == 0
         began = time.monotonic()
         refused = bare_guest.run(
-            "python3 -c 'from bmcmedic.driver.client import DriverClient;"
+            "python3 -c 'from bmcmedic.driver.socket.client import DriverClient;"
             "DriverClient().raw(4, 0x2d, bytes((9,)))'"
         )
         assert "BreakerOpen" in refused.output

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
-from bmcmedic.driver.client import DriverClient
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.pat_paths import BmcPats
-from bmcmedic.driver.protocol import WatchdogAction
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.watchdog import Watchdog
-from bmcmedic.driver.watchdog_settings import WatchdogSettings
+from bmcmedic.driver.socket.client import DriverClient
+from bmcmedic.driver.socket.protocol import WatchdogAction
+from bmcmedic.driver.watchdog.pat_paths import BmcPats
+from bmcmedic.driver.watchdog.settings import WatchdogSettings
+from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import (
     BreakerOpen,
     CompletionCodeError,

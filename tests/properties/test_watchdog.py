@@ -7,9 +7,9 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.driver.pretimeout import ENDED
-from bmcmedic.driver.watchdog import RETRY_S
-from bmcmedic.driver.watchdog_settings import ShutdownPolicy, WatchdogSettings
+from bmcmedic.driver.watchdog.pretimeout import ENDED
+from bmcmedic.driver.watchdog.settings import ShutdownPolicy, WatchdogSettings
+from bmcmedic.driver.watchdog.watchdog import RETRY_S
 from tests.support.watchdog_bench import WatchdogBench
 
 SETTINGS = WatchdogSettings(

@@ -15,8 +15,8 @@ import time
 import uuid
 from pathlib import Path
 
-from bmcmedic.driver import config
-from bmcmedic.driver.service import Service
+from bmcmedic.driver.process import config
+from bmcmedic.driver.process.service import Service
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.registers import ServedRegisters

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmcmedic.driver.connection import ServerLimits
-from bmcmedic.driver.doors import DriverDoor, WatchdogDoor
-from bmcmedic.driver.listener import listen
-from bmcmedic.driver.policy import Access, Peer, Rights
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.server import SocketServer
+from bmcmedic.driver.socket.connection import ServerLimits
+from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
+from bmcmedic.driver.socket.listener import listen
+from bmcmedic.driver.socket.policy import Access, Peer, Rights
+from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, QueueFull
 
 WAIT_S_MAX = 30.0

@@ -13,14 +13,18 @@ import threading
 import time
 from pathlib import Path
 
-import bmcmedic.driver.pretimeout_process
-from bmcmedic.driver.check import Checks, ProcessCheck
-from bmcmedic.driver.pat_paths import BmcPats, Waiting
-from bmcmedic.driver.pretimeout import PretimeoutCallout
-from bmcmedic.driver.pretimeout_process import PretimeoutWatcher, StampsFile, WatcherSettings
+import bmcmedic.driver.watchdog.pretimeout_process
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.watchdog import Watchdog
-from bmcmedic.driver.watchdog_settings import CheckSettings, WatchdogSettings
+from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
+from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
+from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
+from bmcmedic.driver.watchdog.pretimeout_process import (
+    PretimeoutWatcher,
+    StampsFile,
+    WatcherSettings,
+)
+from bmcmedic.driver.watchdog.settings import CheckSettings, WatchdogSettings
+from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import NoAnswer
 
 LOOK_AFTER_S = 0.1
@@ -46,7 +50,7 @@ class FileBmc:
 def main(folder: Path, limit_s: float, *, restart_at_once: bool) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if restart_at_once:
-        bmcmedic.driver.pretimeout_process.RESTART_S = 0.0
+        bmcmedic.driver.watchdog.pretimeout_process.RESTART_S = 0.0
     runtime = ThreadRuntime()
     settings = WatchdogSettings(
         pat_period_s=0.5,

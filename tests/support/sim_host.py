@@ -1,4 +1,4 @@
-"""A host without a kernel's driver: ours, on real threads, over the registers of a simulated BMC."""
+"""A host with our driver, on real threads, over the registers of a simulated BMC; and its door."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 
 from bmcmedic.agent.loopback import LoopbackDoor, LoopbackSettings
 from bmcmedic.driver.breaker import BreakerLimits
-from bmcmedic.driver.driver import Driver, DriverLimits
-from bmcmedic.driver.listener import listen
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.server import SocketServer
+from bmcmedic.driver.socket.listener import listen
+from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, NoAnswer
 from bmcmedic.ipmi.bridge import Bridge
 from bmcmedic.ipmi.kcs_host import KcsLimits
@@ -95,11 +96,8 @@ class SimHost:
     def requests(self, key: str | None = None) -> int:
         """How many requests have reached the BMC: all, or those of one kind, such as `06/01`."""
         with self.registers.lock:
-            counts = self.bmc.requests
-            if key is None:
-                return sum(counts.values())
-            netfn, command = (int(part, 16) for part in key.split("/"))
-            return counts.get((netfn, command), 0)
+            counts: dict[str, int] = self.bmc.describe(time.monotonic())["requests"]
+        return sum(counts.values()) if key is None else counts.get(key, 0)
 
 
 class BridgingPortIo(PortIo):
@@ -161,7 +159,8 @@ class RunningDoor:
         return text.splitlines()[0]
 
     def status(self) -> dict[str, Any]:
-        return self.call(self.door.status)
+        status: dict[str, Any] = self.call(self.door.status)
+        return status
 
     def call(self, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
         """Call it in the door's thread."""

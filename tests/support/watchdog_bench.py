@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from bmcmedic.driver.check import HostCheck
-from bmcmedic.driver.pat_paths import BmcPats, Waiting
-from bmcmedic.driver.pretimeout import (
+from bmcmedic.driver.watchdog.check import HostCheck
+from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
+from bmcmedic.driver.watchdog.pretimeout import (
     STAMPS_BYTES,
     PretimeoutCallout,
     PretimeoutRule,
     Stamps,
 )
-from bmcmedic.driver.watchdog import Watchdog
-from bmcmedic.driver.watchdog_settings import WatchdogSettings
+from bmcmedic.driver.watchdog.settings import WatchdogSettings
+from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import NoAnswer
 from bmcmedic.ipmi.commands.watchdog import (
     UNINITIALIZED,

@@ -14,9 +14,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
-from bmcmedic.driver.connection import ServerLimits
-from bmcmedic.driver.listener import SOCKET_PATH_DEFAULT
-from bmcmedic.driver.protocol import (
+from bmcmedic.driver.socket.connection import ServerLimits
+from bmcmedic.driver.socket.errors import (
+    DriverGone,
+    ErrorKind,
+    details_of,
+    kind_of,
+    message_of,
+    to_error,
+)
+from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
+from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
     ID_MAX,
     BadLine,
@@ -31,14 +39,6 @@ from bmcmedic.driver.protocol import (
     StatusFrame,
     decode_answer,
     encode_question,
-)
-from bmcmedic.driver.socket_errors import (
-    DriverGone,
-    ErrorKind,
-    details_of,
-    kind_of,
-    message_of,
-    to_error,
 )
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull
 from bmcmedic.transport.in_band import Interrupted

@@ -18,16 +18,16 @@ from typing import Any, Final, cast
 from bmcmedic.agent import door_files
 from bmcmedic.agent.door_files import DoorFiles
 from bmcmedic.agent.driver_link import DriverLink
-from bmcmedic.driver.listener import SOCKET_PATH_DEFAULT
-from bmcmedic.driver.protocol import (
+from bmcmedic.driver.reads import READS
+from bmcmedic.driver.socket.errors import ErrorKind
+from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
+from bmcmedic.driver.socket.protocol import (
     DATA_BYTES_MAX,
     AnswerFrame,
     ErrorFrame,
     RequestFrame,
     ServerFrame,
 )
-from bmcmedic.driver.reads import READS
-from bmcmedic.driver.socket_errors import ErrorKind
 from bmcmedic.errors import BmcmedicError, ConfigurationError, RemoteProtocolError
 from bmcmedic.ipmi.bridge import second_part, wrapped_request
 from bmcmedic.ipmi.commands.messaging import SendMessageReq

@@ -44,7 +44,7 @@ PROGRAMS = {
         "End this host's IPMI clients that are proven stuck, and throttle kipmid in a hang.",
     ),
     "driver": Program(
-        "bmcmedic.driver.main",
+        "bmcmedic.driver.process.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
     ),
 }

@@ -1,6 +1,6 @@
 """`python -m bmcmedic.driver`."""
 
-from bmcmedic.driver.main import main
+from bmcmedic.driver.process.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

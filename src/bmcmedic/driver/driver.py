@@ -19,9 +19,9 @@ from typing import Any, Final
 from bmcmedic.driver.breaker import Breaker, LastAnswers
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
-from bmcmedic.driver.pretimeout import WAITING_S_MAX
 from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
 from bmcmedic.driver.runtime import Lock, Runtime
+from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import (
     BmcmedicError,
     BreakerOpen,

@@ -14,7 +14,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any, NamedTuple
 
-from bmcmedic.driver.watchdog_settings import CheckSettings, WatchdogSettings
+from bmcmedic.driver.watchdog.settings import CheckSettings, WatchdogSettings
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.faults import Boot, FaultSet, Port80Flood

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from bmcmedic.driver.check import CheckResult, Checks
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.pat_paths import BmcPats, Waiting
-from bmcmedic.driver.pretimeout import STAMPS_BYTES, PretimeoutCallout, PretimeoutRule, Stamps
-from bmcmedic.driver.pretimeout_watcher import LOOK_S
-from bmcmedic.driver.watchdog import Watchdog
+from bmcmedic.driver.watchdog.check import CheckResult, Checks
+from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
+from bmcmedic.driver.watchdog.pretimeout import (
+    STAMPS_BYTES,
+    PretimeoutCallout,
+    PretimeoutRule,
+    Stamps,
+)
+from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
 from bmcmedic.lab.starvation import Pat
 from bmcmedic.lab.starvation_designs import Asked

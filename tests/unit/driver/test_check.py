@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.check import (
+from bmcmedic.driver.watchdog.check import (
     KILLED_S_MAX,
     OUTPUT_SHOWN_CHARACTERS,
     START_LATE_S_MAX,
@@ -20,7 +20,7 @@ from bmcmedic.driver.check import (
     NoCheck,
     ProcessCheck,
 )
-from bmcmedic.driver.watchdog_settings import CHECK_OUTPUT_BYTES_MAX, CheckSettings
+from bmcmedic.driver.watchdog.settings import CHECK_OUTPUT_BYTES_MAX, CheckSettings
 from tests.support.virtual_runtime import VirtualRuntime
 
 SETTINGS = CheckSettings(("/check",), period_s=10.0, deadline_s=5.0)
@@ -246,7 +246,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(
     tmp_path: Path, pidfds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not pidfds:
-        monkeypatch.setattr("bmcmedic.driver.check._pidfd", lambda _: None)
+        monkeypatch.setattr("bmcmedic.driver.watchdog.check._pidfd", lambda _: None)
     file = tmp_path / "pids"
     check = shell(f"trap '' TERM; sleep 1000 & echo $$ $! > {file}; echo begun; wait")
     result = check.run(0.5)
@@ -275,7 +275,7 @@ def test_who_inherits_its_output_is_not_waited_for(tmp_path: Path) -> None:
 def test_one_that_cannot_even_be_killed_is_not_joined_by_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bmcmedic.driver.check.KILLED_S_MAX", 0.1)
+    monkeypatch.setattr("bmcmedic.driver.watchdog.check.KILLED_S_MAX", 0.1)
     killed: list[int] = []
     with monkeypatch.context() as patched:
         patched.setattr(os, "killpg", lambda pid, _: killed.append(pid))

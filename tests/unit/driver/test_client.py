@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver import client as client_module
-from bmcmedic.driver.client import Answer, DriverClient
-from bmcmedic.driver.policy import Rights
-from bmcmedic.driver.protocol import WatchdogAction
-from bmcmedic.driver.socket_errors import (
+from bmcmedic.driver.socket import client as client_module
+from bmcmedic.driver.socket.client import Answer, DriverClient
+from bmcmedic.driver.socket.errors import (
     Cancelled,
     DriverGone,
     DriverUnavailable,
@@ -25,6 +23,8 @@ from bmcmedic.driver.socket_errors import (
     message_of,
     to_error,
 )
+from bmcmedic.driver.socket.policy import Rights
+from bmcmedic.driver.socket.protocol import WatchdogAction
 from bmcmedic.errors import (
     BmcmedicError,
     BmcRefusal,
@@ -256,7 +256,7 @@ def test_a_silent_driver_is_waited_for_a_little_beyond_the_deadline(
 def test_who_gave_up_leaves_nothing_with_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_GRACE_S", 0.0)
+    monkeypatch.setattr(client_module, "ANSWER_GRACE_S", -0.4)  # before the driver does
     driver = FakeDriver()
     with serving(tmp_path, driver) as served, DriverClient(served.path, 0.5) as client:
         with pytest.raises((DriverGone, NoAnswer)):

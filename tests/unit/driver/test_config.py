@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.driver import config
-from bmcmedic.driver.config import SETTINGS, Config, load
-from bmcmedic.driver.config_values import quoted
+from bmcmedic.driver.process import config
+from bmcmedic.driver.process.config import SETTINGS, Config, load
+from bmcmedic.driver.process.config_values import quoted
 from bmcmedic.errors import ConfigurationError
 
 

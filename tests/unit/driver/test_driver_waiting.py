@@ -12,8 +12,8 @@ import pytest
 
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.pretimeout import WAITING_S_MAX
 from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import NoAnswer
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 from tests.support.virtual_runtime import VirtualRuntime

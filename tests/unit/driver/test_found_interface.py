@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.config import InterfaceConfig
-from bmcmedic.driver.found_interface import DEVICE_AWAITED_S, FoundInterface
+from bmcmedic.driver.process.config import InterfaceConfig
+from bmcmedic.driver.process.found_interface import DEVICE_AWAITED_S, FoundInterface
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.transport.in_band import Claim, InBand, InterfaceGone, Ipmb
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.driver.kernel_pats import KernelPats
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.watchdog_settings import ShutdownKind, ShutdownPolicy, WatchdogSettings
+from bmcmedic.driver.watchdog.kernel_pats import KernelPats
+from bmcmedic.driver.watchdog.settings import ShutdownKind, ShutdownPolicy, WatchdogSettings
 from bmcmedic.errors import ConfigurationError, NoAnswer
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
 from bmcmedic.transport.dev_watchdog import ModuleParameters

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.listener import PATH_BYTES_MAX, listen, passed_socket, peer_of
+from bmcmedic.driver.socket.listener import PATH_BYTES_MAX, listen, passed_socket, peer_of
 from bmcmedic.errors import ConfigurationError
 
 CHILD_TIMEOUT_S = 30
@@ -64,7 +64,7 @@ def test_a_socket_that_something_else_serves_is_left_alone(path: Path) -> None:
 
 def test_what_a_killed_driver_left_is_replaced(path: Path) -> None:
     code = (
-        "import os, sys; from bmcmedic.driver.listener import listen;"
+        "import os, sys; from bmcmedic.driver.socket.listener import listen;"
         "listen(sys.argv[1]); os._exit(9)"
     )
     done = subprocess.run(
@@ -118,7 +118,7 @@ def test_a_peer_is_who_the_kernel_says() -> None:
 
 ACTIVATED = """
 import os, socket, sys
-from bmcmedic.driver.listener import passed_socket
+from bmcmedic.driver.socket.listener import passed_socket
 from bmcmedic.errors import ConfigurationError
 kind, count, pid = sys.argv[1:]
 made = {

@@ -6,8 +6,8 @@ import fcntl
 import os
 import threading
 
-from bmcmedic.driver import log
-from bmcmedic.driver.log import Log, is_journal
+from bmcmedic.driver.process import log
+from bmcmedic.driver.process.log import Log, is_journal
 from bmcmedic.driver.runtime import ThreadRuntime
 
 F_SETPIPE_SZ = 1031

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bmcmedic.driver.policy import (
+from bmcmedic.driver.reads import READS
+from bmcmedic.driver.socket.policy import (
     A_READERS,
     THE_DRIVERS_OWN,
     THE_WATCHDOGS,
@@ -13,7 +14,6 @@ from bmcmedic.driver.policy import (
     Rights,
     refusal,
 )
-from bmcmedic.driver.reads import READS
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.transport.in_band import Ipmb

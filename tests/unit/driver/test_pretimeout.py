@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.driver.pretimeout import (
+from bmcmedic.driver.watchdog.pretimeout import (
     ARMED,
     ENDED,
     MAGIC,

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.pretimeout import PretimeoutCallout, Stamps
-from bmcmedic.driver.pretimeout_process import (
+from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout, Stamps
+from bmcmedic.driver.watchdog.pretimeout_process import (
     SYSRQ_TRIGGER,
     PretimeoutAction,
     PretimeoutWatcher,
     StampsFile,
     WatcherSettings,
 )
-from bmcmedic.driver.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
 from bmcmedic.errors import ConfigurationError
 
 LIMIT_S = 2.0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bmcmedic.driver.protocol import (
+from bmcmedic.driver.socket.errors import MESSAGE_CHARS_MAX, ErrorKind
+from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
     DATA_BYTES_MAX,
     DEADLINE_S_DEFAULT,
@@ -38,7 +39,6 @@ from bmcmedic.driver.protocol import (
     encode_answer,
     encode_question,
 )
-from bmcmedic.driver.socket_errors import MESSAGE_CHARS_MAX, ErrorKind
 from bmcmedic.transport.in_band import Ipmb
 
 IDS = st.integers(0, ID_MAX)

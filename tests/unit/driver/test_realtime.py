@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver import realtime
+from bmcmedic.driver.process import realtime
 
 TIMEOUT_S = 30
 
 TRY_ALL = """
 import ctypes, json, os, resource, sys, threading
-from bmcmedic.driver import realtime
+from bmcmedic.driver.process import realtime
 if sys.argv[1] == "without rights":
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 * 1024, 64 * 1024))

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.driver.connection import ServerLimits
-from bmcmedic.driver.policy import Access, Rights
-from bmcmedic.driver.protocol import ANSWER_LINE_BYTES_MAX, LINE_BYTES_MAX
+from bmcmedic.driver.socket.connection import ServerLimits
+from bmcmedic.driver.socket.policy import Access, Rights
+from bmcmedic.driver.socket.protocol import ANSWER_LINE_BYTES_MAX, LINE_BYTES_MAX
 from bmcmedic.errors import NoAnswer, RemoteProtocolError
 from bmcmedic.transport.in_band import Interrupted, Ipmb
 from tests.support.driver_socket import (

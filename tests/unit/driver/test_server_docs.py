@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.driver.connection import ServerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.policy import THE_DRIVERS_OWN, THE_WATCHDOGS
-from bmcmedic.driver.protocol import (
+from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.socket.connection import ServerLimits
+from bmcmedic.driver.socket.errors import ErrorKind, to_error
+from bmcmedic.driver.socket.policy import THE_DRIVERS_OWN, THE_WATCHDOGS
+from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
     DATA_BYTES_MAX,
     DEADLINE_S_DEFAULT,
@@ -21,8 +23,6 @@ from bmcmedic.driver.protocol import (
     decode_answer,
     decode_question,
 )
-from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.socket_errors import ErrorKind, to_error
 from tests.support.driver_socket import serving
 from tests.support.scripted_interface import ScriptedInterface
 

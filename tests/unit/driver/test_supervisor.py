@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.log import Log
+from bmcmedic.driver.process.log import Log
+from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
 from bmcmedic.driver.runtime import ThreadRuntime
-from bmcmedic.driver.supervisor import ServiceManager, Supervisor
 
 DEADLINE_S = 10.0
 

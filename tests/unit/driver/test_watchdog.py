@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.pretimeout import ARMED, ENDED, OFF
-from bmcmedic.driver.watchdog import RETRY_S, Watchdog
-from bmcmedic.driver.watchdog_settings import ShutdownPolicy, WatchdogSettings
+from bmcmedic.driver.watchdog.pretimeout import ARMED, ENDED, OFF
+from bmcmedic.driver.watchdog.settings import ShutdownPolicy, WatchdogSettings
+from bmcmedic.driver.watchdog.watchdog import RETRY_S, Watchdog
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.watchdog import TimeoutAction
 from tests.support.virtual_runtime import VirtualRuntime

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.watchdog_charge import WatchdogMode, require_sole_charge
+from bmcmedic.driver.watchdog.charge import WatchdogMode, require_sole_charge
 from bmcmedic.errors import ConfigurationError
 
 BMC, KERNEL = WatchdogMode.BMC, WatchdogMode.KERNEL

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.driver.watchdog_settings import (
+from bmcmedic.driver.watchdog.settings import (
     CheckSettings,
     ShutdownKind,
     ShutdownPolicy,

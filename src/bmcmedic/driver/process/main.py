@@ -1,0 +1,67 @@
+"""`bmcmedic driver`: arguments, and the exit status. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmcmedic.driver.process import config as configuration
+from bmcmedic.driver.process import realtime
+from bmcmedic.driver.process.config import CONFIG_FILE, Config
+from bmcmedic.errors import ConfigurationError
+
+EXIT_USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parsed = argparse.ArgumentParser(
+        prog="bmcmedic driver",
+        description="Own this host's interface to its BMC: serve who asks through a Unix socket, "
+        "one request at a time, and pat the watchdog before everybody else. Runs until SIGTERM; "
+        "SIGHUP reads the configuration again.",
+        epilog="Exit status: 0 ended as asked, 1 a part of it died (start it again), 2 usage or "
+        "configuration.",
+        allow_abbrev=False,
+    )
+    parsed.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"TOML; {CONFIG_FILE} if it is there, unless said. Options overrule it.",
+    )
+    parsed.add_argument(
+        "--print-config",
+        action="store_true",
+        help="Print the configuration as a commented TOML file, and end.",
+    )
+    configuration.add_options(parsed)
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the driver, and return its exit status; see `parser`."""
+    given = vars(parser().parse_args(arguments))
+    file: Path | None = given.pop("config")
+    shows_only = given.pop("print_config")
+    if file is None and CONFIG_FILE.exists():
+        file = CONFIG_FILE
+
+    def read() -> Config:
+        return configuration.load(file, given)
+
+    try:
+        config = read()
+        if shows_only:
+            sys.stdout.write(configuration.show(config))
+            return 0
+        # On a host with a load of 190 the rest would take minutes to load.
+        realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
+        from bmcmedic.driver.process.service import Service
+
+        return Service(config, read).run()
+    except ConfigurationError as error:
+        sys.stderr.write(f"bmcmedic driver: {error}\n")
+        return EXIT_USAGE

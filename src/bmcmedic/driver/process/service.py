@@ -1,0 +1,234 @@
+"""The driver as a whole: its parts put together, its threads, its beginning and its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from bmcmedic import __version__
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.process import config as configuration
+from bmcmedic.driver.process import log as logging_levels
+from bmcmedic.driver.process import realtime
+from bmcmedic.driver.process.config import Config
+from bmcmedic.driver.process.found_interface import FoundInterface, Makers
+from bmcmedic.driver.process.log import Log
+from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
+from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
+from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
+from bmcmedic.driver.socket.policy import Access
+from bmcmedic.driver.socket.server import SocketServer
+from bmcmedic.driver.watchdog.pretimeout_process import StampsFile
+from bmcmedic.driver.watchdog.watchdog import Watchdog
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.transport import dev_ipmi
+from bmcmedic.transport.dev_ipmi import DevIpmi
+from bmcmedic.transport.in_band import InBand
+from bmcmedic.transport.port_io import PortIo
+
+EXIT_ASKED = 0
+EXIT_DIED = 1
+TICK_S = 1.0
+"""How often the main thread looks whether the BMC's silence is news."""
+
+
+class HostInterfaces:
+    """The ways to the BMC that this machine may have."""
+
+    device_exchange_s_max = dev_ipmi.EXCHANGE_S_MAX
+
+    def device(self, path: str) -> InBand:
+        """The kernel's device."""
+        return DevIpmi(path)
+
+    def ports(self, base: int) -> InBand:
+        """The KCS registers."""
+        return PortIo(base=base)
+
+
+class Service:
+    """Everything that runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config],
+        *,
+        makers: Makers | None = None,
+        environment: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        """`reread` gives the configuration as it stands now.
+
+        Raises: ConfigurationError for what cannot work, before anything is touched.
+        """
+        self._config = config
+        self._reread = reread
+        self._runtime = ThreadRuntime()
+        self._log = Log(self._runtime, logging_levels.LEVELS[config.process.log_level])
+        self._manager = ServiceManager(environment)
+        self._supervisor = Supervisor(self._log, self._schedule)
+        self._breaker_openings = 0
+        self._told_silent = False
+        _make_runtime_dir(Path(config.process.runtime_dir))
+        listener = passed_socket(environment) or listen(config.socket_path, config.socket.group)
+        try:
+            self._build(config, listener, makers or HostInterfaces())
+        except ConfigurationError:
+            listener.close()
+            raise
+
+    def _build(self, config: Config, listener: Listener, makers: Makers) -> None:
+        self._interface = FoundInterface(
+            config.interface,
+            makers,
+            self._log.warning,
+            self._interface_found,
+            self._runtime.monotonic,
+        )
+        self._driver = Driver(self._interface, self._runtime)
+        self._watchdog: WatchdogService | None = None
+        self._stamps = StampsFile(Path(config.process.runtime_dir))
+        if config.watchdog.mode != "off":
+            self._watchdog = WatchdogService(
+                config, self._driver, self._stamps, self._runtime, self._log.warning
+            )
+        self._server = SocketServer(
+            listener,
+            self._driver,
+            self._watchdog,
+            self._runtime,
+            _access(config),
+            report=self._log.warning,
+        )
+        self._warn_of_unreachable_users(config, listener)
+
+    def run(self) -> int:
+        """Run until a signal asks for the end, or a thread died; returns the exit status."""
+        config, supervisor = self._config, self._supervisor
+        for warning in realtime.prepare(
+            lock_memory=config.process.lock_memory, oom_score_adj=config.process.oom_score_adj
+        ):
+            self._log.warning(warning)
+        priority = config.process.real_time_priority
+        unscheduled = realtime.schedule_this_thread(priority, inherited=True)
+        if unscheduled is not None:
+            self._log.warning(unscheduled)
+        realtime.settle_collector()
+        with supervisor.signals_handled():
+            supervisor.start("log", self._log.run)
+            supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
+            supervisor.start("socket", self._server.run)
+            self._log.info(f"bmcmedic {__version__} drives {self._interface.name}")
+            if self._watchdog is not None:
+                self._watchdog.start(supervisor)
+                self._log.info(self._watchdog.told())
+            else:
+                self._stamps.end_left_over()
+            self._schedule(0)  # what the main thread starts from now on is ordinary
+            self._manager.ready(f"driving {self._interface.name}")
+            every_s = min(TICK_S, self._manager.alive_every_s or TICK_S)
+            died = supervisor.wait(every_s, self._tick, self._reload)
+            self._end(died)
+        return EXIT_ASKED if died is None else EXIT_DIED
+
+    # ------------------------------------------------------------------------- while it runs
+
+    def _schedule(self, urgency: int) -> str | None:
+        priority = self._config.process.real_time_priority
+        return realtime.schedule_this_thread(priority + urgency if priority else 0)
+
+    def _tick(self) -> None:
+        self._manager.alive()
+        if self._watchdog is not None:
+            self._watchdog.tick()
+        breaker = self._driver.breaker
+        if breaker.is_open and breaker.openings != self._breaker_openings:
+            self._log.warning(
+                f"the BMC does not answer any more: {breaker.reason}; readers get old answers, "
+                "others an error, until it does"
+            )
+            self._told_silent = True
+        elif not breaker.is_open and self._told_silent:
+            self._log.info("the BMC answers again")
+            self._told_silent = False
+        self._breaker_openings = breaker.openings
+
+    def _interface_found(self, interface: InBand) -> None:
+        self._log.info(f"the interface is {interface.name}")
+
+    def _reload(self) -> None:
+        self._manager.reloading(int(self._runtime.monotonic() * 1e6))
+        try:
+            new = self._reread()
+        except ConfigurationError as error:
+            self._log.error(f"the configuration was not read again: {error}")
+        else:
+            now, later = configuration.changed(self._config, new)
+            for each in later:
+                self._log.warning(f"{each.name} has changed, and needs a restart")
+            self._log.level = logging_levels.LEVELS[new.process.log_level]
+            self._server.access = _access(new)
+            told = ", ".join(each.name for each in now) or "nothing that a reload can change"
+            self._log.info(f"the configuration was read again: {told}")
+        self._manager.ready(f"driving {self._interface.name}")
+
+    # ------------------------------------------------------------------------------- the end
+
+    def _end(self, died: str | None) -> None:
+        """Clients first, then the watchdog by its policy, then the interface."""
+        supervisor = self._supervisor
+        self._manager.stopping()
+        supervisor.expect_ends()
+        self._log.info("ending" if died is None else f"ending, since the {died} thread is gone")
+        self._server.stop()
+        supervisor.join("socket")
+        if self._watchdog is not None:
+            self._watchdog.end(supervisor, in_order=died is None)
+        self._driver.stop()
+        if not supervisor.join("worker"):
+            self._log.warning("the worker is still in an exchange; it is left there")
+        self._server.close()
+        self._interface.close()
+        self._log.stop()
+        self._log.write_waiting()
+
+    @property
+    def watchdog(self) -> Watchdog | None:
+        """What pats; None while that is off."""
+        return None if self._watchdog is None else self._watchdog.watchdog
+
+    def status(self) -> dict[str, Any]:
+        """What a client of the socket would be told."""
+        return self._server.status()
+
+    def _warn_of_unreachable_users(self, config: Config, listener: Listener) -> None:
+        named = config.socket.read_users or config.socket.full_users
+        if named and config.socket.group is None and listener.path is not None:
+            self._log.warning(
+                "users are named, but only root can open the socket: set socket.group, too"
+            )
+
+
+def _access(config: Config) -> Access:
+    """Who may ask for what."""
+    socket = config.socket
+    group = frozenset() if socket.group is None else frozenset((socket.group,))
+    return Access(
+        full_uids=frozenset(socket.full_users),
+        read_uids=frozenset(socket.read_users),
+        full_gids=group if socket.group_rights == "full" else frozenset(),
+        read_gids=group if socket.group_rights == "read" else frozenset(),
+    )
+
+
+def _make_runtime_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the runtime directory {folder}: {error.strerror}; run as root, or set "
+            "process.runtime_dir"
+        ) from None

@@ -1,0 +1,1 @@
+"""The Unix socket that others ask the driver through: its protocol, its server and a client."""

@@ -1,0 +1,39 @@
+"""What the driver's socket needs of the driver and of its watchdog."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from bmcmedic.driver.requests import Request
+
+
+class DriverDoor(Protocol):
+    """What the socket needs of the driver."""
+
+    def submit(self, request: Request) -> None:
+        """Take a request; raises QueueFull."""
+
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for it any more."""
+
+    def expire(self) -> float | None:
+        """Tell those whose deadline has passed."""
+
+    def status(self) -> dict[str, Any]:
+        """What it is doing."""
+
+
+class WatchdogDoor(Protocol):
+    """What the socket needs of the driver's watchdog; nothing here blocks."""
+
+    def status(self) -> dict[str, Any]:
+        """How it stands; `in_charge`: whether it is it that sets and pats the BMC's timer."""
+
+    def order_lengthen(self, timeout_s: float) -> None:
+        """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""
+
+    def order_disarm(self) -> None:
+        """Stop the timer, and pat no more until `order_resume`."""
+
+    def order_resume(self) -> None:
+        """Go on as configured."""

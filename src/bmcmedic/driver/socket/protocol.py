@@ -1,0 +1,453 @@
+"""What is said on the driver's socket: one JSON object a line. Pure: bytes in, frames out.
+
+The page `docs/driver-socket.md` is the contract; whatever does not keep to it is a `BadLine`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NoReturn, TypeAlias
+
+from bmcmedic.driver.socket.errors import MESSAGE_CHARS_MAX, ErrorKind
+from bmcmedic.errors import BmcmedicError
+from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
+from bmcmedic.transport.in_band import Ipmb
+
+LINE_BYTES_MAX = 4096
+"""Of a request, with its newline."""
+
+ANSWER_LINE_BYTES_MAX = 16_384
+"""Of an answer, with its newline; only a status comes near it."""
+
+DATA_BYTES_MAX = MESSAGE_BYTES_MAX - REQUEST_BYTES_MIN
+
+ID_MAX = 2**53 - 1
+"""The largest integer that every JSON reader keeps exactly."""
+
+DEADLINE_S_DEFAULT = 15.0
+DEADLINE_S_MAX = 300.0
+SECONDS_MAX = 6553.5
+"""The longest countdown of a BMC's watchdog timer."""
+
+SECONDS_SHOWN_MAX = 1e12
+"""Of an age: infinity is no number for JSON."""
+
+Object: TypeAlias = "dict[str, Any]"
+
+
+class BadLine(BmcmedicError):
+    """A line that is no frame; `frame_id` is the id that it gave, where one can be read."""
+
+    def __init__(self, message: str, frame_id: int | None = None) -> None:
+        super().__init__(message)
+        self.frame_id = frame_id
+
+
+class LineTooLong(BmcmedicError):
+    """More bytes than a line may have, and no newline."""
+
+
+# ------------------------------------------------------------------------------------- questions
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFrame:
+    """An IPMI request to the BMC, or to a controller behind it."""
+
+    frame_id: int
+    netfn: int
+    command: int
+    data: bytes = b""
+    lun: int = 0
+    bridge: Ipmb | None = None
+    deadline_s: float = DEADLINE_S_DEFAULT
+    accept_old: bool = False
+    """Whether the last good answer will do while the BMC does not answer."""
+
+    @property
+    def message(self) -> bytes:
+        """The request as the interface carries it."""
+        return bytes((self.netfn << 2 | self.lun, self.command)) + self.data
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFrame:
+    """A question for how the driver is."""
+
+    frame_id: int
+
+
+class WatchdogAction(Enum):
+    """What can be asked of the driver's watchdog."""
+
+    GET = "get"
+    LENGTHEN = "lengthen"
+    """Give the BMC's timer `seconds` as its time-out, and go on patting."""
+    DISARM = "disarm"
+    """Stop the timer and the pats, until told to resume."""
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogFrame:
+    """A question to the driver's watchdog, or an order."""
+
+    frame_id: int
+    action: WatchdogAction = WatchdogAction.GET
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFrame:
+    """Give up a request of the same connection."""
+
+    frame_id: int
+    cancelled_id: int
+
+
+ClientFrame: TypeAlias = RequestFrame | StatusFrame | WatchdogFrame | CancelFrame
+
+
+def encode_question(frame: ClientFrame) -> bytes:
+    """The line for a frame, with its newline."""
+    fields: Object = {"id": frame.frame_id}
+    match frame:
+        case RequestFrame():
+            fields |= {"netfn": frame.netfn, "command": frame.command, "data": frame.data.hex()}
+            fields |= {"lun": frame.lun, "deadline_s": frame.deadline_s}
+            fields["accept_old"] = frame.accept_old
+            if frame.bridge is not None:
+                to = frame.bridge
+                fields["bridge"] = {"channel": to.channel, "address": to.address, "lun": to.lun}
+        case StatusFrame():
+            fields["op"] = "status"
+        case WatchdogFrame():
+            fields |= {"op": "watchdog", "action": frame.action.value}
+            if frame.seconds is not None:
+                fields["seconds"] = frame.seconds
+        case CancelFrame():
+            fields |= {"op": "cancel", "cancel": frame.cancelled_id}
+    return _line(fields)
+
+
+def decode_question(line: bytes) -> ClientFrame:
+    """Read a client's line; raises BadLine."""
+    fields = _Fields(_object(line))
+    frame_id = fields.integer("id", ID_MAX)
+    fields.frame_id = frame_id
+    operation = fields.text("op", "request")
+    frame: ClientFrame
+    match operation:
+        case "request":
+            frame = _request(frame_id, fields)
+        case "status":
+            frame = StatusFrame(frame_id)
+        case "watchdog":
+            frame = _watchdog(frame_id, fields)
+        case "cancel":
+            frame = CancelFrame(frame_id, fields.integer("cancel", ID_MAX))
+        case _:
+            fields.fail(f"op is request, status, watchdog or cancel, not {operation[:32]!r}")
+    fields.end()
+    return frame
+
+
+def _request(frame_id: int, fields: _Fields) -> RequestFrame:
+    netfn = fields.integer("netfn", 0x3E)
+    if netfn & 1:
+        fields.fail(f"the netfn of a request is even, not {netfn}")
+    return RequestFrame(
+        frame_id,
+        netfn,
+        fields.integer("command", 0xFF),
+        fields.octets("data", DATA_BYTES_MAX),
+        fields.integer("lun", 3, 0),
+        _bridge(fields),
+        fields.seconds("deadline_s", DEADLINE_S_MAX, DEADLINE_S_DEFAULT),
+        fields.flag("accept_old"),
+    )
+
+
+def _bridge(fields: _Fields) -> Ipmb | None:
+    value = fields.take("bridge", None)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        fields.fail('bridge is an object, such as {"channel": 6, "address": 44}')
+    inner = _Fields(value, fields.frame_id, "bridge.")
+    target = Ipmb(
+        inner.integer("channel", 0x0F), inner.integer("address", 0xFF), inner.integer("lun", 3, 0)
+    )
+    inner.end()
+    return target
+
+
+def _watchdog(frame_id: int, fields: _Fields) -> WatchdogFrame:
+    name = fields.text("action", "get")
+    try:
+        action = WatchdogAction(name)
+    except ValueError:
+        fields.fail(f"action is get, lengthen, disarm or resume, not {name[:32]!r}")
+    if action is not WatchdogAction.LENGTHEN:
+        return WatchdogFrame(frame_id, action)
+    return WatchdogFrame(frame_id, action, fields.seconds("seconds", SECONDS_MAX))
+
+
+# --------------------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFrame:
+    """What a request came to."""
+
+    frame_id: int
+    completion_code: int
+    data: bytes = b""
+    age_s: float | None = None
+    """How old it is; None when the BMC gave it for this request."""
+    reason: str | None = None
+    """Why the driver said no; None when the completion code is the BMC's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusAnswer:
+    """How the driver is."""
+
+    frame_id: int
+    status: Object
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogAnswer:
+    """How the driver's watchdog stands."""
+
+    frame_id: int
+    watchdog: Object
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """Whether there still was something to give up."""
+
+    frame_id: int
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFrame:
+    """What went wrong; an id of None means the connection, or a line whose id cannot be read."""
+
+    frame_id: int | None
+    kind: ErrorKind
+    message: str
+    details: Mapping[str, Any] | None = None
+
+
+ServerFrame: TypeAlias = AnswerFrame | StatusAnswer | WatchdogAnswer | CancelAnswer | ErrorFrame
+
+
+def encode_answer(frame: ServerFrame) -> bytes:
+    """The line for a frame, with its newline; raises LineTooLong."""
+    fields: Object = {"id": frame.frame_id}
+    match frame:
+        case AnswerFrame():
+            fields |= {"completion_code": frame.completion_code, "data": frame.data.hex()}
+            fields["age_s"] = frame.age_s
+            if frame.reason is not None:
+                fields["reason"] = frame.reason[:MESSAGE_CHARS_MAX]
+        case StatusAnswer():
+            fields["status"] = frame.status
+        case WatchdogAnswer():
+            fields["watchdog"] = frame.watchdog
+        case CancelAnswer():
+            fields["cancelled"] = frame.cancelled
+        case ErrorFrame():
+            told = frame.message[:MESSAGE_CHARS_MAX]
+            fields["error"] = {"kind": frame.kind.value, "message": told, **(frame.details or {})}
+    line = _line(fields)
+    if len(line) > ANSWER_LINE_BYTES_MAX:
+        raise LineTooLong(f"an answer has {ANSWER_LINE_BYTES_MAX} bytes at most: {len(line)}")
+    return line
+
+
+def decode_answer(line: bytes) -> ServerFrame:
+    """Read the driver's line; keys that are not known are passed over. Raises BadLine."""
+    fields = _Fields(_object(line))
+    frame_id = None if fields.content.get("id", 0) is None else fields.integer("id", ID_MAX)
+    fields.frame_id = frame_id
+    if "error" in fields.content:
+        return _error(frame_id, fields)
+    if frame_id is None:
+        fields.fail("an answer without an id")
+    if "status" in fields.content:
+        return StatusAnswer(frame_id, fields.object("status"))
+    if "watchdog" in fields.content:
+        return WatchdogAnswer(frame_id, fields.object("watchdog"))
+    if "cancelled" in fields.content:
+        return CancelAnswer(frame_id, fields.flag("cancelled"))
+    age_s = None
+    if fields.content.get("age_s") is not None:
+        age_s = fields.seconds("age_s", SECONDS_SHOWN_MAX)
+    reason = None if fields.content.get("reason") is None else fields.text("reason")
+    code = fields.integer("completion_code", 0xFF)
+    return AnswerFrame(frame_id, code, fields.octets("data", MESSAGE_BYTES_MAX), age_s, reason)
+
+
+def _error(frame_id: int | None, fields: _Fields) -> ErrorFrame:
+    inner = _Fields(fields.object("error"), frame_id, "error.")
+    name, message = inner.text("kind"), inner.text("message")
+    try:
+        kind = ErrorKind(name)
+    except ValueError:
+        kind = ErrorKind.FAILED
+    details = {key: value for key, value in inner.content.items() if key not in inner.used}
+    return ErrorFrame(frame_id, kind, message, details or None)
+
+
+# ----------------------------------------------------------------------------------------- lines
+
+
+class LineReader:
+    """Cuts what comes in into lines; holds a line and one read at most."""
+
+    __slots__ = ("line_bytes_max", "_held", "_searched")
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self.line_bytes_max = line_bytes_max
+        self._held = bytearray()
+        self._searched = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        self._held += data
+
+    @property
+    def has_line(self) -> bool:
+        """Whether `next_line` has something to give, or to raise."""
+        if self._held.find(b"\n", self._searched) >= 0:
+            return True
+        self._searched = len(self._held)
+        return self._searched >= self.line_bytes_max
+
+    @property
+    def held_bytes(self) -> int:
+        """What came in and was not taken out."""
+        return len(self._held)
+
+    def next_line(self) -> bytes | None:
+        """The next line without its newline, or None; raises LineTooLong, and then for ever."""
+        end = self._held.find(b"\n", self._searched)
+        if end >= self.line_bytes_max or (end < 0 and len(self._held) >= self.line_bytes_max):
+            raise LineTooLong(f"a line has {self.line_bytes_max} bytes at most")
+        if end < 0:
+            self._searched = len(self._held)
+            return None
+        line = bytes(self._held[:end])
+        del self._held[: end + 1]
+        self._searched = 0
+        return line
+
+
+# ------------------------------------------------------------------------------------------ JSON
+
+
+def _line(fields: Object) -> bytes:
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False, default=str)
+    return text.encode("ascii") + b"\n"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _object(line: bytes) -> Object:
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except RecursionError:
+        raise BadLine("the line is nested too deep") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
+        raise BadLine(f"the line is no JSON: {error}"[:MESSAGE_CHARS_MAX]) from None
+    if not isinstance(value, dict):
+        raise BadLine("a line is one JSON object")
+    return value
+
+
+_MISSING: Final = object()
+
+
+class _Fields:
+    """Takes the values out of an object and knows which were."""
+
+    __slots__ = ("content", "frame_id", "prefix", "used")
+
+    def __init__(self, content: Object, frame_id: int | None = None, prefix: str = "") -> None:
+        self.content = content
+        self.frame_id = frame_id
+        self.prefix = prefix
+        self.used: set[str] = set()
+
+    def fail(self, message: str) -> NoReturn:
+        raise BadLine(message, self.frame_id)
+
+    def take(self, key: str, default: object = _MISSING) -> object:
+        self.used.add(key)
+        value = self.content.get(key, default)
+        if value is _MISSING:
+            self.fail(f"{self.prefix}{key} is missing")
+        return value
+
+    def end(self) -> None:
+        """Nothing else may be there: a misspelt key is not passed over in silence."""
+        for key in self.content:
+            if key not in self.used:
+                self.fail(f"there is no key {self.prefix}{key[:32]!s} in this frame")
+
+    def integer(self, key: str, maximum: int, default: object = _MISSING) -> int:
+        value = self.take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+            self.fail(f"{self.prefix}{key} is an integer from 0 to {maximum}")
+        return value
+
+    def seconds(self, key: str, maximum: float, default: object = _MISSING) -> float:
+        value = self.take(key, default)
+        # Compared before it is converted: an integer can be too large for a float.
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= maximum
+        ):
+            self.fail(f"{self.prefix}{key} is a number of seconds up to {maximum:g}")
+        return float(value)
+
+    def octets(self, key: str, maximum: int) -> bytes:
+        value = self.take(key, "")
+        try:
+            if not isinstance(value, str):
+                raise TypeError
+            data = bytes.fromhex(value)
+        except (ValueError, TypeError):
+            self.fail(f"{self.prefix}{key} is text of hexadecimal digits")
+        if len(data) > maximum:
+            self.fail(f"{self.prefix}{key} has {maximum} bytes at most")
+        return data
+
+    def flag(self, key: str) -> bool:
+        value = self.take(key, default=False)
+        if not isinstance(value, bool):
+            self.fail(f"{self.prefix}{key} is true or false")
+        return value
+
+    def text(self, key: str, default: object = _MISSING) -> str:
+        value = self.take(key, default)
+        if not isinstance(value, str):
+            self.fail(f"{self.prefix}{key} is text")
+        return value
+
+    def object(self, key: str) -> Object:
+        value = self.take(key)
+        if not isinstance(value, dict):
+            self.fail(f"{self.prefix}{key} is an object")
+        return value

@@ -1,0 +1,293 @@
+"""What the watchdog is to do, checked with its numbers before anything is armed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from bmcmedic.driver.watchdog.pretimeout import LIMIT_S_MIN, WAITING_S_MAX
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.ipmi.commands.watchdog import (
+    COUNTDOWN_S_MAX,
+    PRETIMEOUT_INTERVAL_S_MAX,
+    PretimeoutInterrupt,
+    SetWatchdogTimerReq,
+    TimeoutAction,
+    TimerUse,
+)
+
+TIMEOUT_S_DEFAULT = 120.0
+"""At least; a slow interface gets more."""
+PAT_PERIOD_S_MAX = 30.0
+PAT_PERIOD_S_MIN = 0.1
+PAT_EXCHANGE_S = 5.0
+"""What a pat itself may take, once it is its turn, and still succeed: one time limit of KCS."""
+PATS_A_TIMEOUT = 8
+"""The period is this part of the time-out unless it is set."""
+PRETIMEOUTS_A_TIMEOUT = 4
+"""So is the BMC's own warning, where there is one: FreeBSD's quarter."""
+CHECK_OUTPUT_BYTES_MAX = 4096
+
+
+class ShutdownKind(Enum):
+    """What becomes of the BMC's timer when the driver ends in order."""
+
+    DISARM = "disarm"
+    KEEP = "keep"
+    REARM = "rearm"
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownPolicy:
+    """Stop the timer, leave it running, or start it once more with a longer time."""
+
+    kind: ShutdownKind = ShutdownKind.DISARM
+    countdown_s: float = 0.0
+    """For REARM."""
+
+    def __post_init__(self) -> None:
+        if self.kind is ShutdownKind.REARM and not 0 < self.countdown_s <= COUNTDOWN_S_MAX:
+            raise ConfigurationError(
+                f"the countdown after a shutdown is above 0 and at most {COUNTDOWN_S_MAX:g} s: "
+                f"{self.countdown_s:g} s"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> ShutdownPolicy:
+        """`disarm`, `keep`, or `rearm:SECONDS`; raises ConfigurationError."""
+        word, colon, seconds = text.partition(":")
+        if word == ShutdownKind.REARM.value and colon:
+            try:
+                return cls(ShutdownKind.REARM, float(seconds))
+            except ValueError:
+                pass
+        elif text in (ShutdownKind.DISARM.value, ShutdownKind.KEEP.value):
+            return cls(ShutdownKind(text))
+        raise ConfigurationError(
+            f"at shutdown the watchdog can be told disarm, keep or rearm:SECONDS, not {text!r}"
+        )
+
+    @classmethod
+    def from_countdown(cls, countdown_s: int) -> ShutdownPolicy:
+        """As FreeBSD's `hw.ipmi.wd_shutdown_countdown` has it, by sign.
+
+        Zero disarms, a negative number keeps, a positive one is the countdown to start.
+        """
+        if countdown_s > 0:
+            return cls(ShutdownKind.REARM, countdown_s)
+        return cls(ShutdownKind.DISARM if countdown_s == 0 else ShutdownKind.KEEP)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """A command that tells whether the host is well: it ends with 0, in time."""
+
+    argv: tuple[str, ...]
+    period_s: float = 10.0
+    deadline_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.argv or not self.argv[0].startswith("/"):
+            raise ConfigurationError(
+                "the check command begins with an absolute path, since it runs without a search "
+                f"path of yours: {' '.join(self.argv) or 'nothing'}"
+            )
+        _above_zero("check period", self.period_s)
+        _above_zero("check deadline", self.deadline_s)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogSettings:
+    """The BMC's timer, the pats, and the software pretimeout before it.
+
+    Units: seconds. Raises: ConfigurationError with the numbers when built with what cannot work.
+    """
+
+    timeout_s: float = TIMEOUT_S_DEFAULT
+    action: TimeoutAction = TimeoutAction.HARD_RESET
+    pretimeout_s: int = 0
+    """The BMC's own warning: so long before the time-out."""
+    pretimeout_interrupt: PretimeoutInterrupt = PretimeoutInterrupt.NONE
+    pat_period_s: float = TIMEOUT_S_DEFAULT / PATS_A_TIMEOUT
+    pretimeout_limit_s: float = TIMEOUT_S_DEFAULT / 2
+    """The software pretimeout: it fires when the host has not patted for longer."""
+    verify_every_pats: int = 4
+    """Before each n-th pat the BMC is asked whether its timer is still as it was set."""
+    shutdown: ShutdownPolicy = ShutdownPolicy()
+    check: CheckSettings | None = None
+
+    def __post_init__(self) -> None:
+        self._check_timer()
+        self._check_pats()
+        if self.check is not None:
+            self._check_check(self.check)
+
+    @classmethod
+    def for_interface(
+        cls,
+        exchange_s_max: float,
+        *,
+        timeout_s: float | None = None,
+        action: TimeoutAction = TimeoutAction.HARD_RESET,
+        pretimeout_s: float | None = None,
+        pretimeout_interrupt: PretimeoutInterrupt = PretimeoutInterrupt.NONE,
+        pat_period_s: float | None = None,
+        pretimeout_limit_s: float | None = None,
+        shutdown: ShutdownPolicy = ShutdownPolicy(),
+        check: CheckSettings | None = None,
+    ) -> WatchdogSettings:
+        """What was set, and for the rest what fits the interface.
+
+        Units: seconds; `exchange_s_max`: how long one exchange can hold the interface.
+        Raises: ConfigurationError with the numbers when it cannot work.
+        """
+        warns = pretimeout_interrupt is not PretimeoutInterrupt.NONE
+        if timeout_s is None:
+            least_s = (
+                exchange_s_max + PAT_EXCHANGE_S + (pretimeout_s or 0.0) + (pat_period_s or 0.0)
+            )
+            share = 1.0
+            if pat_period_s is None:
+                share -= 1 / PATS_A_TIMEOUT
+            if warns and pretimeout_s is None:
+                share -= 1 / PRETIMEOUTS_A_TIMEOUT
+            timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s / share)))
+        _require_timeout(timeout_s)
+        if pretimeout_s is None:
+            quarter_s = int(timeout_s) // PRETIMEOUTS_A_TIMEOUT
+            pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, quarter_s) if warns else 0
+        if pat_period_s is None:
+            pat_period_s = min(PAT_PERIOD_S_MAX, timeout_s / PATS_A_TIMEOUT)
+        if pretimeout_limit_s is None:
+            checked_s = check.deadline_s if check is not None else 0.0
+            pretimeout_limit_s = max(
+                LIMIT_S_MIN, timeout_s / 2, pat_period_s + checked_s + WAITING_S_MAX
+            )
+        if pretimeout_s != int(pretimeout_s):
+            raise ConfigurationError(f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s")
+        settings = cls(
+            timeout_s=timeout_s,
+            action=action,
+            pretimeout_s=int(pretimeout_s),
+            pretimeout_interrupt=pretimeout_interrupt,
+            pat_period_s=pat_period_s,
+            pretimeout_limit_s=pretimeout_limit_s,
+            shutdown=shutdown,
+            check=check,
+        )
+        settings.require_room(exchange_s_max)
+        return settings
+
+    def require_room(self, exchange_s_max: float) -> None:
+        """Refuse a countdown that a pat could miss though nothing is wrong with host or BMC.
+
+        A pat can be due at the end of a period, find an exchange in flight, and has one of its own.
+        Raises: ConfigurationError with the numbers.
+        """
+        needed_s = self.pat_period_s + exchange_s_max + PAT_EXCHANGE_S
+        if self.timeout_s - self.pretimeout_s >= needed_s:
+            return
+        less = f" less a pretimeout of {self.pretimeout_s} s" if self.pretimeout_s else ""
+        raise ConfigurationError(
+            f"a watchdog time-out of {self.timeout_s:g} s{less} is too short: a pat is sent every "
+            f"{self.pat_period_s:g} s, can find an exchange under way that takes up to "
+            f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
+            f"{needed_s:g} s; make the time-out {math.ceil(needed_s) + self.pretimeout_s} s or more"
+        )
+
+    def lengthened(self, timeout_s: float) -> WatchdogSettings:
+        """The same with a longer time-out; raises ConfigurationError for a shorter one."""
+        if timeout_s < self.timeout_s:
+            raise ConfigurationError(
+                f"the watchdog time-out of {self.timeout_s:g} s can be lengthened, "
+                f"not shortened to {timeout_s:g} s"
+            )
+        return replace(self, timeout_s=timeout_s)
+
+    @property
+    def set_request(self) -> SetWatchdogTimerReq:
+        """What the BMC's timer is set with."""
+        return SetWatchdogTimerReq(
+            use=TimerUse.SMS_OS,
+            action=self.action,
+            initial_countdown_s=self.timeout_s,
+            pretimeout_interrupt=self.pretimeout_interrupt,
+            pretimeout_interval_s=self.pretimeout_s,
+        )
+
+    @property
+    def disarm_request(self) -> SetWatchdogTimerReq:
+        """Set without `dont_stop` stops the timer; the countdown stays, should a pat come late."""
+        return SetWatchdogTimerReq(
+            use=TimerUse.SMS_OS, action=TimeoutAction.NONE, initial_countdown_s=self.timeout_s
+        )
+
+    @property
+    def rearm_request(self) -> SetWatchdogTimerReq:
+        """What the timer is left with for a shutdown: nobody is there to be warned."""
+        action = self.action
+        if action is TimeoutAction.NONE:
+            action = TimeoutAction.POWER_CYCLE
+        return SetWatchdogTimerReq(
+            use=TimerUse.SMS_OS, action=action, initial_countdown_s=self.shutdown.countdown_s
+        )
+
+    def _check_timer(self) -> None:
+        _require_timeout(self.timeout_s)
+        if not 0 <= self.pretimeout_s <= PRETIMEOUT_INTERVAL_S_MAX:
+            raise ConfigurationError(
+                f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: {self.pretimeout_s} s"
+            )
+        if self.pretimeout_s >= self.timeout_s:
+            raise ConfigurationError(
+                f"a pretimeout of {self.pretimeout_s} s is not below the watchdog time-out of "
+                f"{self.timeout_s:g} s"
+            )
+        if self.pretimeout_s and self.pretimeout_interrupt is PretimeoutInterrupt.NONE:
+            raise ConfigurationError(
+                f"a pretimeout of {self.pretimeout_s} s without a pretimeout interrupt warns "
+                "nobody; name one (nmi, smi, messaging), or leave the pretimeout out"
+            )
+
+    def _check_pats(self) -> None:
+        if not PAT_PERIOD_S_MIN <= self.pat_period_s < self.timeout_s:
+            raise ConfigurationError(
+                f"pats every {self.pat_period_s:g} s: the period is {PAT_PERIOD_S_MIN:g} s or more "
+                f"and below the watchdog time-out of {self.timeout_s:g} s"
+            )
+        least_s = self.pat_period_s + WAITING_S_MAX
+        if not max(LIMIT_S_MIN, least_s) <= self.pretimeout_limit_s < self.timeout_s:
+            raise ConfigurationError(
+                f"the software pretimeout fires after {self.pretimeout_limit_s:g} s without a pat: "
+                f"with one every {self.pat_period_s:g} s that is {max(LIMIT_S_MIN, least_s):g} s "
+                f"or more, and below the watchdog time-out of {self.timeout_s:g} s"
+            )
+        if self.verify_every_pats < 1:
+            raise ConfigurationError(
+                f"the timer is looked at before every n-th pat, n from 1: {self.verify_every_pats}"
+            )
+
+    def _check_check(self, check: CheckSettings) -> None:
+        # While a check runs the host counts as well up to its start alone, and a pat may be due
+        # as late as a period after its end.
+        longest_s = check.deadline_s + WAITING_S_MAX + self.pat_period_s
+        if longest_s > self.pretimeout_limit_s:
+            raise ConfigurationError(
+                f"a check command that may take {check.deadline_s:g} s and pats every "
+                f"{self.pat_period_s:g} s need a software pretimeout of {longest_s:g} s or more, "
+                f"not {self.pretimeout_limit_s:g} s"
+            )
+
+
+def _require_timeout(timeout_s: float) -> None:
+    if not 0 < timeout_s <= COUNTDOWN_S_MAX:
+        raise ConfigurationError(
+            f"the watchdog time-out is above 0 and at most {COUNTDOWN_S_MAX:g} s, all that a "
+            f"BMC's timer holds: {timeout_s:g} s"
+        )
+
+
+def _above_zero(what: str, seconds: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(f"the {what} is above 0 s: {seconds:g} s")
