@@ -5,6 +5,7 @@ A password never stands on the command line, where every user of the machine can
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,14 @@ def positive(name: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise ConfigurationError(f"{name} must be a positive number, not {value:g}")
     return value
+
+
+def need_module(module: str, what: str) -> None:
+    """Raises: ConfigurationError when something of the extra `lab` is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ConfigurationError(
+            f"{what} needs {module}, which is not installed: pip install 'bmcmedic[lab]'"
+        )
 
 
 def _secret(path: Path | None, variable: str, credential: str) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -15,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from bmcmedic.errors import ConfigurationError
+from bmcmedic.cli.common import need_module
+from bmcmedic.cli.lab_kernel import kernel
 from bmcmedic.lab.starvation import (
     DURATION_S,
     LOAD_DEFAULT,
@@ -89,9 +89,9 @@ def starvation(
     Exit status: 0; 2 usage.
     """
     if not real:
-        _need("greenlet", "virtual time")
+        need_module("greenlet", "virtual time")
     if plot is not None:
-        _need("matplotlib", "--plot")
+        need_module("matplotlib", "--plot")
     if duration is None:
         duration = REAL_DURATION_S if real else DURATION_S
     scenario = Scenario(
@@ -117,14 +117,8 @@ def starvation(
 
 def register(app: typer.Typer) -> None:
     """Add `lab` to the program."""
+    _lab.command("kernel")(kernel)
     app.add_typer(_lab, name="lab")
-
-
-def _need(module: str, what: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ConfigurationError(
-            f"{what} needs {module}, which is not installed: pip install 'bmcmedic[lab]'"
-        )
 
 
 def _run(designs: list[Design], scenario: Scenario, *, samples_bmc: bool) -> list[Record]:

@@ -88,6 +88,9 @@ class GuestOptions:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Files that it has from the start, by their paths; scripts (`#!`) can be executed."""
 
+    bmcmedic: bool = True
+    """Whether bmcmedic is there; Python is in any case."""
+
     cpus: int = 1
     memory_mib: int = 256
     kernel_arguments: str = ""
@@ -150,6 +153,8 @@ class Guest:
         """Linux's boot_id of every boot that came as far as the agent."""
         self.uptimes_s: list[float] = []
         """How long the kernel had run then."""
+        self.reports: list[bytes] = []
+        """What programs in the guest have said by themselves; see `guest_scripts`."""
 
     # ---- life and end
 
@@ -254,8 +259,10 @@ class Guest:
         for path, content in options.files.items():
             own.file(path, content, executable=content.startswith(b"#!"))
         with place.open("wb") as initramfs:
-            base = base_archive(self._kernel, options.programs, self._cache)
-            for part in (base, source_archive(self._cache)):
+            parts = [base_archive(self._kernel, options.programs, self._cache)]
+            if options.bmcmedic:
+                parts.append(source_archive(self._cache))
+            for part in parts:
                 with part.open("rb") as archive:
                     shutil.copyfileobj(archive, initramfs)
             initramfs.write(own.encode())
@@ -425,6 +432,8 @@ class Guest:
                 self._lose_jobs()
                 self.boot_ids.append(boot_id.decode())
                 self.uptimes_s.append(float(uptime))
+            case [b"report", *_]:
+                self.reports.append(line.partition(b" ")[2])
             case [b"end", number, status, *output]:
                 job = self._jobs.pop(int(number), None)
                 if job is not None:

@@ -2,7 +2,9 @@
 
 The agent reads lines `NUMBER COMMAND-IN-BASE64` from the second serial line, runs each command by
 itself, and answers `end NUMBER STATUS OUTPUT-IN-BASE64` when it has ended; `hello BOOT-ID UPTIME`
-says that the guest is up. The console is another line, so nothing that the kernel says disturbs it.
+says that the guest is up. Any program in the guest may write a line `report WHAT` to it, in one
+write: that costs the guest next to nothing, while a command costs it a few processes. The console
+is another line, so nothing that the kernel says disturbs it.
 """
 
 AGENT_TTY = "/dev/ttyS1"

@@ -1,0 +1,167 @@
+"""The first incident on a real Linux kernel: what a scenario is, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bmcmedic.lab.kernel_bench import Bench, Machine, NotSeen, Telling, bench
+from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.kernel_timeline import Timeline, kipmi_percent, pat_facts
+
+
+class ScenarioName(StrEnum):
+    """The scenarios."""
+
+    PILE_UP = "pile-up"
+    FLOOD = "flood"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that has to be so at the end, with what was found."""
+
+    words: str
+    found: str
+    ok: bool
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a scenario has found out."""
+
+    checks: list[Check] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Numbers of this scenario alone."""
+
+    def check(self, words: str, found: str, *, ok: bool) -> None:
+        """Add one."""
+        self.checks.append(Check(words, found, ok))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One of them: the machine it needs, and what happens."""
+
+    words: str
+    machine: Callable[[], Machine]
+    play: Callable[[Bench, Verdict], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What came of one run."""
+
+    scenario: ScenarioName
+    timeline: Timeline
+    verdict: Verdict
+    kernel: str
+    host: dict[str, Any]
+    bmc: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended as it should."""
+        return bool(self.verdict.checks) and all(check.ok for check in self.verdict.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `--json` ends with; docs/lab-kernel.md explains it."""
+        timeline = self.timeline
+        return {
+            "scenario": self.scenario.value,
+            "ok": self.ok,
+            "kernel": self.kernel,
+            "duration_s": round(timeline.now - timeline.began_at, 3),
+            "kipmi0_percent": self._shares(),
+            "clients": {
+                "started": max((sample.started for sample in timeline.samples), default=0),
+                "stuck_max": max((sample.stuck for sample in timeline.samples), default=0),
+                "stuck_at_end": timeline.samples[-1].stuck if timeline.samples else None,
+            },
+            "pats": {
+                **pat_facts(timeline.pats()),
+                "waiting_max_s": max(
+                    (sample.waiting_s or 0.0 for sample in timeline.samples), default=0.0
+                ),
+            },
+            "host": self.host,
+            "bmc": self.bmc,
+            **self.verdict.facts,
+            "checks": [
+                {"check": check.words, "found": check.found, "ok": check.ok}
+                for check in self.verdict.checks
+            ],
+            "events": [
+                {"at_s": round(event.at - timeline.began_at, 3), "event": event.words}
+                for event in timeline.events
+            ],
+        }
+
+    def _shares(self) -> dict[str, float | None]:
+        return {
+            phase.name: _rounded(kipmi_percent(self.timeline.between(phase.since, phase.until)))
+            for phase in self.timeline.phases
+        }
+
+
+def scenarios() -> dict[ScenarioName, Scenario]:
+    """All of them."""
+    from bmcmedic.lab import kernel_flood, kernel_pile_up
+
+    return {
+        ScenarioName.PILE_UP: kernel_pile_up.SCENARIO,
+        ScenarioName.FLOOD: kernel_flood.SCENARIO,
+    }
+
+
+def run(name: ScenarioName, kernel: Kernel, telling: Telling) -> Record:
+    """Play one.
+
+    Raises: ConfigurationError when something that it needs is not here.
+    """
+    scenario = scenarios()[name]
+    verdict = Verdict()
+    with bench(kernel, scenario.machine(), telling) as made:
+        boot_id = made.guest.boot_ids[0]
+        release = made.guest.run("uname -r", check=True).output.strip()
+        try:
+            scenario.play(made, verdict)
+        except NotSeen as error:
+            verdict.check("the scenario came to its end", str(error), ok=False)
+        described = made.bmc.get()
+        return Record(
+            name,
+            made.timeline,
+            verdict,
+            release,
+            {
+                "boots": made.guest.boots,
+                "resets": made.guest.resets,
+                "boot_id": boot_id,
+                "panicked": "Kernel panic" in made.guest.console,
+            },
+            dict(_of_interest(described)),
+        )
+
+
+_OF_THE_BMC = (
+    "state",
+    "cold_resets",
+    "own_watchdog_reboots",
+    "host_boots",
+    "host_power_changes",
+    "memory_free_fraction",
+)
+
+
+def _of_interest(described: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in _OF_THE_BMC:
+        yield key, described.get(key)
+    yield "port80_writes", (described.get("port80") or {}).get("writes", 0)
+    yield "watchdog_running", (described.get("watchdog") or {}).get("running")
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 2)

@@ -1,0 +1,120 @@
+"""`flood`: the host writes to port 0x80 without end, until the BMC's own watchdog reboots it."""
+
+from __future__ import annotations
+
+from bmcmedic.lab.kernel import Scenario, Verdict
+from bmcmedic.lab.kernel_bench import Bench, Machine
+from bmcmedic.lab.kernel_scripts import FLOOD_FILES, OLD_MONITORING_FILES, PATTER_FILES
+from bmcmedic.lab.kernel_timeline import TIMER_NOT_SET, highest_percent, pat_facts, seconds
+
+BMC_MEMORY_MIB = 256
+BMC_BOOT_S = 5.0
+MONITORING_PERIOD_S = 3.0
+WELL_S = 6.0
+WINDOW_S = 3.0
+SLOW_S = 0.3
+"""To answer; then the torrent goes on as a trickle, and the BMC drowns in that."""
+TRICKLE_WRITES_PER_S = 4000
+SLOW_PAT_S = 1.0
+PATS_AFTER = 2
+
+
+def machine() -> Machine:
+    """A BMC with little memory, and a wire from port 0x80 to it."""
+    return Machine(
+        modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
+        files={**OLD_MONITORING_FILES, **PATTER_FILES, **FLOOD_FILES},
+        bmc_options=("--memory", str(BMC_MEMORY_MIB)),
+        bmc_boot_s=BMC_BOOT_S,
+        port80=True,
+        memory_mib=768,
+    )
+
+
+def play(bench: Bench, verdict: Verdict) -> None:
+    """From a BMC that is well over its drowning to its return."""
+    guest, bmc = bench.guest, bench.bmc
+    guest.begin("exec lab-patter")
+    bench.wait_until(lambda: bool(bench.timeline.pats()), "the first pat")
+    bench.monitor_every(MONITORING_PERIOD_S)
+    bench.say("all is well: monitoring asks every 3 s, a watchdog daemon pats")
+    with bench.phase("before"):
+        bench.pass_time(WELL_S)
+    flood = guest.begin("exec lab-flood")
+    bench.say("something on the host begins to write to port 0x80 without end")
+    with bench.phase("flood"):
+        bench.wait_until(
+            lambda: bmc.get()["answer_latency_s"] >= SLOW_S or _reboots(bench) > 0,
+            "the BMC to get slow",
+        )
+        flood.kill()
+        flood = guest.begin(f"exec lab-flood {TRICKLE_WRITES_PER_S}")
+        bench.say(
+            f"the BMC has {100 * bmc.get()['memory_free_fraction']:.0f} % of its memory left; "
+            f"{TRICKLE_WRITES_PER_S} writes a second go on"
+        )
+        bench.wait_until(lambda: _reboots(bench) > 0, "the BMC's own watchdog to reboot it")
+    flood.kill()
+    writes = bmc.get()["port80"]["writes"]
+    rebooted_at = bench.say(f"after {writes:,} writes the BMC's own watchdog reboots it")
+    with bench.phase("reboot"):
+        bench.wait_until(lambda: bmc.get()["state"] == "up", "the BMC to come back")
+        bench.wait_until(
+            lambda: len(bench.timeline.pats(rebooted_at)) >= PATS_AFTER, "pats after that"
+        )
+    bench.say("the BMC is back, and lost its watchdog setting; the daemon sets it again")
+    with bench.phase("after"):
+        bench.wait_until(lambda: bench.last.stuck == 0, "the last client to end")
+        bench.pass_time(WINDOW_S)
+    _judge(bench, verdict, writes)
+
+
+def _reboots(bench: Bench) -> int:
+    reboots: int = bench.bmc.get()["own_watchdog_reboots"]
+    return reboots
+
+
+def _judge(bench: Bench, verdict: Verdict, writes: int) -> None:
+    timeline, guest, described = bench.timeline, bench.guest, bench.bmc.get()
+    reboots = described["own_watchdog_reboots"]
+    verdict.check(
+        "the flood takes the BMC down, by its own watchdog",
+        f"{writes:,} writes, {reboots} reboot of the BMC",
+        ok=reboots >= 1,
+    )
+    before, flooded = (
+        pat_facts([pat for sample in bench.phase_samples(name) for pat in sample.pats])
+        for name in ("before", "flood")
+    )
+    longest = max((pat.latency_s for pat in timeline.pats()), default=0.0)
+    verdict.check(
+        "the BMC answers slower and slower, then not at all",
+        f"a pat took {seconds(before['latency_max_s'])} before, {seconds(longest)} at the longest",
+        ok=longest >= SLOW_PAT_S,
+    )
+    codes = [pat.completion_code for pat in timeline.pats()]
+    verdict.check(
+        "its watchdog setting is lost (0x80), and set again",
+        f"{codes.count(TIMER_NOT_SET)} times 0x80, and the last pat 0x{codes[-1]:02x}",
+        ok=TIMER_NOT_SET in codes and codes[-1] == 0,
+    )
+    verdict.check(
+        "its host goes on as if nothing was",
+        f"{guest.boots} boot, {guest.resets} resets, {described['cold_resets']} cold resets, "
+        f"{described['host_power_changes']} changes of power",
+        ok=(
+            guest.boots,
+            guest.resets,
+            described["cold_resets"],
+            described["host_power_changes"],
+        )
+        == (1, 0, 0, 0),
+    )
+    verdict.check("no client is stuck any more", str(bench.last.stuck), ok=bench.last.stuck == 0)
+    verdict.facts["pats_before"] = before
+    verdict.facts["pats_in_flood"] = flooded
+    sick = [*bench.phase_samples("flood"), *bench.phase_samples("reboot")]
+    verdict.facts["kipmi0_percent_sick_max"] = highest_percent(sick, WINDOW_S)
+
+
+SCENARIO = Scenario("writes to port 0x80 from the host, to the BMC's own reboot", machine, play)

@@ -1,0 +1,201 @@
+"""The picture of a run of `lab kernel`: kipmi0, the clients and the pats over one time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.lab.kernel import Record
+from bmcmedic.lab.kernel_timeline import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TITLES = {
+    "pile-up": "A BMC hangs on a host without bmcmedic",
+    "guarded": "A BMC hangs on a host with bmcmedic",
+    "flood": "A flood of port 0x80 writes takes a BMC down",
+    "unarmed": "bmcmedic is installed with its defaults",
+}
+_KIPMI, _CLIENTS, _STUCK, _PATS, _BMC = "#b03a2e", "#aeb6bf", "#6c3483", "#1e8449", "#2471a3"
+_REFUSED = "#c0392b"
+_DARK = "#566573"
+_SHADES = ("#fdfefe", "#f2f4f4")
+_WIDTH_IN, _PANEL_IN, _TEXT_IN = 11.0, 1.85, 0.23
+_DPI = 130
+_PAT_VISIBLE_S = 0.25
+"""A pat that took less is drawn as a tick."""
+_HEADROOM = 1.2
+_PERCENT_MIN = 25.0
+"""The share's axis reaches at least so far, or a host at rest would look busy."""
+_CLIENTS_MIN = 10
+_PAT_S_MIN = 2.0
+_FULL = 99.0
+_MEMORY_MATTERS = 0.5
+
+
+def draw(record: Record, path: Path) -> None:
+    """Write the PNG; raises ConfigurationError when the file cannot be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    has_memory = any(
+        sample.memory_free_fraction < _MEMORY_MATTERS for sample in record.timeline.bmc_samples
+    )
+    panels = 3 + has_memory
+    lines = len(record.timeline.events)
+    figure = Figure(
+        figsize=(_WIDTH_IN, _PANEL_IN * panels + _TEXT_IN * lines + 0.9), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    _draw_kipmi(axes[0], record)
+    _draw_clients(axes[1], record)
+    _draw_pats(axes[2], record)
+    if has_memory:
+        _draw_memory(axes[3], record)
+    for axis in axes:
+        _draw_phases(axis, record)
+        axis.spines[["top", "right"]].set_visible(False)
+    _name_phases(axes[0], record)
+    axes[-1].set_xlabel("seconds of the host's own clock")
+    _caption(figure, record)
+    try:
+        figure.savefig(path, dpi=_DPI, format="png")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _caption(figure: Figure, record: Record) -> None:
+    verdict = "as it should" if record.ok else "NOT as it should"
+    figure.suptitle(
+        f"{_TITLES[record.scenario.value]}\n",
+        fontsize=13,
+        fontweight="bold",
+    )
+    figure.text(
+        0.5,
+        0.985,
+        f"\n{record.scenario.value}, Linux {record.kernel} in QEMU; it ended {verdict}",
+        ha="center",
+        va="top",
+        fontsize=9,
+        color=_DARK if record.ok else _REFUSED,
+        linespacing=2.6,
+    )
+    began_at = record.timeline.began_at
+    told = "\n".join(
+        f"{number}  {event.at - began_at:5.1f} s   {event.words}"
+        for number, event in enumerate(record.timeline.events, 1)
+    )
+    figure.supxlabel(told, x=0.06, ha="left", fontsize=8.5, color=_DARK)
+
+
+def _draw_kipmi(axis: Axes, record: Record) -> None:
+    times, shares = [], []
+    for before, sample in _pairs(record):
+        if before.kipmi_s is not None and sample.kipmi_s is not None:
+            share = 100 * (sample.kipmi_s - before.kipmi_s) / (sample.at - before.at)
+            times += [before.at - record.timeline.began_at, sample.at - record.timeline.began_at]
+            shares += [share, share]
+    axis.fill_between(times, shares, color=_KIPMI, alpha=0.35, lw=0)
+    axis.plot(times, shares, color=_KIPMI, lw=1.4)
+    axis.set_ylim(0, max([_PERCENT_MIN, *(share * _HEADROOM for share in shares)]))
+    axis.set_ylabel("% of a core")
+    axis.set_title("kipmi0", loc="left", fontsize=10, color=_KIPMI, weight="bold")
+
+
+def _draw_clients(axis: Axes, record: Record) -> None:
+    samples = record.timeline.samples
+    times = [sample.at - record.timeline.began_at for sample in samples]
+    clients = [sample.clients for sample in samples]
+    stuck = [sample.stuck for sample in samples]
+    axis.fill_between(times, clients, color=_CLIENTS, alpha=0.5, lw=0, step="post")
+    axis.fill_between(times, stuck, color=_STUCK, alpha=0.6, lw=0, step="post")
+    axis.set_ylim(0, max(_CLIENTS_MIN, *clients) * _HEADROOM)
+    axis.set_ylabel("processes")
+    axis.set_title("ipmitool, stuck", loc="left", fontsize=10, color=_STUCK, weight="bold")
+    axis.set_title(
+        f"grey: all of them   most at once: {max(clients)}, stuck {max(stuck)}",
+        loc="right",
+        fontsize=9,
+        color=_DARK,
+    )
+
+
+def _draw_pats(axis: Axes, record: Record) -> None:
+    began_at = record.timeline.began_at
+    pats = record.timeline.pats()
+    longest_s = max((pat.latency_s for pat in pats), default=0.0)
+    scale_s = max(longest_s, _PAT_S_MIN) * _HEADROOM
+    for pat in pats:
+        since, until = pat.due_at - began_at, pat.due_at + pat.latency_s - began_at
+        colour = _PATS if pat.completion_code == 0 else _REFUSED
+        if pat.latency_s < _PAT_VISIBLE_S:
+            axis.plot([since] * 2, [0, scale_s * 0.06], color=colour, lw=1.6)
+        else:
+            axis.fill([since, until, until], [0, pat.latency_s, 0], color=colour, alpha=0.5, lw=0)
+    axis.set_ylim(0, scale_s)
+    axis.set_ylabel("a pat took (s)")
+    axis.set_title("the watchdog's pats", loc="left", fontsize=10, color=_PATS, weight="bold")
+    axis.set_title(
+        "a wedge: as wide and as high as it was long   a tick: quick   red: refused or failed",
+        loc="right",
+        fontsize=9,
+        color=_DARK,
+    )
+
+
+def _draw_memory(axis: Axes, record: Record) -> None:
+    samples = record.timeline.bmc_samples
+    times = [sample.at - record.timeline.began_at for sample in samples]
+    percents = [100 * sample.memory_free_fraction for sample in samples]
+    axis.fill_between(times, percents, color=_BMC, alpha=0.25, lw=0)
+    axis.plot(times, percents, color=_BMC, lw=1.4)
+    axis.set_ylim(0, 100)
+    axis.set_ylabel("free (%)")
+    axis.set_title("the BMC's memory", loc="left", fontsize=10, color=_BMC, weight="bold")
+
+
+def _draw_phases(axis: Axes, record: Record) -> None:
+    began_at = record.timeline.began_at
+    for number, phase in enumerate(record.timeline.phases):
+        shade = _SHADES[number % len(_SHADES)]
+        axis.axvspan(phase.since - began_at, phase.until - began_at, color=shade, zorder=0, lw=0)
+    for event in record.timeline.events:
+        axis.axvline(event.at - began_at, color=_DARK, lw=0.8, ls=":", zorder=1)
+    axis.set_xlim(0, max(record.timeline.now - began_at, 1.0))
+
+
+def _name_phases(axis: Axes, record: Record) -> None:
+    """Numbers of the events above the first panel; those that would collide share a place."""
+    began_at = record.timeline.began_at
+    room_s = max(record.timeline.now - began_at, 1.0) / 45
+    places: list[tuple[float, list[int]]] = []
+    for number, event in enumerate(record.timeline.events, 1):
+        at = event.at - began_at
+        if places and at - places[-1][0] < room_s:
+            places[-1][1].append(number)
+        else:
+            places.append((at, [number]))
+    top = axis.get_ylim()[1]
+    for at, numbers in places:
+        words = ",".join(map(str, numbers))
+        axis.annotate(
+            words,
+            (at, top),
+            xytext=(2, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color=_DARK,
+            weight="bold",
+        )
+
+
+def _pairs(record: Record) -> Iterator[tuple[Sample, Sample]]:
+    samples = record.timeline.samples
+    return ((a, b) for a, b in zip(samples, samples[1:], strict=False) if b.at > a.at)
