@@ -1,0 +1,5 @@
+"""`python -m bmcmedic.agent`."""
+
+from bmcmedic.agent.main import main
+
+raise SystemExit(main())

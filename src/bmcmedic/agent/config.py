@@ -1,0 +1,279 @@
+"""The agent's settings: one TOML file. As they are, nothing on the host is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
+from bmcmedic.driver.process.config_table import Table, setting
+from bmcmedic.driver.process.config_values import Choice, Flag, Group, Location, Seconds, Whole
+from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
+from bmcmedic.host.clients import STUCK_AFTER_S
+from bmcmedic.host.kill_switch import KILL_SWITCH
+from bmcmedic.host.undo_journal import DIRECTORY
+
+CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
+STATE_DIRECTORY = "/var/lib/bmcmedic"
+_METRICS_PLACE = Place(f"{DIRECTORY}/metrics.sock")
+
+DAY_S = 86_400.0
+STUCK_AFTER_S_MIN = 5.0
+"""A client that waits for one answer must not be taken for a stuck one."""
+
+
+class OrderKind(Enum):
+    """What a controller may order, where the configuration allows it."""
+
+    LENGTHEN_WATCHDOG = "lengthen-watchdog"
+    DISARM_WATCHDOG = "disarm-watchdog"
+    COLD_RESET = "cold-reset"
+    PARK = "park"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverConfig:
+    """The way to the in-band driver, and through it to the BMC."""
+
+    socket: str = setting(SOCKET_PATH_DEFAULT, Location(), None, "The driver's socket.")
+
+
+@dataclass(frozen=True, slots=True)
+class TriageConfig:
+    """Looking at the host. The BMC is never asked for it."""
+
+    period_s: float = setting(
+        5.0,
+        Seconds(1, 300),
+        None,
+        "How often the interface's counters, kipmid and the driver are looked at, which costs next"
+        " to nothing. While anything there is odd, all processes are looked at every 2 to 5 s.",
+        reload=True,
+    )
+    full_every_s: float = setting(
+        300.0,
+        Seconds(10, DAY_S),
+        None,
+        "How often all processes are looked at while nothing is odd.",
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReliefConfig:
+    """Freeing the host of what hangs with its BMC: see docs/relieve.md."""
+
+    mode: str = setting(
+        "observe",
+        Choice(("observe", "act")),
+        None,
+        "observe: only say what would be done. act: end clients that are proven stuck, and"
+        " throttle kipmid while the BMC hangs.",
+        reload=True,
+    )
+    stuck_after_s: float = setting(
+        STUCK_AFTER_S,
+        Seconds(STUCK_AFTER_S_MIN, 30 * DAY_S),
+        None,
+        "The age from which a client that makes no progress counts as stuck.",
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """The controller that hears what is seen here."""
+
+    url: str | None = setting(
+        None, HttpsUrl(), None, "Where reports are posted. Unset: nowhere.", reload=True
+    )
+    orders_allowed: tuple[str, ...] = setting(
+        (),
+        Words(tuple(kind.value for kind in OrderKind)),
+        None,
+        "The orders that are carried out: " + ", ".join(kind.value for kind in OrderKind) + "."
+        " All others are refused, and the report says so.",
+        reload=True,
+    )
+    period_s: float = setting(
+        10.0,
+        Seconds(1, 3600),
+        None,
+        "How often a report is posted; a changed symptom is posted at once.",
+        reload=True,
+    )
+    timeout_s: float = setting(
+        10.0, Seconds(1, 120), None, "A report takes this long at most.", reload=True
+    )
+    back_off_s_max: float = setting(
+        300.0,
+        Seconds(1, 3600),
+        None,
+        "While the controller is away, the time between attempts doubles up to this.",
+        reload=True,
+    )
+    ca_file: str | None = setting(
+        None,
+        Location(optional=True),
+        None,
+        "The authorities that the controller's certificate is checked against (PEM); those of the"
+        " system unless set.",
+        reload=True,
+    )
+    client_certificate: str | None = setting(
+        None,
+        Location(optional=True),
+        None,
+        "Our own certificate and its chain (PEM); systemd's credential controller-certificate"
+        " unless set, where there is one.",
+        reload=True,
+    )
+    client_key: str | None = setting(
+        None,
+        Location(optional=True),
+        None,
+        "Its key (PEM); systemd's credential controller-key unless set, where there is one.",
+        reload=True,
+    )
+    token_file: str | None = setting(
+        None,
+        Location(optional=True),
+        None,
+        "A bearer token; systemd's credential controller-token unless set, where there is one.",
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DoorsConfig:
+    """The door for tools that speak RMCP+ (lanplus), on 127.0.0.1."""
+
+    loopback: bool = setting(
+        False,
+        Flag(),
+        None,
+        "Whether it is open; what is asked through it goes to the driver.",
+    )
+    port: int = setting(6230, Whole(0, 65535), None, "Its UDP port; 0: any.")
+    request_s: float = setting(
+        15.0, Seconds(1, 300), None, "A request may take this long; then the tool is told 0xC3."
+    )
+    old_answer_s_max: float = setting(
+        60.0,
+        Seconds(0, DAY_S),
+        None,
+        "While the BMC is silent, reads get answers up to this age.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Figures for Prometheus."""
+
+    listen: Place | None = setting(  # noqa: RUF009 - a field like the others; a Place is frozen
+        _METRICS_PLACE,
+        Listening(),
+        None,
+        "Where they are served: unix:/PATH, 127.0.0.1:PORT, [::1]:PORT, or off. Nobody on the"
+        " network can reach them.",
+    )
+    group: int | None = setting(
+        None, Group(), None, "The group that may open the Unix socket, besides root."
+    )
+    bmc_period_s: float = setting(
+        60.0,
+        Seconds(5, DAY_S),
+        None,
+        "What only the BMC can tell is asked for when somebody scrapes, and then at most this"
+        " often; between, and while it does not answer, its last answer is served with its age.",
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """The process itself."""
+
+    kill_switch: str = setting(
+        KILL_SWITCH,
+        Location(),
+        None,
+        "While this file is there, nothing on the host is changed and no order is carried out.",
+    )
+    runtime_dir: str = setting(
+        DIRECTORY, Location(), None, "The journal of changes to be undone, and the lock."
+    )
+    state_dir: str = setting(
+        STATE_DIRECTORY, Location(), None, "What must outlive a boot: which orders were done."
+    )
+    starts_max: int = setting(
+        5,
+        Whole(2, 100),
+        None,
+        "An agent that was started this often without an orderly end in between is in a crash loop:"
+        " it only observes then.",
+    )
+    starts_window_s: float = setting(
+        600.0, Seconds(10, DAY_S), None, "The time in which those starts are counted."
+    )
+    log_level: str = setting(
+        "info",
+        Choice(("debug", "info", "warning", "error")),
+        None,
+        "The least that is written to stderr.",
+        reload=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings."""
+
+    driver: DriverConfig = field(default_factory=DriverConfig)
+    triage: TriageConfig = field(default_factory=TriageConfig)
+    relief: ReliefConfig = field(default_factory=ReliefConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    doors: DoorsConfig = field(default_factory=DoorsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """What only shows when settings are seen together."""
+    controller = config.controller
+    if controller.orders_allowed and controller.url is None:
+        yield "controller.orders_allowed is given; set controller.url, where orders come from"
+    if controller.client_key is not None and controller.client_certificate is None:
+        yield "controller.client_key is given; give controller.client_certificate too"
+    if config.metrics.group is not None and (
+        config.metrics.listen is None or config.metrics.listen.unix_path is None
+    ):
+        yield "metrics.group is for a Unix socket; set metrics.listen to unix:/PATH"
+
+
+_TABLE = Table(
+    Config,
+    "The agent of bmcmedic. What stands behind a # is not set. As it is, the agent changes nothing"
+    " on this host and tells nobody: it looks, and serves its figures on a Unix socket.",
+    _contradictions,
+)
+SETTINGS = _TABLE.settings
+load = _TABLE.load
+show = _TABLE.show
+changed = _TABLE.changed
+
+
+def with_reloadable(old: Config, new: Config) -> Config:
+    """The new configuration as far as SIGHUP can change it, the old one for the rest."""
+    sections = {}
+    for section in _TABLE.sections:
+        values = {
+            each.key: getattr(getattr(new, section), each.key)
+            for each in SETTINGS
+            if each.section == section and each.reload
+        }
+        sections[section] = replace(getattr(old, section), **values)
+    return Config(**sections)

@@ -1,0 +1,343 @@
+"""The agent's eye on its host: a cheap look always, a close one when something is odd, and relief.
+
+How often all processes are looked at follows from what that costs here, so that a host with a
+hundred thousand of them is not slowed down by being watched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bmcmedic.agent.config import Config
+from bmcmedic.agent.log import AgentLog
+from bmcmedic.agent.quick_look import Quick, QuickLook
+from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
+from bmcmedic.driver.process.log import INFO, WARNING
+from bmcmedic.driver.runtime import Runtime
+from bmcmedic.host.diagnosis import SYMPTOM_STUCK_CLIENTS
+from bmcmedic.host.kipmid_throttle import Setting
+from bmcmedic.host.proc import ProcError, Tree
+from bmcmedic.host.relieve import Case, Place, Relief, Report
+from bmcmedic.host.relieve_report import outcome_of
+from bmcmedic.host.report import to_json
+from bmcmedic.host.triage import INTERVAL_S, Roots, Triage, triage
+
+CLOSE_S_MIN = 2.0
+"""Between two looks at all processes while something is odd, at the least."""
+CLOSE_S_MAX = 5.0
+COST_SHARE = 100
+"""Such a look is made so seldom that it takes a hundredth of a core, within those limits."""
+TRIAGE_ODD_S = 60.0
+"""Between two whole triages while something is odd and nothing changes."""
+ROWS_MAX = 50
+"""Of each list of a triage that goes into a report."""
+TOLD_MAX = 20
+"""Clients that the log names for one relief."""
+
+
+class Permitted(Protocol):
+    """Whether anything may be changed here."""
+
+    @property
+    def acted(self) -> bool:
+        """Whether something may be left to be put back."""
+
+    def why_not(self) -> str | None:
+        """Why nothing may be changed; None: it may."""
+
+    def note_act(self) -> bool:
+        """About to change something; False: it must not be."""
+
+    def note_undone(self) -> None:
+        """All is put back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host as the loop reaches it; tests hand in another."""
+
+    place: Place
+    driver: Callable[[], DriverView]
+    cpu_s: Callable[[], float]
+    """What the calling thread has cost so far."""
+    epoch_s: Callable[[], float]
+
+
+class HostLoop:
+    """Looks at one host, round by round."""
+
+    def __init__(
+        self,
+        host: Host,
+        config: Callable[[], Config],
+        permission: Permitted,
+        publish: Callable[[HostState], None],
+        log: AgentLog,
+        runtime: Runtime,
+    ) -> None:
+        """`config` is asked each round; `publish` gets what was seen, and must not block."""
+        self._host = host
+        self._config = config
+        self._permission = permission
+        self._publish = publish
+        self._log = log
+        self._runtime = runtime
+        self._wakeup = runtime.signal()
+        self._stopping = False
+        self._relief = Relief(host.place, config().relief.stuck_after_s)
+        self._quick = QuickLook(host.place.proc, host.place.sys)
+        self._seen: dict[str, Any] | None = None
+        self._seen_symptoms: list[str] = []
+        self._seen_at: float | None = None
+        self._look_cost_s = 0.0
+        self._view = ReliefView()
+        self._odd: str | None = None
+        self._told = ""
+        self.progressed_at = runtime.monotonic()
+        """When it was last seen alive."""
+
+    # -------------------------------------------------------------------------------- its thread
+
+    def run(self) -> None:
+        """Look until `stop`, and put back what was changed."""
+        while not self._stopping:
+            self._wait(self.round())
+        self.undo("the agent ends")
+
+    def stop(self) -> None:
+        """End soon; a relief under way is ended first."""
+        self._stopping = True
+        self._wakeup.set()
+
+    def wake(self) -> None:
+        """Look at once: the configuration has changed."""
+        self._wakeup.set()
+
+    def _wait(self, seconds: float) -> None:
+        self.progressed_at = self._runtime.monotonic()
+        if not self._stopping:
+            self._wakeup.wait(seconds)
+        self.progressed_at = self._runtime.monotonic()
+
+    # --------------------------------------------------------------------------------- one round
+
+    def round(self) -> float:
+        """Look once, act if that is wanted, publish; returns how long to wait."""
+        config = self._config()
+        self._follow(config)
+        quick = self._quick.look()
+        driver = self._host.driver()
+        was_odd = self._odd
+        self._odd = self._oddity(quick, driver)
+        stuck_before = self._view.stuck
+        if self._odd is not None:
+            self._relieve(config)
+        is_news = (was_odd is None) != (self._odd is None) or self._view.stuck != stuck_before
+        if self._is_triage_due(config, is_news=is_news):
+            self._triage(config)
+        self._publish(self._state(quick, driver))
+        return self._pause_s(config)
+
+    def _follow(self, config: Config) -> None:
+        """Do as the configuration and the kill switch say now."""
+        if config.relief.stuck_after_s != self._relief.stuck_after_s:
+            self._relief = Relief(self._host.place, config.relief.stuck_after_s)
+        why_not = self._permission.why_not()
+        if self._permission.acted and (config.relief.mode != "act" or why_not is not None):
+            self.undo(why_not or "relief is to observe only")
+
+    def _oddity(self, quick: Quick, driver: DriverView) -> str | None:
+        if quick.odd is not None:
+            return quick.odd
+        if (driver.section("driver").get("breaker") or {}).get("open"):
+            return "the driver's breaker is open"
+        if self._view.stuck or SYMPTOM_STUCK_CLIENTS in self._seen_symptoms:
+            return "clients are stuck"
+        if self._permission.acted:
+            return "kipmid's limit is to be put back"
+        return None
+
+    def _is_triage_due(self, config: Config, *, is_news: bool) -> bool:
+        if self._seen_at is None or is_news:
+            return True
+        every_s = TRIAGE_ODD_S if self._odd is not None else config.triage.full_every_s
+        return self._runtime.monotonic() >= self._seen_at + min(every_s, config.triage.full_every_s)
+
+    def _pause_s(self, config: Config) -> float:
+        if self._odd is None:
+            return config.triage.period_s
+        wanted_s = max(CLOSE_S_MIN, COST_SHARE * self._look_cost_s)
+        return min(CLOSE_S_MAX, wanted_s, max(config.triage.period_s, CLOSE_S_MIN))
+
+    # ------------------------------------------------------------------------------ triage, relief
+
+    def _triage(self, config: Config) -> None:
+        place = self._host.place
+        roots = Roots(
+            place.proc, Tree(place.proc.root), place.sys, place.sys, place.run, place.etc, True
+        )
+        try:
+            seen = triage(
+                roots,
+                interval_s=INTERVAL_S,
+                stuck_after_s=config.relief.stuck_after_s,
+                sleep=self._wait_out,
+                epoch_s=self._host.epoch_s,
+            )
+        except ProcError as error:
+            self._log.event(WARNING, "triage-failed", f"/proc tells nothing: {error}")
+            return
+        self._seen_at = self._runtime.monotonic()
+        self._quick.threads = seen.survey.kipmi
+        self._seen = _shortened(seen)
+        symptoms = seen.diagnosis.symptoms
+        if symptoms != self._seen_symptoms:
+            self._log.event(
+                WARNING if symptoms else INFO,
+                "triage",
+                seen.diagnosis.words,
+                symptoms=",".join(symptoms) or "none",
+                stuck=len(seen.stuck),
+            )
+        self._seen_symptoms = symptoms
+
+    def _wait_out(self, seconds: float) -> None:
+        """The time between the looks of one triage; cut short when all is to end."""
+        self.progressed_at = self._runtime.monotonic()
+        if not self._stopping:
+            self._wakeup.wait(seconds)
+
+    def _relieve(self, config: Config) -> None:
+        wants, why_not = config.relief.mode == "act", self._permission.why_not()
+        if wants and why_not is None and not self._permission.note_act():
+            why_not = "that something is changed here cannot be noted: is the disk full?"
+        may_act = wants and why_not is None
+        cost_before_s = self._host.cpu_s()
+        try:
+            report = self._relief.step(may_act)
+        except ProcError as error:
+            self._log.event(WARNING, "relief-failed", f"/proc tells nothing: {error}")
+            return
+        self._look_cost_s = self._host.cpu_s() - cost_before_s
+        self._view = self._viewed(config, report, why_not if wants else None)
+        self._tell(report)
+        setting = report.setting
+        is_clean = not report.stuck and setting.action in ("none", "put back")
+        if may_act and is_clean and not setting.failed:
+            self._permission.note_undone()
+
+    def undo(self, why: str) -> None:
+        """Put back what agents have changed on this host."""
+        if not self._permission.acted:
+            return
+        setting = self._relief.undo(may_act=True)
+        if setting.failed:
+            self._log.event(WARNING, "undo-failed", f"could not put back: {setting.why}")
+            return
+        self._permission.note_undone()
+        if setting.action == "put back":
+            self._count_setting(setting)
+            self._log.event(
+                INFO,
+                "undo",
+                f"put back kipmid_max_busy_us ({why})",
+                before=setting.before,
+                after=setting.after,
+            )
+
+    # ----------------------------------------------------------------------------------- telling
+
+    def _viewed(self, config: Config, report: Report, why_not: str | None) -> ReliefView:
+        actions = Counter(self._view.actions)
+        actions.update(outcome_of(case) for case in report.stuck if case.ending is not None)
+        if report.acted and report.setting.action in ("set", "put back"):
+            actions[f"kipmid {report.setting.action}"] += 1
+        last = self._view.last
+        if report.is_to_do:
+            last = _last(report)
+        left = [case for case in report.stuck if not _is_gone(case)]
+        throttled = report.setting.action == "keep" or (
+            report.acted and report.setting.action == "set"
+        )
+        return ReliefView(
+            mode=config.relief.mode,
+            why_not=why_not or report.disabled,
+            stuck=len(left),
+            throttled=throttled,
+            actions=actions,
+            last=last,
+        )
+
+    def _count_setting(self, setting: Setting) -> None:
+        actions = Counter(self._view.actions)
+        actions[f"kipmid {setting.action}"] += 1
+        self._view = ReliefView(
+            mode=self._view.mode,
+            why_not=self._view.why_not,
+            stuck=self._view.stuck,
+            actions=actions,
+            last=self._view.last,
+        )
+
+    def _tell(self, report: Report) -> None:
+        """One line for what was done, and one when what would be done has changed."""
+        outcomes = Counter(map(outcome_of, report.stuck))
+        setting = report.setting
+        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        if setting.action in ("set", "put back") or setting.failed:
+            told += f"; kipmid_max_busy_us: {setting.action} ({setting.why})"
+        if not told or (told == self._told and not report.acted):
+            self._told = told
+            return
+        self._told = told
+        named = "; ".join(" ".join(c.judged.client.argv)[:60] for c in report.stuck[:TOLD_MAX])
+        verb = "relief" if report.acted else "relief would act (nothing was done)"
+        self._log.event(
+            WARNING,
+            "relief",
+            f"{verb}: {told}",
+            acted=str(report.acted).lower(),
+            stuck=len(report.stuck),
+            clients=named,
+        )
+
+    def _state(self, quick: Quick, driver: DriverView) -> HostState:
+        symptoms = set(self._seen_symptoms) | set(driver.symptoms)
+        if self._view.stuck:
+            symptoms.add(SYMPTOM_STUCK_CLIENTS)
+        return HostState(
+            at=self._host.epoch_s(),
+            symptoms=tuple(sorted(symptoms)),
+            odd=self._odd,
+            triage=self._seen,
+            kipmi=tuple(
+                KipmiView(each.name, each.cpu_percent, each.cpu_total_s) for each in quick.kipmi
+            ),
+            driver=driver,
+            relief=self._view,
+        )
+
+
+def _is_gone(case: Case) -> bool:
+    return case.ending is not None and case.ending.outcome.is_relieved
+
+
+def _last(report: Report) -> dict[str, Any]:
+    return {
+        "at": round(report.at, 3),
+        "acted": report.acted,
+        "outcomes": dict(Counter(map(outcome_of, report.stuck))),
+        "pids": [case.judged.client.identity.pid for case in report.stuck[:ROWS_MAX]],
+        "kipmid_max_busy_us": dict(report.setting._asdict()),
+    }
+
+
+def _shortened(seen: Triage) -> dict[str, Any]:
+    """As `bmcmedic triage --json` has it, with lists that fit into a report; counts stay right."""
+    document = to_json(seen)
+    for key in ("stuck", "spared", "direct_openers", "guests"):
+        document[key] = document[key][:ROWS_MAX]
+    return document

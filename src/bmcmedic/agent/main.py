@@ -1,0 +1,123 @@
+"""`bmcmedic agent`: arguments, and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmcmedic.agent import config as configuration
+from bmcmedic.agent import units
+from bmcmedic.agent.config import CONFIG_FILE, Config
+from bmcmedic.agent.permission import MARK, has_acted
+from bmcmedic.errors import ConfigurationError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+NICE = 5
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parsed = argparse.ArgumentParser(
+        prog="bmcmedic agent",
+        description="Watch this host for a sick BMC, beside the driver: look, relieve (where that"
+        " is allowed), serve figures to Prometheus, report to a controller. Runs until SIGTERM,"
+        " and puts back what it changed; SIGHUP reads the configuration again.",
+        epilog="Exit status: 0 ended as asked; 1 a part of it died (start it again), or something"
+        " could not be put back; 2 usage or configuration.",
+        allow_abbrev=False,
+    )
+    parsed.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"TOML; {CONFIG_FILE} if it is there, unless said.",
+    )
+    only = parsed.add_mutually_exclusive_group()
+    only.add_argument(
+        "--print-config",
+        action="store_true",
+        help="Print the configuration as a commented TOML file, and end.",
+    )
+    only.add_argument(
+        "--print-units",
+        action="store_true",
+        help="Print the systemd units of driver and agent, and end.",
+    )
+    only.add_argument(
+        "--install-units",
+        metavar="DIR",
+        type=Path,
+        help="Write them into a directory, such as /etc/systemd/system, and end.",
+    )
+    only.add_argument(
+        "--undo",
+        action="store_true",
+        help="Put back what an agent has changed that was killed, and end.",
+    )
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent, and return its exit status; see `parser`."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.print_units:
+            sys.stdout.write(units.printed())
+            return 0
+        if given.install_units is not None:
+            return _install(given.install_units)
+        return _run(given)
+    except ConfigurationError as error:
+        sys.stderr.write(f"bmcmedic agent: {error}\n")
+        return EXIT_USAGE
+
+
+def _run(given: argparse.Namespace) -> int:
+    file: Path | None = given.config
+    if file is None and CONFIG_FILE.exists():
+        file = CONFIG_FILE
+
+    def read() -> Config:
+        return configuration.load(file, {})
+
+    config = read()
+    if given.print_config:
+        sys.stdout.write(configuration.show(config))
+        return 0
+    if given.undo:
+        return undo(config)
+    with contextlib.suppress(OSError):
+        os.nice(NICE)  # the host's own work goes first
+    from bmcmedic.agent.service import Service
+
+    return Service(config, read).run()
+
+
+def undo(config: Config) -> int:
+    """Put back what an agent left behind; nothing, where none did."""
+    from bmcmedic.host.relieve import Place, Relief
+
+    if not has_acted(config.process.runtime_dir):
+        return 0
+    place = Place.here()._replace(journal_directory=config.process.runtime_dir)
+    setting = Relief(place, config.relief.stuck_after_s).undo(may_act=True)
+    if setting.failed:
+        sys.stderr.write(f"bmcmedic agent: could not put back: {setting.why}\n")
+        return EXIT_FAILED
+    with contextlib.suppress(OSError):
+        (Path(config.process.runtime_dir) / MARK).unlink()
+    return 0
+
+
+def _install(folder: Path) -> int:
+    try:
+        for path in units.install(folder):
+            sys.stdout.write(f"{path}\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {error.filename}: {error.strerror}") from None
+    return 0

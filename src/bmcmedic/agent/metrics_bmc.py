@@ -1,0 +1,113 @@
+"""What only the BMC can tell, for metrics: asked when somebody scrapes, and no more often than set.
+
+Nobody who scrapes waits for the BMC: what it said last is served, with its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bmcmedic.driver.runtime import Runtime
+from bmcmedic.errors import BmcmedicError
+from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.ipmi.commands.device import GetDeviceIdReq
+from bmcmedic.ipmi.commands.sel import GetSelInfoReq
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq
+
+QUESTIONS: dict[str, Command[Any]] = {
+    "bmc": GetDeviceIdReq(),
+    "bmc-watchdog": GetWatchdogTimerReq(),
+    "chassis": GetChassisStatusReq(),
+    "sel": GetSelInfoReq(),
+}
+"""By the collectors' names that ipmi_exporter has."""
+
+
+class Asking(Protocol):
+    """The driver's client."""
+
+    def exchange(self, request: Command[Any]) -> Any:  # noqa: ANN401 - each has its own response
+        """Ask, and wait for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The last answer to one question."""
+
+    up: bool
+    """Whether the last time it was asked, it was answered."""
+    answer: Any = None
+    """The last good one."""
+    answered_at: float | None = None
+    """When that was; monotonic."""
+    took_s: float = 0.0
+
+
+class BmcReader:
+    """Asks the BMC from a thread of its own, when somebody wants to know."""
+
+    def __init__(
+        self, driver: Callable[[], Asking], period_s: Callable[[], float], runtime: Runtime
+    ) -> None:
+        """`driver` gives a client that is used by this thread alone."""
+        self._make_driver = driver
+        self._period_s = period_s
+        self._runtime = runtime
+        self._wanted = runtime.signal()
+        self._stopping = False
+        self._asked_at: float | None = None
+        self.known: dict[str, Known] = {}
+
+    def want(self) -> None:
+        """Somebody scrapes; any thread, at once."""
+        self._wanted.set()
+
+    def run(self) -> None:
+        """Ask when it is wanted, until `stop`."""
+        driver = self._make_driver()
+        while not self._stopping:
+            self._wanted.wait()
+            if self.is_due():
+                self.ask(driver)
+
+    def stop(self) -> None:
+        """End; a question under way ends by its own deadline."""
+        self._stopping = True
+        self._wanted.set()
+
+    def is_due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        asked_at = self._asked_at
+        if self._stopping:
+            return False
+        return asked_at is None or self._runtime.monotonic() >= asked_at + self._period_s()
+
+    def ask(self, driver: Asking) -> None:
+        """Ask all questions, one after the other."""
+        self._asked_at = self._runtime.monotonic()
+        for name, request in QUESTIONS.items():
+            if self._stopping:
+                return
+            self.known[name] = self._ask(driver, request, self.known.get(name))
+
+    def _ask(self, driver: Asking, request: Command[Any], before: Known | None) -> Known:
+        began_at = self._runtime.monotonic()
+        try:
+            answer = driver.exchange(request)
+        except BmcmedicError:
+            now = self._runtime.monotonic()
+            if before is None:
+                return Known(up=False, took_s=now - began_at)
+            return Known(False, before.answer, before.answered_at, now - began_at)
+        now = self._runtime.monotonic()
+        return Known(True, answer, now, now - began_at)
+
+    def answers(self) -> Iterator[tuple[str, Any, float]]:
+        """Collector, its last good answer, and the age of that."""
+        now = self._runtime.monotonic()
+        for name, known in list(self.known.items()):
+            if known.answered_at is not None:
+                yield name, known.answer, now - known.answered_at

@@ -1,0 +1,281 @@
+"""The agent as a whole: its parts put together, its threads, its beginning and its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bmcmedic import __version__
+from bmcmedic.agent import config as configuration
+from bmcmedic.agent.config import Config, ControllerConfig
+from bmcmedic.agent.log import AgentLog
+from bmcmedic.agent.loop import Host, HostLoop
+from bmcmedic.agent.order_desk import OrderDesk, Rules
+from bmcmedic.agent.permission import Permission
+from bmcmedic.agent.report import About
+from bmcmedic.agent.reporter import Link, Reporter
+from bmcmedic.agent.state import DriverView, HostState
+from bmcmedic.driver.process.log import ERROR, INFO, LEVELS, WARNING
+from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
+from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.socket.client import DriverClient
+from bmcmedic.errors import BmcmedicError, ConfigurationError
+from bmcmedic.host import machine
+from bmcmedic.host.relieve import Place
+
+if TYPE_CHECKING:
+    from bmcmedic.agent.doors import DoorThread
+    from bmcmedic.agent.metrics_bmc import BmcReader
+    from bmcmedic.agent.metrics_door import MetricsDoor
+
+EXIT_ASKED = 0
+EXIT_DIED = 1
+TICK_S = 2.0
+STATUS_S_MAX = 1.0
+"""The driver says how it is without asking the BMC."""
+EXCHANGE_S_MAX = 15.0
+LOOP_SILENT_S_MAX = 60.0
+"""A loop that was not seen alive for this long is stuck: systemd is told nothing any more."""
+LOOP_ENDS_S = 12.0
+"""A relief under way takes 5 s at most, a triage 2 s."""
+NICE = 5
+
+
+class Service:
+    """Everything that runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config],
+        *,
+        place: Place | None = None,
+        environment: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        """`reread` gives the configuration as it stands now; `place` is the host.
+
+        Raises: ConfigurationError for what cannot work, before anything is touched.
+        """
+        self._config = config
+        self._reread = reread
+        self._environment = environment
+        self._runtime = ThreadRuntime()
+        self._log = AgentLog(self._runtime, LEVELS[config.process.log_level])
+        self._manager = ServiceManager(environment)
+        self._supervisor = Supervisor(self._log, lambda _urgency: None)
+        self._started_at = time.time()
+        self._state: HostState | None = None
+        base = place if place is not None else Place.here()
+        self._place = base._replace(
+            kill_switch=config.process.kill_switch, journal_directory=config.process.runtime_dir
+        )
+        self._permission = Permission(config.process, _since_boot_s)
+        self._host_id: dict[str, str | None] = dict(
+            machine.read(self._place.proc, self._place.sys).host_id._asdict()
+        )
+        self._status_client = DriverClient(config.driver.socket, STATUS_S_MAX)
+        try:
+            self._build(config)
+        except ConfigurationError:
+            self._permission.close(in_order=True)
+            raise
+
+    def _build(self, config: Config) -> None:
+        self._desk = OrderDesk(
+            Path(config.process.state_dir),
+            Rules(
+                allowed=lambda: self._config.controller.orders_allowed,
+                why_not=self._permission.why_not,
+                host_id=lambda: self._host_id,
+                epoch_s=time.time,
+            ),
+            self._client,
+            self._log,
+            self._runtime,
+            self._news,
+        )
+        self._reporter = Reporter(
+            lambda: self._config,
+            self._about,
+            self._desk,
+            self._link,
+            self._log,
+            self._runtime,
+            time.time,
+        )
+        self._loop = HostLoop(
+            Host(self._place, self._driver_view, time.thread_time, time.time),
+            lambda: self._config,
+            self._permission,
+            self._publish,
+            self._log,
+            self._runtime,
+        )
+        self._metrics_door: MetricsDoor | None = None
+        self._bmc_reader: BmcReader | None = None
+        if config.metrics.listen is not None:
+            self._build_metrics(config)
+        self._door: DoorThread | None = None
+        if config.doors.loopback:
+            from bmcmedic.agent.doors import DoorThread
+
+            self._door = DoorThread(config, lambda line: self._log.event(WARNING, "door", line))
+
+    def _build_metrics(self, config: Config) -> None:
+        """Loaded only where they are wanted: they are a fifth of the agent's memory."""
+        from bmcmedic.agent.metrics import AgentCollector, Metrics
+        from bmcmedic.agent.metrics_bmc import BmcReader
+        from bmcmedic.agent.metrics_door import MetricsDoor
+
+        assert config.metrics.listen is not None
+        reader = BmcReader(self._client, lambda: self._config.metrics.bmc_period_s, self._runtime)
+        collector = AgentCollector(lambda: self._state, self._own_figures, reader)
+        metrics = Metrics(collector, reader)
+        self._bmc_reader = reader
+        self._metrics_door = MetricsDoor(config.metrics.listen, config.metrics.group, metrics.text)
+
+    # --------------------------------------------------------------------- what the parts are given
+
+    def _client(self) -> DriverClient:
+        return DriverClient(self._config.driver.socket, EXCHANGE_S_MAX)
+
+    def _link(self, config: ControllerConfig) -> Link:
+        # Loaded only where there is a controller: TLS is a third of the agent's memory.
+        from bmcmedic.agent.report_link import ControllerLink
+
+        return ControllerLink(config, self._environment)
+
+    def _driver_view(self) -> DriverView:
+        try:
+            return DriverView(self._status_client.status())
+        except BmcmedicError as error:
+            return DriverView(None, str(error))
+
+    def _news(self) -> None:
+        self._reporter.news()  # desk and reporter know each other
+
+    def _publish(self, state: HostState) -> None:
+        self._state = state
+        self._reporter.publish(state)
+
+    def _about(self) -> About:
+        config = self._config
+        return About(
+            host_id=self._host_id,
+            started_at=self._started_at,
+            mode=config.relief.mode,
+            why_not=self._permission.why_not(),
+            orders_allowed=config.controller.orders_allowed,
+        )
+
+    def _own_figures(self) -> Any:  # noqa: ANN401 - Own is loaded with the metrics
+        from bmcmedic.agent.metrics import Own
+
+        return Own(
+            reports=dict(self._reporter.counts),
+            last_report_at=self._reporter.last_taken_at,
+            orders=dict(self._desk.states),
+            acts=self._config.relief.mode == "act" and self._permission.why_not() is None,
+        )
+
+    # ---------------------------------------------------------------------------------- running it
+
+    def run(self) -> int:
+        """Run until a signal asks for the end, or a thread died; returns the exit status."""
+        supervisor = self._supervisor
+        with supervisor.signals_handled():
+            supervisor.start("log", self._log.run)
+            self._introduce()
+            supervisor.start("host", self._loop.run)
+            supervisor.start("orders", self._desk.run)
+            supervisor.start("report", self._reporter.run)
+            if self._bmc_reader is not None and self._metrics_door is not None:
+                supervisor.start("bmc", self._bmc_reader.run)
+                supervisor.start("metrics", self._metrics_door.run)
+            if self._door is not None:
+                supervisor.start("door", self._door.run)
+            self._manager.ready(self._told())
+            every_s = min(TICK_S, self._manager.alive_every_s or TICK_S)
+            died = supervisor.wait(every_s, self._tick, self._reload)
+            self._end(died)
+        return EXIT_ASKED if died is None else EXIT_DIED
+
+    def _introduce(self) -> None:
+        config = self._config
+        self._log.event(INFO, "start", f"bmcmedic {__version__}: {self._told()}")
+        why_not = self._permission.why_not()
+        if why_not is not None:
+            level = ERROR if self._permission.failed_open else WARNING
+            self._log.event(level, "observe-only", f"nothing is changed on this host: {why_not}")
+        if config.controller.orders_allowed:
+            allowed = ", ".join(config.controller.orders_allowed)
+            self._log.event(INFO, "orders", f"the controller may order {allowed}")
+        if os.geteuid() != 0:
+            self._log.event(
+                WARNING, "rights", "not root: others' processes can be neither judged nor ended"
+            )
+
+    def _told(self) -> str:
+        config = self._config
+        where = "no controller"
+        if config.controller.url is not None:
+            where = f"reports to {config.controller.url.partition('?')[0]}"
+        return f"relief {config.relief.mode}s; {where}"
+
+    def _tick(self) -> None:
+        silent_s = self._runtime.monotonic() - self._loop.progressed_at
+        if silent_s < LOOP_SILENT_S_MAX:
+            self._manager.alive()
+
+    def _reload(self) -> None:
+        self._manager.reloading(int(self._runtime.monotonic() * 1e6))
+        try:
+            new = self._reread()
+        except ConfigurationError as error:
+            self._log.error(f"the configuration was not read again: {error}")
+        else:
+            now, later = configuration.changed(self._config, new)
+            for each in later:
+                self._log.warning(f"{each.name} has changed, and needs a restart")
+            self._log.level = LEVELS[new.process.log_level]
+            self._config = configuration.with_reloadable(self._config, new)
+            told = ", ".join(each.name for each in now) or "nothing that a reload can change"
+            self._log.info(f"the configuration was read again: {told}")
+            self._loop.wake()
+            self._reporter.news()
+        self._manager.ready(self._told())
+
+    # ------------------------------------------------------------------------------------- the end
+
+    def _end(self, died: str | None) -> None:
+        """What was changed is put back, whatever the reason; the watchdog is the driver's."""
+        supervisor = self._supervisor
+        self._manager.stopping()
+        supervisor.expect_ends()
+        self._log.info("ending" if died is None else f"ending, since the {died} thread is gone")
+        self._loop.stop()
+        self._desk.stop()
+        self._reporter.stop()
+        if self._bmc_reader is not None and self._metrics_door is not None:
+            self._bmc_reader.stop()
+            self._metrics_door.stop()
+            supervisor.join("metrics")
+            self._metrics_door.close()
+        if self._door is not None:
+            self._door.stop()
+            supervisor.join("door")
+        if not supervisor.join("host", LOOP_ENDS_S):
+            self._log.warning("the look at the host does not end; changes are put back without it")
+            died = died or "host"
+        if died is not None:
+            self._loop.undo("the agent ends")
+        self._permission.close(in_order=died is None)
+        self._log.stop()
+        self._log.write_waiting()
+
+
+def _since_boot_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
