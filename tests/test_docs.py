@@ -45,11 +45,14 @@ WHERE_COMMANDS_STAND = {
     "triage": ["docs/triage.md"],
     "relieve": ["docs/relieve.md"],
     "driver": ["docs/driver.md"],
+    "ipmitool": ["docs/doors.md"],
+    "shim": ["docs/doors.md"],
 }
 SHARED_OPTIONS_PAGE = "docs/probe.md"
 """What `reset` and `heal` share with `probe` is explained there, and they point to it."""
 
 OPTIONS_OF_OTHERS = {
+    "--config-file",  # FreeIPMI
     "--password",  # FreeIPMI
     "--require-hashes",  # pip
     "--rounds",  # bench/probe.py

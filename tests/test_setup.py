@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
-PEERS = ["freeipmi-tools", "ipmitool", "openipmi", "pypy3"]
+PEERS = ["freeipmi-tools", "ipmitool", "openipmi", "prometheus-ipmi-exporter", "pypy3"]
 
 
 class Machine:

@@ -118,7 +118,7 @@ class DoorFiles:
         text = "".join(f"{key}={value}\n" for key, value in {**lines, **settings}.items())
         self._write(
             _FREEIPMI,
-            f"driver-type LAN_2_0\nhostname {host}:{port}\nusername {USER}\n"
+            f"driver-type LAN_2_0\nusername {USER}\n"
             f"password {password}\ncipher-suite-id 17\nprivilege-level ADMIN\n"
             f"session-timeout {int((request_s + 5) * 1000)}\nretransmission-timeout 2000\n",
         )

@@ -16,6 +16,11 @@ from bmcmedic.agent.door_files import Door, NoDoor
 from bmcmedic.agent.shim_results import Result, Results
 from bmcmedic.agent.shim_words import Plan
 
+TYPE_CHECKING = False
+"""For type checkers alone: to load `typing` takes longer than all that the shim does."""
+if TYPE_CHECKING:
+    import argparse
+
 RUNTIME_DIR_VARIABLE = "BMCMEDIC_RUNTIME_DIR"
 REAL_VARIABLE = "BMCMEDIC_IPMITOOL"
 KILL_SWITCH_VARIABLE = "BMCMEDIC_KILL_SWITCH"
@@ -39,7 +44,7 @@ EXIT_FAILED = 1
 EXIT_NOT_FOUND = 127
 
 
-def parser() -> object:
+def parser() -> argparse.ArgumentParser:
     """For the help: all arguments are ipmitool's."""
     import argparse
 
@@ -56,8 +61,8 @@ def parser() -> object:
 
 def main(arguments: list[str]) -> int:
     """The program; returns the exit status, or becomes the real ipmitool."""
-    if arguments in (["--help"], ["-h"]) and not os.environ.get(REAL_VARIABLE):
-        parser().print_help()  # type: ignore[attr-defined]
+    if arguments == ["--help"]:
+        parser().print_help()
         return 0
     return run(list(arguments), os.environ.get(REAL_VARIABLE) or find_real())
 

@@ -47,6 +47,14 @@ PROGRAMS = {
         "bmcmedic.driver.process.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
     ),
+    "ipmitool": Program(
+        "bmcmedic.agent.shim_main",
+        "Run the real ipmitool through the agent's door: it ends, and nothing piles up.",
+    ),
+    "shim": Program(
+        "bmcmedic.agent.shim_install_main",
+        "Put the shim in the place of /usr/bin/ipmitool, or take it away.",
+    ),
 }
 
 
