@@ -88,7 +88,8 @@ class World:
     ) -> Task:
         """Start a task."""
         task = Task(name, len(self.tasks), priority)
-        task.greenlet = greenlet(body)
+        # One that another task starts goes back to the hub when it ends, too.
+        task.greenlet = greenlet(body, self._hub)
         self.tasks.append(task)
         self.scheduler.ready(task)
         return task

@@ -320,3 +320,20 @@ def test_each_task_is_a_thread_of_its_own() -> None:
         world.spawn(lambda: seen.append(runtime.thread_id()), name)
     world.run(1.0)
     assert len(set(seen)) == 3
+
+
+def test_a_task_that_another_starts_ends_by_itself() -> None:
+    world = World()
+    went_on: list[tuple[float, str]] = []
+
+    def child() -> None:
+        went_on.append((world.now, "child"))
+
+    def parent() -> None:
+        world.spawn(child, "child")
+        world.sleep(5.0)
+        went_on.append((world.now, "parent"))
+
+    world.spawn(parent, "parent")
+    world.run(10.0)
+    assert went_on == [(0.0, "child"), (5.0, "parent")]
