@@ -7,6 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from bmcmedic.errors import BreakerOpen
+
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 
@@ -67,15 +69,28 @@ class Breaker:
             self.openings += 1
             self.next_probe_at = now + self._wait_s
             return True
-        self._wait_s = min(2 * self._wait_s, self.limits.probe_s_max)
-        self.next_probe_at = now + self._wait_s
+        # A pat that fails meanwhile is no reason to put the question off: where the BMC fails at
+        # pats alone, it would never be asked.
+        if now >= self.next_probe_at:
+            self._wait_s = min(2 * self._wait_s, self.limits.probe_s_max)
+            self.next_probe_at = now + self._wait_s
         return False
+
+    def refusal(self, now: float) -> BreakerOpen:
+        """What they are told whose requests are not sent."""
+        opened_at = self.opened_at
+        since_s = 0.0 if opened_at is None else now - opened_at
+        return BreakerOpen(
+            f"the BMC has not answered for {since_s:.0f} s and more, so nothing is sent to it but "
+            f"the driver's own questions; the last failure: {self.reason}"
+        )
 
     def describe(self, now: float) -> dict[str, Any]:
         """How it stands; durations in seconds."""
+        opened_at = self.opened_at  # once: another thread may close it meanwhile
         return {
-            "open": self.is_open,
-            "open_for_s": None if self.opened_at is None else now - self.opened_at,
+            "open": opened_at is not None,
+            "open_for_s": None if opened_at is None else now - opened_at,
             "openings": self.openings,
             "failures_in_a_row": self.failures,
             "reason": self.reason if self.failures else None,

@@ -24,7 +24,6 @@ from bmcmedic.driver.runtime import Lock, Runtime
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import (
     BmcmedicError,
-    BreakerOpen,
     NoAnswer,
     Refused,
     RemoteProtocolError,
@@ -114,7 +113,12 @@ class Driver:
         late = False
         now = runtime.monotonic()
         with self._locked():
-            self._queues.enqueue_request(request, now)
+            # Asked under the lock: whoever ends the worker refuses all that is queued then.
+            has_worker = self._worker_id is not None
+            if has_worker:
+                self._queues.enqueue_request(request, now)
+        if not has_worker:
+            return self._driver_request_poll(data, deadline, waiting)
         self._wakeup.set()
         while now < (give_up_at := min(deadline, self._worker_stuck_at(request))):
             left_s = give_up_at - now
@@ -149,34 +153,35 @@ class Driver:
     ) -> bytes:
         """Do it in the caller's own thread, whatever the worker is doing."""
         self.counts["polled"] += 1
-        io_lock = self._take_interface(deadline)
+        io_lock = self._take_interface(deadline, waiting)
         try:
             return self.polled_request(data, deadline, waiting)
         finally:
             self._poller_id = None
             io_lock.release()
 
-    def _take_interface(self, deadline: float) -> Lock:
+    def _take_interface(self, deadline: float, waiting: Callable[[], None] | None) -> Lock:
         """Have `io_lock`, at need by force, but not from another that polls."""
         runtime = self._runtime
         thread_id = runtime.thread_id()
         now = runtime.monotonic()
         force_at = now + self.limits.io_lock_s
         while now < deadline:
-            io_lock: Lock | None = self.io_lock
-            assert io_lock is not None
+            held, io_lock = self.io_lock, None
             other_polls = self._poller_id not in (None, thread_id)
-            if io_lock.acquire((deadline if other_polls else min(deadline, force_at)) - now):
-                if io_lock is not self.io_lock:
-                    io_lock.release()
-                    io_lock = None
-            elif self._poller_id in (None, thread_id):
-                io_lock = self._fence_off(io_lock)
-            else:
-                io_lock = None
+            until = deadline if other_polls else min(deadline, max(force_at, now))
+            if held.acquire(min(until - now, WAITING_S_MAX)):
+                if held is self.io_lock:
+                    io_lock = held
+                else:
+                    held.release()
+            elif self._poller_id in (None, thread_id) and runtime.monotonic() >= force_at:
+                io_lock = self._fence_off(held)
             if io_lock is not None:
                 self._poller_id = thread_id
                 return io_lock
+            if waiting is not None:
+                waiting()
             now = runtime.monotonic()
         raise NoAnswer("the deadline passed before the interface could be had")
 
@@ -216,6 +221,10 @@ class Driver:
             except (TransportError, RemoteProtocolError):
                 if attempt == ATTEMPTS_MAX or self._runtime.monotonic() >= deadline:
                     raise
+            except BmcmedicError:
+                raise
+            except Exception as error:  # as in the worker: no error ends who pats
+                raise self._unforeseen(error) from error
             else:
                 self._last_answer_at = self._runtime.monotonic()
                 return response
@@ -240,9 +249,9 @@ class Driver:
             if self.stopping:
                 request.settle(None, TransportError("the driver is stopping"))
             elif request.deadline <= now:
-                request.settle(None, _too_late(request))
+                request.settle(None, request.too_late())
             elif self.breaker.is_open:
-                self._settle_without_bmc(request, self._breaker_open(now), now)
+                self._settle_without_bmc(request, self.breaker.refusal(now), now)
             else:
                 try:
                     self._queues.enqueue_request(request, now)
@@ -266,7 +275,7 @@ class Driver:
         with self._locked():
             for request in self._queues.expired(now):
                 self.counts["too_late"] += 1
-                request.settle(None, _too_late(request))
+                request.settle(None, request.too_late())
             self._queues.forget_unwanted()
             return self._queues.next_deadline()
 
@@ -315,8 +324,8 @@ class Driver:
             self._requeue(request)
             return
         try:
-            if io_lock is not self.io_lock:
-                self._requeue(request)
+            if io_lock is not self.io_lock or not request.is_wanted:
+                self._requeue(request)  # or drop it: its caller was told while this waited
                 return
             response = self._attempt(request, claim)
         except Interrupted as error:
@@ -333,14 +342,17 @@ class Driver:
             self._complete(request, None, error)  # the BMC was not even asked
             return
         except Exception as error:  # noqa: BLE001 - no request may end the worker
-            self.counts["worker_errors"] += 1
-            self._failed(request, TransportError(f"{self.interface.name}: {error!r}"))
+            self._failed(request, self._unforeseen(error))
             return
         finally:
             io_lock.release()
             self._worker_seen_at = self._runtime.monotonic()
         if response is not None:
             self._answered(request, response)
+
+    def _unforeseen(self, error: Exception) -> TransportError:
+        self.counts["unforeseen_errors"] += 1
+        return TransportError(f"{self.interface.name}: {error!r}")
 
     def _attempt(self, request: Request, claim: DriverClaim) -> bytes | None:
         """One exchange; None where the answer comes later, from behind the BMC."""
@@ -359,7 +371,7 @@ class Driver:
         self.interface.send_bridged(
             request.data,
             request.target,
-            request.deadline,
+            request.latest_deadline,
             claim,
             lambda result: self._bridged_done(request, result),
         )
@@ -374,14 +386,14 @@ class Driver:
 
     def _failed(self, request: Request, error: BmcmedicError) -> None:
         self._bmc_silent(str(error), gone=isinstance(error, InterfaceGone))
-        now = self._runtime.monotonic()
         if isinstance(error, InterfaceBusy):
             request.attempts -= 1  # it did not get as far as that
             self._wakeup.wait(self.limits.busy_pause_s)
+        now = self._runtime.monotonic()
         may_have_run = getattr(getattr(error, "evidence", None), "may_have_run", True)
         again = request.idempotent or not may_have_run or isinstance(error, InterfaceBusy)
         without_bmc = self.breaker.is_open and not request.highpri
-        in_time = any(now < caller.deadline for caller in request.callers())
+        in_time = request.is_wanted and now < request.latest_deadline
         if again and in_time and not without_bmc and request.attempts < ATTEMPTS_MAX:
             self._requeue(request)
         elif without_bmc:
@@ -419,10 +431,15 @@ class Driver:
 
     def _bridged_done(self, request: Request, result: bytes | BmcmedicError) -> None:
         """A transport's own thread has the answer from behind the BMC, or none."""
-        if isinstance(result, BmcmedicError):
-            self._complete(request, None, result)
-        else:
-            self._complete(request, result, None)
+        now = self._runtime.monotonic()
+        with self._locked():
+            if not isinstance(result, BmcmedicError):
+                self.complete_request(request, result, None)
+            elif self._queues.may_be_bridged_again(request, now) and not self.breaker.is_open:
+                self._queues.requeue_request(request)  # for one who came later and waits longer
+            else:
+                self.complete_request(request, None, result)
+        self._wakeup.set()
 
     # -------------------------------------------------------------------------------- the breaker
 
@@ -440,19 +457,11 @@ class Driver:
         self.counts["failures"] += 1
         now = self._runtime.monotonic()
         if self.breaker.failed(now, reason, for_good=gone):
-            error = self._breaker_open(now)
+            error = self.breaker.refusal(now)
             with self._locked():
                 for request in self._queues.drain_clients():
                     for caller in list(request.callers()):
                         self._settle_without_bmc(caller, error, now)
-
-    def _breaker_open(self, now: float) -> BreakerOpen:
-        opened_at = self.breaker.opened_at
-        since_s = 0.0 if opened_at is None else now - opened_at
-        return BreakerOpen(
-            f"the BMC has not answered for {since_s:.0f} s and more, so nothing is sent to it but "
-            f"the driver's own questions; the last failure: {self.breaker.reason}"
-        )
 
     def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
         """Give a reader the last good answer with its age, and everybody else the error."""
@@ -465,9 +474,7 @@ class Driver:
 
     def _refuse_all(self, error: BmcmedicError) -> None:
         with self._locked():
-            while (request := self._queues.dequeue_request()) is not None:
-                self.complete_request(request, None, error)
-            for request in list(self._queues.bridged):
+            for request in self._queues.everything():
                 self.complete_request(request, None, error)
 
     def status(self) -> dict[str, Any]:
@@ -491,8 +498,3 @@ class Driver:
             yield
         finally:
             self._requests_lock.release()
-
-
-def _too_late(request: Request) -> NoAnswer:
-    asked = "request" if request.attempts == 0 else "answer"
-    return NoAnswer(f"the deadline passed while the {asked} was waited for")

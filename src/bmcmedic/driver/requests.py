@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from bmcmedic.driver.limits import ATTEMPTS_MAX
 from bmcmedic.driver.reads import is_read
 from bmcmedic.driver.runtime import Signal
-from bmcmedic.errors import BmcmedicError, LocalProtocolError, QueueFull
+from bmcmedic.errors import BmcmedicError, LocalProtocolError, NoAnswer, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.transport.in_band import Ipmb
 
@@ -76,6 +77,16 @@ class Request:
         """Whether anybody still waits for it."""
         return not self.done or any(not follower.done for follower in self.followers)
 
+    @property
+    def latest_deadline(self) -> float:
+        """How long somebody still waits for it."""
+        return max((caller.deadline for caller in self.callers()), default=self.deadline)
+
+    def too_late(self) -> NoAnswer:
+        """What its caller is told when its deadline has passed."""
+        asked = "request" if self.attempts == 0 else "answer"
+        return NoAnswer(f"the deadline passed while the {asked} was waited for")
+
     def settle(
         self,
         response: bytes | None,
@@ -136,9 +147,11 @@ class RequestQueues:
 
     @property
     def client_requests(self) -> int:
-        """How many callers wait."""
+        """How many callers wait; what is in flight counts, even if nobody does any more."""
         return sum(
-            1 + len(request.followers) for request in self._unfinished() if not request.highpri
+            max(1, sum(1 for _ in request.callers()))
+            for request in self._unfinished()
+            if not request.highpri
         )
 
     def enqueue_request(self, request: Request, now: float) -> None:
@@ -158,7 +171,8 @@ class RequestQueues:
 
     def requeue_request(self, request: Request) -> None:
         """Back to the head of its queue, for another attempt."""
-        self._active = None
+        if self._active is request:
+            self._active = None
         if request in self.bridged:
             self.bridged.remove(request)
         queue = self.pending_requests_highpri if request.highpri else self.pending_requests
@@ -169,6 +183,16 @@ class RequestQueues:
         queue = self.pending_requests_highpri or self.pending_requests
         self._active = queue.popleft() if queue else None
         return self._active
+
+    def may_be_bridged_again(self, request: Request, now: float) -> bool:
+        """Whether one that failed behind the BMC may be sent again, for somebody who waits on."""
+        return (
+            request in self.bridged
+            and request.idempotent
+            and request.attempts < ATTEMPTS_MAX
+            and request.is_wanted
+            and now < request.latest_deadline
+        )
 
     def await_bridged(self, request: Request) -> None:
         """The BMC has taken it: it is no longer in flight."""
@@ -184,6 +208,10 @@ class RequestQueues:
         for queue in (self.pending_requests_highpri, self.pending_requests, self.bridged):
             if request in queue:
                 queue.remove(request)
+
+    def everything(self) -> list[Request]:
+        """All that is queued, in flight or bridged."""
+        return [*self.pending_requests_highpri, *self._unfinished()]
 
     def drain_clients(self) -> list[Request]:
         """Take out all clients' requests that have not reached the BMC."""
@@ -205,6 +233,9 @@ class RequestQueues:
         """Drop what waits to be sent and nobody waits for."""
         for request in [entry for entry in self.pending_requests if not entry.is_wanted]:
             self.complete_request(request)
+        for request in self._unfinished():
+            if any(follower.done for follower in request.followers):
+                request.followers = [each for each in request.followers if not each.done]
 
     def next_deadline(self) -> float | None:
         """The earliest of a client that still waits."""
