@@ -47,6 +47,7 @@ WHERE_COMMANDS_STAND = {
     "driver": ["docs/driver.md"],
     "ipmitool": ["docs/doors.md"],
     "shim": ["docs/doors.md"],
+    "agent": ["docs/agent.md"],
 }
 SHARED_OPTIONS_PAGE = "docs/probe.md"
 """What `reset` and `heal` share with `probe` is explained there, and they point to it."""
@@ -57,6 +58,7 @@ OPTIONS_OF_OTHERS = {
     "--require-hashes",  # pip
     "--rounds",  # bench/probe.py
     "--strict",  # mypy
+    "--unix-socket",  # curl
 }
 """Options on the pages that are not bmcmedic's own."""
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
-PEERS = ["freeipmi-tools", "ipmitool", "openipmi", "prometheus-ipmi-exporter", "pypy3"]
+PEERS = [
+    "freeipmi-tools",
+    "ipmitool",
+    "openipmi",
+    "prometheus-ipmi-exporter",
+    "pypy3",
+    "systemd",
+]
 
 
 class Machine:

@@ -32,6 +32,8 @@ COST_SHARE = 100
 """Such a look is made so seldom that it takes a hundredth of a core, within those limits."""
 TRIAGE_ODD_S = 60.0
 """Between two whole triages while something is odd and nothing changes."""
+TRIAGE_GAP_S = 10.0
+"""Between two that are made because something has changed."""
 ROWS_MAX = 50
 """Of each list of a triage that goes into a report."""
 TOLD_MAX = 20
@@ -95,6 +97,8 @@ class HostLoop:
         self._look_cost_s = 0.0
         self._view = ReliefView()
         self._odd: str | None = None
+        self._quick_odd: str | None = None
+        self._is_triage_wanted = False
         self._told = ""
         self.progressed_at = runtime.monotonic()
         """When it was last seen alive."""
@@ -130,13 +134,14 @@ class HostLoop:
         self._follow(config)
         quick = self._quick.look()
         driver = self._host.driver()
-        was_odd = self._odd
+        before = (self._odd is None, self._quick_odd is None, self._view.stuck, self._view.actions)
+        self._quick_odd = quick.odd
         self._odd = self._oddity(quick, driver)
-        stuck_before = self._view.stuck
         if self._odd is not None:
             self._relieve(config)
-        is_news = (was_odd is None) != (self._odd is None) or self._view.stuck != stuck_before
-        if self._is_triage_due(config, is_news=is_news):
+        after = (self._odd is None, quick.odd is None, self._view.stuck, self._view.actions)
+        self._is_triage_wanted |= before != after
+        if self._is_triage_due(config):
             self._triage(config)
         self._publish(self._state(quick, driver))
         return self._pause_s(config)
@@ -160,11 +165,14 @@ class HostLoop:
             return "kipmid's limit is to be put back"
         return None
 
-    def _is_triage_due(self, config: Config, *, is_news: bool) -> bool:
-        if self._seen_at is None or is_news:
+    def _is_triage_due(self, config: Config) -> bool:
+        if self._seen_at is None:
+            return True
+        ago_s = self._runtime.monotonic() - self._seen_at
+        if self._is_triage_wanted and ago_s >= TRIAGE_GAP_S:
             return True
         every_s = TRIAGE_ODD_S if self._odd is not None else config.triage.full_every_s
-        return self._runtime.monotonic() >= self._seen_at + min(every_s, config.triage.full_every_s)
+        return ago_s >= min(every_s, config.triage.full_every_s)
 
     def _pause_s(self, config: Config) -> float:
         if self._odd is None:
@@ -191,6 +199,7 @@ class HostLoop:
             self._log.event(WARNING, "triage-failed", f"/proc tells nothing: {error}")
             return
         self._seen_at = self._runtime.monotonic()
+        self._is_triage_wanted = False
         self._quick.threads = seen.survey.kipmi
         self._seen = _shortened(seen)
         symptoms = seen.diagnosis.symptoms

@@ -45,30 +45,21 @@ class MetricsDoor:
 
     def _listen(self, place: Place, group: int | None) -> socket.socket:
         if place.unix_path is None:
-            family = (
-                socket.AF_INET6
-                if ipaddress.ip_address(str(place.address)).version == 6
-                else socket.AF_INET
-            )
-            made = socket.socket(family, socket.SOCK_STREAM)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind((str(place.address), place.port))
+            version = ipaddress.ip_address(str(place.address)).version
+            made = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
+        else:
+            _clear(Path(place.unix_path))
+            made = socket.socket(socket.AF_UNIX)
+        try:
+            if place.unix_path is None:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                made.bind((str(place.address), place.port))
+            else:
+                self._inode = _bind(made, Path(place.unix_path), group)
             made.listen(BACKLOG)
-            return made
-        path = Path(place.unix_path)
-        # The agent's lock says that no other agent serves it: what is there is left over.
-        if os.path.lexists(path):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigurationError(f"{path} is there and is no socket; it was left alone")
-            path.unlink()
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        os.fchmod(made.fileno(), 0o600)  # what the file is made with
-        made.bind(str(path))
-        if group is not None:
-            os.chown(path, -1, group, follow_symlinks=False)
-            path.chmod(0o660)
-        self._inode = path.lstat().st_ino
-        made.listen(BACKLOG)
+        except OSError:
+            made.close()
+            raise
         return made
 
     @property
@@ -133,3 +124,21 @@ class MetricsDoor:
         if words[1].partition(b"?")[0] != b"/metrics":
             return "404 Not Found", b"there is /metrics, and nothing else\n"
         return "200 OK", b"" if words[0] == b"HEAD" else self._text()
+
+
+def _clear(path: Path) -> None:
+    """The agent's lock says that no other agent serves it: a socket that is there is left over."""
+    if os.path.lexists(path):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigurationError(f"{path} is there and is no socket; it was left alone")
+        path.unlink()
+
+
+def _bind(made: socket.socket, path: Path, group: int | None) -> int:
+    """Make the file, for its owner and `group` alone; returns its inode."""
+    os.fchmod(made.fileno(), 0o600)  # what the file is made with
+    made.bind(str(path))
+    if group is not None:
+        os.chown(path, -1, group, follow_symlinks=False)
+        path.chmod(0o660)
+    return path.lstat().st_ino

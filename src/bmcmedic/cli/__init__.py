@@ -47,6 +47,10 @@ PROGRAMS = {
         "bmcmedic.driver.process.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
     ),
+    "agent": Program(
+        "bmcmedic.agent.main",
+        "Watch this host beside the driver: relieve it, serve figures, report to a controller.",
+    ),
     "ipmitool": Program(
         "bmcmedic.agent.shim_main",
         "Run the real ipmitool through the agent's door: it ends, and nothing piles up.",

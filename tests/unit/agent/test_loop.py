@@ -1,0 +1,293 @@
+"""The loop: cheap while all is well, close when something is odd, and nothing changed unasked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmcmedic.agent.config import Config, ReliefConfig, TriageConfig
+from bmcmedic.agent.log import AgentLog
+from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
+from bmcmedic.agent.state import DriverView, HostState
+from bmcmedic.driver.runtime import Signal, ThreadRuntime
+from tests.support.relief_host import Fake, FakeHost
+
+WELL: dict[str, Any] = {"driver": {"breaker": {"open": False}}, "watchdog": None}
+SILENT: dict[str, Any] = {"driver": {"breaker": {"open": True}}, "watchdog": None}
+
+
+class Permission:
+    """Says yes unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.acted = False
+        self.reason: str | None = None
+        self.has_room = True
+
+    def why_not(self) -> str | None:
+        return self.reason
+
+    def note_act(self) -> bool:
+        if self.has_room:
+            self.acted = True
+        return self.has_room
+
+    def note_undone(self) -> None:
+        self.acted = False
+
+
+class HostTime(ThreadRuntime):
+    """The host's own time: waiting lets it pass."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.monotonic = lambda: host.uptime_s
+
+    def signal(self) -> Signal:
+        return HostSignal(self.host)
+
+
+class HostSignal:
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+
+    def set(self) -> None: ...
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        assert timeout_s is not None
+        self.host.pass_time(timeout_s)
+        return False
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.host = FakeHost(root)
+        self.config = Config()
+        self.permission = Permission()
+        self.driver = DriverView(WELL)
+        self.cost_s = 0.0
+        self.states: list[HostState] = []
+        time = HostTime(self.host)
+        read, self._write = os.pipe()
+        self.said_fd = os.fdopen(read, "r", encoding="utf-8")
+        self.log = AgentLog(time, fd=self._write)
+        self.loop = HostLoop(
+            Host(
+                self.host.place(),
+                lambda: self.driver,
+                self._cpu_s,
+                lambda: 1_700_000_000.0 + self.host.uptime_s,
+            ),
+            lambda: self.config,
+            self.permission,
+            self.states.append,
+            self.log,
+            time,
+        )
+
+    def _cpu_s(self) -> float:
+        self.cost_s += self.cost_a_look_s
+        return self.cost_s
+
+    cost_a_look_s = 0.0
+
+    def act(self) -> None:
+        self.config = Config(relief=ReliefConfig(mode="act"))
+
+    def rounds(self, count: int) -> HostState:
+        for _ in range(count):
+            self.host.pass_time(self.loop.round())
+        return self.states[-1]
+
+    def said(self) -> str:
+        """All that the log has said."""
+        self.log.write_waiting()
+        os.close(self._write)
+        with self.said_fd:
+            return self.said_fd.read()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    if not made.said_fd.closed:
+        made.said()
+
+
+def test_a_host_that_is_well_is_seldom_looked_through(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.host.add_interface(core_percent=0.0)
+    bench.host.add(Fake(300, exe="/usr/sbin/sshd", comm="sshd", device=False))
+    state = bench.rounds(1)
+    assert (state.odd, state.symptoms) == (None, ())
+    assert state.triage is not None
+    first_at = state.triage["captured_at"]
+    for seen in (bench.host.processes[300],):
+        monkeypatch.setattr(seen, "state", "S")
+    state = bench.rounds(40)
+    assert state.triage is not None
+    assert state.triage["captured_at"] == first_at
+    state = bench.rounds(25)
+    assert state.triage is not None
+    assert state.triage["captured_at"] > first_at + 300
+    assert bench.loop.round() == 5.0
+
+
+def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> None:
+    thread = bench.host.add_interface(core_percent=0.0)
+    bench.rounds(3)
+    thread.core_percent = 98.0
+    for number in range(3):
+        bench.host.add(Fake(400 + number))
+    state = bench.rounds(4)
+    assert "kipmi0 is at 98 % of a core" in str(state.odd)
+    assert "stuck-clients" in state.symptoms
+    assert state.relief.stuck == 3
+    assert state.kipmi[0].cpu_percent == pytest.approx(98.0)
+    assert bench.host.sent == []
+    assert bench.host.parameter.read_text() == "\n"
+    assert not bench.permission.acted
+    assert state.relief.last is not None
+    assert state.relief.last["outcomes"] == {"would end": 3}
+    said = bench.said()
+    assert said.count("relief would act (nothing was done): 3 would end") == 1
+    assert "event=relief acted=false stuck=3" in said
+
+
+def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: Bench) -> None:
+    bench.act()
+    bench.host.heeds_limit = True
+    thread = bench.host.add_interface(core_percent=98.0)
+    for number in range(3):
+        bench.host.add(Fake(400 + number))
+    bench.rounds(4)
+    assert sorted(bench.host.sent) == [(400, "TERM"), (401, "TERM"), (402, "TERM")]
+    assert bench.host.parameter.read_text() == "100"
+    state = bench.states[-1]
+    assert state.relief.actions["ended"] == 3
+    assert state.relief.throttled
+    assert bench.permission.acted
+    thread.core_percent = 0.0
+    bench.host.complete(5)
+    state = bench.rounds(7)
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert state.relief.actions["kipmid put back"] == 1
+    assert not state.relief.throttled
+    assert (state.odd, state.symptoms) == (None, ())
+    assert not bench.permission.acted
+
+
+def test_it_puts_back_when_it_ends(bench: Bench) -> None:
+    bench.act()
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400, term="ignores", kill="blocks"))
+    bench.rounds(4)
+    assert bench.host.parameter.read_text() == "100"
+    bench.loop.stop()
+    bench.loop.run()
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert not bench.permission.acted
+
+
+@pytest.mark.parametrize("how", ["switch", "mode"])
+def test_it_puts_back_when_it_may_no_longer_act(bench: Bench, how: str) -> None:
+    bench.act()
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400, term="ignores", kill="blocks"))
+    bench.rounds(4)
+    assert bench.host.parameter.read_text() == "100"
+    sent = len(bench.host.sent)
+    if how == "switch":
+        bench.permission.reason = "disabled"
+    else:
+        bench.config = Config()
+    bench.host.add(Fake(401))
+    state = bench.rounds(3)
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert len(bench.host.sent) == sent
+    assert state.relief.why_not == ("disabled" if how == "switch" else None)
+    assert state.relief.stuck == 2
+
+
+def test_what_an_operator_has_set_is_left_alone(bench: Bench) -> None:
+    bench.host.add_interface(max_busy_us="500", core_percent=0.0)
+    bench.rounds(3)
+    bench.loop.stop()
+    bench.loop.run()
+    assert bench.host.parameter.read_text() == "500\n"
+
+
+def test_what_cannot_be_noted_is_not_done(bench: Bench) -> None:
+    bench.act()
+    bench.permission.has_room = False
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400))
+    state = bench.rounds(4)
+    assert bench.host.sent == []
+    assert "is the disk full?" in str(state.relief.why_not)
+
+
+def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.host.add(Fake(400))
+    state = bench.rounds(4)
+    assert state.odd == "the driver's breaker is open"
+    assert set(state.symptoms) >= {"bmc-not-answering", "stuck-clients"}
+
+
+def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
+    bench.driver = DriverView(None, "no driver runs here")
+    bench.host.add_interface(core_percent=0.0)
+    state = bench.rounds(2)
+    assert state.symptoms == ("driver-unavailable",)
+    assert state.odd is None
+
+
+def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
+    assert bench.rounds(3).odd is None
+
+
+def test_close_looks_are_made_as_often_as_they_are_cheap(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.rounds(2)
+    assert bench.loop.round() == CLOSE_S_MIN
+    bench.cost_a_look_s = 0.06
+    bench.loop.round()
+    assert bench.loop.round() == pytest.approx(CLOSE_S_MAX)
+    bench.config = Config(triage=TriageConfig(period_s=1.0))
+    bench.cost_a_look_s = 0.0
+    bench.rounds(2)
+    assert bench.loop.round() == CLOSE_S_MIN
+
+
+def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.config = Config(relief=ReliefConfig(stuck_after_s=9_500.0))
+    bench.host.add(Fake(400))
+    assert bench.rounds(4).relief.stuck == 0
+    bench.config = Config(relief=ReliefConfig(stuck_after_s=60.0))
+    assert bench.rounds(4).relief.stuck == 1
+
+
+def test_a_proc_that_tells_nothing_ends_nothing(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    (bench.host.root / "proc" / "uptime").unlink()
+    bench.host._tell_time = lambda: None  # type: ignore[method-assign]
+    assert bench.rounds(2).relief.stuck == 0
+    assert "relief-failed" in bench.said()
+
+
+def test_a_report_stays_small_however_many_are_stuck(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    for number in range(80):
+        bench.host.add(Fake(1000 + number))
+    state = bench.rounds(4)
+    assert state.triage is not None
+    assert (state.triage["stuck_count"], len(state.triage["stuck"])) == (80, 50)
+    assert state.relief.stuck == 80

@@ -1,0 +1,279 @@
+"""Figures: ipmi_exporter's names, nothing made up, and nobody who scrapes waits for the BMC."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bmcmedic.agent import metrics_door
+from bmcmedic.agent.config_values import Place
+from bmcmedic.agent.metrics import AgentCollector, Metrics, Own
+from bmcmedic.agent.metrics_bmc import BmcReader
+from bmcmedic.agent.metrics_door import MetricsDoor
+from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
+from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.errors import ConfigurationError, NoAnswer
+from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq, GetChassisStatusRsp
+from bmcmedic.ipmi.commands.device import GetDeviceIdReq, GetDeviceIdRsp
+from bmcmedic.ipmi.commands.sel import GetSelInfoReq, GetSelInfoRsp
+from bmcmedic.ipmi.commands.watchdog import (
+    GetWatchdogTimerReq,
+    GetWatchdogTimerRsp,
+    TimeoutAction,
+    TimerUse,
+)
+
+WAIT_S = 20.0
+ANSWERS: dict[type[Any], Any] = {
+    GetDeviceIdReq: GetDeviceIdRsp.decode(bytes.fromhex("2001017302df570100620100000000")),
+    GetChassisStatusReq: GetChassisStatusRsp(power_on=True),
+    GetSelInfoReq: GetSelInfoRsp(entries=12, free_bytes=4096),
+    GetWatchdogTimerReq: GetWatchdogTimerRsp(
+        running=True,
+        use=TimerUse.SMS_OS,
+        action=TimeoutAction.POWER_CYCLE,
+        initial_countdown_s=120.0,
+        present_countdown_s=93.5,
+    ),
+}
+
+
+class FakeBmc:
+    def __init__(self) -> None:
+        self.asked: list[type[Any]] = []
+        self.silent: set[type[Any]] = set()
+
+    def exchange(self, request: Command[Any]) -> Any:  # noqa: ANN401 - each its own
+        self.asked.append(type(request))
+        if type(request) in self.silent:
+            raise NoAnswer("silence")
+        return ANSWERS[type(request)]
+
+
+class Time(ThreadRuntime):
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.monotonic = lambda: self.now
+
+
+class Bench:
+    def __init__(self, state: HostState | None = None) -> None:
+        self.bmc = FakeBmc()
+        self.time = Time()
+        self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time)
+        own = Own({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
+        collector = AgentCollector(lambda: state, lambda: own, self.reader)
+        self.metrics = Metrics(collector, self.reader)
+
+    def scrape(self) -> dict[str, float]:
+        """What a scrape says, by name and labels."""
+        return {
+            sample.name + "".join(f"{{{key}={value}}}" for key, value in sample.labels.items()):
+                sample.value
+            for family in text_string_to_metric_families(self.metrics.text().decode())
+            for sample in family.samples
+        }  # fmt: skip
+
+
+def test_nothing_is_made_up_before_anything_is_known() -> None:
+    seen = Bench().scrape()
+    assert not [name for name in seen if name.startswith(("ipmi_bmc", "ipmi_chassis", "ipmi_up"))]
+    assert "bmcmedic_driver_up" not in seen
+    assert seen["bmcmedic_reports_total{outcome=taken}"] == 3
+
+
+def test_what_ipmi_exporter_exports_has_its_names() -> None:
+    bench = Bench()
+    bench.reader.ask(bench.bmc)
+    seen = bench.scrape()
+    for name in ("bmc", "bmc-watchdog", "chassis", "sel"):
+        assert seen[f"ipmi_up{{collector={name}}}"] == 1
+    labels = "{firmware_revision=1.73}{manufacturer_id=343}{system_firmware_version=N/A}"
+    assert seen[f"ipmi_bmc_info{labels}"] == 1
+    assert seen["ipmi_chassis_power_state"] == 1
+    assert seen["ipmi_sel_entries_count"] == 12
+    assert seen["ipmi_sel_free_space_bytes"] == 4096
+    assert seen["ipmi_bmc_watchdog_timer_state"] == 1
+    assert seen["ipmi_bmc_watchdog_logging_state"] == 1
+    assert seen["ipmi_bmc_watchdog_timer_use_state{name=SMS/OS}"] == 1
+    assert seen["ipmi_bmc_watchdog_timer_use_state{name=OEM}"] == 0
+    assert seen["ipmi_bmc_watchdog_timeout_action_state{action=Power Cycle}"] == 1
+    assert seen["ipmi_bmc_watchdog_pretimeout_interrupt_state{interrupt=None}"] == 1
+    assert seen["ipmi_bmc_watchdog_initial_countdown_seconds"] == 120
+    assert seen["ipmi_bmc_watchdog_current_countdown_seconds"] == 93.5
+
+
+def test_a_silent_bmc_is_not_up_and_its_last_answer_ages() -> None:
+    bench = Bench()
+    bench.reader.ask(bench.bmc)
+    bench.bmc.silent = {GetChassisStatusReq}
+    bench.time.now += 100
+    bench.reader.ask(bench.bmc)
+    seen = bench.scrape()
+    assert seen["ipmi_up{collector=chassis}"] == 0
+    assert seen["ipmi_up{collector=bmc}"] == 1
+    assert seen["ipmi_chassis_power_state"] == 1
+    assert seen["bmcmedic_bmc_answer_age_seconds{collector=chassis}"] == 100
+
+
+def test_the_bmc_is_asked_for_scrapes_and_no_more_often_than_set() -> None:
+    bench = Bench()
+    thread = threading.Thread(target=bench.reader.run)
+    thread.start()
+    try:
+        assert bench.bmc.asked == []  # nobody wants to know
+        bench.metrics.text()
+        deadline = threading.Event()
+        while len(bench.reader.known) < 4:
+            assert not deadline.wait(0.001)
+        for _ in range(50):
+            bench.metrics.text()
+        bench.time.now += 59
+        assert not bench.reader.is_due()
+        bench.time.now += 1
+        assert bench.reader.is_due()
+    finally:
+        bench.reader.stop()
+        thread.join(WAIT_S)
+    assert len(bench.bmc.asked) == 4
+
+
+def test_driver_host_and_relief_are_told() -> None:
+    status = {
+        "driver": {
+            "breaker": {"open": True, "openings": 2},
+            "last_answer_age_s": None,
+            "pending_requests": 3,
+            "pending_requests_highpri": 1,
+            "counts": {"answers": 40},
+        },
+        "watchdog": {
+            "in_charge": True,
+            "settled": False,
+            "counts": {"pats": 17, "failures": 4},
+            "pat_latency_s": 0.25,
+            "pat_latency_max_s": 1.5,
+            "last_pat_age_s": 33.0,
+            "timeout_s": 120.0,
+        },
+    }
+    state = HostState(
+        1.0,
+        ("bmc-not-answering", "pats-failing"),
+        kipmi=(KipmiView("kipmi0", 98.0, 4711.5), KipmiView("kipmi1", None, 1.0)),
+        driver=DriverView(status),
+        relief=ReliefView(stuck=7, throttled=True, actions=Counter(ended=5, survived=1)),
+    )
+    seen = Bench(state).scrape()
+    assert seen["bmcmedic_driver_up"] == 1
+    assert seen["bmcmedic_breaker_open"] == 1
+    assert seen["bmcmedic_breaker_openings_total"] == 2
+    assert "bmcmedic_last_answer_age_seconds" not in seen
+    assert seen["bmcmedic_pending_requests{queue=client}"] == 3
+    assert seen["bmcmedic_driver_events_total{event=answers}"] == 40
+    assert seen["bmcmedic_pats_total"] == 17
+    assert seen["bmcmedic_pat_failures_total"] == 4
+    assert seen["bmcmedic_pat_latency_seconds"] == 0.25
+    assert seen["bmcmedic_symptom{symptom=pats-failing}"] == 1
+    assert seen["bmcmedic_stuck_clients"] == 7
+    assert seen["bmcmedic_kipmid_cpu_ratio{thread=kipmi0}"] == 0.98
+    assert "bmcmedic_kipmid_cpu_ratio{thread=kipmi1}" not in seen
+    assert seen["bmcmedic_kipmid_cpu_seconds_total{thread=kipmi0}"] == 4711.5
+    assert seen["bmcmedic_relief_actions_total{outcome=ended}"] == 5
+
+
+@pytest.mark.parametrize(
+    "status", [{}, {"driver": None, "watchdog": None}, {"driver": {}, "watchdog": {"counts": {}}}]
+)
+def test_a_status_of_another_version_is_no_accident(status: dict[str, Any]) -> None:
+    assert Bench(HostState(1.0, driver=DriverView(status))).scrape()["bmcmedic_driver_up"] == 1
+
+
+# -------------------------------------------------------------------------------------- the door
+
+
+@contextlib.contextmanager
+def opened(place: Place) -> Iterator[MetricsDoor]:
+    door = MetricsDoor(place, None, lambda: b"figures 1\n")
+    thread = threading.Thread(target=door.run)
+    thread.start()
+    try:
+        yield door
+    finally:
+        door.stop()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+        door.close()
+
+
+def ask(door: MetricsDoor, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_the_door_serves_figures_and_nothing_else() -> None:
+    with opened(Place(None, "127.0.0.1", 0)) as door:
+        assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
+        assert ask(door, "GET", "/metrics?x=1")[0] == 200
+        assert ask(door, "HEAD", "/metrics") == (200, b"")
+        assert ask(door, "GET", "/")[0] == 404
+        assert ask(door, "POST", "/metrics")[0] == 405
+
+
+def test_a_client_that_drips_or_lies_costs_the_others_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 0.2)
+    with opened(Place(None, "127.0.0.1", 0)) as door:
+        address = ("127.0.0.1", door.port)
+        with (
+            socket.create_connection(address, WAIT_S) as silent,
+            socket.create_connection(address, WAIT_S) as long,
+            socket.create_connection(address, WAIT_S) as binary,
+        ):
+            silent.sendall(b"GET /metr")
+            long.sendall(b"x" * metrics_door.REQUEST_BYTES_MAX)
+            binary.sendall(b"\x16\x03\x01\r\n\r\n")
+            assert ask(door, "GET", "/metrics")[0] == 200
+            assert silent.recv(100) == b""
+            assert long.recv(100).startswith(b"HTTP/1.1 400")
+            assert binary.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    with opened(Place(str(path))):
+        assert path.stat().st_mode & 0o777 == 0o600
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(WAIT_S)
+            client.connect(str(path))
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK")
+    assert not os.path.lexists(path)
+
+
+def test_what_cannot_be_listened_on_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is no socket; it was left alone"):
+        MetricsDoor(Place(str(tmp_path / "file")), None, lambda: b"")
+    with pytest.raises(ConfigurationError, match="metrics cannot be served at unix:"):
+        MetricsDoor(Place(str(tmp_path / "none" / "m.sock")), None, lambda: b"")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,103 @@
+"""The systemd units as they are shipped: valid, hardened, and without what would break them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bmcmedic.agent import units
+
+EXPOSURE_MAX = {"bmcmedic-driver.service": 4.0, "bmcmedic-agent.service": 3.0}
+"""What `systemd-analyze security` may say at the most; 10 is the worst."""
+
+BREAKS = {
+    "bmcmedic-driver.service": {
+        "PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectKernelTunables",
+        "ProtectKernelLogs", "RestrictRealtime", "ProtectProc", "MemoryDenyWriteExecute",
+    },
+    "bmcmedic-agent.service": {
+        "ProtectKernelTunables", "ProtectProc", "ProcSubset", "PrivateUsers", "PrivateNetwork",
+        "IPAddressDeny",
+    },
+}  # fmt: skip
+"""Switches that take away what the program needs; the unit says of each why it is not set."""
+
+
+def analyze(*words: str) -> str:
+    done = subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("units")
+    assert [path.name for path in units.install(folder)] == list(units.NAMES)
+    return folder
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in units.text(name, "/usr/bin/bmcmedic").splitlines():
+        if line and line[0] not in "#;[":
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", units.NAMES)
+def test_systemd_finds_nothing_wrong(installed: Path, name: str) -> None:
+    said = analyze("verify", "--man=no", str(installed / name))
+    # Whatever else is wrong on this machine is no concern of ours.
+    assert [line for line in said.splitlines() if "bmcmedic" in line] == []
+
+
+@pytest.mark.parametrize("name", units.NAMES)
+def test_they_are_hardened(installed: Path, name: str) -> None:
+    said = analyze("security", "--offline=true", "--no-pager", str(installed / name))
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+    assert found is not None
+    assert float(found[1]) <= EXPOSURE_MAX[name]
+
+
+@pytest.mark.parametrize("name", units.NAMES)
+def test_nothing_is_set_that_would_break_them_and_the_reason_stands_there(name: str) -> None:
+    assert set(settings(name)) & BREAKS[name] == set()
+    text = units.text(name)
+    for switch in BREAKS[name] - {"DeviceAllow"}:
+        assert f"{switch}=" in text
+
+
+@pytest.mark.parametrize("name", units.NAMES)
+def test_each_capability_has_its_reason(name: str) -> None:
+    (given,) = settings(name)["CapabilityBoundingSet"]
+    explained = re.findall(r"^#   (CAP_\w+) +\w", units.text(name), re.MULTILINE)
+    assert sorted(given.split()) == sorted(explained)
+    assert "CAP_SYS_ADMIN" not in given
+
+
+def test_an_upgrade_takes_nothing_from_the_other() -> None:
+    for name in units.NAMES:
+        found = settings(name)
+        assert found["RuntimeDirectory"] == ["bmcmedic"]
+        assert found["RuntimeDirectoryPreserve"] == ["yes"]
+        assert found["Restart"] == ["always"]
+        assert found["Type"] == ["notify"]
+        assert found["StartLimitIntervalSec"] == ["0"]
+    driver, agent = (settings(name) for name in units.NAMES)
+    assert driver["KillMode"] == ["process"]
+    assert int(driver["TimeoutStopSec"][0]) > 30
+    assert agent["ExecStopPost"] == ["/usr/bin/bmcmedic agent --undo"]
+    assert not {"Requires", "BindsTo", "PartOf"} & (set(agent) | set(driver))
+
+
+def test_the_program_that_is_started_is_this_one() -> None:
+    for name in units.NAMES:
+        assert "@BMCMEDIC@" not in units.text(name)
+        assert f"ExecStart={units.program()} " in units.text(name)
+    assert Path(units.program()).is_absolute()
