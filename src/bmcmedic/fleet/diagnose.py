@@ -7,6 +7,7 @@ from bmcmedic.fleet.symptoms import (
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,
     SLOW_SYMPTOMS,
+    STUCK_SYMPTOM,
     unrest,
 )
 from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
@@ -125,6 +126,12 @@ def _sick_by_the_host(
     evidence = word + unrest(report)
     if in_band_hung and not report.symptoms:
         return DiagnosisKind.IN_BAND_HUNG, (*word, "though the host reports no symptom")
+    if not in_band_hung and _are_left_over(report):
+        line = (
+            "clients are stuck on the host, but nothing waits for the BMC any more: they are left "
+            "over from an earlier hang, and `bmcmedic relieve` on the host ends them"
+        )
+        return DiagnosisKind.UNCLEAR, (line,)
     if in_band_hung or _says(report, HUNG_SYMPTOMS) or _is_stuck(report):
         return DiagnosisKind.IN_BAND_HUNG, evidence
     if _says(report, SLOW_SYMPTOMS):
@@ -143,6 +150,13 @@ def _says(report: HostReport, names: frozenset[str]) -> bool:
 def _is_stuck(report: HostReport) -> bool:
     """Whether the report's facts show a hang, whatever its symptoms are called."""
     return report.stuck_clients > 0 or report.hung_since is not None
+
+
+def _are_left_over(report: HostReport) -> bool:
+    """Whether stuck clients are all there is, and the kernel is known not to wait for the BMC."""
+    only_stuck = set(report.symptoms) == {STUCK_SYMPTOM} and report.hung_since is None
+    at_rest = report.kipmi_percent_max < KIPMI_AT_REST_PERCENT
+    return only_stuck and bool(report.kipmi) and at_rest
 
 
 def _well_over_lan(observation: Observation) -> tuple[str, ...]:

@@ -23,7 +23,9 @@ _SHOWN_CHARACTERS_MAX = 40
 KIPMI_AT_REST_PERCENT = 1.0
 """Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
 
-HUNG_SYMPTOMS = frozenset({"bmc-not-answering", "stuck-clients"})
+STUCK_SYMPTOM = "stuck-clients"
+
+HUNG_SYMPTOMS = frozenset({"bmc-not-answering", STUCK_SYMPTOM})
 """Names in `symptoms` that say that the in-band side hangs."""
 
 SLOW_SYMPTOMS = frozenset({"bmc-slow"})

@@ -90,6 +90,24 @@ def test_a_self_test_counts_when_it_is_fatal_only() -> None:
             {"symptoms": ("kipmi-busy",), "kipmi": (KipmiThread("kipmi0", 99.0),)},
             DiagnosisKind.IN_BAND_HUNG,
         ),
+        ({"symptoms": ("stuck-clients",), "kipmi": ()}, DiagnosisKind.IN_BAND_HUNG),
+        (
+            {"symptoms": ("stuck-clients",), "kipmi": (KipmiThread("kipmi0", 12.0),)},
+            DiagnosisKind.IN_BAND_HUNG,
+        ),
+        # The kernel waits for nothing: they are left over, and a reset would end none of them.
+        (
+            {"symptoms": ("stuck-clients",), "kipmi": (KipmiThread("kipmi0", 0.0),)},
+            DiagnosisKind.UNCLEAR,
+        ),
+        (
+            {
+                "symptoms": ("stuck-clients",),
+                "kipmi": (KipmiThread("kipmi0", 0.0),),
+                "hung_since": 5.0,
+            },
+            DiagnosisKind.IN_BAND_HUNG,
+        ),
         ({"symptoms": ("disk-full",)}, DiagnosisKind.UNCLEAR),
         ({"symptoms": (), "kipmi": (KipmiThread("kipmi0", 5.0),)}, DiagnosisKind.HEALTHY),
     ],
