@@ -98,7 +98,7 @@ def driver_without_bmc(folder: Path, *options: str) -> Iterator[Running]:
 def test_it_starts_without_what_only_people_need() -> None:
     """On a sick host it has to be small: neither typer nor asyncio, ssl or cryptography."""
     code = (
-        "import sys; import bmcmedic.cli; import bmcmedic.driver.process.main, bmcmedic.driver.process.service;"
+        "import sys, bmcmedic.cli, bmcmedic.driver.process.main, bmcmedic.driver.process.service;"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run(
