@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 
 RUNTIME_DIR = "/run/bmcmedic"
 FOLDER = "door"
@@ -17,6 +18,8 @@ USER = "bmcmedic"
 PASSWORD_BYTES = 20
 """As much as RMCP+ has room for."""
 FILE_BYTES_MAX = 4096
+HOLD_S_MAX = 1.0
+HOLD_POLL_S = 0.01
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _DOOR = "door"
@@ -79,24 +82,31 @@ class DoorFiles:
             os.chmod(self.folder, 0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         descriptor = os.open(self._path(_LOCK), flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._lock_fd = descriptor
-        return True
+        until = time.monotonic() + HOLD_S_MAX
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # A shim has it for a moment, to see whether anybody does.
+                if time.monotonic() < until:
+                    time.sleep(HOLD_POLL_S)
+                    continue
+                os.close(descriptor)
+                return False
+            self._lock_fd = descriptor
+            return True
 
     def release(self) -> None:
         """Nobody is told of this door any more; the secret stays, for the next one of this boot."""
+        if self._lock_fd < 0:
+            return  # it is another's
         for name in (_DOOR, _STATE):
             try:
                 os.unlink(self._path(name))
             except FileNotFoundError:
                 pass
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        os.close(self._lock_fd)
+        self._lock_fd = -1
 
     def secret(self) -> bytes:
         """The password of this boot, made if there is none."""

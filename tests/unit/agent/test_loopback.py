@@ -1,0 +1,458 @@
+"""The loopback door in front of a driver that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bmcmedic.agent import door_files
+from bmcmedic.agent.door_files import PASSWORD_BYTES, DoorFiles, NoDoor
+from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX
+from bmcmedic.agent.loopback import SESSIONS_MAX, LoopbackSettings
+from bmcmedic.driver.socket.errors import ErrorKind
+from bmcmedic.errors import (
+    BmcmedicError,
+    BreakerOpen,
+    CompletionCodeError,
+    ConfigurationError,
+    NoAnswer,
+    QueueFull,
+    RemoteProtocolError,
+    RmcpPlusStatusError,
+    TransportError,
+)
+from bmcmedic.ipmi.bridge import Bridge
+from bmcmedic.ipmi.cipher_suites import cipher_suite
+from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
+from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.ipmi.managed_system import IncomingRequest
+from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
+from bmcmedic.ipmi.packet import Packet, PayloadType
+from bmcmedic.ipmi.rakp import OpenSessionRequest
+from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
+from bmcmedic.transport.lanplus import LanPlus
+from tests.support.driver_socket import FakeDriver, FakeWatchdog, eventually, serving
+from tests.support.sim_host import RunningDoor, running_door
+
+DEADLINE_S = 20.0
+NOBODY = ("127.0.0.1", 9)
+
+
+@dataclass
+class Bench:
+    driver: FakeDriver
+    door: RunningDoor
+    pool: ThreadPoolExecutor
+
+    def ask(
+        self,
+        netfn: int,
+        command: int,
+        data: bytes = b"",
+        *,
+        lun: int = 0,
+        bridge: Bridge | None = None,
+    ) -> Future[ResponseMessage]:
+        """Ask it as a tool would, in another thread."""
+        return self.pool.submit(
+            lambda: asyncio.run(asked(self.door, netfn, command, data, lun, bridge))
+        )
+
+    def forward(self, incoming: IncomingRequest) -> None:
+        """As if it had come in a session."""
+        door = self.door.door
+        self.door.call(lambda: door._forward(incoming, self.door.loop.time()))
+
+
+async def asked(
+    door: RunningDoor, netfn: int, command: int, data: bytes, lun: int, bridge: Bridge | None
+) -> ResponseMessage:
+    deadline = asyncio.get_running_loop().time() + DEADLINE_S
+    credentials = Credentials("bmcmedic", door.password.encode())
+    async with await LanPlus.connect(
+        ("127.0.0.1", door.port),
+        credentials,
+        deadline=deadline,
+        privilege=PrivilegeLevel.ADMINISTRATOR,
+    ) as bmc:
+        return await bmc.raw(netfn, command, data, deadline, lun=lun, bridge=bridge)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    driver = FakeDriver()
+    with (
+        serving(tmp_path, driver, FakeWatchdog()) as served,
+        running_door(served.path, tmp_path / "run") as door,
+        ThreadPoolExecutor() as pool,
+    ):
+        yield Bench(driver, door, pool)
+
+
+# ------------------------------------------------------------------------------------- answers
+
+
+def test_a_request_and_its_answer_are_passed_on_as_they_are(bench: Bench) -> None:
+    answer = bench.ask(0x2E, 0x77, b"\x01\x02", lun=2)
+    bench.driver.answer(b"\x03\x04", 0xC9)
+    request = bench.driver.submitted[0]
+    assert (request.data, request.target) == (bytes((0x2E << 2 | 2, 0x77, 1, 2)), None)
+    response = answer.result()
+    assert (response.completion_code, response.data) == (0xC9, b"\x03\x04")
+
+
+def test_a_bridged_request_is_answered_in_two_parts(bench: Bench) -> None:
+    answer = bench.ask(4, 0x2D, b"\xbe", bridge=Bridge(6, 0x2C, 1))
+    bench.driver.answer(b"\x33\xc0", 0)
+    request = bench.driver.submitted[0]
+    assert request.target == Ipmb(6, 0x2C, 1)
+    assert (request.data[0] >> 2, request.data[1:]) == (4, b"\x2d\xbe")
+    response = answer.result()
+    assert (response.netfn, response.command, response.data) == (5, 0x2D, b"\x33\xc0")
+
+
+def test_a_satellites_refusal_is_its_own_and_the_drivers_is_the_bmcs(bench: Bench) -> None:
+    answer = bench.ask(4, 0x2D, b"\xbe", bridge=Bridge(6, 0x2C))
+    bench.driver.answer(b"", 0xCB)
+    assert answer.result().completion_code == 0xCB
+    answer = bench.ask(4, 0x2D, b"\xbe", bridge=Bridge(6, 0x2C))
+    bench.driver.answer(error=NoAnswer("silence"))
+    with pytest.raises(CompletionCodeError) as refused:
+        answer.result()
+    assert refused.value.code == CompletionCode.TIMEOUT
+
+
+def test_garbage_in_a_send_message_is_refused(bench: Bench) -> None:
+    assert bench.ask(6, 0x34, b"\x46garbage").result().completion_code == 0xCC
+    assert bench.ask(6, 0x34).result().completion_code == 0xCC
+    assert bench.driver.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoAnswer("x"), 0xC3),
+        (BreakerOpen("x"), 0xD3),
+        (InterfaceGone("x"), 0xD3),
+        (InterfaceBusy("x"), 0xC0),
+        (QueueFull("x"), 0xC0),
+        (Interrupted("x", may_have_run=True), 0xC3),
+        (Interrupted("x", may_have_run=False), 0xC0),
+        (RemoteProtocolError("x", section="9"), 0xCE),
+        (TransportError("x"), 0xFF),
+    ],
+)
+def test_what_the_driver_says_no_to_is_a_completion_code(
+    bench: Bench, error: BmcmedicError, code: int
+) -> None:
+    answer = bench.ask(6, 1)
+    bench.driver.answer(error=error)
+    assert answer.result().completion_code == code
+    assert bench.door.status()["counts"]["requests"] == 1
+
+
+def test_what_the_driver_keeps_is_refused_with_its_code(bench: Bench) -> None:
+    assert bench.ask(6, 0x22).result().completion_code == 0xD5
+    assert bench.ask(6, 0x33).result().completion_code == 0xD4
+    assert bench.driver.submitted == []
+
+
+def test_an_old_answer_is_given_for_a_minute(bench: Bench) -> None:
+    for age_s, code in ((59.0, 0), (61.0, 0xD3)):
+        answer = bench.ask(6, 1)
+        bench.driver.answer(b"\x20", age_s=age_s)
+        assert answer.result().completion_code == code
+
+
+def test_where_old_answers_are_not_wanted_none_is_given(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    settings = LoopbackSettings(port=0, old_answer_s_max=0.0)
+    with (
+        serving(tmp_path, driver) as served,
+        running_door(served.path, tmp_path / "run", settings) as door,
+        ThreadPoolExecutor() as pool,
+    ):
+        answer = Bench(driver, door, pool).ask(6, 1)
+        driver.answer(b"\x20", age_s=1.0)
+        assert answer.result().completion_code == 0xD3
+
+
+def test_what_is_about_the_session_is_the_doors_and_about_channels_the_bmcs(bench: Bench) -> None:
+    assert bench.ask(6, 0x3D, b"\0").result().completion_code == 0
+    assert bench.driver.submitted == []
+    answer = bench.ask(6, 0x38, b"\x0e\x04")
+    bench.driver.answer(b"\x0f")
+    assert answer.result().data == b"\x0f"
+
+
+# ---------------------------------------------------------------------------------- the driver
+
+
+def test_without_a_driver_the_answer_comes_at_once(tmp_path: Path) -> None:
+    with (
+        running_door(str(tmp_path / "none"), tmp_path / "run") as door,
+        ThreadPoolExecutor() as pool,
+    ):
+        answer = Bench(FakeDriver(), door, pool).ask(6, 1)
+        assert answer.result().completion_code == CompletionCode.DESTINATION_UNAVAILABLE
+        assert door.state() == "no-driver"
+
+
+def test_a_driver_that_goes_away_is_told_of_and_the_next_one_found(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    with ThreadPoolExecutor() as pool:
+        with serving(tmp_path, driver) as served:
+            path = served.path
+            door_of = running_door(path, tmp_path / "run")
+            door = door_of.__enter__()
+            bench = Bench(driver, door, pool)
+            answer = bench.ask(6, 1)
+            driver.next_request()
+        try:
+            # It may have been carried out, or the driver said that it stops.
+            assert answer.result().completion_code in (0xC3, 0xD3)
+            assert bench.ask(6, 1).result().completion_code == 0xD3
+            driver = bench.driver = FakeDriver()
+            with serving(tmp_path, driver):
+                answer = bench.ask(6, 1)
+                driver.answer(b"\x20")
+                assert answer.result().data == b"\x20"
+                eventually(lambda: door.state() == "well")
+        finally:
+            door_of.__exit__(None, None, None)
+
+
+def test_something_else_at_the_drivers_place_is_no_driver(tmp_path: Path) -> None:
+    path = str(tmp_path / "other")
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
+        listener.bind(path)
+        listener.listen()
+        with running_door(path, tmp_path / "run") as door:
+            answer = Bench(FakeDriver(), door, pool).ask(6, 1)
+            connected, _ = listener.accept()
+            with connected:
+                connected.sendall(b"220 mail.example ESMTP\r\n")
+                assert answer.result().completion_code == CompletionCode.TIMEOUT
+
+
+def test_the_bmcs_state_is_told(bench: Bench) -> None:
+    eventually(lambda: bench.door.state() == "well")
+    bench.driver.extra = {"breaker": {"open": True, "reason": "no answer"}}
+    eventually(lambda: bench.door.state() == "silent")
+    assert door_files.state(str(bench.door.runtime_dir)) == ("silent", "no answer")
+    assert bench.door.status()["reason"] == "no answer"
+    bench.driver.extra = {}
+    eventually(lambda: bench.door.state() == "well")
+
+
+def test_no_more_is_in_flight_than_the_driver_takes_and_the_rest_waits(bench: Bench) -> None:
+    count = 3 * IN_FLIGHT_MAX
+    for number in range(count):
+        bench.forward(incoming(RequestMessage(0x2E, number, sequence=number)))
+    eventually(lambda: len(bench.driver.submitted) == IN_FLIGHT_MAX)
+    # The question for the state is not kept waiting by them.
+    bench.driver.extra = {"breaker": {"open": True, "reason": "x"}}
+    eventually(lambda: bench.door.state() == "silent")
+    assert len(bench.driver.submitted) == IN_FLIGHT_MAX
+    for _ in range(count):
+        bench.driver.answer()
+    assert [request.data[1] for request in bench.driver.submitted] == list(range(count))
+    eventually(lambda: bench.door.status()["unanswered"] == 0)
+
+
+def test_no_more_than_so_many_wait(bench: Bench) -> None:
+    def fill() -> None:
+        for number in range(IN_FLIGHT_MAX + WAITING_MAX + 1):
+            request = RequestMessage(0x2E, number & 0xFF, bytes((number >> 8,)))
+            bench.door.door._forward(incoming(request), bench.door.loop.time())
+
+    eventually(lambda: bench.door.state() == "well")
+    bench.door.call(fill)
+    eventually(lambda: bench.door.status()["counts"].get("error queue-full") == 1)
+
+
+def test_a_request_that_had_no_turn_in_its_time_is_told(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    settings = LoopbackSettings(port=0, request_s=0.3)
+    with (
+        serving(tmp_path, driver) as served,
+        running_door(served.path, tmp_path / "run", settings) as door,
+        ThreadPoolExecutor() as pool,
+    ):
+        bench = Bench(driver, door, pool)
+        for number in range(IN_FLIGHT_MAX):
+            bench.forward(incoming(RequestMessage(0x2E, number)))
+        assert bench.ask(6, 1).result().completion_code == CompletionCode.TIMEOUT
+        eventually(lambda: door.status()["unanswered"] == 0)
+        counts = door.status()["counts"]
+        assert counts[f"error {ErrorKind.NO_ANSWER.value}"] == IN_FLIGHT_MAX + 1
+
+
+# ------------------------------------------------------------------------------------- repeats
+
+
+def incoming(message: RequestMessage) -> IncomingRequest:
+    return IncomingRequest(message, NOBODY, PrivilegeLevel.ADMINISTRATOR, 77)
+
+
+def test_what_changes_something_runs_once_though_it_came_again_after_its_answer(
+    bench: Bench,
+) -> None:
+    cold_reset = incoming(RequestMessage(6, 2, sequence=5))
+    bench.forward(cold_reset)
+    bench.driver.answer()
+    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    bench.forward(cold_reset)
+    assert len(bench.driver.submitted) == 1
+    assert bench.door.status()["counts"]["repeats"] == 1
+    # Asked another time, it is another request.
+    bench.forward(incoming(RequestMessage(6, 2, sequence=6)))
+    eventually(lambda: len(bench.driver.submitted) == 2)
+
+
+def test_a_read_may_run_again(bench: Bench) -> None:
+    for _ in range(2):
+        bench.forward(incoming(RequestMessage(6, 1, sequence=5)))
+        bench.driver.answer(b"\x20")
+        eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert len(bench.driver.submitted) == 2
+
+
+# ------------------------------------------------------------------------------------- hostile
+
+
+def test_half_a_set_up_in_any_number_keeps_nobody_out(bench: Bench) -> None:
+    suite = cipher_suite(17)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+        flood.settimeout(DEADLINE_S)
+        for number in range(2 * SESSIONS_MAX):
+            message = OpenSessionRequest.for_suite(
+                0, PrivilegeLevel.USER, number + 1, cipher_suite(17)
+            )
+            packet = Packet(PayloadType.OPEN_SESSION_REQUEST, False, False, 0, 0, message.encode())
+            flood.sendto(packet.encode(), ("127.0.0.1", bench.door.port))
+            flood.recv(512)
+    assert bench.door.status()["sessions"] == SESSIONS_MAX
+    answer = bench.ask(6, 1)
+    bench.driver.answer(b"\x20")
+    assert answer.result().data == b"\x20"
+
+
+def test_noise_is_dropped_and_counted(bench: Bench) -> None:
+    noise = random.Random(1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(300):
+            data = noise.randbytes(noise.randrange(1, 600))
+            sender.sendto(data, ("127.0.0.1", bench.door.port))
+            sender.sendto(b"\x06\0\xff\x07" + data, ("127.0.0.1", bench.door.port))
+    answer = bench.ask(6, 1)
+    bench.driver.answer(b"\x20")
+    assert answer.result().data == b"\x20"
+    eventually(lambda: bench.door.status()["discarded_datagrams"] >= 600)
+    assert len(bench.driver.submitted) == 1
+
+
+def test_a_wrong_secret_is_refused(bench: Bench) -> None:
+    async def connect(user: str, password: bytes) -> None:
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        await LanPlus.connect(
+            ("127.0.0.1", bench.door.port), Credentials(user, password), deadline=deadline
+        )
+
+    with pytest.raises(BmcmedicError):
+        asyncio.run(connect("bmcmedic", b"wrong"))
+    with pytest.raises(RmcpPlusStatusError):
+        asyncio.run(connect("admin", bench.door.password.encode()))
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = DoorFiles(str(tmp_path / "run"))
+    assert files.hold()
+    password = files.secret()
+    assert len(password) == PASSWORD_BYTES
+    assert files.secret() == password
+    files.tell_state("well")
+    files.publish("127.0.0.1", 6230, 15.0, {"deadline_s": "7"})
+    folder = Path(files.folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
+    door = door_files.find(str(tmp_path / "run"))
+    assert (door.host, door.port, door.settings) == ("127.0.0.1", 6230, {"deadline_s": "7"})
+    assert not DoorFiles(str(tmp_path / "run")).hold()
+
+    files.release()
+    with pytest.raises(NoDoor):
+        door_files.find(str(tmp_path / "run"))
+    assert door_files.state(str(tmp_path / "run"))[0] == "no-driver"
+    assert files.hold()
+    assert files.secret() == password
+    monkeypatch.setattr(door_files, "_boot_id", lambda: "another")
+    assert files.secret() != password
+    files.release()
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"short\nboot\n", b"\xff" * 30])
+def test_a_spoilt_secret_is_made_anew(tmp_path: Path, spoilt: bytes) -> None:
+    files = DoorFiles(str(tmp_path / "run"))
+    assert files.hold()
+    (Path(files.folder) / "password").write_bytes(spoilt)
+    assert len(files.secret()) == PASSWORD_BYTES
+    files.release()
+
+
+def test_two_agents_do_not_have_the_same_door(bench: Bench) -> None:
+    runtime_dir = bench.door.runtime_dir
+    with (
+        pytest.raises(ConfigurationError, match="another agent has the door"),
+        running_door("none", runtime_dir),
+    ):
+        pass
+    other = runtime_dir.with_name("other")
+    settings = LoopbackSettings(port=bench.door.port)
+    with (
+        pytest.raises(ConfigurationError, match="something listens there already"),
+        running_door("none", other, settings),
+    ):
+        pass
+    assert door_files.find(str(runtime_dir)).port == bench.door.port
+
+
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run" / "door").mkdir(parents=True)
+    (tmp_path / "run" / "door").chmod(0o777)
+    with (
+        pytest.raises(ConfigurationError, match="others may write there"),
+        running_door("none", tmp_path / "run"),
+    ):
+        pass
+
+
+def test_a_full_disk_is_reported_and_the_door_stays_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eventually(lambda: bench.door.state() == "well")
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(DoorFiles, "tell_state", full)
+    bench.driver.extra = {"breaker": {"open": True, "reason": "x"}}
+    eventually(lambda: bench.door.reports)
+    assert "No space left" in bench.door.reports[0]
+    answer = bench.ask(6, 1)
+    bench.driver.answer(b"\x20")
+    assert answer.result().data == b"\x20"
