@@ -74,6 +74,13 @@ class UdpBmc:
         with self.lock:
             return self.managed.session_count
 
+    def lets_all_sessions_go(self) -> bool:
+        """Whether none is left, once the datagrams that are on their way have been worked on."""
+        until = time.monotonic() + 10.0
+        while self.sessions() and time.monotonic() < until:
+            time.sleep(0.001)
+        return self.sessions() == 0
+
     def serve(self) -> None:
         with self.lock:
             if self.sock.fileno() < 0:
