@@ -135,7 +135,7 @@ class DoorFiles:
         self._write(
             _EXPORTER,
             f'modules:\n  default:\n    user: "{USER}"\n    pass: "{password}"\n'
-            f'    driver: "LAN_2_0"\n    privilege: "admin"\n    timeout: '
+            f'    driver: "LAN_2_0"\n    privilege: "user"\n    timeout: '
             f"{int((request_s + 5) * 1000)}\n    collectors: [bmc, ipmi, chassis, sel]\n",
         )
         self._write(_DOOR, text)

@@ -261,13 +261,14 @@ def _on_terminal() -> bool:
 
 
 def _put(result: Result) -> int:
+    status = result.status
     for descriptor, raw in ((1, result.output), (2, result.error)):
         left = raw
         try:
             while left:
                 left = left[os.write(descriptor, left) :]
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                continue  # whoever read it has enough
-            return EXIT_FAILED
-    return result.status
+        except BrokenPipeError:
+            continue  # whoever read it has enough
+        except OSError:
+            status = status or EXIT_FAILED
+    return status

@@ -11,6 +11,7 @@ from bmcmedic.agent.shim_results import Result
 
 TERM_S = 1.0
 """From SIGTERM to SIGKILL."""
+POLL_S = 0.01
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -47,59 +48,63 @@ def die_of(number: int) -> None:
 
 def captured(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> Result:
     """Run it without input and keep what it says. Raises: Late, Signalled; OSError."""
+    _fill_standard_descriptors()
     output, error = os.memfd_create("output"), os.memfd_create("error")
+    nothing = os.open(os.devnull, os.O_RDONLY)
     try:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        try:
-            actions = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
-            actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, error, 2)]
-            started_at = shim_results.now()
-            pid = _spawn(path, argv, environment, actions, own_group=True)
-        finally:
-            os.close(nothing)
-        status = _wait(pid, deadline_s, own_group=True)
+        actions = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, error, 2)]
+        started_at = shim_results.now()
+        status = _run(path, argv, environment, actions, deadline_s, own_group=True)
         finished_at = shim_results.now()
         return Result(status, _content(output), _content(error), started_at, finished_at)
     finally:
-        os.close(output)
-        os.close(error)
+        for descriptor in (output, error, nothing):
+            os.close(descriptor)
 
 
 def passed_on(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> int:
     """Run it with our own input and output. Raises: Late, Signalled; OSError."""
     # On a terminal it must stay in the group that has the terminal.
     own_group = not any(os.isatty(descriptor) for descriptor in (0, 1, 2) if _is_open(descriptor))
-    pid = _spawn(path, argv, environment, [], own_group=own_group)
-    return _wait(pid, deadline_s, own_group=own_group)
+    return _run(path, argv, environment, [], deadline_s, own_group=own_group)
 
 
-def _spawn(
+def _run(
     path: str,
     argv: list[str],
     environment: dict[str, str],
     actions: list[tuple[int, int, int]],
+    deadline_s: float,
     *,
     own_group: bool,
 ) -> int:
-    # The child has our dispositions but for what we changed: ignored stays ignored.
-    changed = [n for n in _FORWARDED if signal.getsignal(n) is _signalled]
-    defaults = [*changed, signal.SIGALRM, signal.SIGPIPE, signal.SIGXFSZ]
-    if own_group:
-        return os.posix_spawn(
-            path, argv, environment, file_actions=actions, setpgroup=0, setsigdef=defaults
-        )
-    return os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=defaults)
-
-
-def _wait(pid: int, deadline_s: float, *, own_group: bool) -> int:
     """The exit status as a shell would have it; whatever else happens, nobody stays behind."""
+    # The child has our dispositions but for what we changed: ignored stays ignored.
+    changed = [number for number in _FORWARDED if signal.getsignal(number) is _signalled]
+    defaults = [*changed, signal.SIGALRM, signal.SIGPIPE, signal.SIGXFSZ]
+    # No signal may come between the start and the moment from which on it is looked after.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    pid = 0
     try:
+        if own_group:
+            pid = os.posix_spawn(
+                path, argv, environment,
+                file_actions=actions, setpgroup=0, setsigmask=mask, setsigdef=defaults,
+            )  # fmt: skip
+        else:
+            pid = os.posix_spawn(
+                path, argv, environment,
+                file_actions=actions, setsigmask=mask, setsigdef=defaults,
+            )  # fmt: skip
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         alarm_in(deadline_s)
         _, status = os.waitpid(pid, 0)
         alarm_in(0)
     except BaseException:
         alarm_in(0)
-        _end(pid, own_group=own_group)
+        if pid:
+            _end(pid, own_group=own_group)
         raise
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
@@ -114,11 +119,23 @@ def _end(pid: int, *, own_group: bool) -> None:
             pass
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
-            if os.waitpid(pid, os.WNOHANG)[0]:
+            try:
+                is_over = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                return  # the signal came just as it ended by itself
+            if is_over:
                 if own_group:
                     _kill_rest(pid)
                 return
-            time.sleep(0.01)
+            time.sleep(POLL_S)
+
+
+def _fill_standard_descriptors() -> None:
+    """Who calls us may have closed some; what we open then must not be taken for them."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
 
 
 def _kill_rest(group: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -120,6 +121,47 @@ def test_a_read_has_no_input_to_wait_for(shimmed: Shimmed) -> None:
     process = shimmed.start("mc", "info")
     assert process.wait(WAIT_S_MAX) == 0
     process.communicate()
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="there is no script(1)")
+def test_on_a_terminal_it_can_be_typed_to_and_is_seen_at_once(shimmed: Shimmed) -> None:
+    shimmed.really("read typed < /dev/tty; echo got $typed")
+    words = [sys.executable, "-IS", str(THE_SCRIPT), str(shimmed.real), "mc", "info"]
+    done = subprocess.run(
+        ["script", "-qec", shlex.join(words), "/dev/null"],
+        input=b"hello\n",
+        capture_output=True,
+        timeout=WAIT_S_MAX,
+        check=True,
+        env={
+            **os.environ,
+            "BMCMEDIC_RUNTIME_DIR": str(shimmed.runtime_dir),
+            "BMCMEDIC_KILL_SWITCH": str(shimmed.folder / "disabled"),
+        },
+    )
+    assert b"got hello" in done.stdout
+    assert shimmed.ran()[0].split()[:8] == DOOR_WORDS
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_not_mixed_up(shimmed: Shimmed, closed: str) -> None:
+    shimmed.settings = {"share_s": "-1000"}
+    shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
+    words = [sys.executable, "-IS", str(THE_SCRIPT), str(shimmed.real), "mc", "info"]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} {closed}"],
+        capture_output=True,
+        timeout=WAIT_S_MAX,
+        check=False,
+        env={
+            **os.environ,
+            "BMCMEDIC_RUNTIME_DIR": str(shimmed.runtime_dir),
+            "BMCMEDIC_KILL_SWITCH": str(shimmed.folder / "disabled"),
+        },
+    )
+    assert done.stdout == (b"" if ">&-" in closed.split() else b"out\n")
+    assert done.stderr == (b"" if "2>&-" in closed else b"err\n")
+    assert len(shimmed.ran()) == 1
 
 
 def test_more_output_than_is_kept_is_passed_on_all_the_same(shimmed: Shimmed) -> None:
