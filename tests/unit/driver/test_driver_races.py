@@ -172,7 +172,7 @@ def test_an_old_answer_after_a_busy_interface_is_as_old_as_it_says(bench: Bench)
     assert request.answer_age_s == pytest.approx(told_at[0])
 
 
-# ------------------------------------------------------------------------------------ behind the BMC
+# ---------------------------------------------------------------- behind the BMC
 
 
 def test_a_bridged_request_is_waited_for_as_long_as_its_followers_do(bench: Bench) -> None:
@@ -213,7 +213,7 @@ def test_a_bridged_answer_that_fails_takes_nothing_from_who_is_in_flight(bench: 
     assert isinstance(flying.error, NoAnswer)
 
 
-# ---------------------------------------------------------------------------- the queues, the breaker
+# ---------------------------------------------------------------- the queues, the breaker
 
 
 def test_followers_who_are_gone_take_nobodys_place() -> None:
@@ -260,7 +260,7 @@ def test_a_breaker_is_described_while_another_thread_closes_it() -> None:
     assert isinstance(breaker.refusal(3.0), BreakerOpen)
 
 
-# ---------------------------------------------------------------------------- a worker that is gone
+# ---------------------------------------------------------------- a worker that is gone
 
 
 class Killed(BaseException):

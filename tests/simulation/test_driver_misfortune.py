@@ -1,0 +1,92 @@
+"""The driver among everything that can go wrong: thousands of seeded runs in virtual time.
+
+To play more of them, or others: `python -m tests.support.driver_misfortune --seed 20001`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from bmcmedic.driver.breaker import Breaker
+from bmcmedic.driver.claim import DriverClaim
+from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.requests import Request, RequestQueues
+from tests.support.driver_misfortune import play, play_all
+
+FIRST_SEED = 1
+SEEDS = 2000
+FAULTS_SHOWN_MAX = 5
+SEEDS_TO_FIND_IT = 300
+
+HAPPENS = (
+    "answers", "busy", "fails_at_once", "fenced_off", "gone", "interrupted", "kills",
+    "old_answers", "polled", "queue_full", "silent", "sticks", "too_late", "unforeseen_errors",
+    "worker_stuck",
+)  # fmt: skip
+"""If one of these never did, the runs would prove less than they seem to."""
+
+
+def test_nothing_that_must_not_be_happens_and_the_driver_recovers() -> None:
+    sys.stdout.write(f"seeds {FIRST_SEED} to {FIRST_SEED + SEEDS - 1}\n")
+    totals = play_all(FIRST_SEED, SEEDS)
+    assert not totals.faults, "\n".join(totals.faults[:FAULTS_SHOWN_MAX])
+    assert [what for what in HAPPENS if totals.counts[what] < 10] == []
+
+
+def _first_fault() -> str | None:
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS_TO_FIND_IT):
+        fault, _ = play(seed)
+        if fault is not None:
+            assert f"python -m tests.support.driver_misfortune --seed {seed} --trace" in fault
+            return fault
+    return None
+
+
+def _clients_first(self: RequestQueues) -> Request | None:
+    queue = self.pending_requests or self.pending_requests_highpri
+    self._active = queue.popleft() if queue else None
+    return self._active
+
+
+def _never_lost(self: DriverClaim, *, recovering: bool) -> bool:
+    return self._yields and recovering and self._driver.highpri_waits
+
+
+def _never_yields(self: DriverClaim, *, recovering: bool) -> bool:
+    del recovering
+    return self._generation != self._driver.generation
+
+
+def _put_off(self: Breaker, now: float, reason: str, *, for_good: bool = False) -> bool:
+    del reason, for_good
+    opens = self.opened_at is None
+    self.opened_at = now if opens else self.opened_at
+    self.next_probe_at = now + self.limits.probe_s_max
+    return opens
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant", "found"),
+    [
+        (RequestQueues, "dequeue_request", _clients_first, "waited for its turn"),
+        (RequestQueues, "requeue_request", lambda *_: None, "clients wait"),
+        (RequestQueues, "drain_clients", lambda _: [], "although the breaker is open"),
+        (DriverClaim, "must_stop", _never_lost, "touches what was taken from it"),
+        (DriverClaim, "must_stop", _never_yields, "is recovered from while"),
+        (Breaker, "failed", _put_off, "nothing asks whether the BMC is back"),
+        (Driver, "_worker_stuck_at", lambda *_: 1e9, "waited for its turn"),
+        (Driver, "abandon", lambda *_: None, "told once too often"),
+    ],
+)
+def test_the_same_runs_find_out_a_driver_that(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    mutant: Callable[..., object],
+    found: str,
+) -> None:
+    monkeypatch.setattr(owner, name, mutant)
+    assert found in (_first_fault() or "nothing was found")
