@@ -177,26 +177,30 @@ def test_pyghmi(bench: Bench) -> None:
     client.ipmi_session.logout()
 
 
-def test_64_at_once_cost_the_bmc_no_more_than_one(sick_bench: Bench) -> None:
-    before = sick_bench.host.requests()
-    with_one = sick_bench.ipmitool("mc", "info")
-    cost = sick_bench.host.requests() - before
-    assert (cost > 0, with_one.returncode) == (True, 0)
-    before = sick_bench.host.requests()
-    crowd = [
-        subprocess.Popen(
-            sick_bench.shim_words("mc", "info"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=sick_bench.environment,
-        )
-        for _ in range(64)
-    ]
-    said = [process.communicate(timeout=TIMEOUT_S)[0] for process in crowd]
-    assert {process.returncode for process in crowd} == {0}
-    assert set(said) == {with_one.stdout}
-    assert sick_bench.host.requests() - before == cost
+def test_64_at_once_cost_the_bmc_no_more_than_one(tmp_path: Path) -> None:
+    # On a machine that is busy enough, the last of them starts long after the first has ended.
+    settings = LoopbackSettings(port=0, request_s=5.0, shim={"share_s": "30"})
+    with bench_in(tmp_path, settings) as bench:
+        before = bench.host.requests()
+        with_one = bench.ipmitool("mc", "info")
+        cost = bench.host.requests() - before
+        assert (cost > 0, with_one.returncode) == (True, 0)
+        bench.host.set_faults("slow:0.05")
+        before = bench.host.requests()
+        crowd = [
+            subprocess.Popen(
+                bench.shim_words("mc", "info"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=bench.environment,
+            )
+            for _ in range(64)
+        ]
+        said = [process.communicate(timeout=TIMEOUT_S)[0] for process in crowd]
+        assert {process.returncode for process in crowd} == {0}
+        assert set(said) == {with_one.stdout}
+        assert bench.host.requests() - before == cost
 
 
 def test_by_its_name_the_shim_is_the_same(bench: Bench) -> None:
