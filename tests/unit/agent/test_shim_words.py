@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bmcmedic.agent.shim_words import understand
 from bmcmedic.driver.reads import READS
@@ -160,3 +162,23 @@ def test_raw_reads_are_those_of_the_driver() -> None:
 def test_what_asks_much_has_more_time() -> None:
     assert understand(["sdr"]).is_long
     assert not understand(["mc", "info"]).is_long
+
+
+WORDS = st.lists(
+    st.one_of(
+        st.sampled_from(["-I", "open", "lanplus", "-v", "-H", "--", "raw", "6", "1", "sdr", "-b6"]),
+        st.text(max_size=6),
+    ),
+    max_size=8,
+)
+
+
+@given(WORDS)
+def test_whatever_is_typed_is_understood_or_left_alone(words: list[str]) -> None:
+    plan = understand(words)
+    assert bool(plan.left_alone) != bool(plan.arguments)
+    # Understood once more it means the same: no word of it has become an option of the session's.
+    again = understand(plan.arguments)
+    if not plan.left_alone:
+        assert (again.left_alone, again.arguments) == ("", plan.arguments)
+        assert (again.is_read, again.may_be_shared) == (plan.is_read, plan.may_be_shared)
