@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bmcmedic.driver.watchdog.pretimeout import (
     ARMED,
     ENDED,
+    HELD_UP_MAX,
     MAGIC,
     OFF,
     STAMPS_BYTES,
@@ -211,6 +212,16 @@ def test_a_watcher_that_was_held_up_fires_all_the_same_when_the_driver_stays_awa
     both, rule = Both(), PretimeoutRule()
     both.callout.arm()
     assert looks(both, rule, 1000.0, 1000.25, 1090.0, 1090.25, 1090.5) == [1090.25]
+
+
+def test_a_watcher_that_is_always_held_up_fires_all_the_same() -> None:
+    """A host so busy that every look is late, and a driver that is dead."""
+    both, rule = Both(), PretimeoutRule()
+    both.callout.arm()
+    late = [1000.0 + 1.5 * number for number in range(40)]
+    fired = looks(both, rule, *late)
+    assert len(fired) == 1
+    assert 1000.0 + LIMIT_S < fired[0] <= 1000.0 + LIMIT_S + HELD_UP_MAX * 1.5
 
 
 def test_a_watcher_that_comes_late_fires_at_its_first_look() -> None:

@@ -30,6 +30,9 @@ LIMIT_S_MIN = 1.0
 WAITING_S_MAX = 1.0
 """While a pat waits for the BMC, the host's sign of life is renewed this often."""
 
+HELD_UP_MAX = 3
+"""Looks in a row that come late and are no reason to fire."""
+
 OFF = 0
 """Nobody pats: there is nothing to watch."""
 ARMED = 1
@@ -213,16 +216,17 @@ class PretimeoutCallout:
 class PretimeoutRule:
     """The watcher's side: when to fire. Once an episode, and again after a recovery."""
 
-    __slots__ = ("_has_fired", "_late_s_max", "_looked_at")
+    __slots__ = ("_has_fired", "_held_up", "_late_s_max", "_looked_at")
 
     def __init__(self, late_s_max: float = WAITING_S_MAX) -> None:
         """`late_s_max`: who looks again later than that was held up, and so maybe was the driver.
 
         Then the driver gets one more look's time: a machine that was paused whole, as a guest is,
-        has not stopped patting.
+        has not stopped patting. But one that is late `HELD_UP_MAX` times in a row is not paused.
         """
         self._late_s_max = late_s_max
         self._looked_at: float | None = None
+        self._held_up = 0
         self._has_fired = False
 
     @property
@@ -233,11 +237,12 @@ class PretimeoutRule:
     def look(self, stamp: Stamp, now: float) -> bool:
         """Whether to fire now."""
         looked_at, self._looked_at = self._looked_at, now
+        is_late = looked_at is not None and now - looked_at > self._late_s_max
+        self._held_up = self._held_up + 1 if is_late else 0
         if not stamp.is_overdue(now):
             self._has_fired = False
             return False
-        held_up = looked_at is not None and now - looked_at > self._late_s_max
-        if self._has_fired or held_up:
+        if self._has_fired or self._held_up in range(1, HELD_UP_MAX + 1):
             return False
         self._has_fired = True
         return True
