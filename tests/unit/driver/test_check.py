@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -298,3 +299,31 @@ def test_no_descriptor_and_no_zombie_is_left() -> None:
     assert descriptors() == before
     with contextlib.suppress(ChildProcessError):
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)
+
+
+def test_without_file_descriptors_left_the_check_fails_and_its_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "pipe", no_more)
+    assert "cannot be started" in str(ProcessCheck(("/bin/true",)).run(DEADLINE_S).failure)
+
+
+def test_a_check_that_may_not_be_killed_is_left_behind_and_its_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed: list[int] = []
+
+    def forbidden(pid: int, _: int) -> None:
+        killed.append(pid)
+        raise PermissionError(errno.EPERM, "another user's")
+
+    monkeypatch.setattr(os, "killpg", forbidden)
+    monkeypatch.setattr("bmcmedic.driver.watchdog.check.KILLED_S_MAX", 0.01)
+    check = ProcessCheck(("/bin/sleep", "60"))
+    assert "did not end within" in str(check.run(0.01).failure)
+    assert "still hangs" in str(check.run(0.01).failure)
+    os.kill(killed[0], signal.SIGKILL)
+    os.waitpid(killed[0], 0)

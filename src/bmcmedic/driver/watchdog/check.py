@@ -170,7 +170,10 @@ class ProcessCheck:
                 return CheckResult("still hangs in the kernel, though it was killed")
             self._left_behind = None
         deadline = time.monotonic() + deadline_s
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            return CheckResult(f"cannot be started: {error}")
         try:
             try:
                 pid = self._spawn(writer)
@@ -183,7 +186,7 @@ class ProcessCheck:
             status = _wait(pid, deadline, output)
             if status is not None:
                 return CheckResult(_failure(status), output.end())
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # it has ended, or became another user's
                 os.killpg(pid, signal.SIGKILL)
             if _wait(pid, time.monotonic() + KILLED_S_MAX, output) is None:
                 self._left_behind = pid
