@@ -126,6 +126,8 @@ class Bridge:
                 device.check()
         except BmcmedicError as error:
             self._drop(device, error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for nothing
+            self._drop(device, TransportError(f"no more bridged answers: {error!r}"))
         finally:
             with self._lock:
                 device.close()

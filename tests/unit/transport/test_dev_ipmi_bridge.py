@@ -303,3 +303,20 @@ def test_without_a_thread_it_is_refused(bench: Bench, monkeypatch: pytest.Monkey
         with pytest.raises(InterfaceBusy, match="can't start new thread"):
             bench.send()
     bench.send()
+
+
+def test_who_waits_is_told_when_the_thread_meets_what_nobody_thought_of(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.send()
+
+    def unforeseen() -> Received | None:
+        raise ValueError("nobody thought of this")
+
+    monkeypatch.setattr(bench.bridge, "receive", unforeseen)
+    bench.bridge.wake()
+    eventually(lambda: bool(bench.done))
+    assert isinstance(bench.done[0], TransportError)
+    eventually(lambda: bench.bridge.closed)
+    bench.send()  # opened anew
+    assert len(bench.kernel.devices) == 3
