@@ -1,0 +1,347 @@
+"""Measures what driver and agent cost a host: processor and memory, idle and in a hang.
+
+    sudo .venv/bin/python bench/agent.py [--seconds 120] [--others 300] [--clients 200]
+
+The whole of it runs: the driver with its watchdog over the registers of a simulated BMC (whose own
+work is in the driver's figures, so they are too high), the agent with metrics, loopback door and a
+controller that takes its reports over HTTPS. In the hang the registers do not answer any more, and
+clients that are stuck stay, as the agent only observes: the worst case. Beside them, in the same
+minutes, Debian's prometheus-ipmi-exporter asks another simulated BMC over LAN, scraped as often.
+All of it is in a pid namespace of its own, with idle processes to look through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bmcmedic.driver.process import config as driver_config
+from bmcmedic.driver.process.service import Service
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.profile import server_profile
+from bmcmedic.sim.registers import ServedRegisters
+from bmcmedic.transport.in_band import InBand
+from bmcmedic.transport.port_io import PortIo
+from tests.support.agent_controller import Authority, Controller
+from tests.support.host_clients import HostClients
+from tests.support.programs import bmcmedic, simulator
+
+EXPORTER = "prometheus-ipmi-exporter"
+SCRAPE_S = 15.0
+SETTLE_S = 20.0
+"""From the start of a phase until it is measured: the breaker opens, clients are seen twice."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+STUCK_IBF = 0x02
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+INSIDE = "BMCMEDIC_BENCH_INSIDE"
+CROWD = """
+import os, select, sys
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        os.setsid()
+        select.select([], [], [])
+"""
+
+
+# ------------------------------------------------------------------------ the driver, in a child
+
+
+class HangingRegisters(ServedRegisters):
+    """Registers of a BMC that takes nothing while a file is there."""
+
+    def __init__(self, bmc: SimBmc, hang: Path) -> None:
+        super().__init__(bmc, time.monotonic)
+        self._hang = hang
+        self._looked_at = 0.0
+        self._hangs = False
+
+    def read_status(self) -> int:
+        now = time.monotonic()
+        if now > self._looked_at + 1.0:
+            self._looked_at, self._hangs = now, self._hang.exists()
+        return STUCK_IBF if self._hangs else super().read_status()
+
+
+class Makers:
+    device_exchange_s_max = 60.0
+
+    def __init__(self, hang: Path) -> None:
+        import threading
+
+        now = time.monotonic()
+        bmc = SimBmc("bmc1", server_profile(0), now=now, epoch_offset_s=0.0, host_uuid=uuid.uuid4())
+        self._registers = HangingRegisters(bmc, hang)
+        threading.Thread(target=self._registers.serve, daemon=True).start()
+
+    def device(self, path: str) -> InBand:
+        raise NotImplementedError(path)
+
+    def ports(self, base: int) -> InBand:
+        return PortIo(self._registers, base=base)
+
+
+def drive(folder: str) -> int:
+    options = {
+        "interface.kind": "port-io",
+        "watchdog.mode": "bmc",
+        "process.runtime_dir": folder,
+    }
+    chosen = driver_config.load(None, options)
+    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, "hang"))).run()
+
+
+# ---------------------------------------------------------------------------------- measuring it
+
+
+def cpu_s(pid: int, *, with_children: bool = False) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    ticks = sum(map(int, fields[11 : 15 if with_children else 13]))
+    return ticks / TICKS_PER_S
+
+
+def pss_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+    return [int(word) for word in text.split()]
+
+
+def family(pid: int) -> list[int]:
+    return [pid, *(each for child in children(pid) for each in family(child))]
+
+
+def until(holds: Callable[[], object], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"does not hold after {limit_s:g} s")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[int]:
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process.pid
+        if process.poll() is not None:
+            raise SystemExit(f"{words} ended with {process.returncode}")
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def scrape_agent(folder: Path) -> str:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(folder / "metrics.sock"))
+        client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        text = b""
+        while piece := client.recv(65536):
+            text += piece
+    return text.decode()
+
+
+def scrape_exporter(url: str) -> str:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own
+        return str(answer.read().decode())
+    return ""
+
+
+class Bench:
+    def __init__(self, folder: Path, driver: int, agent: int) -> None:
+        self.folder = folder
+        self.pids = {"driver": driver, "agent": agent}
+        self.exporter: int | None = None
+        self.exporter_url = ""
+        self._faults_url = ""
+
+    def start_exporter(self, stack: contextlib.ExitStack) -> None:
+        bmc = stack.enter_context(simulator())
+        listens = f"127.0.0.1:{free_port()}"
+        config = f"--config.file={exporter_config(self.folder)}"
+        self.exporter = stack.enter_context(
+            running(EXPORTER, config, f"--web.listen-address={listens}")
+        )
+        self.exporter_url = f"http://{listens}/ipmi?target={bmc.target}"
+        self._faults_url = f"http://{bmc.control}/bmcs/bmc1/faults"
+        until(lambda: "ipmi_up" in scrape_exporter(self.exporter_url))
+
+    def silence_exporters_bmc(self) -> None:
+        if self._faults_url:
+            body = json.dumps({"faults": ["dead"]}).encode()
+            request = urllib.request.Request(self._faults_url, body)  # noqa: S310 - our own
+            urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
+
+    def _spent(self) -> dict[str, float]:
+        spent = {name: sum(map(cpu_s, family(pid))) for name, pid in self.pids.items()}
+        if self.exporter is not None:
+            spent["exporter"] = cpu_s(self.exporter, with_children=True)
+        return spent
+
+    def phase(self, name: str, seconds: float) -> None:
+        self._scrape_for(SETTLE_S)
+        before, began = self._spent(), time.monotonic()
+        self._scrape_for(seconds)
+        took_s = time.monotonic() - began
+        after = self._spent()
+        share = {key: 100 * (after[key] - before[key]) / took_s for key in after}
+        both = share["driver"] + share["agent"]
+        memory = {key: sum(map(pss_mib, family(pid))) for key, pid in self.pids.items()}
+        print(f"{name}, {took_s:.0f} s:")
+        print(
+            f"  CPU % of a core: driver {share['driver']:.2f}, agent {share['agent']:.2f},", end=""
+        )
+        print(f" both {both:.2f}; exporter {share.get('exporter', float('nan')):.2f}")
+        print(
+            f"  PSS MiB: driver {memory['driver']:.1f} ({len(family(self.pids['driver']))}", end=""
+        )
+        print(f" processes), agent {memory['agent']:.1f}, both {sum(memory.values()):.1f}", end="")
+        if self.exporter is not None:
+            print(f"; exporter {sum(map(pss_mib, family(self.exporter))):.1f}", end="")
+        print(flush=True)
+
+    def _scrape_for(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            next_at = time.monotonic() + SCRAPE_S
+            scrape_agent(self.folder)
+            if self.exporter_url:
+                scrape_exporter(self.exporter_url)
+            time.sleep(max(0.0, min(next_at, until_s) - time.monotonic()))
+
+
+def crowd(programs: HostClients, name: str, count: int) -> None:
+    command = [programs.executable(name), "-S", "-c", CROWD, str(count), "mc", "info"]
+    subprocess.run(command, env=programs.environment, check=True, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def exporter_config(folder: Path) -> Path:
+    file = folder / "exporter.yml"
+    file.write_text(
+        "modules:\n  default:\n    user: admin\n    pass: secret\n    privilege: user\n"
+        "    driver: LAN_2_0\n    timeout: 5000\n    collectors: [bmc, chassis, sel]\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+def agent_config(folder: Path, controller: Controller, authority: Authority) -> Path:
+    file = folder / "agent.toml"
+    file.write_text(
+        f"""
+[driver]
+socket = "{folder}/driver.sock"
+[relief]
+stuck_after_s = 5
+[controller]
+url = "{controller.url}"
+ca_file = "{authority.file}"
+[doors]
+loopback = true
+port = 0
+[metrics]
+listen = "unix:{folder}/metrics.sock"
+[process]
+runtime_dir = "{folder}"
+state_dir = "{folder}/state"
+""",
+        encoding="utf-8",
+    )
+    return file
+
+
+def measure(seconds: float, others: int, clients: int) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        programs = HostClients(folder)
+        crowd(programs, "python", others)
+        authority, controller = Authority(folder), Controller()
+        stack.enter_context(controller.serving(authority.issue("controller")))
+        driver = stack.enter_context(running(sys.executable, __file__, "--drive", str(folder)))
+        until((folder / "driver.sock").exists)
+        file = agent_config(folder, controller, authority)
+        agent = stack.enter_context(running(*bmcmedic("agent", "--config", str(file))))
+        until((folder / "metrics.sock").exists)
+        bench = Bench(folder, driver, agent)
+        if shutil.which(EXPORTER) is None:
+            print(f"{EXPORTER} is not installed: measured without it")
+        else:
+            bench.start_exporter(stack)
+        until(lambda: "bmcmedic_pats_total" in scrape_agent(folder))
+        print(f"{others} other processes, scraped each {SCRAPE_S:g} s, reported each 10 s")
+        bench.phase("idle", seconds)
+        (folder / "hang").touch()
+        crowd(programs, "ipmitool", clients)
+        bench.silence_exporters_bmc()
+        bench.phase(f"hang, {clients} stuck clients", seconds)
+        seen = [line for line in scrape_agent(folder).splitlines() if line[:1] != "#"]
+        print(*(f"  {line}" for line in seen if "symptom" in line or "stuck" in line), sep="\n")
+        print(f"  {len(controller.reports)} reports arrived")
+
+
+def be_init(work: Callable[[], None]) -> int:
+    """Do the work in a child, and reap whatever ends as an orphan."""
+    worker = os.fork()
+    if worker == 0:
+        work()
+        sys.stdout.flush()
+        os._exit(0)
+    while True:
+        pid, status = os.wait()
+        if pid == worker:
+            return os.waitstatus_to_exitcode(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--others", type=int, default=300)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--drive", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.drive:
+        raise SystemExit(drive(options.drive))
+    if INSIDE not in os.environ:
+        os.execvpe(  # noqa: S606 - the same program, apart
+            NAMESPACE[0], [*NAMESPACE, sys.executable, *sys.argv], {**os.environ, INSIDE: "1"}
+        )
+
+    def work() -> None:
+        try:
+            measure(options.seconds, options.others, options.clients)
+        except BaseException as error:  # noqa: BLE001 - said, and the namespace ends with us
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+
+    raise SystemExit(be_init(work))
+
+
+if __name__ == "__main__":
+    main()
