@@ -191,6 +191,15 @@ def is_hung(kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
     return f"{shares}, and no transaction completed" if known else shares
 
 
+def is_silent(interfaces: List[Interface]) -> bool:
+    """Whether the kernel had a message waiting all the time, and nothing completed."""
+    if any(each.completed_delta for each in interfaces):
+        return False
+    return any(
+        each.queued and each.was_queued and each.completed_delta is not None for each in interfaces
+    )
+
+
 def has_recovered(change: Change, kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
     """What shows that the BMC answers again; None: it does not show."""
     counted = {each.name: each.completed for each in interfaces if each.completed is not None}

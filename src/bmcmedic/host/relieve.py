@@ -11,7 +11,7 @@ import re
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from bmcmedic.host import interface, kipmid
+from bmcmedic.host import interface, kipmid, kipmid_throttle
 from bmcmedic.host.clients import Finding
 from bmcmedic.host.end_client import Ender, Ending, group_members
 from bmcmedic.host.interface import Counters, Interface
@@ -25,6 +25,8 @@ from bmcmedic.host.starter import Starter, Users, starter_of
 from bmcmedic.host.undo_journal import DIRECTORY, UndoJournal
 
 LOOK_INTERVAL_S = 1.0
+SILENT_S = 10.0
+"""The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
 """Between the looks of a relief by hand: before, and for what came of it."""
 
 _KIPMI = re.compile(r"kipmi[0-9]+\Z")
@@ -126,6 +128,8 @@ class Relief:
         self.kipmi: List[Kipmi] = []
         """Over the time from the look before to the last one."""
         self.interfaces: List[Interface] = []
+        self._looked_at: Optional[float] = None
+        self._silent_since: Optional[float] = None
 
     def relieve(self, may_act: bool) -> Report:
         """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
@@ -145,6 +149,12 @@ class Relief:
         if self._kipmi_marks is not None and self._counters is not None:
             self.kipmi = kipmid.compare(self._kipmi_marks, marks)
             self.interfaces = interface.compare(self._counters, counters)
+        now = self._place.monotonic()
+        if not kipmid_throttle.is_silent(self.interfaces):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._looked_at
+        self._looked_at = now
         self._kipmi_marks, self._counters = marks, counters
         return judged
 
@@ -160,7 +170,9 @@ class Relief:
         stuck = [each for each in judged if each.verdict.is_stuck]
         starters = {each.client.identity: self._starter(each) for each in stuck}
         groups = self._groups(stuck)
-        setting = self.throttle.apply(kipmi, self.interfaces, is_stuck=bool(stuck), may_act=acts)
+        # Where the shim and the driver stand before the BMC, no client gets stuck.
+        is_proven = bool(stuck) or self._is_silent_long()
+        setting = self.throttle.apply(kipmi, self.interfaces, is_stuck=is_proven, may_act=acts)
         endings: Dict[Identity, Ending] = {}
         if acts:
             endings = {each.judged.client.identity: each for each in self._ender.end(stuck)}
@@ -174,6 +186,10 @@ class Relief:
             for each in judged
         ]
         return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
+
+    def _is_silent_long(self) -> bool:
+        since = self._silent_since
+        return since is not None and self._place.monotonic() - since >= SILENT_S
 
     def pause(self, seconds: float) -> None:
         """Let some time pass, by the clock of the place."""

@@ -150,6 +150,33 @@ def test_a_spinning_thread_without_stuck_clients_is_not_throttled(host: FakeHost
     assert shown(host) == "0"
 
 
+def test_a_hang_is_seen_without_stuck_clients_where_the_kernel_counts_what_waits(
+    host: FakeHost,
+) -> None:
+    # As on a host with driver and shim: one message waits in the kernel, and no client gets stuck.
+    host.add_interface("0")
+    waiting = host.root / "sys/class/ipmi/ipmi0/device/nr_msgs"
+    waiting.write_text("1\n")
+    relief = relief_of(host)
+    relief.look()
+    for _ in range(3):
+        host.pass_time(3.0)
+        assert relief.step(may_act=True).setting.action == "none"
+    host.complete(1)
+    host.pass_time(3.0)
+    assert relief.step(may_act=True).setting.action == "none"  # it was slow, not hung
+    for _ in range(3):
+        host.pass_time(3.0)
+        assert relief.step(may_act=True).setting.action == "none"
+    host.pass_time(3.0)
+    assert relief.step(may_act=True).setting.action == "set"
+    assert shown(host) == "100"
+    host.complete(1)
+    waiting.write_text("0\n")
+    host.pass_time(3.0)
+    assert relief.step(may_act=True).setting.action == "put back"
+
+
 def test_what_is_limited_already_stays(host: FakeHost) -> None:
     host.add(Fake(1001))
     host.add_interface("50")
