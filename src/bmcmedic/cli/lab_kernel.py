@@ -25,7 +25,9 @@ class ScenarioChoice(StrEnum):
     """A scenario."""
 
     PILE_UP = "pile-up"
+    GUARDED = "guarded"
     FLOOD = "flood"
+    UNARMED = "unarmed"
 
 
 def kernel(

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError
+from bmcmedic.lab.agent_packages import agent_archive
 from bmcmedic.lab.cpio import Archive
 from bmcmedic.lab.guest_scripts import JOBS_FOLDER
 from bmcmedic.lab.initramfs import base_archive, source_archive
@@ -90,6 +91,9 @@ class GuestOptions:
 
     bmcmedic: bool = True
     """Whether bmcmedic is there; Python is in any case."""
+
+    agent: bool = False
+    """Whether bmcmedic's agent can run there: it needs packages of others."""
 
     cpus: int = 1
     memory_mib: int = 256
@@ -262,6 +266,8 @@ class Guest:
             parts = [base_archive(self._kernel, options.programs, self._cache)]
             if options.bmcmedic:
                 parts.append(source_archive(self._cache))
+            if options.agent:
+                parts.append(agent_archive(self._cache))
             for part in parts:
                 with part.open("rb") as archive:
                     shutil.copyfileobj(archive, initramfs)

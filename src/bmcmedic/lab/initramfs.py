@@ -26,13 +26,13 @@ from bmcmedic.lab.guest_scripts import AGENT, INIT, INITTAB
 from bmcmedic.lab.kernel_files import Kernel
 
 LDD_TIMEOUT_S = 60.0
-PACKAGES_LEFT_OUT = ("agent", "fleet", "lab", "sim")
+PACKAGES_LEFT_OUT = ("fleet", "lab", "sim")
 """Of bmcmedic, what has no business on a host."""
 
 _STDLIB_LEFT_OUT = {
     "config", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "msilib",
     "pydoc_data", "site-packages", "dist-packages", "sqlite3", "test", "tests", "tkinter",
-    "turtledemo", "venv", "wsgiref", "xml", "xmlrpc", "__pycache__", "__phello__",
+    "turtledemo", "venv", "xml", "xmlrpc", "__pycache__", "__phello__",
 }  # fmt: skip
 _EXTENSIONS_LEFT_OUT = (
     "_codecs_", "_crypt", "_curses", "_dbm", "_decimal", "_elementtree", "_gdbm", "_hashlib",
@@ -53,7 +53,7 @@ _DATA_OF_PROGRAMS = {"ipmitool": ("/usr/share/misc/enterprise-numbers.txt",)}
 _DATA_BYTES_MAX = 65_536
 """Whole, the list of manufacturers costs each ipmitool in the guest 0.25 s of 0.32."""
 
-_SITE = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+SITE = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 """Where the standard library goes, and bmcmedic beside it: `-I` and `-S` find it there too."""
 
 
@@ -91,7 +91,7 @@ def base_archive(kernel: Kernel, programs: Sequence[str], cache: Path) -> Path:
             for data in map(Path, _DATA_OF_PROGRAMS.get(name, ())):
                 if data.is_file():
                     archive.file(str(data), _first_lines(data))
-        _add_libraries(archive, [*found.values(), Path(sys.executable).resolve(), *extensions])
+        add_libraries(archive, [*found.values(), Path(sys.executable).resolve(), *extensions])
         return archive.encode()
 
     return cached(cache, "base", stamp, build)
@@ -127,7 +127,7 @@ def _standard_library() -> Iterator[tuple[Path, str]]:
             stem, dot, suffix = name.partition(".")
             if suffix != "py" or (str(inside) == "encodings" and stem not in _ENCODINGS):
                 continue
-            yield Path(folder, name), f"{_SITE}/{inside / stem}{dot}pyc"
+            yield Path(folder, name), f"{SITE}/{inside / stem}{dot}pyc"
 
 
 def _extensions() -> Iterator[Path]:
@@ -145,12 +145,12 @@ def _add_python(
 ) -> None:
     archive.file("usr/bin/python3", Path(sys.executable).resolve().read_bytes(), executable=True)
     for path, place in library:
-        archive.file(place, _compiled(path, f"/{place.removesuffix('c')}"))
+        archive.file(place, compiled(path, f"/{place.removesuffix('c')}"))
     for path in extensions:
-        archive.file(f"{_SITE}/lib-dynload/{path.name}", path.read_bytes())
+        archive.file(f"{SITE}/lib-dynload/{path.name}", path.read_bytes())
 
 
-def _compiled(path: Path, shown_path: str) -> bytes:
+def compiled(path: Path, shown_path: str) -> bytes:
     """A .pyc file that is never compared with its source (PEP 552: by hash, unchecked)."""
     source = path.read_bytes()
     code = marshal.dumps(compile(source, shown_path, "exec", dont_inherit=True, optimize=0))
@@ -164,7 +164,7 @@ def _compiled(path: Path, shown_path: str) -> bytes:
     )
 
 
-def _add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
+def add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
     """The shared libraries that these need, at the places where any loader looks."""
     ldd = subprocess.run(  # noqa: S603 - the files are this machine's own programs
         ["ldd", *map(str, binaries)],  # noqa: S607
@@ -206,10 +206,10 @@ def source_archive(cache: Path) -> Path:
         archive = Archive()
         for path in files:
             inside = path.relative_to(root)
-            place = f"{_SITE}/bmcmedic/{inside}"
+            place = f"{SITE}/bmcmedic/{inside}"
             archive.file(place, path.read_bytes())
             cached = importlib.util.cache_from_source(place, optimization="")
-            archive.file(cached, _compiled(path, f"/{place}"))
+            archive.file(cached, compiled(path, f"/{place}"))
         start = (
             "#!/usr/bin/python3\nimport sys\n\nfrom bmcmedic.cli import main\n\nsys.exit(main())\n"
         )

@@ -16,7 +16,9 @@ class ScenarioName(StrEnum):
     """The scenarios."""
 
     PILE_UP = "pile-up"
+    GUARDED = "guarded"
     FLOOD = "flood"
+    UNARMED = "unarmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,13 @@ class Record:
 
 def scenarios() -> dict[ScenarioName, Scenario]:
     """All of them."""
-    from bmcmedic.lab import kernel_flood, kernel_pile_up
+    from bmcmedic.lab import kernel_flood, kernel_guarded, kernel_pile_up, kernel_unarmed
 
     return {
         ScenarioName.PILE_UP: kernel_pile_up.SCENARIO,
+        ScenarioName.GUARDED: kernel_guarded.SCENARIO,
         ScenarioName.FLOOD: kernel_flood.SCENARIO,
+        ScenarioName.UNARMED: kernel_unarmed.SCENARIO,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import time
@@ -25,6 +26,7 @@ from bmcmedic.lab.kernel_timeline import (
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 
 POLL_S = 0.05
+_DRIVER = b'{"driver"'
 DEADLINE_S = 150.0
 """For anything that a scenario waits for; an emulated machine on a busy one is slow."""
 
@@ -61,6 +63,7 @@ class Machine:
     port80: bool = False
     bmc_boot_s: float = 2.0
     bmcmedic: bool = False
+    """Driver, agent and shim are there."""
     memory_mib: int = 512
     cpus: int = 2
 
@@ -83,6 +86,9 @@ class Bench:
         reports = self.guest.reports[self._reports_read :]
         for report in reports:
             self._reports_read += 1
+            if report.startswith(_DRIVER):
+                self.timeline.driver.append(json.loads(report)["driver"])
+                continue
             self._looked_at = time.monotonic()
             self.timeline.samples.append(Sample.from_json(report))
             self._telling.sample(self.timeline)
@@ -213,6 +219,7 @@ def bench(kernel: Kernel, machine: Machine, telling: Telling) -> Iterator[Bench]
             cpus=machine.cpus,
             memory_mib=machine.memory_mib,
             bmcmedic=machine.bmcmedic,
+            agent=machine.bmcmedic,
         )
         with Guest(kernel, options) as guest:
             guest.run("mkdir -p /run/lab", check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ _TITLES = {
 _KIPMI, _CLIENTS, _STUCK, _PATS, _BMC = "#b03a2e", "#aeb6bf", "#6c3483", "#1e8449", "#2471a3"
 _REFUSED = "#c0392b"
 _DARK = "#566573"
-_SHADES = ("#fdfefe", "#f2f4f4")
+_AWAY = "#eef0f1"
 _WIDTH_IN, _PANEL_IN, _TEXT_IN = 11.0, 1.85, 0.23
 _DPI = 130
 _PAT_VISIBLE_S = 0.25
@@ -58,33 +59,29 @@ def draw(record: Record, path: Path) -> None:
     if has_memory:
         _draw_memory(axes[3], record)
     for axis in axes:
-        _draw_phases(axis, record)
+        _draw_events(axis, record)
         axis.spines[["top", "right"]].set_visible(False)
-    _name_phases(axes[0], record)
-    axes[-1].set_xlabel("seconds of the host's own clock")
-    _caption(figure, record)
+    _number_events(axes[0], record)
+    axes[-1].set_xlabel("seconds of the host's own clock; grey: the BMC hangs or boots")
+    _caption(figure, axes[0], record)
     try:
         figure.savefig(path, dpi=_DPI, format="png")
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _caption(figure: Figure, record: Record) -> None:
+def _caption(figure: Figure, axis: Axes, record: Record) -> None:
     verdict = "as it should" if record.ok else "NOT as it should"
     figure.suptitle(
-        f"{_TITLES[record.scenario.value]}\n",
+        _TITLES[record.scenario.value],
         fontsize=13,
         fontweight="bold",
     )
-    figure.text(
-        0.5,
-        0.985,
-        f"\n{record.scenario.value}, Linux {record.kernel} in QEMU; it ended {verdict}",
-        ha="center",
-        va="top",
+    axis.set_title(
+        f"{record.scenario.value}, Linux {record.kernel} in QEMU: it ended {verdict}",
+        loc="right",
         fontsize=9,
         color=_DARK if record.ok else _REFUSED,
-        linespacing=2.6,
     )
     began_at = record.timeline.began_at
     told = "\n".join(
@@ -129,7 +126,8 @@ def _draw_clients(axis: Axes, record: Record) -> None:
 def _draw_pats(axis: Axes, record: Record) -> None:
     began_at = record.timeline.began_at
     pats = record.timeline.pats()
-    longest_s = max((pat.latency_s for pat in pats), default=0.0)
+    waits = record.timeline.unanswered()
+    longest_s = max([0.0, *(pat.latency_s for pat in pats), *(waited for _, waited in waits)])
     scale_s = max(longest_s, _PAT_S_MIN) * _HEADROOM
     for pat in pats:
         since, until = pat.due_at - began_at, pat.due_at + pat.latency_s - began_at
@@ -138,11 +136,19 @@ def _draw_pats(axis: Axes, record: Record) -> None:
             axis.plot([since] * 2, [0, scale_s * 0.06], color=colour, lw=1.6)
         else:
             axis.fill([since, until, until], [0, pat.latency_s, 0], color=colour, alpha=0.5, lw=0)
+    for since, waited_s in waits:
+        axis.fill(
+            [since - began_at, since + waited_s - began_at, since + waited_s - began_at],
+            [0, waited_s, 0],
+            color=_CLIENTS,
+            alpha=0.45,
+            lw=0,
+        )
     axis.set_ylim(0, scale_s)
     axis.set_ylabel("a pat took (s)")
     axis.set_title("the watchdog's pats", loc="left", fontsize=10, color=_PATS, weight="bold")
     axis.set_title(
-        "a wedge: as wide and as high as it was long   a tick: quick   red: refused or failed",
+        "a wedge: as wide and high as it was long   tick: quick   red: refused   grey: unanswered",
         loc="right",
         fontsize=9,
         color=_DARK,
@@ -160,17 +166,17 @@ def _draw_memory(axis: Axes, record: Record) -> None:
     axis.set_title("the BMC's memory", loc="left", fontsize=10, color=_BMC, weight="bold")
 
 
-def _draw_phases(axis: Axes, record: Record) -> None:
+def _draw_events(axis: Axes, record: Record) -> None:
     began_at = record.timeline.began_at
-    for number, phase in enumerate(record.timeline.phases):
-        shade = _SHADES[number % len(_SHADES)]
-        axis.axvspan(phase.since - began_at, phase.until - began_at, color=shade, zorder=0, lw=0)
+    for before, sample in itertools.pairwise(record.timeline.bmc_samples):
+        if before.state != "up":
+            axis.axvspan(before.at - began_at, sample.at - began_at, color=_AWAY, zorder=0, lw=0)
     for event in record.timeline.events:
         axis.axvline(event.at - began_at, color=_DARK, lw=0.8, ls=":", zorder=1)
     axis.set_xlim(0, max(record.timeline.now - began_at, 1.0))
 
 
-def _name_phases(axis: Axes, record: Record) -> None:
+def _number_events(axis: Axes, record: Record) -> None:
     """Numbers of the events above the first panel; those that would collide share a place."""
     began_at = record.timeline.began_at
     room_s = max(record.timeline.now - began_at, 1.0) / 45
@@ -198,4 +204,4 @@ def _name_phases(axis: Axes, record: Record) -> None:
 
 def _pairs(record: Record) -> Iterator[tuple[Sample, Sample]]:
     samples = record.timeline.samples
-    return ((a, b) for a, b in zip(samples, samples[1:], strict=False) if b.at > a.at)
+    return ((a, b) for a, b in itertools.pairwise(samples) if b.at > a.at)

@@ -206,6 +206,18 @@ def others():
 OTHERS = set(others())
 
 
+def is_client(pid):
+    "Whether it is ipmitool, or the shim in its place, which is a script of that name."
+    exe = os.path.basename(os.readlink(f"/proc/{{pid}}/exe"))
+    if exe.startswith("ipmitool"):
+        return True
+    if not exe.startswith("python3"):
+        return False
+    with open(f"/proc/{{pid}}/cmdline", "rb") as file:
+        words = file.read().split(b"\\0")[1:4]
+    return any(os.path.basename(word).startswith(b"ipmitool") for word in words)
+
+
 def clients(now, known):
     "How many there are, how many of them are stuck, and the CPU time that each has had."
     stuck, seen = 0, {{}}
@@ -214,7 +226,7 @@ def clients(now, known):
         try:
             if pid in OTHERS or pid in starters:
                 continue
-            if os.path.basename(os.readlink(f"/proc/{{pid}}/exe")) != "ipmitool":
+            if not is_client(pid):
                 continue
             fields = stat(pid)
             used = int(fields[11]) + int(fields[12])
@@ -299,6 +311,49 @@ while True:
         time.sleep(0.05)
 """
 
+MONITORING = """\
+#!/bin/sh
+# The scripts that start a client now and then, and forget it; whatever ipmitool is by now.
+started=0
+while true; do
+    (setsid ipmitool mc info >/dev/null 2>&1 </dev/null &)
+    (setsid ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe >/dev/null 2>&1 </dev/null &)
+    started=$((started + 2))
+    echo $started >/run/lab/monitoring.new
+    mv /run/lab/monitoring.new /run/lab/monitoring.started
+    sleep $(cat /run/lab/period)
+done
+"""
+
+DRIVER_WATCH = f"""\
+#!/usr/bin/python3
+# What the driver says of itself, once a second, and its pats as those of a daemon are told.
+import json, time
+from bmcmedic.driver.socket.client import DriverClient
+from bmcmedic.errors import BmcmedicError
+
+seen, waits = 0, False
+with open("{AGENT_TTY}", "wb", buffering=0) as out, open("{PATS}", "a", buffering=1) as log:
+    while True:
+        try:
+            with DriverClient(timeout_s=10) as client:
+                while True:
+                    told = client.status()
+                    now = time.monotonic()
+                    out.write(b"report " + json.dumps({{"driver": told}}).encode() + b"\\n")
+                    watchdog = told["watchdog"] or {{"counts": {{}}, "last_pat_age_s": None}}
+                    age_s, pats = watchdog["last_pat_age_s"], watchdog["counts"].get("pats", 0)
+                    if pats > seen:
+                        seen, waits, took = pats, False, watchdog["pat_latency_s"]
+                        log.write(f"done {{now - age_s - took:.3f}} {{took:.3f}} 0\\n")
+                    elif pats and not waits and age_s > 2 * watchdog["pat_period_s"]:
+                        waits = True
+                        log.write(f"sent {{now - age_s + watchdog['pat_period_s']:.3f}}\\n")
+                    time.sleep(1)
+        except BmcmedicError:
+            time.sleep(0.2)
+"""
+
 LAB_FILES = {
     "/usr/lib/lab/ipmi_device.py": IPMI_DEVICE.encode(),
     "/usr/bin/lab-watch": WATCH.encode(),
@@ -314,3 +369,6 @@ OLD_MONITORING_FILES = {
 PATTER_FILES = {"/usr/bin/lab-patter": PATTER.encode()}
 MAINTENANCE_FILES = {"/usr/bin/lab-maintenance": MAINTENANCE.encode()}
 FLOOD_FILES = {"/usr/bin/lab-flood": FLOOD.encode()}
+
+REAL_MONITORING_FILES = {"/usr/bin/lab-monitoring": MONITORING.encode()}
+DRIVER_WATCH_FILES = {"/usr/bin/lab-driver-watch": DRIVER_WATCH.encode()}

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 SUCCESS = 0
 TIMER_NOT_SET = 0x80
+SAME_S = 1.0
+"""Two looks that put a pat's beginning so near to each other speak of the same one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Timeline:
 
     samples: list[Sample] = field(default_factory=list)
     bmc_samples: list[BmcSample] = field(default_factory=list)
+    driver: list[dict[str, Any]] = field(default_factory=list)
+    """What our driver said of itself, where there is one."""
     events: list[Event] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
 
@@ -118,6 +122,22 @@ class Timeline:
         last = self.now if until is None else until
         return [
             pat for sample in self.samples for pat in sample.pats if since <= pat.due_at <= last
+        ]
+
+    def unanswered(self) -> list[tuple[float, float]]:
+        """Pats that waited and were never answered: since when, and how long they were seen to."""
+        longest: dict[float, float] = {}
+        for sample in self.samples:
+            if sample.waiting_s is None:
+                continue
+            since = sample.at - sample.waiting_s
+            same = next((each for each in longest if abs(each - since) < SAME_S), since)
+            longest[same] = sample.at - same
+        answered = [pat.due_at for pat in self.pats()]
+        return [
+            (since, waited_s)
+            for since, waited_s in longest.items()
+            if all(abs(since - due_at) >= SAME_S for due_at in answered)
         ]
 
 

@@ -1,0 +1,64 @@
+"""What bmcmedic's agent needs in a guest beside the standard library, from this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.lab.build_cache import cached, version
+from bmcmedic.lab.cpio import Archive
+from bmcmedic.lab.initramfs import SITE, add_libraries, compiled
+
+PACKAGES = ("cryptography", "prometheus_client")
+MODULES = ("_cffi_backend", "_ssl", "_hashlib")
+"""Shared objects: what cryptography stands on, and the standard library's that all guests lack."""
+
+
+def agent_archive(cache: Path) -> Path:
+    """All of it; from the cache if it can."""
+    files = [*_package_files(), *((path, path.name) for path in map(_shared_object, MODULES))]
+    stamp = "\n".join([version(Path(__file__)), *(version(path) for path, _ in files)])
+
+    def build() -> bytes:
+        archive = Archive()
+        libraries = []
+        for path, place in files:
+            if path.suffix == ".py":
+                target = f"{SITE}/{place}c"
+                archive.file(target, compiled(path, f"/{SITE}/{place}"))
+            else:
+                archive.file(f"{SITE}/{place}", path.read_bytes())
+                libraries.append(path)
+        add_libraries(archive, libraries)
+        return archive.encode()
+
+    return cached(cache, "agent", stamp, build)
+
+
+def _package_files() -> Iterator[tuple[Path, str]]:
+    for name in PACKAGES:
+        root = _found(name).parent
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(each for each in folders if each != "__pycache__")
+            for each in sorted(names):
+                path = Path(folder, each)
+                if path.suffix in (".py", ".so"):
+                    yield path, str(path.relative_to(root.parent))
+
+
+def _shared_object(name: str) -> Path:
+    place = sysconfig.get_config_var("DESTSHARED")
+    for path in sorted(Path(place).glob(f"{name}.*.so")) if place else ():
+        return path
+    return _found(name)
+
+
+def _found(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(f"the guest needs the Python package {name}, which is not here")
+    return Path(spec.origin)

@@ -1,0 +1,239 @@
+"""`guarded`: the same hang on a host with driver, agent and shim: nothing piles up or fires."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bmcmedic.lab.guest import Job
+from bmcmedic.lab.kernel import Scenario, Verdict
+from bmcmedic.lab.kernel_bench import Bench, Machine
+from bmcmedic.lab.kernel_scripts import DRIVER_WATCH_FILES, REAL_MONITORING_FILES
+from bmcmedic.lab.kernel_timeline import highest_percent, pat_facts, percent, seconds
+
+PAT_PERIOD_S = 2.0
+PRETIMEOUT_LIMIT_S = 10.0
+MONITORING_PERIOD_S = 6.0
+TIME_LAPSE_PERIOD_S = 2.0
+"""An emulated processor takes half a second for a client that is really started."""
+
+WELL_S = 8.0
+HUNG_S = 3 * PRETIMEOUT_LIMIT_S
+WINDOW_S = 5.0
+CLIENT_S_MAX = 60.0
+"""Then the shim ends a client that still waits."""
+CLIENTS_MAX = int(2 * CLIENT_S_MAX / TIME_LAPSE_PERIOD_S) + 8
+CLIENTS_OPEN_MAX = 8
+"""While the breaker is open each is told at once, and those that are there are just starting."""
+BREAKER_S_MAX = 240.0
+"""Three exchanges of the kernel's must fail, and it takes nearly a minute to give one up."""
+
+THROTTLED_PERCENT_MAX = 5.0
+HEALED_PERCENT_MAX = 3.0
+"""Monitoring, driver and doors ask the BMC meanwhile."""
+PAT_S_MAX = 2.0
+
+FIRED = "/run/lab/fired"
+DRIVER_TOML = f"""\
+[interface]
+kind = "dev-ipmi"
+[watchdog]
+mode = "bmc"
+timeout_s = 300
+pat_period_s = {PAT_PERIOD_S}
+[pretimeout]
+limit_s = {PRETIMEOUT_LIMIT_S}
+action = "command"
+command = ["/bin/touch", "{FIRED}"]
+"""
+AGENT_TOML = """\
+[triage]
+period_s = 1
+[relief]
+mode = "act"
+stuck_after_s = 10
+[doors]
+loopback = true
+"""
+
+OURS = {
+    "/var/lib/dpkg/status": b"",
+    "/var/lib/dpkg/info/format": b"1\n",
+}
+"""As much of a Debian as `bmcmedic shim install` needs."""
+
+
+def machine() -> Machine:
+    """The real ipmitool, and all of ours."""
+    return Machine(
+        modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
+        files={
+            **REAL_MONITORING_FILES,
+            **DRIVER_WATCH_FILES,
+            **OURS,
+            "/etc/bmcmedic/driver.toml": DRIVER_TOML.encode(),
+            "/etc/bmcmedic/agent.toml": AGENT_TOML.encode(),
+        },
+        programs=("ipmitool", "dpkg-divert"),
+        bmcmedic=True,
+        memory_mib=1024,
+    )
+
+
+def play(bench: Bench, verdict: Verdict) -> None:
+    """From an armed watchdog over the hang to the recovery."""
+    guest = bench.guest
+    driver = guest.begin("exec bmcmedic driver")
+    guest.begin("exec lab-driver-watch")
+    bench.wait_until(lambda: _pats(bench) > 0, "the driver's first pat")
+    agent = guest.begin("exec bmcmedic agent")
+    guest.run("until ls /run/bmcmedic/door/* >/dev/null 2>&1; do usleep 100000; done", check=True)
+    guest.run("bmcmedic shim install", check=True)
+    bench.monitor_every(MONITORING_PERIOD_S)
+    bench.say("all is well: the driver pats, monitoring asks through the shim")
+    with bench.phase("before"):
+        bench.pass_time(WELL_S)
+    bench.bmc.set_faults("kcs-stuck:ibf", "boot:2")
+    wedged_at = bench.say("the BMC wedges: its KCS registers are stuck, its LAN side lives")
+    bench.monitor_every(TIME_LAPSE_PERIOD_S)
+    with bench.phase("hung"):
+        bench.wait_until(lambda: bool(bench.last.throttle), "kipmid to be throttled")
+        throttled_at = bench.say(f"the agent throttles kipmid, to {bench.last.throttle} us")
+        with bench.phase("throttled"):
+            bench.wait_until(
+                lambda: bench.timeline.now >= max(wedged_at + HUNG_S, throttled_at + 2 * WINDOW_S),
+                "some time of the hang",
+            )
+            bench.wait_until(lambda: _is_open(bench), "the driver's breaker", BREAKER_S_MAX)
+            opened_at = bench.say("the driver's breaker opens: now all are told at once")
+            bench.wait_until(
+                lambda: bench.last.clients <= CLIENTS_OPEN_MAX and bench.last.stuck == 0,
+                "the clients that still waited",
+            )
+            bench.pass_time(WINDOW_S)
+    hung_status = bench.timeline.driver[-1]
+    bench.monitor_every(MONITORING_PERIOD_S)
+    clients_hung = bench.last.clients
+    said = bench.ipmitool("mc", "reset", "cold")
+    reset_at = bench.say(f"out of band, ipmitool mc reset cold: {said}")
+    with bench.phase("recovery"):
+        bench.wait_until(
+            lambda: not _is_open(bench) and _has_patted_since(bench, reset_at),
+            "the driver to pat again",
+        )
+        bench.say("the driver has set the watchdog again, and pats")
+        bench.wait_until(lambda: not bench.last.throttle, "kipmid to be as it was")
+        bench.say("the agent has put back kipmid's setting")
+        bench.wait_until(lambda: bench.last.stuck == 0, "the last client to end")
+    with bench.phase("after"):
+        bench.pass_time(2 * WINDOW_S)
+    verdict.facts["breaker_open_after_s"] = round(opened_at - wedged_at, 1)
+    _judge(bench, verdict, clients_hung, hung_status)
+    _end(bench, verdict, driver, agent)
+
+
+def _driver(bench: Bench) -> dict[str, Any]:
+    return bench.timeline.driver[-1] if bench.timeline.driver else {}
+
+
+def _pats(bench: Bench) -> int:
+    watchdog = _driver(bench).get("watchdog") or {"counts": {}}
+    return int(watchdog["counts"].get("pats", 0))
+
+
+def _is_open(bench: Bench) -> bool:
+    return bool(_driver(bench)["driver"]["breaker"]["open"])
+
+
+def _has_patted_since(bench: Bench, at: float) -> bool:
+    return any(pat.due_at > at for pat in bench.timeline.pats())
+
+
+def _judge(bench: Bench, verdict: Verdict, clients_hung: int, hung_status: dict[str, Any]) -> None:
+    timeline, guest, described = bench.timeline, bench.guest, bench.bmc.get()
+    most = max(sample.clients for sample in timeline.samples)
+    verdict.check(
+        "nothing piles up",
+        f"of {bench.last.started} clients at most {most} were there at once, "
+        f"and {clients_hung} while the breaker was open",
+        ok=most <= CLIENTS_MAX and clients_hung <= CLIENTS_OPEN_MAX and bench.last.stuck == 0,
+    )
+    throttled = highest_percent(bench.phase_samples("throttled"), WINDOW_S)
+    verdict.check(
+        f"kipmi0 is throttled below {THROTTLED_PERCENT_MAX:g} %",
+        f"{percent(throttled)} at most, once the agent had seen the hang",
+        ok=throttled is not None and throttled < THROTTLED_PERCENT_MAX,
+    )
+    watchdog = _driver(bench)["watchdog"]
+    pretimeout = watchdog["pretimeout"]
+    silent_s = hung_status["watchdog"]["last_pat_age_s"]
+    has_fired = guest.run(f"test -e {FIRED}").status == 0
+    verdict.check(
+        "no false pretimeout, though the BMC was silent for longer than its limit",
+        f"{pretimeout['fired']} fired; the BMC took no pat for {seconds(silent_s)}, "
+        f"the limit is {PRETIMEOUT_LIMIT_S:g} s",
+        ok=pretimeout["fired"] == 0 and not has_fired and silent_s > PRETIMEOUT_LIMIT_S,
+    )
+    left_s = [
+        each["watchdog"]["pretimeout"]["due_in_s"]
+        for each in timeline.driver
+        if each["watchdog"] and each["watchdog"]["pretimeout"]["due_in_s"] is not None
+    ]
+    verdict.check(
+        "each pat is queued on time, also while the BMC hangs",
+        f"the pretimeout was never nearer than {seconds(min(left_s))}",
+        ok=min(left_s) > 0,
+    )
+    well = [pat for sample in bench.phase_samples("before") for pat in sample.pats]
+    well += [pat for sample in bench.phase_samples("after") for pat in sample.pats]
+    facts = pat_facts(well)
+    verdict.check(
+        f"while the BMC answers, a pat takes less than {PAT_S_MAX:g} s",
+        f"{facts['answered']} seen, {seconds(facts['latency_max_s'])} at the longest",
+        ok=facts["latency_max_s"] is not None and facts["latency_max_s"] < PAT_S_MAX,
+    )
+    verdict.check(
+        "the watchdog runs again, without anybody's doing on the host",
+        f"running: {described['watchdog']['running']}, "
+        f"{watchdog['counts'].get('sets', 0)} times set",
+        ok=described["watchdog"]["running"] and watchdog["counts"].get("sets", 0) >= 2,
+    )
+    after = highest_percent(bench.phase_samples("after"), WINDOW_S)
+    verdict.check(
+        f"after the cold reset kipmi0 is below {HEALED_PERCENT_MAX:g} %",
+        percent(after),
+        ok=after is not None and after < HEALED_PERCENT_MAX,
+    )
+    verdict.check(
+        "one cold reset, and the host never noticed",
+        f"{described['cold_resets']} cold reset, {guest.boots} boot, {guest.resets} resets of it",
+        ok=(described["cold_resets"], guest.boots, guest.resets) == (1, 1, 0),
+    )
+    verdict.facts["driver"] = {
+        "pats": _pats(bench),
+        "failures": watchdog["counts"].get("failures", 0),
+        "sets": watchdog["counts"].get("sets", 0),
+        "pretimeouts_fired": pretimeout["fired"],
+        "silent_s": silent_s,
+    }
+    verdict.facts["pats_while_well"] = facts
+    verdict.facts["kipmi0_percent_over_5_s"] = {"throttled_max": throttled, "after_max": after}
+
+
+def _end(bench: Bench, verdict: Verdict, driver: Job, agent: Job) -> None:
+    """Everything can be taken away again."""
+    guest = bench.guest
+    guest.run("bmcmedic shim remove", check=True)
+    statuses = []
+    for job in (agent, driver):
+        job.kill("TERM")
+        statuses.append(job.wait().status)
+    verdict.check(
+        "agent and driver end as asked, and the shim goes",
+        f"exit status {statuses[0]} and {statuses[1]}",
+        ok=statuses == [0, 0] and not bench.bmc.get()["watchdog"]["running"],
+    )
+
+
+SCENARIO = Scenario(
+    "the same hang with driver, agent and shim: nothing piles up and nothing fires", machine, play
+)

@@ -1,0 +1,130 @@
+"""`unarmed`: driver and agent with their defaults change nothing on the host, sick BMC or not."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from bmcmedic.lab.kernel import Scenario, Verdict
+from bmcmedic.lab.kernel_bench import Bench, Machine
+from bmcmedic.lab.kernel_scripts import DRIVER_WATCH_FILES, OLD_MONITORING_FILES
+
+MONITORING_PERIOD_S = 3.0
+TIME_LAPSE_PERIOD_S = 0.5
+WELL_S = 6.0
+STUCK_MIN = 10
+CHANGING_REQUESTS = ("06/22", "06/24", "06/02", "06/03", "00/02")
+"""Pats, watchdog settings, cold and warm reset, chassis control: only an armed one sends them."""
+
+SNAPSHOT = r"""#!/bin/sh
+# What a program could change on a host: files, modules and their parameters, services, sysctls.
+find /etc /usr/bin /usr/lib/monitoring /bin /sbin -type f | sort | xargs sha256sum
+grep -s . /sys/module/ipmi_*/parameters/* | grep -v hotmod
+cut -d' ' -f1 /proc/modules | sort
+grep -s . /proc/sys/kernel/panic* /proc/sys/kernel/sysrq /proc/sys/kernel/*watchdog* \
+    /proc/sys/kernel/sched_rt_* /proc/sys/vm/overcommit_*
+cut -d' ' -f1,2 /proc/mounts | sort
+cat /proc/cmdline
+ls /dev/watchdog* 2>/dev/null
+true
+"""
+
+
+def machine() -> Machine:
+    """All of ours, as installed, beside the monitoring as it was."""
+    return Machine(
+        modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
+        files={
+            **OLD_MONITORING_FILES,
+            **DRIVER_WATCH_FILES,
+            "/usr/bin/lab-snapshot": SNAPSHOT.encode(),
+        },
+        bmcmedic=True,
+        memory_mib=1024,
+    )
+
+
+def play(bench: Bench, verdict: Verdict) -> None:
+    """A host that is well, then one whose BMC hangs: watched, and left as it is."""
+    guest, bmc = bench.guest, bench.bmc
+    bench.monitor_every(MONITORING_PERIOD_S)
+    before = guest.run("lab-snapshot", check=True).output
+    bench.say("the host as it is; monitoring asks as ever")
+    driver = guest.begin("exec bmcmedic driver")
+    guest.begin("exec lab-driver-watch")
+    bench.wait_until(lambda: bool(bench.timeline.driver), "the driver to answer")
+    agent = guest.begin("exec bmcmedic agent")
+    guest.run("until test -e /run/bmcmedic/metrics.sock; do usleep 100000; done", check=True)
+    bench.say("driver and agent are installed, with their defaults")
+    with bench.phase("well"):
+        bench.pass_time(WELL_S)
+    well = guest.run("lab-snapshot", check=True).output
+    bmc.set_faults("kcs-stuck:ibf", "boot:2")
+    bench.say("the BMC hangs")
+    bench.monitor_every(TIME_LAPSE_PERIOD_S)
+    with bench.phase("hung"):
+        bench.wait_until(lambda: bench.last.stuck >= STUCK_MIN, f"{STUCK_MIN} stuck clients")
+        clients = bench.last.clients
+        bench.pass_time(WELL_S)
+    stuck = bench.last.stuck
+    hung = guest.run("lab-snapshot", check=True).output
+    bench.say(f"{stuck} clients are stuck, and nobody has touched them")
+    seen = guest.run("bmcmedic triage --json --stuck-after 5").output
+    ends = []
+    for job in (agent, driver):
+        job.kill("TERM")
+        ends.append(job.wait().status)
+    bench.look()
+    last = guest.run("lab-snapshot", check=True).output
+    bench.say("driver and agent have ended")
+    changed = [
+        line
+        for later in (well, hung, last)
+        for line in difflib.unified_diff(before.splitlines(), later.splitlines(), lineterm="", n=0)
+        if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))
+    ]
+    verdict.check(
+        "no file, module, parameter, mount or sysctl has changed",
+        f"{len(before.splitlines())} looked at, {len(changed)} differ"
+        + "".join(f"; {line}" for line in changed[:3]),
+        ok=not changed,
+    )
+    verdict.check(
+        "no client was ended",
+        f"{clients} before, {bench.last.clients} at the end",
+        ok=bench.last.clients >= clients,
+    )
+    verdict.check(
+        "kipmid was not throttled",
+        f"kipmid_max_busy_us: {bench.last.throttle}",
+        ok=all(not sample.throttle for sample in bench.timeline.samples),
+    )
+    sent = bmc.requests(*CHANGING_REQUESTS)
+    described = bmc.get()
+    verdict.check(
+        "the BMC was sent nothing that changes anything",
+        f"{sent} such requests; its timer: {_timer(described['watchdog'])}",
+        ok=sent == 0 and _timer(described["watchdog"]) != "runs",
+    )
+    verdict.check("but the hang was seen", "bmc-not-answering", ok="bmc-not-answering" in seen)
+    verdict.check(
+        "both end as asked, and the host never noticed",
+        f"exit status {ends[0]} and {ends[1]}, {guest.boots} boot, {guest.resets} resets",
+        ok=(ends, guest.boots, guest.resets) == ([0, 0], 1, 0),
+    )
+    verdict.facts["changed"] = changed
+    verdict.facts["changing_requests"] = sent
+
+
+def _timer(watchdog: dict[str, Any] | None) -> str:
+    """The simulator tells of a timer once somebody has set it."""
+    if watchdog is None:
+        return "never set"
+    return "runs" if watchdog["running"] else "stands"
+
+
+SCENARIO = Scenario(
+    "driver and agent as installed, with their defaults: nothing on the host changes",
+    machine,
+    play,
+)
