@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.agent_controller import Authority, Controller
 from tests.support.driver_socket import FakeDriver, FakeWatchdog, serving
+from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -333,6 +335,56 @@ def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: 
         assert not [name for name in seen if name.startswith("bmcmedic_symptom")]
         assert running.end() == 0
     assert "Traceback" not in running.said
+
+
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+"""What an agent that may act sees here: nothing but what the test started."""
+
+
+def has_namespaces() -> bool:
+    with contextlib.suppress(OSError):
+        words = [*NAMESPACE, "true"]
+        done = subprocess.run(words, stderr=subprocess.DEVNULL, timeout=60, check=False)
+        return done.returncode == 0
+    return False
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="no pid namespace of our own (not root?)")
+def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -> None:
+    clients = HostClients(tmp_path)
+    file = configure(tmp_path, "[relief]", 'mode = "act"', "stuck_after_s = 5")
+    ends, innocent = (tmp_path / "ended", tmp_path / "innocent")
+    commands = (
+        f"({shlex.join(clients.command())}; touch {ends}) &",
+        f"({shlex.join(clients.command(name='python'))}; touch {innocent}) &",
+        f"{shlex.join([*bmcmedic('agent', '--config', str(file))])} &",
+        "wait",
+    )
+    script = tmp_path / "host.sh"
+    library = "\n".join(
+        f"{key}={shlex.quote(value)}" for key, value in clients.environment.items() if key != "PATH"
+    )
+    script.write_text(
+        commands[2] + "\n" + f"export PYTHONHOME LD_LIBRARY_PATH\n{library}\n"
+        + "\n".join((*commands[:2], commands[3])) + "\n",
+        encoding="utf-8",
+    )  # fmt: skip
+    with driver_without_bmc(tmp_path):
+        host = subprocess.Popen(
+            [*NAMESPACE, "sh", str(script)], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        try:
+            running = Running(host, tmp_path)
+            until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+            running.scrape()  # lets the driver find out that no BMC answers
+            running.wait_for("relief: 1 ended")
+            until(ends.exists, lambda: running.said)
+            assert running.scrape()["bmcmedic_relief_actions_total{outcome=ended}"] == 1
+            until(lambda: running.scrape()["bmcmedic_stuck_clients"] == 0, lambda: running.said)
+            assert not innocent.exists()
+        finally:
+            host.kill()
+            host.communicate()
 
 
 def test_the_loopback_door_is_opened_where_that_is_wanted(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class TriageConfig:
         Seconds(1, 300),
         None,
         "How often the interface's counters, kipmid and the driver are looked at, which costs next"
-        " to nothing. While anything there is odd, all processes are looked at every 2 to 5 s.",
+        " to nothing. While anything there is odd, all processes are looked at every few seconds.",
         reload=True,
     )
     full_every_s: float = setting(

@@ -30,6 +30,8 @@ CLOSE_S_MIN = 2.0
 CLOSE_S_MAX = 5.0
 COST_SHARE = 100
 """Such a look is made so seldom that it takes a hundredth of a core, within those limits."""
+OBSERVING_FACTOR = 2.0
+"""Where nothing may be done anyway it is made half as often."""
 TRIAGE_ODD_S = 60.0
 """Between two whole triages while something is odd and nothing changes."""
 TRIAGE_GAP_S = 10.0
@@ -177,8 +179,8 @@ class HostLoop:
     def _pause_s(self, config: Config) -> float:
         if self._odd is None:
             return config.triage.period_s
-        wanted_s = max(CLOSE_S_MIN, COST_SHARE * self._look_cost_s)
-        return min(CLOSE_S_MAX, wanted_s, max(config.triage.period_s, CLOSE_S_MIN))
+        pause_s = min(CLOSE_S_MAX, max(CLOSE_S_MIN, COST_SHARE * self._look_cost_s))
+        return pause_s if config.relief.mode == "act" else OBSERVING_FACTOR * pause_s
 
     # ------------------------------------------------------------------------------ triage, relief
 

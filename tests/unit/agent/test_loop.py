@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.agent.config import Config, ReliefConfig, TriageConfig
+from bmcmedic.agent.config import Config, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
 from bmcmedic.agent.state import DriverView, HostState
@@ -255,15 +255,17 @@ def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
 
 def test_close_looks_are_made_as_often_as_they_are_cheap(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
+    bench.act()
     bench.rounds(2)
     assert bench.loop.round() == CLOSE_S_MIN
-    bench.cost_a_look_s = 0.06
-    bench.loop.round()
-    assert bench.loop.round() == pytest.approx(CLOSE_S_MAX)
-    bench.config = Config(triage=TriageConfig(period_s=1.0))
-    bench.cost_a_look_s = 0.0
-    bench.rounds(2)
-    assert bench.loop.round() == CLOSE_S_MIN
+    bench.cost_a_look_s = 0.03
+    bench.rounds(1)
+    assert bench.loop.round() == pytest.approx(3.0)
+    bench.cost_a_look_s = 10.0
+    bench.rounds(1)
+    assert bench.loop.round() == CLOSE_S_MAX
+    bench.config = Config()  # to observe is less urgent
+    assert bench.loop.round() == 2 * CLOSE_S_MAX
 
 
 def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
