@@ -15,6 +15,11 @@ import pytest
 import typer.main
 
 import bmcmedic.cli
+from bmcmedic.agent import config as agent_config
+from bmcmedic.agent.config import OrderKind
+from bmcmedic.agent.orders import Acknowledgement, OrderState
+from bmcmedic.agent.report import About, History, document
+from bmcmedic.agent.state import HostState, ReliefView
 from bmcmedic.cli.remedy import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from bmcmedic.host import diagnosis, guests
@@ -40,7 +45,7 @@ WHERE_COMMANDS_STAND = {
     "reset": ["docs/heal.md"],
     "heal": ["docs/heal.md"],
     "sim": ["docs/simulator.md"],
-    "lab": ["docs/starvation.md"],
+    "lab": ["docs/starvation.md", "docs/lab-kernel.md"],
     "demo": ["docs/simulator.md"],
     "triage": ["docs/triage.md"],
     "relieve": ["docs/relieve.md"],
@@ -264,6 +269,34 @@ def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
         value for name, value in vars(diagnosis).items() if name.startswith("SYMPTOM_")
     }
     assert undocumented(keys(document) | guest | kinds, text("docs/triage.md")) == set()
+
+
+def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
+    page = text("docs/agent.md")
+    about = About({}, 0.0, "observe", None, ())
+    acknowledgement = Acknowledgement("o1", "resume", OrderState.DONE)
+    relief = ReliefView(last={"at": 0, "acted": False, "outcomes": {}, "pids": []})
+    report = document(
+        about,
+        HostState(0.0, relief=relief),
+        sequence=1,
+        sent_at=0.0,
+        missed=0,
+        history=History(),
+        orders=[acknowledgement],
+    )
+    words = {each.value for each in (*OrderKind, *OrderState)}
+    assert undocumented(keys(report) | words, page) == set()
+    missing = {
+        each.name
+        for each in agent_config.SETTINGS
+        if f"`{each.name}`" not in page and f"`.{each.key}`" not in page
+    }
+    assert missing == set()
+    source = text("src/bmcmedic/agent/metrics.py")
+    figures = set(re.findall(r'"(bmcmedic_[a-z_]+)"', source))
+    assert len(figures) > 20
+    assert {name for name in figures if name not in page} == set()
 
 
 def test_every_fault_is_documented() -> None:

@@ -13,7 +13,7 @@ from bmcmedic.lab.kernel_timeline import highest_percent, pat_facts, percent, se
 PAT_PERIOD_S = 2.0
 PRETIMEOUT_LIMIT_S = 10.0
 MONITORING_PERIOD_S = 6.0
-TIME_LAPSE_PERIOD_S = 2.0
+TIME_LAPSE_PERIOD_S = 4.0
 """An emulated processor takes half a second for a client that is really started."""
 
 WELL_S = 8.0
@@ -21,7 +21,8 @@ HUNG_S = 3 * PRETIMEOUT_LIMIT_S
 WINDOW_S = 5.0
 CLIENT_S_MAX = 60.0
 """Then the shim ends a client that still waits."""
-CLIENTS_MAX = int(2 * CLIENT_S_MAX / TIME_LAPSE_PERIOD_S) + 8
+CLIENTS_MAX = int(1.25 * 2 * CLIENT_S_MAX / TIME_LAPSE_PERIOD_S) + 8
+"""As many as are started until then, and some that an emulated processor ends late."""
 CLIENTS_OPEN_MAX = 8
 """While the breaker is open each is told at once, and those that are there are just starting."""
 BREAKER_S_MAX = 240.0

@@ -46,7 +46,8 @@ def draw(record: Record, path: Path) -> None:
     has_memory = any(
         sample.memory_free_fraction < _MEMORY_MATTERS for sample in record.timeline.bmc_samples
     )
-    panels = 3 + has_memory
+    has_pats = bool(record.timeline.pats())
+    panels = 2 + has_pats + has_memory
     lines = len(record.timeline.events)
     figure = Figure(
         figsize=(_WIDTH_IN, _PANEL_IN * panels + _TEXT_IN * lines + 0.9), layout="constrained"
@@ -55,9 +56,10 @@ def draw(record: Record, path: Path) -> None:
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     _draw_kipmi(axes[0], record)
     _draw_clients(axes[1], record)
-    _draw_pats(axes[2], record)
+    if has_pats:
+        _draw_pats(axes[2], record)
     if has_memory:
-        _draw_memory(axes[3], record)
+        _draw_memory(axes[-1], record)
     for axis in axes:
         _draw_events(axis, record)
         axis.spines[["top", "right"]].set_visible(False)

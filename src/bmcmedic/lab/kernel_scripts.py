@@ -266,8 +266,9 @@ def watch():
             stuck, known = clients(now, known)
             with open("/proc/stat") as file:
                 cpu = [int(each) / TICK for each in file.readline().split()[1:9]]
+            now = time.monotonic()
             sample = {{
-                "at": round(time.monotonic(), 3),
+                "at": round(now, 3),
                 "kipmi_s": None if pid is None else cpu_s(pid),
                 "idle_s": round(cpu[3] + cpu[4], 3),
                 "clients": len(known),
