@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bmcmedic.errors import BmcmedicError
+from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.lab.guest import Guest, GuestOptions
 from bmcmedic.lab.kernel_files import Kernel
 from bmcmedic.lab.kernel_scripts import LAB_FILES, PERIOD
@@ -199,7 +200,14 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(kernel: Kernel, machine: Machine, telling: Telling) -> Iterator[Bench]:
-    """Boot it, with the one who looks on running in it."""
+    """Boot it, with the one who looks on running in it.
+
+    Raises: ConfigurationError when something that it needs is not here.
+    """
+    if shutil.which("ipmitool") is None:
+        raise ConfigurationError(
+            "ipmitool is not here; install it (Debian: ipmitool), or run `make setup`"
+        )
     doors = [
         "--lan",
         "127.0.0.1:0",

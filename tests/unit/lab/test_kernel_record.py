@@ -54,6 +54,13 @@ def test_the_json_has_the_numbers() -> None:
     assert told["events"][0] == {"at_s": 2.0, "event": "it begins"}
 
 
+def test_the_keys_are_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "lab-kernel.md").read_text(encoding="utf-8")
+    missing = [key for key in record().to_json() if f"`{key}`" not in page]
+    assert missing == []
+    assert all(f"**`{name.value}`**" in page for name in ScenarioName)
+
+
 @pytest.mark.parametrize("ok", [True, False])
 def test_the_verdict_says_what_is_not_so(ok: bool) -> None:
     out = io.StringIO()
