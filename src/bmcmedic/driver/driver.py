@@ -324,8 +324,8 @@ class Driver:
             self._requeue(request)
             return
         try:
-            if io_lock is not self.io_lock or not request.is_wanted:
-                self._requeue(request)  # or drop it: its caller was told while this waited
+            if io_lock is not self.io_lock or not request.may_be_sent(self._runtime.monotonic()):
+                self._requeue(request)  # or drop it: its time was over while this waited
                 return
             response = self._attempt(request, claim)
         except Interrupted as error:
@@ -393,7 +393,7 @@ class Driver:
         may_have_run = getattr(getattr(error, "evidence", None), "may_have_run", True)
         again = request.idempotent or not may_have_run or isinstance(error, InterfaceBusy)
         without_bmc = self.breaker.is_open and not request.highpri
-        in_time = request.is_wanted and now < request.latest_deadline
+        in_time = request.may_be_sent(now)
         if again and in_time and not without_bmc and request.attempts < ATTEMPTS_MAX:
             self._requeue(request)
         elif without_bmc:
@@ -444,9 +444,9 @@ class Driver:
     # -------------------------------------------------------------------------------- the breaker
 
     def _probe(self) -> None:
-        """Ask whether the BMC is back."""
-        # Nobody waits for it, so it is not tried again.
-        self._serve(Request(_GET_DEVICE_ID, deadline=self._runtime.monotonic()))
+        """Ask whether the BMC is back; nobody waits for that, so it is not tried again."""
+        deadline = self._runtime.monotonic() + 2 * self.limits.io_lock_s
+        self._serve(Request(_GET_DEVICE_ID, deadline=deadline))
 
     def _bmc_answered(self) -> None:
         self.counts["answers"] += 1

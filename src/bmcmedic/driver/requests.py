@@ -77,6 +77,10 @@ class Request:
         """Whether anybody still waits for it."""
         return not self.done or any(not follower.done for follower in self.followers)
 
+    def may_be_sent(self, now: float) -> bool:
+        """Whether somebody waits for it whose time is not over."""
+        return self.is_wanted and now < self.latest_deadline
+
     @property
     def latest_deadline(self) -> float:
         """How long somebody still waits for it."""
@@ -190,8 +194,7 @@ class RequestQueues:
             request in self.bridged
             and request.idempotent
             and request.attempts < ATTEMPTS_MAX
-            and request.is_wanted
-            and now < request.latest_deadline
+            and request.may_be_sent(now)
         )
 
     def await_bridged(self, request: Request) -> None:

@@ -131,14 +131,16 @@ def test_an_unforeseen_error_on_the_polled_path_does_not_end_who_pats(bench: Ben
     assert "nobody thought of this" in str(outcome[0])
 
 
-def test_what_is_told_too_late_while_the_worker_waits_for_the_lock_is_not_sent(
-    bench: Bench,
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_becomes_too_late_while_the_worker_waits_for_the_lock_is_not_sent(
+    bench: Bench, *, is_told: bool
 ) -> None:
     bench.interface.happens = bench.takes(0.4)
     bench.work()
     bench.poll(1.0, [])
     request = bench.ask(1.1, WRITE, 0.1)
-    bench.at(1.25, bench.driver.expire)
+    if is_told:
+        bench.at(1.25, bench.driver.expire)
     bench.world.run(5.0)
     assert isinstance(request.error, NoAnswer)
     assert [data for _, data in bench.interface.sent] == [PAT]
