@@ -59,6 +59,9 @@ class Driver(Protocol):
     def exchange(self, request: ColdResetReq) -> object:
         """Send the cold reset."""
 
+    def close(self) -> None:
+        """Hang up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -264,11 +267,12 @@ class OrderDesk:
         self._settle(ended)
 
     def _carry_out(self, order: Order) -> tuple[OrderState, str | None]:
+        driver = self._driver()
         try:
             if order.kind is OrderKind.COLD_RESET:
-                self._driver().exchange(ColdResetReq())
+                driver.exchange(ColdResetReq())
                 return OrderState.DONE, "the BMC took it; whether it restarts shows in its answers"
-            return self._order_watchdog(order)
+            return self._order_watchdog(order, driver)
         except (DriverGone, Interrupted) as error:
             state = OrderState.UNKNOWN if error.may_have_run else OrderState.FAILED
             return state, str(error)
@@ -278,9 +282,10 @@ class OrderDesk:
             return OrderState.UNKNOWN, f"it may have been carried out: {error}"
         except BmcmedicError as error:
             return OrderState.FAILED, str(error)
+        finally:
+            driver.close()
 
-    def _order_watchdog(self, order: Order) -> tuple[OrderState, str | None]:
-        driver = self._driver()
+    def _order_watchdog(self, order: Order, driver: Driver) -> tuple[OrderState, str | None]:
         driver.watchdog(_WATCHDOG[order.kind], order.seconds)
         until = self._runtime.monotonic() + SETTLE_S_MAX
         while not self._stopping:

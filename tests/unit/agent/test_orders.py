@@ -137,6 +137,8 @@ class FakeDriver:
             raise self.error
         return None
 
+    def close(self) -> None: ...
+
 
 class Time(ThreadRuntime):
     """Passes when somebody sleeps."""
