@@ -20,7 +20,7 @@ from bmcmedic.driver.breaker import Breaker, LastAnswers
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
-from bmcmedic.driver.runtime import Lock, Runtime
+from bmcmedic.driver.runtime import Lock, Runtime, held
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import (
     BmcmedicError,
@@ -66,6 +66,8 @@ class Driver:
         self._poller_id: int | None = None
         self._sleepless: set[int] = set()
         self._last_answer_at: float | None = None
+        self._in_flight_at: float | None = None
+        """Since when the worker has waited for the exchange in flight."""
 
     # ------------------------------------------------------------------------ the driver's own
 
@@ -112,7 +114,7 @@ class Driver:
         request = OwnRequest(data, deadline, runtime.signal())
         late = False
         now = runtime.monotonic()
-        with self._locked():
+        with held(self._requests_lock):
             # Asked under the lock: whoever ends the worker refuses all that is queued then.
             has_worker = self._worker_id is not None
             if has_worker:
@@ -128,7 +130,7 @@ class Driver:
             if waiting is not None:
                 waiting()
         else:
-            with self._locked():
+            with held(self._requests_lock):
                 if not request.done:  # else the answer came after all
                     request.done = True
                     self._queues.complete_request(request)
@@ -245,7 +247,8 @@ class Driver:
         Raises: QueueFull.
         """
         now = self._runtime.monotonic()
-        with self._locked():
+        with held(self._requests_lock):
+            self._notice_silence(now)
             if self.stopping:
                 request.settle(None, TransportError("the driver is stopping"))
             elif request.deadline <= now:
@@ -262,7 +265,7 @@ class Driver:
 
     def abandon(self, request: Request) -> None:
         """Nobody waits for it any more; unless it is in flight, it is never sent."""
-        with self._locked():
+        with held(self._requests_lock):
             request.done = True
             self._queues.forget_unwanted()
 
@@ -272,7 +275,8 @@ class Driver:
         The worker does it too, between exchanges; who cannot wait for that calls this.
         """
         now = self._runtime.monotonic()
-        with self._locked():
+        with held(self._requests_lock):
+            self._notice_silence(now)
             for request in self._queues.expired(now):
                 self.counts["too_late"] += 1
                 request.settle(None, request.too_late())
@@ -289,30 +293,26 @@ class Driver:
             while not self.stopping:
                 now = self._worker_seen_at = runtime.monotonic()
                 next_deadline = self.expire()
-                request = self.dequeue_request()
+                with held(self._requests_lock):
+                    request = self._queues.dequeue_request()
                 if request is not None:
                     self._serve(request)
                 elif self.breaker.is_open and now >= self.breaker.next_probe_at:
                     self._probe()
                 else:
-                    wake_at = next_deadline
-                    if self.breaker.is_open:
-                        probe_at = self.breaker.next_probe_at
-                        wake_at = probe_at if wake_at is None else min(wake_at, probe_at)
-                    self._wakeup.wait(None if wake_at is None else wake_at - now)
+                    probe_at = self.breaker.next_probe_at if self.breaker.is_open else None
+                    due = [at for at in (next_deadline, probe_at) if at is not None]
+                    self._wakeup.wait(min(due) - now if due else None)
         finally:
             self._worker_id = None
-            self._refuse_all(TransportError("the driver is stopping"))
+            with held(self._requests_lock):
+                for request in self._queues.everything():
+                    self.complete_request(request, None, TransportError("the driver is stopping"))
 
     def stop(self) -> None:
         """Let the worker end, after the exchange of the driver's own that is in flight."""
         self.stopping = True
         self._wakeup.set()
-
-    def dequeue_request(self) -> Request | None:
-        """The next request, the driver's own first."""
-        with self._locked():
-            return self._queues.dequeue_request()
 
     def _serve(self, request: Request) -> None:
         """Make one attempt, and say what becomes of the request."""
@@ -345,6 +345,7 @@ class Driver:
             self._failed(request, self._unforeseen(error))
             return
         finally:
+            self._in_flight_at = None
             io_lock.release()
             self._worker_seen_at = self._runtime.monotonic()
         if response is not None:
@@ -363,10 +364,11 @@ class Driver:
         if request.highpri:
             deadline = min(deadline, request.deadline)
         if request.target is None:
+            self._in_flight_at = now
             return self.interface.attempt(
                 request.data, deadline, claim, idempotent=request.idempotent
             )
-        with self._locked():
+        with held(self._requests_lock):
             self._queues.await_bridged(request)
         self.interface.send_bridged(
             request.data,
@@ -397,15 +399,14 @@ class Driver:
         if again and in_time and not without_bmc and request.attempts < ATTEMPTS_MAX:
             self._requeue(request)
         elif without_bmc:
-            with self._locked():
+            with held(self._requests_lock):
                 self._queues.complete_request(request)
-                for caller in list(request.callers()):
-                    self._settle_without_bmc(caller, error, now)
+                self._settle_without_bmc(request, error, now)
         else:
             self._complete(request, None, error)
 
     def _requeue(self, request: Request) -> None:
-        with self._locked():
+        with held(self._requests_lock):
             if request.is_wanted:
                 self._queues.requeue_request(request)
             else:
@@ -414,7 +415,7 @@ class Driver:
     def _complete(
         self, request: Request, response: bytes | None, error: BmcmedicError | None
     ) -> None:
-        with self._locked():
+        with held(self._requests_lock):
             self.complete_request(request, response, error)
 
     def complete_request(
@@ -432,7 +433,7 @@ class Driver:
     def _bridged_done(self, request: Request, result: bytes | BmcmedicError) -> None:
         """A transport's own thread has the answer from behind the BMC, or none."""
         now = self._runtime.monotonic()
-        with self._locked():
+        with held(self._requests_lock):
             if not isinstance(result, BmcmedicError):
                 self.complete_request(request, result, None)
             elif self._queues.may_be_bridged_again(request, now) and not self.breaker.is_open:
@@ -440,8 +441,6 @@ class Driver:
             else:
                 self.complete_request(request, None, result)
         self._wakeup.set()
-
-    # -------------------------------------------------------------------------------- the breaker
 
     def _probe(self) -> None:
         """Ask whether the BMC is back; nobody waits for that, so it is not tried again."""
@@ -456,32 +455,39 @@ class Driver:
     def _bmc_silent(self, reason: str, *, gone: bool = False) -> None:
         self.counts["failures"] += 1
         now = self._runtime.monotonic()
-        if self.breaker.failed(now, reason, for_good=gone):
-            error = self.breaker.refusal(now)
-            with self._locked():
-                for request in self._queues.drain_clients():
-                    for caller in list(request.callers()):
-                        self._settle_without_bmc(caller, error, now)
+        with held(self._requests_lock):
+            if self.breaker.failed(now, reason, for_good=gone):
+                self._opened(now)
+
+    def _notice_silence(self, now: float) -> None:
+        """Open the breaker before an exchange that takes too long has ended; the lock is held."""
+        in_flight_s = 0.0 if self._in_flight_at is None else now - self._in_flight_at
+        if in_flight_s < self.limits.silence_s_max or self.breaker.is_open:
+            return
+        self.breaker.failed(now, f"no answer for {in_flight_s:.0f} s", for_good=True)
+        self._opened(now)
+
+    def _opened(self, now: float) -> None:
+        """Whoever waits waits no longer; the lock is held."""
+        error = self.breaker.refusal(now)
+        for request in self._queues.drain_clients():
+            self._settle_without_bmc(request, error, now)
 
     def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
-        """Give a reader the last good answer with its age, and everybody else the error."""
+        """Give readers the last good answer with its age, and everybody else the error."""
         kept = self._last_answers.get(request.key, now) if request.idempotent else None
-        if kept is None:
-            request.settle(None, error)
-        else:
-            self.counts["old_answers"] += 1
-            request.settle(kept[0], None, answer_age_s=kept[1])
-
-    def _refuse_all(self, error: BmcmedicError) -> None:
-        with self._locked():
-            for request in self._queues.everything():
-                self.complete_request(request, None, error)
+        for caller in list(request.callers()):
+            if kept is None:
+                caller.settle(None, error)
+            else:
+                self.counts["old_answers"] += 1
+                caller.settle(kept[0], None, answer_age_s=kept[1])
 
     def status(self) -> dict[str, Any]:
         """What it is doing; durations in seconds."""
         now = self._runtime.monotonic()
         last_answer_at = self._last_answer_at
-        with self._locked():
+        with held(self._requests_lock):
             return {
                 "interface": self.interface.name,
                 "breaker": self.breaker.describe(now),
@@ -490,11 +496,3 @@ class Driver:
                 "worker_alive": self._worker_id is not None,
                 "counts": dict(self.counts),
             }
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._requests_lock.acquire()
-        try:
-            yield
-        finally:
-            self._requests_lock.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 
@@ -30,6 +31,16 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Let it go; any thread may."""
+
+
+@contextlib.contextmanager
+def held(lock: Lock) -> Iterator[None]:
+    """Have a lock for as long as it takes; what is done meanwhile must be short."""
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Runtime(Protocol):

@@ -373,6 +373,35 @@ def test_pats_go_on_while_it_is_open_and_close_it(bench: Bench) -> None:
     assert not bench.driver.breaker.is_open
 
 
+def test_it_opens_for_an_exchange_that_takes_too_long_before_that_fails() -> None:
+    interface = ScriptedInterface()
+    interface.by_itself = Attempt.answer
+    driver = Driver(interface, ThreadRuntime(), DriverLimits(silence_s_max=0.05))
+    worker = threading.Thread(target=driver.kcs_loop)
+    worker.start()
+    seen = Request(GET_DEVICE_ID, deadline=in_a_minute())
+    driver.submit(seen)
+    eventually(lambda: seen.done)
+    interface.by_itself = None
+    driver.submit(Request(SET_SOMETHING, deadline=in_a_minute()))
+    flying = interface.next_attempt()
+    waiting = Request(GET_DEVICE_ID, deadline=in_a_minute())
+    driver.submit(waiting)
+    eventually(lambda: driver.expire() is None or waiting.done)
+    assert waiting.response == seen.response
+    assert waiting.answer_age_s is not None
+    assert driver.breaker.is_open
+    assert "no answer for" in driver.breaker.reason
+    refused = Request(GET_SELF_TEST, deadline=in_a_minute())
+    driver.submit(refused)
+    assert isinstance(refused.error, BreakerOpen)
+    flying.answer()  # late, but it does answer
+    eventually(lambda: not driver.breaker.is_open)
+    driver.stop()
+    worker.join(WAIT_S_MAX)
+    assert not worker.is_alive()
+
+
 def test_an_interface_that_is_gone_opens_it_at_once(bench: Bench) -> None:
     asked, flying = bench.asked()
     flying.fail(InterfaceGone("/dev/ipmi0 is gone"))
