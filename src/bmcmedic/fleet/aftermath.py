@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.fleet.symptoms import unrest
+from bmcmedic.fleet.symptoms import are_left_over, unrest
 from bmcmedic.model.heal import HostReport
 
 
@@ -16,12 +16,22 @@ class HostWitness:
     unrest: tuple[str, ...]
     """What still speaks against a healthy in-band side."""
     detail: str
+    left_over: str = ""
+    """Of clients that have missed their answer and wait on, though nothing ails the BMC any more."""
 
     @classmethod
     def of(cls, report: HostReport) -> HostWitness:
         """The witness of one report."""
-        detail = f"kipmi at {report.kipmi_percent_max:g} %, no stuck client"
-        return cls(report, unrest(report), detail)
+        kipmi = f"kipmi at {report.kipmi_percent_max:g} %"
+        if are_left_over(report):
+            count = report.stuck_clients
+            are = "client is" if count == 1 else "clients are"
+            left = (
+                f"{count} stuck {are} left over from the hang, though nothing waits for the BMC any"
+                " more: `bmcmedic relieve` on the host ends them"
+            )
+            return cls(report, (), f"{kipmi}; {left}", left)
+        return cls(report, unrest(report), f"{kipmi}, no stuck client")
 
     @property
     def is_well(self) -> bool:

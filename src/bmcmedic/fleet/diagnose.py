@@ -7,7 +7,7 @@ from bmcmedic.fleet.symptoms import (
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,
     SLOW_SYMPTOMS,
-    STUCK_SYMPTOM,
+    are_left_over,
     unrest,
 )
 from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
@@ -126,7 +126,7 @@ def _sick_by_the_host(
     evidence = word + unrest(report)
     if in_band_hung and not report.symptoms:
         return DiagnosisKind.IN_BAND_HUNG, (*word, "though the host reports no symptom")
-    if not in_band_hung and _are_left_over(report):
+    if not in_band_hung and are_left_over(report):
         line = (
             "clients are stuck on the host, but nothing waits for the BMC any more: they are left "
             "over from an earlier hang, and `bmcmedic relieve` on the host ends them"
@@ -150,13 +150,6 @@ def _says(report: HostReport, names: frozenset[str]) -> bool:
 def _is_stuck(report: HostReport) -> bool:
     """Whether the report's facts show a hang, whatever its symptoms are called."""
     return report.stuck_clients > 0 or report.hung_since is not None
-
-
-def _are_left_over(report: HostReport) -> bool:
-    """Whether stuck clients are all there is, and the kernel is known not to wait for the BMC."""
-    only_stuck = set(report.symptoms) == {STUCK_SYMPTOM} and report.hung_since is None
-    at_rest = report.kipmi_percent_max < KIPMI_AT_REST_PERCENT
-    return only_stuck and bool(report.kipmi) and at_rest
 
 
 def _well_over_lan(observation: Observation) -> tuple[str, ...]:

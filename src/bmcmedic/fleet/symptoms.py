@@ -148,6 +148,13 @@ class _Reader:
         return ConfigurationError(f"{self._source}: {key} is {shown}, expected {wanted}")
 
 
+def are_left_over(report: HostReport) -> bool:
+    """Whether stuck clients are all there is, and the kernel is known not to wait for the BMC."""
+    only_stuck = set(report.symptoms) == {STUCK_SYMPTOM} and report.hung_since is None
+    at_rest = report.kipmi_percent_max < KIPMI_AT_REST_PERCENT
+    return only_stuck and bool(report.kipmi) and at_rest
+
+
 def unrest(report: HostReport) -> tuple[str, ...]:
     """What speaks against a healthy in-band side, in an operator's words; nothing is at rest."""
     busy = [t for t in report.kipmi if t.cpu_percent >= KIPMI_AT_REST_PERCENT]

@@ -530,6 +530,38 @@ def test_a_host_that_never_comes_to_rest_is_for_repair() -> None:
     assert "12 %" in verdict.reason
 
 
+def test_clients_left_over_from_the_hang_need_no_repair_of_the_bmc() -> None:
+    virtual = sick("hang")
+
+    def left_over(seen: Json) -> Json:
+        if seen["symptoms"]:
+            return seen
+        stuck = [{"pid": 1}, {"pid": 2}]
+        return seen | {
+            "symptoms": ["stuck-clients"],
+            "kipmi": [{"name": "kipmi0", "cpu_percent": 0.0}],
+            "stuck": stuck,
+        }
+
+    verdict = heal(virtual, host=VirtualHost(virtual, left_over))
+    assert verdict.verdict == "healed"
+    assert verdict.host_untouched is True
+    assert any("2 stuck clients are left over" in line for line in verdict.evidence)
+
+
+def test_clients_that_wait_for_the_bmc_still_are_no_leftovers() -> None:
+    virtual = sick("hang")
+    waits = VirtualHost(
+        virtual,
+        lambda seen: (
+            seen
+            | {"symptoms": ["stuck-clients"], "stuck": [{"pid": 1}], "hung_since": virtual.time.now}
+        ),
+    )
+    verdict = heal(virtual, host=waits)
+    assert verdict.verdict == "needs-repair"
+
+
 def test_a_host_without_a_boot_id_is_healed_as_far_as_lan_shows() -> None:
     virtual = sick("hang")
 

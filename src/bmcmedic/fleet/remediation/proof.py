@@ -198,7 +198,7 @@ class Proof:
         self._host_after = witness.report
         judged = judge_host(self._chart.host_before, witness.report, self._signs)
         self._chart.untouched = judged.untouched
-        self._chart.evidence += judged.lines
+        self._chart.evidence += [*judged.lines, *filter(None, (witness.left_over,))]
         said = [*judged.lines, *(witness.unrest or (witness.detail,))]
         outcome = {True: "untouched", False: "changed", None: "not-proven"}[judged.untouched]
         await self._chart.step("host", outcome, "; ".join(said))
