@@ -17,7 +17,7 @@ class HostWitness:
     """What still speaks against a healthy in-band side."""
     detail: str
     left_over: str = ""
-    """Of clients that have missed their answer and wait on, though nothing ails the BMC any more."""
+    """Of clients that missed their answer and wait on, though nothing ails the BMC any more."""
 
     @classmethod
     def of(cls, report: HostReport) -> HostWitness:

@@ -80,6 +80,12 @@ class GuestOptions:
     port80: str | None = None
     """Where the simulator's --port80-chardev is."""
 
+    uuid: str | None = None
+    """Its SMBIOS product UUID; its BMC's (`SimProcess.host_uuid`) shows that they belong together.
+
+    None: QEMU has none.
+    """
+
     modules: Sequence[str] = IPMI_MODULES
     """Kernel modules to load, each with its parameters: `ipmi_watchdog timeout=10`."""
 
@@ -293,6 +299,8 @@ class Guest:
             "-chardev", f"socket,id=qmp,path={_escaped(folder / 'qmp')},server=on,wait=off",
             "-mon", "chardev=qmp,mode=control",
         ]  # fmt: skip
+        if options.uuid is not None:
+            command += ["-uuid", options.uuid]
         if options.bmc is not None:
             command += [
                 "-chardev", f"socket,id=bmc,{_socket(options.bmc)},reconnect=1",

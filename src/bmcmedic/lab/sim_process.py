@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from bmcmedic.errors import BmcmedicError
 
@@ -31,6 +32,11 @@ class SimProcess:
     def get(self, path: str = "") -> dict[str, Any]:
         """What the control door tells of the BMC, or of what stands below it."""
         return self._ask("GET", path)
+
+    @property
+    def host_uuid(self) -> str:
+        """The product UUID of the host that it is the BMC of."""
+        return str(UUID(bytes_le=bytes.fromhex(self.get()["guid"])))
 
     def set_faults(self, *faults: str) -> None:
         """Replace all of its faults."""
