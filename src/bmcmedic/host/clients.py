@@ -1,6 +1,6 @@
 """What a stuck client is, by evidence: never by its name, and never by its age alone.
 
-`Client.of` finds a client and marks how far it has come; `look_again` looks closely some seconds
+`Client.of` finds a client and marks how far it has come; `Look.at` looks closely some seconds
 later, and `judge` compares the two. Who acts on a verdict holds the process (`Tree.hold`), looks
 (`Look.at`) and judges again, and then acts through the same hold: the pid may have become another's
 meanwhile.
@@ -182,16 +182,6 @@ class Verdict(NamedTuple):
     def is_stuck(self) -> bool:
         """Whether it is proven stuck: only then may anything be done about it."""
         return self.finding is Finding.STUCK
-
-
-def look_again(client: Client, tree: Tree, now: Now) -> Optional[Look]:
-    """Look at the same client another time; None: it is gone, or its pid is another's."""
-    try:
-        with tree.hold(client.identity.pid) as process:
-            seen = Look.at(process, now)
-    except ProcError:
-        return None
-    return seen if seen.stat.identity == client.identity else None
 
 
 def judge(client: Client, again: Optional[Look], stuck_after_s: float) -> Verdict:

@@ -247,8 +247,6 @@ class Record:
     bmc_away: list[tuple[float, float]] = field(default_factory=list)
     """From when to when the BMC was rebooting."""
     bmc_samples: list[BmcSample] = field(default_factory=list)
-    requests_answered: int = 0
-    requests_failed: int = 0
     trouble_at: float | None = None
     """When the driver was stopped, or the check command that hangs was started."""
 

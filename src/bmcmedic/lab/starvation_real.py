@@ -250,7 +250,7 @@ class _Run:
         body()
 
     def _client(self, random: Random) -> None:
-        for _ in client(self._ask, self._runtime, self._scenario, random, self.record):
+        for _ in client(self._ask, self._runtime, self._scenario, random):
             self._runtime.look()
 
     def _apply(self, faults: FaultSet) -> None:

@@ -145,7 +145,7 @@ class _Run:
 
     def _client(self, random: Random) -> None:
         world = self.world
-        for computes_s in client(self._ask, self._runtime, self._scenario, random, self.record):
+        for computes_s in client(self._ask, self._runtime, self._scenario, random):
             world.spin_until(world.now + computes_s)
 
     def _flood(self, faults: FaultSet) -> None:

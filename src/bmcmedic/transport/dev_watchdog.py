@@ -177,11 +177,6 @@ class DevWatchdog:
             raise
 
     @property
-    def has_pretimeout(self) -> bool:
-        """Whether a pretimeout does anything: with pre_none, the kernel leaves it out."""
-        return self.parameters.preaction not in (None, "pre_none")
-
-    @property
     def can_stop(self) -> bool:
         """Whether `disarm` works: not with nowayout."""
         return not self.parameters.nowayout

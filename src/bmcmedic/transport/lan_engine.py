@@ -133,10 +133,6 @@ class LanEngine:
         self._poll.register(fileno, select.EPOLLIN)
         self._readers[fileno] = reader
 
-    def is_attached(self, address: Address) -> bool:
-        """Whether some link has this address already."""
-        return address in self._links
-
     def attach(self, link: Link) -> None:
         """Take datagrams from the link's address."""
         link.sock = self._socket_for(link.address)

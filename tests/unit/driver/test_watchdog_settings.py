@@ -129,12 +129,6 @@ def test_a_countdown_after_shutdown_fits_into_the_timer(text: str) -> None:
         ShutdownPolicy.parse(text)
 
 
-def test_freebsds_sign() -> None:
-    kinds = [ShutdownPolicy.from_countdown(seconds).kind for seconds in (-1, 0, 300)]
-    assert kinds == [ShutdownKind.KEEP, ShutdownKind.DISARM, ShutdownKind.REARM]
-    assert ShutdownPolicy.from_countdown(300).countdown_s == 300
-
-
 def test_what_is_left_running_for_a_shutdown_does_something() -> None:
     policy = ShutdownPolicy.parse("rearm:300")
     warned = WatchdogSettings(
@@ -147,3 +141,17 @@ def test_what_is_left_running_for_a_shutdown_does_something() -> None:
     assert warned.rearm_request.action is TimeoutAction.POWER_CYCLE
     assert warned.rearm_request.pretimeout_interval_s == 0
     assert WatchdogSettings(shutdown=policy).rearm_request.action is TimeoutAction.HARD_RESET
+
+
+def test_a_shutdown_never_shortens_the_timer() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"1 s, less than its time-out of 180 s; give rearm:180"
+    ):
+        WatchdogSettings.for_interface(
+            PORT_IO_S, timeout_s=180.0, shutdown=ShutdownPolicy.parse("rearm:1")
+        )
+    settings = WatchdogSettings.for_interface(
+        PORT_IO_S, timeout_s=180.0, shutdown=ShutdownPolicy.parse("rearm:600")
+    )
+    assert settings.rearm_request.initial_countdown_s == 600.0
+    assert settings.lengthened(3600.0).rearm_request.initial_countdown_s == 3600.0

@@ -15,9 +15,8 @@ from bmcmedic.host.clients import (
     Now,
     Verdict,
     judge,
-    look_again,
 )
-from bmcmedic.host.proc import Tree
+from bmcmedic.host.proc import ProcError, Tree
 from bmcmedic.host.programs import CLIENTS, program_of, why_left_alone
 from tests.support.host_clients import (
     PROGRESS,
@@ -44,6 +43,16 @@ def clients(tmp_path: Path) -> Iterator[HostClients]:
 def client_of(pid: int, tree: Tree = LIVE) -> Client | None:
     with tree.hold(pid) as process:
         return Client.of(process)
+
+
+def look_again(client: Client, tree: Tree, now: Now) -> Look | None:
+    """None: it is gone, or its pid is another's."""
+    try:
+        with tree.hold(client.identity.pid) as process:
+            seen = Look.at(process, now)
+    except ProcError:
+        return None
+    return seen if seen.stat.identity == client.identity else None
 
 
 def verdict_on(pid: int, stuck_after_s: float = SOON_S, *, is_still: bool = True) -> Verdict:

@@ -68,16 +68,6 @@ class ShutdownPolicy:
             f"at shutdown the watchdog can be told disarm, keep or rearm:SECONDS, not {text!r}"
         )
 
-    @classmethod
-    def from_countdown(cls, countdown_s: int) -> ShutdownPolicy:
-        """As FreeBSD's `hw.ipmi.wd_shutdown_countdown` has it, by sign.
-
-        Zero disarms, a negative number keeps, a positive one is the countdown to start.
-        """
-        if countdown_s > 0:
-            return cls(ShutdownKind.REARM, countdown_s)
-        return cls(ShutdownKind.DISARM if countdown_s == 0 else ShutdownKind.KEEP)
-
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
@@ -177,6 +167,7 @@ class WatchdogSettings:
             check=check,
         )
         settings.require_room(exchange_s_max)
+        settings.require_longer_shutdown()
         return settings
 
     def require_room(self, exchange_s_max: float) -> None:
@@ -195,6 +186,18 @@ class WatchdogSettings:
             f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
             f"{needed_s:g} s; make the time-out {math.ceil(needed_s) + self.pretimeout_s} s or more"
         )
+
+    def require_longer_shutdown(self) -> None:
+        """Refuse a countdown after a shutdown that is shorter than the time-out.
+
+        Raises: ConfigurationError with the numbers.
+        """
+        after_s = self.shutdown.countdown_s
+        if self.shutdown.kind is ShutdownKind.REARM and after_s < self.timeout_s:
+            raise ConfigurationError(
+                f"at shutdown the watchdog would have {after_s:g} s, less than its time-out of "
+                f"{self.timeout_s:g} s; give rearm:{math.ceil(self.timeout_s)} or more"
+            )
 
     def lengthened(self, timeout_s: float) -> WatchdogSettings:
         """The same with a longer time-out; raises ConfigurationError for a shorter one."""
@@ -224,13 +227,18 @@ class WatchdogSettings:
         )
 
     @property
+    def rearm_s(self) -> float:
+        """The countdown for a shutdown; a time-out that was lengthened by order is not shortened."""
+        return max(self.shutdown.countdown_s, self.timeout_s)
+
+    @property
     def rearm_request(self) -> SetWatchdogTimerReq:
         """What the timer is left with for a shutdown: nobody is there to be warned."""
         action = self.action
         if action is TimeoutAction.NONE:
             action = TimeoutAction.POWER_CYCLE
         return SetWatchdogTimerReq(
-            use=TimerUse.SMS_OS, action=action, initial_countdown_s=self.shutdown.countdown_s
+            use=TimerUse.SMS_OS, action=action, initial_countdown_s=self.rearm_s
         )
 
     def _check_timer(self) -> None:
