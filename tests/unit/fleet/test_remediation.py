@@ -379,7 +379,9 @@ def test_an_operator_who_thinks_for_long_still_gets_a_session() -> None:
 def test_an_identity_that_cannot_be_proven_needs_the_operators_word() -> None:
     virtual = sick("hang")
     nobody = replace(report_of(virtual), product_uuid=None)
-    assert refused(virtual, heal(virtual, report=nobody), "identity-not-proven")
+    verdict = heal(virtual, report=nobody)
+    assert refused(virtual, verdict, "identity-not-proven")
+    assert "as root" in verdict.reason
     assert heal(virtual, report=nobody, in_band_hung=True).verdict == "healed-lan-only"
 
 

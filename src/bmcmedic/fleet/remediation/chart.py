@@ -92,8 +92,8 @@ def identity_detail(observation: Observation, report: HostReport) -> str:
     """Both sides' ids, as an operator compares them."""
     known = (observation.system_guid, observation.device_guid)
     guids = dict.fromkeys(guid.hex() for guid in known if guid is not None)
-    host = report.product_uuid or report.bmc_guid or "unknown"
+    host = report.product_uuid or report.bmc_guid
+    has = f"has the id {host}" if host else "gives no id (triage reads it as root only)"
     return (
-        f"host {report.hostname or 'unnamed'} has the id {host},"
-        f" the BMC {' and '.join(guids) or 'gives none'}"
+        f"host {report.hostname or 'unnamed'} {has}, the BMC {' and '.join(guids) or 'gives none'}"
     )
