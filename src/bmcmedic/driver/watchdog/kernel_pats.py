@@ -140,7 +140,7 @@ class KernelPats:
 
     def rearm(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
         """Start the timer with the policy's countdown; the action stays the module's."""
-        timeout_s = math.floor(settings.shutdown.countdown_s)
+        timeout_s = math.floor(settings.rearm_s)
         self._do("the setting", lambda: self._device.set(timeout_s), deadline, waiting)
         self._do("a pat", self._device.pat, deadline, waiting)
 

@@ -228,7 +228,7 @@ class WatchdogSettings:
 
     @property
     def rearm_s(self) -> float:
-        """The countdown for a shutdown; a time-out that was lengthened by order is not shortened."""
+        """The countdown for a shutdown: never less than a time-out lengthened by order."""
         return max(self.shutdown.countdown_s, self.timeout_s)
 
     @property
