@@ -83,8 +83,20 @@ def need_module(module: str, what: str) -> None:
     """Raises: ConfigurationError when something of the extra `lab` is not installed."""
     if importlib.util.find_spec(module) is None:
         raise ConfigurationError(
-            f"{what} needs {module}, which is not installed: pip install 'bmcmedic[lab]'"
+            f"{what} needs {module}, which is not installed: run `make setup` in a clone, else "
+            "pip install 'bmcmedic[lab]'"
         )
+
+
+def need_writable(path: Path) -> None:
+    """Raises: ConfigurationError when a file cannot be written there, before anything is run."""
+    folder = path.parent
+    if path.is_dir():
+        raise ConfigurationError(f"cannot write {path}: it is a directory")
+    if not folder.is_dir():
+        raise ConfigurationError(f"cannot write {path}: there is no directory {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigurationError(f"cannot write {path}: no right to")
 
 
 def _secret(path: Path | None, variable: str, credential: str) -> bytes | None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from bmcmedic.cli.common import need_module
+from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.cli.lab_kernel import kernel
 from bmcmedic.lab.starvation import (
     DURATION_S,
@@ -92,6 +92,7 @@ def starvation(
         need_module("greenlet", "virtual time")
     if plot is not None:
         need_module("matplotlib", "--plot")
+        need_writable(plot)
     if duration is None:
         duration = REAL_DURATION_S if real else DURATION_S
     scenario = Scenario(

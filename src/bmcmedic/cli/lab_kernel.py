@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from bmcmedic.cli.common import need_module
+from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.lab.kernel import Record, ScenarioName, run, scenarios
 from bmcmedic.lab.kernel_files import Kernel
@@ -55,6 +55,7 @@ def kernel(
     """
     if plot is not None:
         need_module("matplotlib", "--plot")
+        need_writable(plot)
     name = ScenarioName(scenario.value)
     unpacked = Kernel.find(kernel_folder)
     out = sys.stderr if as_json else sys.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.cli import lab
+from bmcmedic.cli import lab, lab_kernel
 from bmcmedic.errors import ConfigurationError
 from tests.support.programs import bmcmedic
 
@@ -51,13 +51,15 @@ def test_people_are_told_what_happened(tmp_path: Path) -> None:
         (("--duration", "0"), "a run lasts"),
         (("--hang-check-at", "900"), "at 900 s nothing can be hung"),
         (("--design", "none"), "--design"),
-        (("--plot", "/no/such/folder/plot.png", "--duration", "10"), "cannot write"),
+        (("--plot", "/no/such/folder/plot.png"), "there is no directory /no/such/folder"),
+        (("--plot", "/"), "cannot write /: it is a directory"),
     ],
 )
 def test_what_cannot_be_run_is_said_with_status_2(arguments: tuple[str, ...], said: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
+    assert done.stdout == ""  # nothing was run in vain
     assert "Traceback" not in done.stderr
 
 
@@ -68,6 +70,11 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     with pytest.raises(ConfigurationError, match=r"pip install 'bmcmedic\[lab\]'"):
         lab.starvation(design=lab.DesignChoice.PRIORITY)
+
+
+def test_the_real_kernel_is_not_run_for_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        lab_kernel.kernel(kernel_folder=tmp_path, plot=tmp_path / "none" / "plot.png")
 
 
 def test_in_real_time_the_shipped_driver_spares_the_host() -> None:
