@@ -138,12 +138,14 @@ class ControllerLink:
     def _connect(self) -> http.client.HTTPSConnection:
         if self._connection is not None:
             return self._connection
-        context = ssl.create_default_context(cafile=self.config.ca_file)
+        with _naming(self.config.ca_file):
+            context = ssl.create_default_context(cafile=self.config.ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         certificate = self._file("client_certificate")
         if certificate is not None:
             key = self._file("client_key")
-            context.load_cert_chain(certificate, key, password=_no_password)
+            with _naming(certificate, key):
+                context.load_cert_chain(certificate, key, password=_no_password)
         self._connection = http.client.HTTPSConnection(
             str(self._parts.hostname),
             self._parts.port or HTTPS_PORT,
@@ -170,6 +172,16 @@ class ControllerLink:
             return named
         passed = Path(self._folder) / CREDENTIALS[name]
         return str(passed) if passed.exists() else None
+
+
+@contextlib.contextmanager
+def _naming(*files: str | None) -> Iterator[None]:
+    """Which files cannot be used: the TLS library's own errors do not say."""
+    try:
+        yield
+    except OSError as error:
+        named = " or ".join(filter(None, files)) or "the system's certificates"
+        raise NotTaken(f"{named} cannot be used: {error.strerror or error}") from None
 
 
 def _token(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import pytest
@@ -13,7 +14,7 @@ from bmcmedic.agent.config import Config, ControllerConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.orders import Acknowledgement, OrderState
 from bmcmedic.agent.report import CHANGES_MAX, About, History, Pace
-from bmcmedic.agent.report_link import NotTaken, Reply, _read
+from bmcmedic.agent.report_link import ControllerLink, NotTaken, Reply, _read
 from bmcmedic.agent.reporter import Reporter
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.driver.runtime import ThreadRuntime
@@ -239,3 +240,17 @@ def test_a_reply_that_is_none_is_a_report_not_taken(raw: bytes) -> None:
 
 def test_an_empty_reply_has_no_orders() -> None:
     assert _read(b" \n") == _read(b"{}") == Reply([])
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "client_certificate", "token_file"])
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_file_that_cannot_be_used_is_named(
+    tmp_path: Path, setting: str, content: str | None
+) -> None:
+    path = tmp_path / "file.pem"
+    if content is not None:
+        path.write_text(content)
+    named: dict[str, Any] = {setting: str(path)}
+    config = ControllerConfig(url="https://127.0.0.1:1/", **named)
+    with pytest.raises(NotTaken, match=r"file\.pem"):
+        ControllerLink(config, {}).post({})
