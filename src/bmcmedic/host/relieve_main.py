@@ -139,6 +139,6 @@ def _stuck_after_s(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not STUCK_AFTER_S_MIN <= seconds <= STUCK_AFTER_S_MAX:
-        limits = f"{STUCK_AFTER_S_MIN:g} to {STUCK_AFTER_S_MAX:g} seconds"
+        limits = f"{STUCK_AFTER_S_MIN:.0f} to {STUCK_AFTER_S_MAX:.0f} seconds"
         raise argparse.ArgumentTypeError(f"{text!r} is not {limits}")
     return seconds

@@ -89,7 +89,10 @@ def _usage(message: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0.0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
@@ -98,5 +101,5 @@ def _seconds(text: str) -> float:
 def _interval_s(text: str) -> float:
     seconds = _seconds(text)
     if not 0.1 <= seconds <= INTERVAL_S_MAX:
-        raise argparse.ArgumentTypeError(f"0.1 to {INTERVAL_S_MAX:g} seconds, please")
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0.1 to {INTERVAL_S_MAX:g} seconds")
     return seconds
