@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.lab.guest import Guest
+from bmcmedic.lab.guest import Guest, GuestOptions
+from bmcmedic.lab.kernel_files import Kernel
 from bmcmedic.lab.kernel_scripts import LAB_FILES
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
-from tests.kernel.conftest import BootGuest
 from tests.support.guest_ssh import ssh_to
 from tests.support.programs import PASSWORD
 from tools import build_pyz
@@ -87,7 +87,13 @@ class Desk:
 
     @property
     def triage_command(self) -> str:
-        return f"ssh node7 python3 - triage --json --stuck-after {STUCK_AFTER_S} <triage.pyz"
+        options = f"--json --interval 1 --stuck-after {STUCK_AFTER_S}"
+        return f"ssh node7 python3 - triage {options} <triage.pyz"
+
+    @property
+    def triage_again(self) -> str:
+        """As heal runs it: without a shell, but for the one that it names."""
+        return f"sh -c {shlex.quote(self.triage_command)}"
 
     def triage(self) -> tuple[int, dict[str, Any]]:
         done = self.shell(self.triage_command)
@@ -102,10 +108,18 @@ class Desk:
         told: dict[str, Any] = json.loads(done.stdout)
         return done.returncode, told, done.stderr
 
+    def relieve(self) -> subprocess.CompletedProcess[str]:
+        options = f"--yes --json --stuck-after {RELIEF_AFTER_S}"
+        return self.shell(f"ssh node7 python3 - relieve {options} <triage.pyz")
+
+    def ask(self, forever: int = 0) -> None:
+        """The host's monitoring asks its BMC."""
+        self.guest.run(START.format(patient=PATIENT, forever=forever), check=True)
+
     def fall_ill(self, forever: int = 0) -> None:
         """The BMC hangs towards its host, whose monitoring gets stuck."""
         self.bmc.set_faults("kcs-stuck:ibf", "boot:2")
-        self.guest.run(START.format(patient=PATIENT, forever=forever), check=True)
+        self.ask(forever)
 
         def is_seen() -> bool:
             told = self.triage()[1]
@@ -123,15 +137,17 @@ class Desk:
         return (self.guest.resets, self.guest.boot_ids) == (0, [boot_id])
 
 
-@pytest.fixture
-def desk(boot_guest: BootGuest, tmp_path: Path) -> Iterator[Desk]:
+@pytest.fixture(scope="module")
+def desk(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """For all tests here; each leaves host and BMC well."""
+    tmp_path = tmp_path_factory.mktemp("desk")
     script = build_pyz.script().encode()
     (tmp_path / "triage.pyz").write_bytes(script)
     own = tmp_path / "bmcmedic"
     own.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bmcmedic "$@"\n')
     own.chmod(0o755)
     with sim_bmc("--lan", "127.0.0.1:0") as bmc:
-        guest = boot_guest(
+        options = GuestOptions(
             bmc=bmc.vm_socket,
             uuid=bmc.host_uuid,
             bmcmedic=False,
@@ -141,7 +157,7 @@ def desk(boot_guest: BootGuest, tmp_path: Path) -> Iterator[Desk]:
                 **{path: text.encode() for path, text in CLIENTS.items()},
             },
         )
-        with ssh_to(guest, tmp_path, {script: PYZ}):
+        with Guest(kernel, options) as guest, ssh_to(guest, tmp_path, {script: PYZ}):
             yield Desk(guest, bmc, tmp_path)
 
 
@@ -151,6 +167,7 @@ def step(told: dict[str, Any], name: str) -> dict[str, Any]:
 
 def test_triage_by_ssh_heal_and_relieve(desk: Desk) -> None:
     """With what the host says afterwards, and without: `healed` and `healed-lan-only`."""
+    resets = desk.bmc.get()["cold_resets"]
     status, told, _ = desk.triage_and_heal()
     assert (status, told["verdict"], told["resets_sent"]) == (0, "healthy", 0), told
     assert step(told, "identity")["outcome"] == "proven", told
@@ -160,23 +177,45 @@ def test_triage_by_ssh_heal_and_relieve(desk: Desk) -> None:
     assert (status, told["verdict"]) == (0, "healed-lan-only"), progress
     assert step(told, "identity")["outcome"] == "proven", told
     assert step(told, "diagnose")["outcome"] == "in-band-hung", told
-    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, 1)
+    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 1)
     assert desk.host_ran_on()
     desk.wait_until_well()
 
     desk.fall_ill(forever=FOREVER)
-    again = f"sh -c {shlex.quote(desk.triage_command)}"
-    status, told, progress = desk.triage_and_heal("--triage-command", again)
+    status, told, progress = desk.triage_and_heal("--triage-command", desk.triage_again)
     assert (status, told["verdict"]) == (0, "healed"), progress
     assert told["host_untouched"] is True
     assert (told["power_before"], told["power_after"]) == ("on", "on")
-    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, 2)
+    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 2)
     assert desk.host_ran_on()
     assert any("left over" in line for line in told["evidence"]), told
 
     status, seen = desk.triage()
     assert (status, seen["symptoms"], seen["stuck_count"]) == (1, ["stuck-clients"], FOREVER), seen
-    relieve = f"ssh node7 python3 - relieve --yes --json --stuck-after {RELIEF_AFTER_S} <triage.pyz"
-    done = desk.shell(relieve)
+    done = desk.relieve()
     assert (done.returncode, json.loads(done.stdout)["outcomes"]) == (0, {"ended": FOREVER})
+    assert desk.triage()[0] == 0
+
+
+def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(desk: Desk) -> None:
+    """After relief nobody may be asking the BMC: the word stands for what was seen before."""
+    resets = desk.bmc.get()["cold_resets"]
+    desk.fall_ill()
+    done = desk.relieve()
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["outcomes"]) == (0, {"ended": PATIENT}), told
+    assert told["kipmid_max_busy_us"]["action"] == "set", told
+
+    status, told, progress = desk.triage_and_heal(
+        "--in-band-hung", "--triage-command", desk.triage_again
+    )
+    assert (status, told["verdict"], told["host_untouched"]) == (0, "healed", True), progress
+    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 1)
+    assert desk.host_ran_on()
+
+    desk.ask()
+    poll(
+        lambda: json.loads(desk.relieve().stdout)["kipmid_max_busy_us"]["action"] == "put back",
+        "kipmid as it was",
+    )
     assert desk.triage()[0] == 0
