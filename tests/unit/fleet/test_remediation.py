@@ -602,7 +602,9 @@ def test_a_host_that_is_well_by_now_outweighs_symptoms_from_a_file() -> None:
     virtual = sick("hang")
     symptoms = report_of(virtual)
     virtual.falls_sick()
-    assert heal_with_host(virtual, report=symptoms).verdict == "healthy"
+    verdict = heal_with_host(virtual, report=symptoms)
+    assert verdict.verdict == "healthy"
+    assert "--in-band-hung" in verdict.reason
     assert changed_nothing(virtual)
 
 

@@ -158,7 +158,14 @@ class Remediation:
 
     def _healthy_reason(self, report: HostReport | None) -> str:
         if report is not None:
-            return "the BMC answers over LAN and its host reports no symptom"
+            said = "the BMC answers over LAN and its host reports no symptom"
+            older = self._case.report
+            if older is None or older is report or not older.symptoms:
+                return said
+            return (
+                f"{said} now, unlike before ({', '.join(older.symptoms)}); if nobody on the host"
+                " has asked the BMC since, it may hang still: then say --in-band-hung"
+            )
         return (
             "the BMC answers over LAN; whether it hangs towards its host cannot be seen from here"
             " (--symptoms, --triage-command or --in-band-hung says so)"
