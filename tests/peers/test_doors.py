@@ -219,6 +219,8 @@ def test_on_a_slow_bmc_all_tools_wait_and_get_their_answers(sick_bench: Bench) -
     client = pyghmi_client(sick_bench)
     assert client.get_power() == {"powerstate": "on"}
     client.ipmi_session.logout()
+    sick_bench.host.set_faults("slow:0.03")  # it asks a hundred times
+    assert "CPU1 Temp" in sick_bench.free_ipmi("ipmi-sensors", "--quiet-cache").stdout
 
 
 def test_a_silent_bmc_is_an_error_at_once_and_nobody_stays_behind(sick_bench: Bench) -> None:
@@ -243,6 +245,7 @@ def test_a_silent_bmc_is_an_error_at_once_and_nobody_stays_behind(sick_bench: Be
     # The other tools are told by completion codes.
     assert "Destination unavailable" in bench.ipmitool("raw", "6", "4").stderr
     assert bench.free_ipmi("ipmi-sensors", "--quiet-cache").returncode == 1
+    assert bench.free_ipmi("bmc-info").returncode == 1
     bridged = bench.ipmitool("-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe")
     assert bridged.returncode == 1
     client = pyghmi_client(bench)
