@@ -13,6 +13,7 @@ import pytest
 from bmcmedic.driver.breaker import Breaker
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.driver import Driver
+from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Request, RequestQueues
 from tests.support.driver_misfortune import play, play_all
 
@@ -23,8 +24,8 @@ SEEDS_TO_FIND_IT = 300
 
 HAPPENS = (
     "answers", "busy", "fails_at_once", "fenced_off", "gone", "interrupted", "kills",
-    "old_answers", "polled", "queue_full", "silent", "sticks", "too_late", "unforeseen_errors",
-    "worker_stuck",
+    "old_answers", "parked", "parks", "polled", "queue_full", "silent", "sticks", "too_late",
+    "unforeseen_errors", "worker_stuck",
 )  # fmt: skip
 """If one of these never did, the runs would prove less than they seem to."""
 
@@ -68,6 +69,16 @@ def _put_off(self: Breaker, now: float, reason: str, *, for_good: bool = False) 
     return opens
 
 
+def _lets_go_alone(self: Parking, driver: Driver) -> None:
+    """And forgets who waits."""
+    io_lock = driver.io_lock
+    if not self.is_closed and io_lock.acquire(driver.limits.io_lock_s):
+        if io_lock is driver.io_lock:
+            self._let_go(driver)
+        io_lock.release()
+    self._wakeup.wait(1.0)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "mutant", "found"),
     [
@@ -79,6 +90,9 @@ def _put_off(self: Breaker, now: float, reason: str, *, for_good: bool = False) 
         (Breaker, "failed", _put_off, "nothing asks whether the BMC is back"),
         (Driver, "_worker_stuck_at", lambda *_: 1e9, "waited for its turn"),
         (Driver, "abandon", lambda *_: None, "told once too often"),
+        (Parking, "refuse", lambda *_: None, "touches what was let go"),
+        (Parking, "look", lambda *_: False, "the interface is not let go"),
+        (Parking, "stay", _lets_go_alone, "waits although the interface is parked"),
     ],
 )
 def test_the_same_runs_find_out_a_driver_that(

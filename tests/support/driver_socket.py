@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.connection import ServerLimits
@@ -61,6 +62,8 @@ class FakeDriver:
         self.submitted: list[Request] = []
         self.abandoned: list[Request] = []
         self.extra: dict[str, Any] = {}
+        runtime = ThreadRuntime()
+        self.parking = Parking(runtime, runtime.lock(), runtime.signal())
 
     def submit(self, request: Request) -> None:
         if len(self.open_requests) >= self.room:
@@ -110,6 +113,13 @@ class FakeWatchdog:
 
     def status(self) -> dict[str, Any]:
         return {"in_charge": self.in_charge, "settled": True}
+
+    @property
+    def needs_interface(self) -> bool:
+        return True
+
+    def why_not_parked(self) -> str | None:
+        return "it is in charge" if self.in_charge else None
 
     def order_lengthen(self, timeout_s: float) -> None:
         self.orders.append(("lengthen", timeout_s))

@@ -25,6 +25,7 @@ SLICE_S = 0.1
 SLACK_S = 0.05
 """What the runtime's own delays add up to, generously."""
 
+CLOSE_FAILS = 0.1
 PROBE = b"\x18\x01"
 PAT = b"\x18\x22"
 OEM_NETFN = 0x2E
@@ -84,6 +85,10 @@ class Callers(Protocol):
     def check_begun(self, data: bytes, task: str) -> None:
         """An exchange begins."""
 
+    @property
+    def is_parked(self) -> bool:
+        """Whether nothing may be sent."""
+
     def check_recovering(self, data: bytes, task: str) -> None:
         """An exchange has failed and goes on."""
 
@@ -121,6 +126,8 @@ class MisfortuneInterface:
         self.begun: list[tuple[float, bytes, str]] = []
         """When an attempt first touched the interface, with what, and whose it was."""
         self.stuck_until = -1.0
+        self.is_closed = False
+        """Let go, and not touched since."""
         self.stuck_requests: set[bytes] = set()
         self._bridged = 0
         """Requests that a controller behind the BMC still has."""
@@ -175,7 +182,15 @@ class MisfortuneInterface:
         self._say("is taken over")
 
     def close(self) -> None:
-        return
+        for other in self._under_way:
+            if other.takeovers == self._takeovers:
+                self._callers.fault(f"it is let go while {other.task} has it")
+        if not self._callers.is_parked:
+            self.counts["let_go_late"] += 1
+        self.is_closed = True
+        self._say("is let go")
+        if self._random.random() < CLOSE_FAILS:
+            raise ValueError("nobody thought of this")
 
     @property
     def held(self) -> int:
@@ -314,6 +329,9 @@ class MisfortuneInterface:
                 self._callers.fault(f"{exchange.task} polls, and is interrupted")
             self._say(f"stops {exchange.request.hex()}")
             raise Interrupted("a better claim", may_have_run=exchange.may_have_run)
+        if self.is_closed and self._callers.is_parked:
+            self._callers.fault(f"{exchange.task} touches what was let go")
+        self.is_closed = False
         if recovering:
             self._callers.check_recovering(exchange.request, exchange.task)
         if exchange.takeovers != self._takeovers:

@@ -196,6 +196,8 @@ class Run:
         self._spawn_call(self._sweep, "sweeper")
         if random.random() < 0.3:
             self._spawn_call(self._poll, "poller")
+        if random.random() < 0.4:
+            self._spawn_call(self._park, "parker")
         if random.random() < 0.1:
             self.driver.dying = random.random() < 0.5
 
@@ -292,6 +294,21 @@ class Run:
             self.polling = False
             self.polled_until = self.world.now
 
+    def _park(self) -> None:
+        """Orders to park, on top of each other, and to go on; all is over when misfortune is."""
+        random, world, parking = self._random, self.world, self.driver.parking
+        while world.now < SAFETY_S:
+            world.sleep(min(random.uniform(0, 2), SAFETY_S - world.now))
+            if random.random() < 0.3:
+                parking.end()
+                continue
+            begun_at = world.now
+            parking.begin(random.uniform(0.1, 4.0))
+            self.counts["parked"] += 1
+            world.sleep(max(0.0, min(random.uniform(0, 4.0), SAFETY_S - world.now)))
+            self._check_parked(begun_at)
+        parking.end()
+
     def _ask_own(self, head: bytes, patience_s: float) -> bool:
         """A request of the driver's own; whether it was answered."""
         world, interface = self.world, self.interface
@@ -361,6 +378,30 @@ class Run:
         if is_clients and self.driver.breaker.is_open:
             self.fault(f"{data.hex()} is sent although the breaker is open")
 
+    @property
+    def is_parked(self) -> bool:
+        """Whether nothing may be sent; the time is that of the world, which no thread outruns."""
+        return self.driver.parking.is_on(self.world.now)
+
+    def _check_parked(self, begun_at: float) -> None:
+        """When the exchange under way has ended, it is let go, and nobody waits any more."""
+        is_held = self.polling or self.polled_until > begun_at
+        for own in self.own[
+            -20:
+        ]:  # one that was there before is served first, as often as it takes
+            is_held |= own.begun_at <= begun_at < (own.ended_at or self.world.now)
+        if not self.worker_lives or self.interface.stuck_until > begun_at or is_held:
+            return
+        is_closed = self.driver.parking.is_closed
+        if self.is_parked and not is_closed and self.world.now > begun_at + 2 * EXCHANGE_S_MAX:
+            self.fault("the interface is not let go, although it is parked")
+        self.world.sleep(SLACK_S)
+        if not self.is_parked or not is_closed:
+            return
+        for asked in self.waiting.values():
+            if asked.asked_at < begun_at and asked.request.target is None:
+                self.fault(f"{asked} waits although the interface is parked")
+
     def check_recovering(self, data: bytes, task: str) -> None:
         """A client's exchange goes on recovering the interface."""
         if task != "worker" or data[:2] == PAT:
@@ -421,7 +462,8 @@ class Run:
         """The BMC fails at pats alone, and that is found out again and again."""
         since = self.world.now - RECOVERED_S
         probed = any(data == PROBE and at > since for at, data, _ in self.interface.begun)
-        if self.driver.breaker.is_open and not probed:
+        opened_at = self.driver.breaker.opened_at
+        if opened_at is not None and opened_at < since and not probed:
             self.fault("the breaker is open, and nothing asks whether the BMC is back")
 
     def _check_end(self) -> None:

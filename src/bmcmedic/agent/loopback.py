@@ -66,6 +66,7 @@ _CODES: Final[Mapping[ErrorKind, CompletionCode]] = {
     ErrorKind.BMC_REFUSED: CompletionCode.RESPONSE_UNAVAILABLE,
     ErrorKind.INTERFACE_GONE: CompletionCode.DESTINATION_UNAVAILABLE,
     ErrorKind.INTERFACE_BUSY: CompletionCode.NODE_BUSY,
+    ErrorKind.PARKED: CompletionCode.DESTINATION_UNAVAILABLE,
     ErrorKind.BREAKER_OPEN: CompletionCode.DESTINATION_UNAVAILABLE,
     ErrorKind.QUEUE_FULL: CompletionCode.NODE_BUSY,
     ErrorKind.REFUSED: CompletionCode.NOT_SUPPORTED_IN_STATE,
@@ -314,8 +315,11 @@ class LoopbackDoor:
             self._tell_state(door_files.NO_DRIVER, str(error))
             return
         self.driver_status = status
-        breaker = status.get("driver", {}).get("breaker", {})
-        if breaker.get("open"):
+        driver = status.get("driver", {})
+        breaker = driver.get("breaker", {})
+        if driver.get("parked"):
+            self._tell_state(door_files.SILENT, "the interface is parked by order")
+        elif breaker.get("open"):
             self._tell_state(door_files.SILENT, str(breaker.get("reason", "")))
         else:
             self._tell_state(door_files.WELL, "")

@@ -17,7 +17,7 @@ class DriverClaim:
     def __init__(
         self, driver: Driver, *, yields: bool, waiting: Callable[[], None] | None = None
     ) -> None:
-        """`yields`: to the driver's own requests, as soon as the interface is to be recovered.
+        """`yields`: to the driver's own requests and to a park, as soon as there is to be recovery.
 
         `waiting` is called each time that the claim is asked.
         """
@@ -35,4 +35,5 @@ class DriverClaim:
             return True
         if not self._yields:
             return False
-        return driver.stopping or (recovering and driver.highpri_waits)
+        wanted = driver.highpri_waits or driver.parking.is_awaited
+        return driver.stopping or (recovering and wanted)

@@ -19,16 +19,11 @@ from typing import Any, Final
 from bmcmedic.driver.breaker import Breaker, LastAnswers
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
+from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
 from bmcmedic.driver.runtime import Lock, Runtime, held
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
-from bmcmedic.errors import (
-    BmcmedicError,
-    NoAnswer,
-    Refused,
-    RemoteProtocolError,
-    TransportError,
-)
+from bmcmedic.errors import BmcmedicError, NoAnswer, Refused, RemoteProtocolError, TransportError
 from bmcmedic.transport.in_band import InBand, InterfaceBusy, InterfaceGone, Interrupted
 
 _GET_DEVICE_ID: Final = b"\x18\x01"
@@ -59,6 +54,7 @@ class Driver:
         self._requests_lock = runtime.lock()
         self._fence_lock = runtime.lock()
         self._wakeup = runtime.signal()
+        self.parking = Parking(runtime, self._requests_lock, self._wakeup)
         self._worker_id: int | None = None
         self._worker_seen_at = runtime.monotonic()
         self._stuck_since: float | None = None
@@ -117,6 +113,7 @@ class Driver:
         with held(self._requests_lock):
             # Asked under the lock: whoever ends the worker refuses all that is queued then.
             has_worker = self._worker_id is not None
+            self.parking.refuse(now)
             if has_worker:
                 self._queues.enqueue_request(request, now)
         if not has_worker:
@@ -157,6 +154,7 @@ class Driver:
         self.counts["polled"] += 1
         io_lock = self._take_interface(deadline, waiting)
         try:
+            self.parking.refuse(self._runtime.monotonic())
             return self.polled_request(data, deadline, waiting)
         finally:
             self._poller_id = None
@@ -253,6 +251,8 @@ class Driver:
                 request.settle(None, TransportError("the driver is stopping"))
             elif request.deadline <= now:
                 request.settle(None, request.too_late())
+            elif self.parking.is_on(now):
+                self._settle_without_bmc(request, self.parking.refusal(now), now)
             elif self.breaker.is_open:
                 self._settle_without_bmc(request, self.breaker.refusal(now), now)
             else:
@@ -294,8 +294,11 @@ class Driver:
                 now = self._worker_seen_at = runtime.monotonic()
                 next_deadline = self.expire()
                 with held(self._requests_lock):
-                    request = self._queues.dequeue_request()
-                if request is not None:
+                    is_parked = self.parking.look(now) and not self.highpri_waits
+                    request = None if is_parked else self._queues.dequeue_request()
+                if is_parked:
+                    self.parking.stay(self)
+                elif request is not None:
                     self._serve(request)
                 elif self.breaker.is_open and now >= self.breaker.next_probe_at:
                     self._probe()
@@ -457,7 +460,7 @@ class Driver:
         now = self._runtime.monotonic()
         with held(self._requests_lock):
             if self.breaker.failed(now, reason, for_good=gone):
-                self._opened(now)
+                self.give_up_clients(self.breaker.refusal(now), now)
 
     def _notice_silence(self, now: float) -> None:
         """Open the breaker before an exchange that takes too long has ended; the lock is held."""
@@ -465,23 +468,17 @@ class Driver:
         if in_flight_s < self.limits.silence_s_max or self.breaker.is_open:
             return
         self.breaker.failed(now, f"no answer for {in_flight_s:.0f} s", for_good=True)
-        self._opened(now)
+        self.give_up_clients(self.breaker.refusal(now), now)
 
-    def _opened(self, now: float) -> None:
+    def give_up_clients(self, error: BmcmedicError, now: float) -> None:
         """Whoever waits waits no longer; the lock is held."""
-        error = self.breaker.refusal(now)
         for request in self._queues.drain_clients():
             self._settle_without_bmc(request, error, now)
 
     def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
         """Give readers the last good answer with its age, and everybody else the error."""
         kept = self._last_answers.get(request.key, now) if request.idempotent else None
-        for caller in list(request.callers()):
-            if kept is None:
-                caller.settle(None, error)
-            else:
-                self.counts["old_answers"] += 1
-                caller.settle(kept[0], None, answer_age_s=kept[1])
+        self.counts["old_answers"] += request.settle_without_bmc(kept, error)
 
     def status(self) -> dict[str, Any]:
         """What it is doing; durations in seconds."""
@@ -491,6 +488,7 @@ class Driver:
             return {
                 "interface": self.interface.name,
                 "breaker": self.breaker.describe(now),
+                "parked": self.parking.describe(),
                 "last_answer_age_s": None if last_answer_at is None else now - last_answer_at,
                 **self._queues.describe(),
                 "worker_alive": self._worker_id is not None,

@@ -30,7 +30,7 @@ class Request:
 
     __slots__ = (
         "answer_age_s", "attempts", "data", "deadline", "done", "enqueued_at", "error",
-        "followers", "highpri", "idempotent", "on_done", "response", "target",
+        "followers", "highpri", "idempotent", "old_because", "on_done", "response", "target",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class Request:
         self.error: BmcmedicError | None = None
         self.answer_age_s: float | None = None
         """How old the response is; None when the BMC gave it for this request."""
+        self.old_because: BmcmedicError | None = None
+        """Why the BMC was not asked, where the response is an old one."""
 
     @property
     def key(self) -> Key:
@@ -106,6 +108,20 @@ class Request:
         self.done = True
         if self.on_done is not None:
             self.on_done(self)
+
+    def settle_without_bmc(self, kept: tuple[bytes, float] | None, error: BmcmedicError) -> int:
+        """Give all callers an answer that was kept, with its age, or the error; how many got one.
+
+        The lock is held, as for `settle`.
+        """
+        callers = list(self.callers())
+        for caller in callers:
+            if kept is None:
+                caller.settle(None, error)
+            else:
+                caller.old_because = error
+                caller.settle(kept[0], None, kept[1])
+        return 0 if kept is None else len(callers)
 
 
 class OwnRequest(Request):

@@ -100,4 +100,4 @@ class InBand(Protocol):
         """
 
     def close(self) -> None:
-        """Let the interface go."""
+        """Let the interface go, between two exchanges, so that another program can have it."""

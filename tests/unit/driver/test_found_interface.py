@@ -177,6 +177,31 @@ def test_what_was_asked_for_by_name_comes_back_by_itself(host: Host) -> None:
     assert len(host.made) == 1
 
 
+@pytest.mark.parametrize("kind", ["dev-ipmi", "port-io", "auto"])
+def test_what_was_let_go_is_taken_again_as_it_was_asked_for(host: Host, kind: str) -> None:
+    host.device_path.touch()
+    interface = host.interface(kind)
+    name = interface.name
+    interface.close()
+    assert (host.made[0].closed, interface.name) == (True, f"{name}, let go")
+    assert asked(interface) == RESPONSE
+    assert (len(host.made), interface.name) == (2, name)
+    assert name == ("port-io" if kind == "port-io" else str(host.device_path))
+
+
+def test_a_device_that_vanished_while_it_was_let_go_is_expected_back(host: Host) -> None:
+    host.device_path.touch()
+    interface = host.interface()
+    interface.close()
+    host.device_path.unlink()
+    for host.now in (1000.0, 1000.0 + DEVICE_AWAITED_S - 0.1):
+        with pytest.raises(InterfaceGone, match="expected back"):
+            asked(interface)
+    host.device_path.touch()
+    assert asked(interface) == RESPONSE
+    assert interface.name == str(host.device_path)
+
+
 def test_all_else_goes_to_what_was_found(host: Host) -> None:
     interface = host.interface()
     answers: list[bytes | BmcmedicError] = []

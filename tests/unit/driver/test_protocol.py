@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bmcmedic.driver.parking import PARK_S_MAX, PARK_S_MIN
 from bmcmedic.driver.socket.errors import MESSAGE_CHARS_MAX, ErrorKind
 from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
@@ -27,6 +28,8 @@ from bmcmedic.driver.socket.protocol import (
     ErrorFrame,
     LineReader,
     LineTooLong,
+    ParkAnswer,
+    ParkFrame,
     RequestFrame,
     ServerFrame,
     StatusAnswer,
@@ -75,6 +78,7 @@ QUESTIONS: st.SearchStrategy[ClientFrame] = st.one_of(
     ),
     st.builds(WatchdogFrame, IDS, st.just(WatchdogAction.LENGTHEN), st.floats(0, SECONDS_MAX)),
     st.builds(CancelFrame, IDS, IDS),
+    st.builds(ParkFrame, IDS, st.none() | st.floats(PARK_S_MIN, PARK_S_MAX)),
 )
 ANSWERS: st.SearchStrategy[ServerFrame] = st.one_of(
     st.builds(
@@ -88,6 +92,7 @@ ANSWERS: st.SearchStrategy[ServerFrame] = st.one_of(
     st.builds(StatusAnswer, IDS, OBJECTS),
     st.builds(WatchdogAnswer, IDS, OBJECTS),
     st.builds(CancelAnswer, IDS, st.booleans()),
+    st.builds(ParkAnswer, IDS, st.none() | OBJECTS),
     st.builds(
         ErrorFrame,
         st.none() | IDS,
@@ -181,7 +186,7 @@ def test_what_a_person_types_is_enough() -> None:
         ({"bridge": {"channel": 16, "address": 44}}, "bridge.channel is an integer from 0 to 15"),
         ({"bridge": {"channel": 6, "address": 44, "to": 1}}, "no key bridge.to"),
         ({"netfunc": 6}, "no key netfunc"),
-        ({"op": "reset"}, "op is request, status, watchdog or cancel"),
+        ({"op": "reset"}, "op is request, status, watchdog, cancel, park or resume"),
         ({"op": "status"}, "no key netfn"),
         ({"op": ["status"]}, "op is text"),
     ],
@@ -207,6 +212,9 @@ def test_an_id_is_an_integer_that_every_json_reader_keeps(bad_id: object) -> Non
         (b'{"id":1,"op":"watchdog","action":"lengthen","seconds":6553.6}', "up to 6553.5"),
         (b'{"id":1,"op":"watchdog","action":"disarm","seconds":9}', "no key seconds"),
         (b'{"id":1,"op":"cancel"}', "cancel is missing"),
+        (b'{"id":1,"op":"park","seconds":0.5}', "seconds is 1 to 3600"),
+        (b'{"id":1,"op":"park","seconds":3601}', "up to 3600"),
+        (b'{"id":1,"op":"resume","seconds":5}', "no key seconds"),
         (b'{"id":1,"netfn":6,"command":1,"deadline_s":NaN}', "NaN is no JSON"),
         (b'{"id":1,"netfn":6,"command":1', "no JSON"),
         (b"[1]", "one JSON object"),

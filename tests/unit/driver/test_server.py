@@ -254,6 +254,35 @@ def test_orders_reach_the_watchdog(bench: Bench) -> None:
     assert bench.watchdog.orders == [("lengthen", 3000.0), ("disarm", None), ("resume", None)]
 
 
+def test_the_interface_is_parked_by_order_and_not_while_the_watchdog_needs_it(bench: Bench) -> None:
+    client = bench.client()
+    refused = client.ask(id=1, op="park", seconds=30)
+    assert refused["error"]["kind"] == "refused"
+    assert "it is in charge" in refused["error"]["message"]
+    client.ask(id=2, op="watchdog", action="disarm")
+    parked = client.ask(id=3, op="park", seconds=30)["parked"]
+    assert parked["closed"] is False
+    assert 29 < parked["ends_in_s"] <= 30
+    for action in ("resume", "disarm"):
+        told = client.ask(id=4, op="watchdog", action=action)
+        assert "the interface is parked" in told["error"]["message"]
+    assert client.ask(id=5, op="resume") == {"id": 5, "parked": None}
+    assert client.ask(id=6, op="resume") == {"id": 6, "parked": None}
+    client.ask(id=7, op="watchdog", action="resume")
+    assert bench.watchdog.orders == [("disarm", None), ("resume", None)]
+
+
+def test_a_reader_parks_nothing(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    with (
+        serving(tmp_path, driver, access=Everybody(given=Rights.READ)) as served,
+        served.client() as client,
+    ):
+        for op in ("park", "resume"):
+            assert client.ask(id=1, op=op)["error"]["kind"] == "no-rights"
+    assert driver.parking.describe() is None
+
+
 def test_without_a_watchdog_there_is_nothing_to_order(tmp_path: Path) -> None:
     with serving(tmp_path, FakeDriver()) as served, served.client() as client:
         heard = client.ask(id=1, op="watchdog", action="disarm")

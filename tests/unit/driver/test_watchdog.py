@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,6 +246,32 @@ def test_by_order_the_timer_is_stopped_and_later_resumed() -> None:
     assert states == [(False, OFF), (False, OFF), (True, ARMED)]
     assert not [at for at in bench.timer.pats() if bench.after(15) < at < bench.after(101)]
     assert bench.fired_at == []
+
+
+def test_it_is_at_rest_only_when_an_order_to_disarm_is_done() -> None:
+    bench = WatchdogBench(SETTINGS)
+    rests: list[bool] = []
+
+    def look() -> None:
+        rests.append(bench.watchdog.is_at_rest)
+
+    def order(give: Callable[[], None], *, silent: bool) -> None:
+        bench.timer.silent = silent
+        give()
+        look()  # before the pat thread has seen it
+
+    for at, act in (
+        (10.0, look),
+        (15.0, lambda: order(bench.watchdog.order_disarm, silent=True)),
+        (100.0, look),
+        (101.0, lambda: setattr(bench.timer, "silent", False)),
+        (200.0, look),
+        (201.0, lambda: order(bench.watchdog.order_resume, silent=False)),
+        (220.0, look),
+    ):
+        bench.runtime.at(bench.after(at), act)
+    bench.run(230.0)
+    assert rests == [False, False, False, True, False, False]
 
 
 def test_an_order_to_stop_a_silent_bmcs_timer_is_tried_until_it_is_done() -> None:

@@ -55,6 +55,8 @@ class FoundInterface:
         self._missing: str | None = None
         self._awaited_until: float | None = None
         self._inner: InBand | None = None
+        self._let_go: str | None = None
+        """What was used until it was closed."""
         if config.kind == "auto":
             if Path(config.device).exists():
                 self._use(makers.device(config.device))
@@ -69,7 +71,9 @@ class FoundInterface:
     @property
     def name(self) -> str:
         """What it is now."""
-        return "none found yet" if self._inner is None else self._inner.name
+        if self._inner is None:
+            return "none found yet" if self._let_go is None else f"{self._let_go}, let go"
+        return self._inner.name
 
     @property
     def exchange_s_max(self) -> float:
@@ -109,9 +113,10 @@ class FoundInterface:
             self._inner.take_over()
 
     def close(self) -> None:
-        """Let the interface go."""
+        """Let the interface go; the next attempt looks for it anew."""
         inner, self._inner = self._inner, None
         if inner is not None:
+            self._let_go = inner.name
             inner.close()
 
     def _find(self) -> InBand:
@@ -126,8 +131,13 @@ class FoundInterface:
 
     def _made(self) -> InBand:
         config = self._config
-        if Path(config.device).exists():
+        if config.kind == "port-io":
+            return self._makers.ports(config.port_base)
+        if config.kind == "dev-ipmi" or Path(config.device).exists():
             return self._makers.device(config.device)
+        if self._let_go == config.device:  # its module may just be on its way back
+            self._let_go = None
+            self._awaited_until = self._monotonic() + DEVICE_AWAITED_S
         awaited_until = self._awaited_until
         if awaited_until is not None and self._monotonic() < awaited_until:
             raise InterfaceGone(f"{config.device} has gone, and is expected back")
@@ -138,7 +148,7 @@ class FoundInterface:
 
     def _use(self, inner: InBand) -> InBand:
         self._inner = inner
-        self._missing = self._awaited_until = None
+        self._missing = self._awaited_until = self._let_go = None
         self._changed(inner)
         return inner
 

@@ -72,6 +72,7 @@ class Service:
         self._supervisor = Supervisor(self._log, self._schedule)
         self._breaker_openings = 0
         self._told_silent = False
+        self._told_parked = False
         _make_runtime_dir(Path(config.process.runtime_dir))
         listener = passed_socket(environment) or listen(config.socket_path, config.socket.group)
         try:
@@ -144,6 +145,7 @@ class Service:
         self._manager.alive()
         if self._watchdog is not None:
             self._watchdog.tick()
+        self._tell_parked()
         breaker = self._driver.breaker
         if breaker.is_open and breaker.openings != self._breaker_openings:
             self._log.warning(
@@ -155,6 +157,17 @@ class Service:
             self._log.info("the BMC answers again")
             self._told_silent = False
         self._breaker_openings = breaker.openings
+
+    def _tell_parked(self) -> None:
+        parked = self._driver.parking.describe()
+        if parked is not None and not self._told_parked:
+            self._log.warning(
+                f"the interface is parked by order, for {parked['ends_in_s']:.0f} s more: nothing"
+                " is sent to the BMC"
+            )
+        elif parked is None and self._told_parked:
+            self._log.warning("the interface is no longer parked")
+        self._told_parked = parked is not None
 
     def _interface_found(self, interface: InBand) -> None:
         self._log.info(f"the interface is {interface.name}")

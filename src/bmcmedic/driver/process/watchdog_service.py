@@ -190,6 +190,22 @@ class WatchdogService:
             "pretimeout": self._watcher.status(),
         }
 
+    @property
+    def needs_interface(self) -> bool:
+        """Whether its way to the timer is the driver's interface."""
+        return self._kernel_pats is None
+
+    def why_not_parked(self) -> str | None:
+        """Why the interface must not be parked now; None: it may."""
+        if not self.needs_interface or self.watchdog.is_at_rest:
+            return None
+        if self.watchdog.status()["in_charge"]:
+            return (
+                "the driver's watchdog pats through this interface, and the timer would run out:"
+                " disarm it first (op: watchdog), or let it pat through the kernel"
+            )
+        return "the driver's watchdog is disarmed, but its timer is not stopped yet (settled)"
+
     def order_lengthen(self, timeout_s: float) -> None:
         """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""
         self.watchdog.order_lengthen(timeout_s)

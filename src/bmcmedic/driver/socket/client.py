@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
+from bmcmedic.driver.parking import PARK_S_DEFAULT
 from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable, NoRights, to_error
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.driver.socket.protocol import (
@@ -23,6 +24,8 @@ from bmcmedic.driver.socket.protocol import (
     ErrorFrame,
     LineReader,
     LineTooLong,
+    ParkAnswer,
+    ParkFrame,
     RequestFrame,
     ServerFrame,
     StatusAnswer,
@@ -155,6 +158,23 @@ class DriverClient:
         if not isinstance(answer, WatchdogAnswer):
             self._confused(answer)
         return answer.watchdog
+
+    def park(self, seconds: float = PARK_S_DEFAULT) -> dict[str, Any] | None:
+        """Let the interface go for so long; it is let go when the status says `closed`.
+
+        Raises: Refused, while the watchdog needs it; NoRights, DriverUnavailable, DriverGone.
+        """
+        return self._order_park(seconds)
+
+    def resume(self) -> None:
+        """End a park, if there is one. Raises: NoRights, DriverUnavailable, DriverGone."""
+        self._order_park(None)
+
+    def _order_park(self, seconds: float | None) -> dict[str, Any] | None:
+        answer = self._ask(ParkFrame(self._next_id(), seconds), self.timeout_s)
+        if not isinstance(answer, ParkAnswer):
+            self._confused(answer)
+        return answer.parked
 
     # ------------------------------------------------------------------------------- connection
 

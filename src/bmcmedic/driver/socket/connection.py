@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bmcmedic.driver.parking import Parked
 from bmcmedic.driver.requests import Request
 from bmcmedic.driver.socket.errors import ErrorKind, details_of, kind_of, message_of
 from bmcmedic.driver.socket.policy import Peer, Rights
@@ -97,12 +98,11 @@ class Pending:
         if response is None or len(response) < _RESPONSE_BYTES_MIN:
             return ErrorFrame(self.frame_id, ErrorKind.FAILED, "the driver has no response")
         if age_s is not None and not self.accept_old:
-            return ErrorFrame(
-                self.frame_id,
-                ErrorKind.BREAKER_OPEN,
-                f"the BMC does not answer; there is an answer from {age_s:.1f} s ago for those who"
-                " say accept_old",
-            )
+            kind, told = ErrorKind.BREAKER_OPEN, "the BMC does not answer"
+            if isinstance(request.old_because, Parked):
+                kind, told = ErrorKind.PARKED, str(request.old_because)
+            told += f"; there is an answer from {age_s:.1f} s ago for those who say accept_old"
+            return ErrorFrame(self.frame_id, kind, told)
         return AnswerFrame(self.frame_id, response[2], response[3:], age_s)
 
 

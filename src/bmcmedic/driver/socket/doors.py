@@ -22,12 +22,36 @@ class DriverDoor(Protocol):
     def status(self) -> dict[str, Any]:
         """What it is doing."""
 
+    @property
+    def parking(self) -> ParkingDoor:
+        """Letting the interface go for a while."""
+
+
+class ParkingDoor(Protocol):
+    """What the socket needs of `Parking`; nothing here blocks."""
+
+    def begin(self, seconds: float) -> None:
+        """Send nothing for so long, and let the interface go."""
+
+    def end(self) -> None:
+        """Use it again."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """How it stands; None while it is not parked."""
+
 
 class WatchdogDoor(Protocol):
     """What the socket needs of the driver's watchdog; nothing here blocks."""
 
     def status(self) -> dict[str, Any]:
         """How it stands; `in_charge`: whether it is it that sets and pats the BMC's timer."""
+
+    def why_not_parked(self) -> str | None:
+        """Why the interface must not be parked now; None: it may."""
+
+    @property
+    def needs_interface(self) -> bool:
+        """Whether its way to the timer is the driver's interface."""
 
     def order_lengthen(self, timeout_s: float) -> None:
         """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""

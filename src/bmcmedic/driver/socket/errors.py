@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
 
+from bmcmedic.driver.parking import Parked
 from bmcmedic.errors import (
     BmcmedicError,
     BmcRefusal,
@@ -62,6 +63,7 @@ class ErrorKind(Enum):
     INTERRUPTED = "interrupted"
     INTERFACE_GONE = "interface-gone"
     INTERFACE_BUSY = "interface-busy"
+    PARKED = "parked"
     BREAKER_OPEN = "breaker-open"
     QUEUE_FULL = "queue-full"
     REFUSED = "refused"
@@ -71,6 +73,7 @@ class ErrorKind(Enum):
 _KINDS: Final[tuple[tuple[type[BmcmedicError], ErrorKind], ...]] = (
     (Interrupted, ErrorKind.INTERRUPTED),
     (InterfaceGone, ErrorKind.INTERFACE_GONE),
+    (Parked, ErrorKind.PARKED),
     (InterfaceBusy, ErrorKind.INTERFACE_BUSY),
     (NoAnswer, ErrorKind.NO_ANSWER),
     (RemoteProtocolError, ErrorKind.BMC_VIOLATION),
@@ -97,6 +100,7 @@ _RAISED: Final[Mapping[ErrorKind, type[BmcmedicError]]] = {
     ErrorKind.BMC_REFUSED: BmcRefusal,
     ErrorKind.INTERFACE_GONE: InterfaceGone,
     ErrorKind.INTERFACE_BUSY: InterfaceBusy,
+    ErrorKind.PARKED: Parked,
     ErrorKind.BREAKER_OPEN: BreakerOpen,
     ErrorKind.QUEUE_FULL: QueueFull,
     ErrorKind.REFUSED: Refused,

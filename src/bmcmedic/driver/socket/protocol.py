@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NoReturn, TypeAlias
 
+from bmcmedic.driver.parking import PARK_S_DEFAULT, PARK_S_MAX, PARK_S_MIN
 from bmcmedic.driver.socket.errors import MESSAGE_CHARS_MAX, ErrorKind
 from bmcmedic.errors import BmcmedicError
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
@@ -108,7 +109,15 @@ class CancelFrame:
     cancelled_id: int
 
 
-ClientFrame: TypeAlias = RequestFrame | StatusFrame | WatchdogFrame | CancelFrame
+@dataclass(frozen=True, slots=True)
+class ParkFrame:
+    """Send nothing and let the interface go for `seconds`; None: use it again (`resume`)."""
+
+    frame_id: int
+    seconds: float | None = PARK_S_DEFAULT
+
+
+ClientFrame: TypeAlias = RequestFrame | StatusFrame | WatchdogFrame | CancelFrame | ParkFrame
 
 
 def encode_question(frame: ClientFrame) -> bytes:
@@ -130,6 +139,10 @@ def encode_question(frame: ClientFrame) -> bytes:
                 fields["seconds"] = frame.seconds
         case CancelFrame():
             fields |= {"op": "cancel", "cancel": frame.cancelled_id}
+        case ParkFrame(seconds=None):
+            fields["op"] = "resume"
+        case ParkFrame():
+            fields |= {"op": "park", "seconds": frame.seconds}
     return _line(fields)
 
 
@@ -149,8 +162,16 @@ def decode_question(line: bytes) -> ClientFrame:
             frame = _watchdog(frame_id, fields)
         case "cancel":
             frame = CancelFrame(frame_id, fields.integer("cancel", ID_MAX))
+        case "park":
+            seconds = fields.seconds("seconds", PARK_S_MAX, PARK_S_DEFAULT)
+            if seconds < PARK_S_MIN:
+                fields.fail(f"seconds is {PARK_S_MIN:g} to {PARK_S_MAX:g}; op resume ends a park")
+            frame = ParkFrame(frame_id, seconds)
+        case "resume":
+            frame = ParkFrame(frame_id, None)
         case _:
-            fields.fail(f"op is request, status, watchdog or cancel, not {operation[:32]!r}")
+            told = "request, status, watchdog, cancel, park or resume"
+            fields.fail(f"op is {told}, not {operation[:32]!r}")
     fields.end()
     return frame
 
@@ -246,7 +267,17 @@ class ErrorFrame:
     details: Mapping[str, Any] | None = None
 
 
-ServerFrame: TypeAlias = AnswerFrame | StatusAnswer | WatchdogAnswer | CancelAnswer | ErrorFrame
+@dataclass(frozen=True, slots=True)
+class ParkAnswer:
+    """How the park stands; None: the interface is not parked."""
+
+    frame_id: int
+    parked: Object | None
+
+
+ServerFrame: TypeAlias = (
+    AnswerFrame | StatusAnswer | WatchdogAnswer | CancelAnswer | ParkAnswer | ErrorFrame
+)
 
 
 def encode_answer(frame: ServerFrame) -> bytes:
@@ -264,6 +295,8 @@ def encode_answer(frame: ServerFrame) -> bytes:
             fields["watchdog"] = frame.watchdog
         case CancelAnswer():
             fields["cancelled"] = frame.cancelled
+        case ParkAnswer():
+            fields["parked"] = frame.parked
         case ErrorFrame():
             told = frame.message[:MESSAGE_CHARS_MAX]
             fields["error"] = {"kind": frame.kind.value, "message": told, **(frame.details or {})}
@@ -288,6 +321,9 @@ def decode_answer(line: bytes) -> ServerFrame:
         return WatchdogAnswer(frame_id, fields.object("watchdog"))
     if "cancelled" in fields.content:
         return CancelAnswer(frame_id, fields.flag("cancelled"))
+    if "parked" in fields.content:
+        parked = fields.content["parked"]
+        return ParkAnswer(frame_id, None if parked is None else fields.object("parked"))
     age_s = None
     if fields.content.get("age_s") is not None:
         age_s = fields.seconds("age_s", SECONDS_SHOWN_MAX)

@@ -18,8 +18,9 @@ from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.socket import policy
 from bmcmedic.driver.socket.connection import Connection, Pending, ServerLimits, error_frame
 from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
-from bmcmedic.driver.socket.errors import Cancelled, ErrorKind, NoRights
+from bmcmedic.driver.socket.errors import Cancelled, ErrorKind
 from bmcmedic.driver.socket.listener import Listener, peer_of
+from bmcmedic.driver.socket.orders import Orders
 from bmcmedic.driver.socket.policy import Access, Peer, Rights
 from bmcmedic.driver.socket.protocol import (
     AnswerFrame,
@@ -28,17 +29,16 @@ from bmcmedic.driver.socket.protocol import (
     CancelFrame,
     ErrorFrame,
     LineTooLong,
+    ParkFrame,
     RequestFrame,
     ServerFrame,
     StatusAnswer,
     StatusFrame,
-    WatchdogAction,
-    WatchdogAnswer,
     WatchdogFrame,
     decode_question,
     encode_answer,
 )
-from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, Refused
+from bmcmedic.errors import NoAnswer, QueueFull
 from bmcmedic.ipmi.constants import CompletionCode
 
 SEND_BUFFER_BYTES = 32_768
@@ -73,6 +73,7 @@ class SocketServer:
         self._runtime = runtime
         self.access = access or Access()
         """May be replaced while it runs: it counts for those who connect from then on."""
+        self._orders = Orders(driver, watchdog, self.counts)
         self._report_to = report
         self._reported: dict[str, float] = {}
         self._connections: dict[int, Connection] = {}
@@ -326,7 +327,9 @@ class SocketServer:
                 case StatusFrame():
                     answer = StatusAnswer(frame.frame_id, self.status())
                 case WatchdogFrame():
-                    answer = self._watchdog_asked(connection, frame)
+                    answer = self._orders.to_watchdog(frame, connection.rights)
+                case ParkFrame():
+                    answer = self._orders.to_park(frame, connection.rights)
                 case CancelFrame():
                     answer = self._cancel(connection, frame, now)
         except BadLine as error:
@@ -372,27 +375,6 @@ class SocketServer:
             raise QueueFull(f"{limits.in_flight_per_uid_max} requests of uid {uid} are in flight")
         connection.pending[pending.frame_id] = pending
         self._uid_in_flight[uid] += 1
-
-    def _watchdog_asked(self, connection: Connection, frame: WatchdogFrame) -> ServerFrame:
-        """Tell how it stands, or let its thread know what it is to do."""
-        watchdog = self._watchdog
-        try:
-            if watchdog is None:
-                raise Refused("the driver has no watchdog: it is off in its configuration")
-            if frame.action is not WatchdogAction.GET:
-                if connection.rights is not Rights.FULL:
-                    raise NoRights("orders to the watchdog are not for those who may only read")
-                self.counts["orders"] += 1
-            match frame.action:
-                case WatchdogAction.LENGTHEN:
-                    watchdog.order_lengthen(frame.seconds or 0.0)
-                case WatchdogAction.DISARM:
-                    watchdog.order_disarm()
-                case WatchdogAction.RESUME:
-                    watchdog.order_resume()
-            return WatchdogAnswer(frame.frame_id, watchdog.status())
-        except BmcmedicError as error:
-            return error_frame(frame.frame_id, error)
 
     def _cancel(self, connection: Connection, frame: CancelFrame, now: float) -> ServerFrame:
         pending = connection.pending.get(frame.cancelled_id)

@@ -76,6 +76,7 @@ class Watchdog:
         self.observer = observer
         self._wakeup = runtime.signal()
         self._orders: deque[tuple[Order, WatchdogSettings]] = deque(maxlen=ORDERS_MAX)
+        self._obeying = False
         self._stopping = False
         self._needs_set = True
         self._in_charge = True
@@ -102,7 +103,9 @@ class Watchdog:
             self._callout.arm()
         while not self._stopping:
             while self._orders:
+                self._obeying = True
                 self._obey(*self._orders.popleft())
+                self._obeying = False
             now = monotonic()
             if not self._in_charge:
                 wake_at = self._stay_disarmed(now)
@@ -185,6 +188,12 @@ class Watchdog:
             "check_failure": self._unwell,
             "counts": dict(self.counts),
         }
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is disarmed by order, and sends nothing until the next order."""
+        # In the order in which they change, as the pat thread may be at it.
+        return not (self._orders or self._obeying or self._stop_timer or self._in_charge)
 
     @property
     def request_s_max(self) -> float:

@@ -1,0 +1,78 @@
+"""Orders that come over the driver's socket: to its watchdog, and to let the interface go."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bmcmedic.driver.socket.connection import error_frame
+from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
+from bmcmedic.driver.socket.errors import NoRights
+from bmcmedic.driver.socket.policy import Rights
+from bmcmedic.driver.socket.protocol import (
+    ParkAnswer,
+    ParkFrame,
+    ServerFrame,
+    WatchdogAction,
+    WatchdogAnswer,
+    WatchdogFrame,
+)
+from bmcmedic.errors import BmcmedicError, Refused
+
+
+class Orders:
+    """Gives each to who has to carry it out, or says why not; nothing here blocks.
+
+    All of them come through one thread, so between the question whether the watchdog needs the
+    interface and the park there is no other order.
+    """
+
+    __slots__ = ("_counts", "_driver", "_watchdog")
+
+    def __init__(
+        self, driver: DriverDoor, watchdog: WatchdogDoor | None, counts: Counter[str]
+    ) -> None:
+        self._driver = driver
+        self._watchdog = watchdog
+        self._counts = counts
+
+    def to_watchdog(self, frame: WatchdogFrame, rights: Rights) -> ServerFrame:
+        """Tell how it stands, or let its thread know what it is to do."""
+        watchdog = self._watchdog
+        try:
+            if watchdog is None:
+                raise Refused("the driver has no watchdog: it is off in its configuration")
+            if frame.action is not WatchdogAction.GET:
+                self._take(rights, "the watchdog")
+                if watchdog.needs_interface and self._driver.parking.describe() is not None:
+                    raise Refused("the interface is parked, and it is the way to the timer: resume")
+            match frame.action:
+                case WatchdogAction.LENGTHEN:
+                    watchdog.order_lengthen(frame.seconds or 0.0)
+                case WatchdogAction.DISARM:
+                    watchdog.order_disarm()
+                case WatchdogAction.RESUME:
+                    watchdog.order_resume()
+            return WatchdogAnswer(frame.frame_id, watchdog.status())
+        except BmcmedicError as error:
+            return error_frame(frame.frame_id, error)
+
+    def to_park(self, frame: ParkFrame, rights: Rights) -> ServerFrame:
+        """Park the interface, or end that."""
+        parking = self._driver.parking
+        try:
+            self._take(rights, "the driver")
+            if frame.seconds is None:
+                parking.end()
+            else:
+                why_not = None if self._watchdog is None else self._watchdog.why_not_parked()
+                if why_not is not None:
+                    raise Refused(why_not)
+                parking.begin(frame.seconds)
+            return ParkAnswer(frame.frame_id, parking.describe())
+        except BmcmedicError as error:
+            return error_frame(frame.frame_id, error)
+
+    def _take(self, rights: Rights, whose: str) -> None:
+        if rights is not Rights.FULL:
+            raise NoRights(f"orders to {whose} are not for those who may only read")
+        self._counts["orders"] += 1
