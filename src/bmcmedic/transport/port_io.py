@@ -22,9 +22,10 @@ BASE = 0xCA2
 SPACING = 1
 
 PORT_IO_LIMITS = KcsLimits(recoveries_max=3, exchange_s=10.0, poll_s_max=4e-3)
-"""Polled each millisecond, a BMC that hangs would take 4 % of a core; so it takes 1. A pat waits for one exchange, so it is short. Time for a BMC that misses a byte for the 5 s that
-Linux gives it, the recovery, and all of the request once more; what outlasts that is no disturbance
-of the moment, and the next exchange recovers it first."""
+"""Polled each millisecond, a BMC that hangs would take 4 % of a core; so it takes 1. A pat waits
+for one exchange, so it is short. Time for a BMC that misses a byte for the 5 s that Linux gives it,
+the recovery, and all of the request once more; what outlasts that is no disturbance of the moment,
+and the next exchange recovers it first."""
 
 EXCHANGE_SLACK_S = 0.2
 """Beyond the limit: the sleep before the last look at the clock may end late."""
