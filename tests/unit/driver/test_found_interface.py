@@ -167,6 +167,15 @@ def test_the_ports_are_left_alone_while_a_module_may_be_loaded_anew(host: Host) 
     assert interface.name == "port-io"
 
 
+def test_a_device_that_was_asked_for_by_name_and_is_not_there_is_missed(host: Host) -> None:
+    host.interface("dev-ipmi")
+    assert len(host.said) == 1
+    assert "is not there yet, looking on" in host.said[0]
+    host.device_path.touch()
+    host.interface("dev-ipmi")
+    assert len(host.said) == 1
+
+
 def test_what_was_asked_for_by_name_comes_back_by_itself(host: Host) -> None:
     interface = host.interface("dev-ipmi")
     host.made[0].gone = True

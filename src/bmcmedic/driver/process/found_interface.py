@@ -65,6 +65,10 @@ class FoundInterface:
                     self._find()
         elif config.kind == "dev-ipmi":
             self._use(makers.device(config.device))
+            if not Path(config.device).exists():
+                report(
+                    f"{config.device} is not there yet, looking on: load ipmi_si and ipmi_devintf"
+                )
         else:
             self._use(makers.ports(config.port_base))
 
