@@ -30,8 +30,8 @@ PYZ = "/opt/bmcmedic-triage.pyz"
 STUCK_AFTER_S = 3
 RELIEF_AFTER_S = 5
 PATIENT, FOREVER = 2, 1
-SEEN_S_MAX = 90
-SHELL_S_MAX = 150
+SEEN_S_MAX = 150
+SHELL_S_MAX = 200
 TIMES = "--quiet-time 3 --return-time 60 --steady-time 2"
 
 ASK = "import sys; sys.path.insert(0, '/usr/lib/lab'); from ipmi_device import Ipmi; "
