@@ -27,6 +27,7 @@ from bmcmedic.agent.orders import (
     read_order,
     why_forbidden,
 )
+from bmcmedic.driver.parking import PARK_S_DEFAULT
 from bmcmedic.driver.process.log import WARNING
 from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable
@@ -38,7 +39,7 @@ from bmcmedic.transport.in_band import InterfaceBusy, Interrupted
 ACKNOWLEDGEMENTS_MAX = 128
 """That wait for a report; the oldest goes first."""
 SETTLE_S_MAX = 60.0
-"""So long a watchdog order is waited for until the BMC's timer is as it was ordered."""
+"""So long an order to the driver is waited for until all is as it was ordered."""
 SETTLE_POLL_S = 0.5
 COLD_RESET_APART_S = 3600.0
 """Between two cold resets of one BMC from here, whatever is ordered."""
@@ -55,6 +56,15 @@ class Driver(Protocol):
 
     def watchdog(self, action: WatchdogAction, seconds: float | None = None) -> dict[str, Any]:
         """Give the watchdog an order, or ask how it stands."""
+
+    def status(self) -> dict[str, Any]:
+        """How the driver is; `watchdog` is null where that is off."""
+
+    def park(self, seconds: float) -> object:
+        """Let the interface go."""
+
+    def resume(self) -> None:
+        """Use the interface again."""
 
     def exchange(self, request: ColdResetReq) -> object:
         """Send the cold reset."""
@@ -223,8 +233,6 @@ class OrderDesk:
         why = why_forbidden(order, self._rules.allowed(), self._rules.why_not())
         if order.expires_at <= now:
             why = "it expired while it waited here"
-        if order.kind is OrderKind.PARK and why is None:
-            why = "this version's driver cannot park its interface"
         if why is None:
             try:
                 why = self._why_not_again(order.kind, now)
@@ -272,6 +280,14 @@ class OrderDesk:
             if order.kind is OrderKind.COLD_RESET:
                 driver.exchange(ColdResetReq())
                 return OrderState.DONE, "the BMC took it; whether it restarts shows in its answers"
+            if order.kind is OrderKind.PARK:
+                return self._park(order, driver)
+            if order.kind is OrderKind.RESUME:
+                status = driver.status()
+                if (status.get("driver") or {}).get("parked"):
+                    driver.resume()
+                    if status.get("watchdog") is None:
+                        return OrderState.DONE, None
             return self._order_watchdog(order, driver)
         except (DriverGone, Interrupted) as error:
             state = OrderState.UNKNOWN if error.may_have_run else OrderState.FAILED
@@ -287,9 +303,22 @@ class OrderDesk:
 
     def _order_watchdog(self, order: Order, driver: Driver) -> tuple[OrderState, str | None]:
         driver.watchdog(_WATCHDOG[order.kind], order.seconds)
+        return self._settled(lambda: _is_as_ordered(order, driver.watchdog(WatchdogAction.GET)))
+
+    def _park(self, order: Order, driver: Driver) -> tuple[OrderState, str | None]:
+        driver.park(PARK_S_DEFAULT if order.seconds is None else order.seconds)
+
+        def is_let_go() -> bool:
+            parked = (driver.status().get("driver") or {}).get("parked")
+            return bool(parked and parked.get("closed"))
+
+        return self._settled(is_let_go)
+
+    def _settled(self, is_so: Callable[[], bool]) -> tuple[OrderState, str | None]:
+        """Wait until the driver has carried it out, which may take it an exchange or two."""
         until = self._runtime.monotonic() + SETTLE_S_MAX
         while not self._stopping:
-            if _is_as_ordered(order, driver.watchdog(WatchdogAction.GET)):
+            if is_so():
                 return OrderState.DONE, None
             if self._runtime.monotonic() >= until:
                 break

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, TypeGuard
 
 from bmcmedic.agent.config import OrderKind
+from bmcmedic.driver.parking import PARK_S_MAX, PARK_S_MIN
 from bmcmedic.driver.socket.protocol import SECONDS_MAX
 from bmcmedic.errors import Refused
 
@@ -56,7 +57,7 @@ class Order:
     expires_at: float
     """Epoch seconds."""
     seconds: float | None = None
-    """How long the watchdog's time-out is to be, for `lengthen-watchdog`."""
+    """For `lengthen-watchdog` how long the time-out is to be, for `park` how long it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,10 @@ def read_order(raw: object, host_id: Mapping[str, str | None], now: float) -> Or
     if kind is OrderKind.LENGTHEN_WATCHDOG:
         if not _is_number(seconds) or not 0 < seconds <= SECONDS_MAX:
             raise no(f"seconds is the watchdog's time-out, up to {SECONDS_MAX:g} s")
+        return Order(order_id, kind, expires_at, float(seconds))
+    if kind is OrderKind.PARK and seconds is not None:
+        if not _is_number(seconds) or not PARK_S_MIN <= seconds <= PARK_S_MAX:
+            raise no(f"seconds is how long to park, {PARK_S_MIN:g} to {PARK_S_MAX:g} s")
         return Order(order_id, kind, expires_at, float(seconds))
     if seconds is not None:
         raise no(f"seconds has no meaning for {kind_name}")

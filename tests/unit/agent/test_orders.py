@@ -79,6 +79,9 @@ def order(order_id: str = "o1", kind: object = "resume", **others: object) -> di
         (order(expires_at=NOW), "it expired 0 s ago"),
         (order(expires_at=NOW + 3601), "good for more than 3600 s"),
         (order(seconds=5), "seconds has no meaning for resume"),
+        (order(kind="park", seconds=0), "seconds is how long to park, 1 to 3600 s"),
+        (order(kind="park", seconds=3601), "seconds is how long to park"),
+        (order(kind="park", seconds=True), "seconds is how long to park"),
         (order(kind="lengthen-watchdog"), "seconds is the watchdog's time-out"),
         (order(kind="lengthen-watchdog", seconds=0), "seconds is the watchdog's time-out"),
         (order(kind="lengthen-watchdog", seconds=7000), "seconds is the watchdog's time-out"),
@@ -117,19 +120,36 @@ class FakeDriver:
         self.orders: list[tuple[str, float | None]] = []
         self.error: BaseException | None = None
         self.settles = True
-        self.status: dict[str, Any] = {"in_charge": True, "settled": True, "timeout_s": 120.0}
+        self.timer: dict[str, Any] = {"in_charge": True, "settled": True, "timeout_s": 120.0}
+        self.parked: dict[str, Any] | None = None
+        self.has_watchdog = True
+
+    def status(self) -> dict[str, Any]:
+        watchdog = self.timer if self.has_watchdog else None
+        return {"driver": {"parked": self.parked}, "watchdog": watchdog}
+
+    def park(self, seconds: float) -> object:
+        if self.error is not None:
+            raise self.error
+        self.orders.append(("park", seconds))
+        self.parked = {"closed": self.settles}
+        return self.parked
+
+    def resume(self) -> None:
+        self.orders.append(("resume interface", None))
+        self.parked = None
 
     def watchdog(self, action: WatchdogAction, seconds: float | None = None) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
         if action is not WatchdogAction.GET:
             self.orders.append((action.value, seconds))
-            self.status = {
+            self.timer = {
                 "in_charge": action is not WatchdogAction.DISARM,
                 "settled": self.settles,
                 "timeout_s": seconds if seconds is not None else 120.0,
             }
-        return self.status
+        return self.timer
 
     def exchange(self, request: ColdResetReq) -> object:
         self.orders.append((type(request).__name__, None))
@@ -338,8 +358,30 @@ def test_what_cannot_be_remembered_is_not_begun(
     assert "cannot be remembered" in str(reason)
 
 
-def test_park_is_refused_as_long_as_the_driver_cannot(tmp_path: Path) -> None:
-    assert Desk(tmp_path).send(order("a", "park"))["a"][0] == "refused"
+def test_a_park_is_done_when_the_interface_is_let_go_and_resume_ends_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert desk.send(order("a", "park", seconds=60), order("b", "park"))["b"] == ("done", None)
+    assert desk.driver.orders == [("park", 60.0), ("park", 600.0)]
+    assert desk.send(order("c", "resume"))["c"] == ("done", None)
+    assert desk.driver.orders[2:] == [("resume interface", None), ("resume", None)]
+
+
+def test_resume_needs_no_watchdog_where_there_was_a_park(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.has_watchdog = False
+    assert desk.send(order("a", "park"), order("b", "resume"))["b"] == ("done", None)
+    assert desk.driver.orders == [("park", 600.0), ("resume interface", None)]
+
+
+def test_a_park_that_does_not_settle_is_unknown_and_one_that_is_refused_has_failed(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.error = Refused("the driver's watchdog pats through this interface")
+    assert desk.send(order("a", "park"))["a"] == ("failed", str(desk.driver.error))
+    desk.driver.error = None
+    desk.driver.settles = False
+    assert desk.send(order("b", "park"))["b"][0] == "unknown"
 
 
 def test_a_flood_of_orders_is_bounded(tmp_path: Path) -> None:
