@@ -388,9 +388,19 @@ def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -
 
 
 def test_the_loopback_door_is_opened_where_that_is_wanted(tmp_path: Path) -> None:
-    file = configure(tmp_path, "[doors]", "loopback = true", "port = 0")
+    file = configure(
+        tmp_path,
+        "[doors]",
+        "loopback = true",
+        "port = 0",
+        "shim_deadline_s = 7",
+        "shim_share_s = 0",
+    )
     with agent(tmp_path, file) as running:
-        until((tmp_path / "run" / "door").exists, lambda: running.said)
+        door = tmp_path / "run" / "door" / "door"
+        until(door.exists, lambda: running.said)
+        told = door.read_text().splitlines()
+        assert {"deadline_s=7", "share_s=0", "long_deadline_s=300"} <= set(told)
         assert running.end() == 0
     assert "Traceback" not in running.said
 
@@ -528,7 +538,7 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
         controller.serving(certificate),
         serving(tmp_path, FakeDriver(), watchdog) as served,
     ):
-        allowed = 'orders_allowed = ["disarm-watchdog", "park"]'
+        allowed = 'orders_allowed = ["disarm-watchdog"]'
         file = configure(
             tmp_path, *reporting(controller, authority, allowed), socket_path=served.path
         )
@@ -600,7 +610,7 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
     tmp_path: Path, authority: Authority, certificate: tuple[Path, Path]
 ) -> None:
     controller = Controller()
-    kinds = ("lengthen-watchdog", "disarm-watchdog", "resume", "cold-reset")
+    kinds = ("lengthen-watchdog", "disarm-watchdog", "resume", "cold-reset", "park")
     allowed = f"orders_allowed = {json.dumps(kinds)}"
     file = configure(tmp_path, *reporting(controller, authority, allowed))
 
@@ -624,9 +634,31 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
                     lambda: controller.acknowledged().get(kind, {}).get("state") == "done",  # noqa: B023
                     controller.acknowledged,
                 )
-            controller.orders = [order(controller, "reset", "cold-reset")]
-            until(
-                lambda: controller.acknowledged().get("reset", {}).get("state") == "done",
-                controller.acknowledged,
-            )
+            states = {}
+            for order_id, kind in (
+                ("too-early", "park"),
+                ("disarm-again", "disarm-watchdog"),
+                ("park", "park"),
+                ("while-parked", "cold-reset"),
+                ("resume-again", "resume"),
+                ("reset", "cold-reset"),
+            ):
+                controller.orders = [order(controller, order_id, kind)]
+                until(
+                    lambda: (
+                        controller.acknowledged().get(order_id, {}).get("state")  # noqa: B023
+                        not in (None, "started")
+                    ),
+                    controller.acknowledged,
+                )
+                states[order_id] = controller.acknowledged()[order_id]["state"]
+            assert states == {
+                "too-early": "failed",  # the watchdog pats through it
+                "disarm-again": "done",
+                "park": "done",
+                "while-parked": "failed",
+                "resume-again": "done",
+                "reset": "done",
+            }
+            until(lambda: timer() == (True, 120.0), lambda: controller.reports[-1])
             assert running.end() == 0

@@ -8,6 +8,12 @@ from enum import Enum
 from pathlib import Path
 
 from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
+from bmcmedic.agent.shim_main import (
+    DEADLINE_S,
+    LONG_DEADLINE_S,
+    OLD_OUTPUT_S_MAX,
+    SHARE_S,
+)
 from bmcmedic.driver.process.config_table import Table, setting
 from bmcmedic.driver.process.config_values import Choice, Flag, Group, Location, Seconds, Whole
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
@@ -166,6 +172,30 @@ class DoorsConfig:
         Seconds(0, DAY_S),
         None,
         "While the BMC is silent, reads get answers up to this age.",
+    )
+    shim_deadline_s: float = setting(
+        DEADLINE_S,
+        Seconds(1, 3600),
+        None,
+        "A run of ipmitool through the shim may take this long; then it is ended.",
+    )
+    shim_long_deadline_s: float = setting(
+        LONG_DEADLINE_S,
+        Seconds(1, 3600),
+        None,
+        "The same for commands that take long, such as sdr and sel.",
+    )
+    shim_share_s: float = setting(
+        SHARE_S,
+        Seconds(0, 60),
+        None,
+        "A run that ended this long before the same is asked again is shared through the shim.",
+    )
+    shim_old_output_s_max: float = setting(
+        OLD_OUTPUT_S_MAX,
+        Seconds(0, DAY_S),
+        None,
+        "While the BMC is silent, the shim gives output up to this age.",
     )
 
 

@@ -16,7 +16,15 @@ class DoorThread:
     def __init__(self, config: Config, report: Callable[[str], None]) -> None:
         doors = config.doors
         settings = LoopbackSettings(
-            port=doors.port, request_s=doors.request_s, old_answer_s_max=doors.old_answer_s_max
+            port=doors.port,
+            request_s=doors.request_s,
+            old_answer_s_max=doors.old_answer_s_max,
+            shim={
+                "deadline_s": f"{doors.shim_deadline_s:g}",
+                "long_deadline_s": f"{doors.shim_long_deadline_s:g}",
+                "share_s": f"{doors.shim_share_s:g}",
+                "old_output_s_max": f"{doors.shim_old_output_s_max:g}",
+            },
         )
         self._door = LoopbackDoor(
             settings,
