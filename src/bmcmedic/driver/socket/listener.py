@@ -147,6 +147,8 @@ def _cannot(path: str, error: OSError) -> ConfigurationError:
     advice = ""
     if error.errno == errno.ENOENT:
         advice = f"; make the directory {Path(path).parent} first (systemd: RuntimeDirectory=)"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        advice = "; run as root, or set socket.path"
     return ConfigurationError(f"cannot make the socket {path}: {error.strerror}{advice}")
 
 
