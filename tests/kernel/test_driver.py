@@ -332,3 +332,53 @@ def test_an_interface_that_vanishes_under_the_driver_is_taken_again(
         assert seen["watchdog"]["pretimeout"]["fired"] == 0
         assert bmc.get()["watchdog"]["running"]
         assert "/dev/ipmi0 has gone; looking for another interface" in job.output_so_far()
+
+
+ORDER = (
+    "python3 -c 'from bmcmedic.driver.socket.client import DriverClient as D\n"
+    "from bmcmedic.driver.socket.protocol import WatchdogAction as W\n"
+    "from bmcmedic.errors import BmcmedicError\n"
+    "try: print(D(timeout_s=30).{0})\n"
+    'except BmcmedicError as error: print(f"{{type(error).__name__}}: {{error}}")\' </dev/null'
+)
+"""One call of the client's; what it gives or raises is printed."""
+
+
+def test_a_parked_device_is_open_no_more_and_is_taken_again(
+    ipmi_guest: Guest, bmc: SimProcess
+) -> None:
+    take_the_kernels_watchdog_away(ipmi_guest)
+
+    def order(call: str) -> str:
+        return ipmi_guest.run(ORDER.format(call), check=True).output
+
+    opened = "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c /dev/ipmi0 || true"
+    with driver(ipmi_guest, "--interface", "auto", "--watchdog", "bmc"):
+        assert ipmi_guest.run(opened).output.strip() == "1"
+        assert order("park()").startswith("Refused: the driver's watchdog pats through")
+        order("watchdog(W.DISARM)")
+        ipmi_guest.wait_until(
+            lambda: (
+                not status(ipmi_guest)["watchdog"]["in_charge"]
+                and status(ipmi_guest)["watchdog"]["settled"]
+            ),
+            DEADLINE_S,
+            "the timer's stop",
+        )
+        order("park(300)")
+        ipmi_guest.wait_until(
+            lambda: bool((status(ipmi_guest)["driver"]["parked"] or {}).get("closed")),
+            DEADLINE_S,
+            "the interface to be let go",
+        )
+        assert ipmi_guest.run(opened).output.strip() == "0"
+        assert status(ipmi_guest)["driver"]["interface"] == "/dev/ipmi0, let go"
+        assert order("raw(6, 1)").startswith("Parked: the interface is parked by order for")
+        assert "the interface is parked" in order("watchdog(W.RESUME)")
+        assert not bmc.get()["watchdog"]["running"]
+        assert order("resume()").strip() == "None"
+        order("watchdog(W.RESUME)")
+        wait_for_pats(ipmi_guest, 2)
+        assert status(ipmi_guest)["driver"]["interface"] == "/dev/ipmi0"
+        assert status(ipmi_guest)["driver"]["parked"] is None
+        assert bmc.get()["watchdog"]["running"]
