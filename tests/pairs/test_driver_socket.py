@@ -47,6 +47,15 @@ PAT = b"\x18\x22"
 LIMITS = DriverLimits(breaker=BreakerLimits(failures_max=3, probe_s_min=0.02, probe_s_max=0.02))
 
 
+class WatchdogOfInterface(Watchdog):
+    """A watchdog that pats through the driver's interface, as the socket asks about it."""
+
+    needs_interface = True
+
+    def why_not_parked(self) -> str | None:
+        return None if self.is_at_rest else "it pats through this interface"
+
+
 @dataclass
 class Host:
     """A driver with its worker, its socket, and perhaps a watchdog."""
@@ -79,7 +88,7 @@ def host(
         interface.by_itself = lambda attempt: attempt.answer()
         path = BmcPats(driver, interface.name, interface.exchange_s_max)
         settings = WatchdogSettings.for_interface(interface.exchange_s_max, timeout_s=600)
-        dog = Watchdog(settings, path, ThreadRuntime(), lambda _line: None)
+        dog = WatchdogOfInterface(settings, path, ThreadRuntime(), lambda _line: None)
         threads.append(threading.Thread(target=dog.run))
     for thread in threads:
         thread.start()
