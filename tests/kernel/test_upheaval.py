@@ -309,7 +309,7 @@ class Upheaval:
         }
         self.guest.begin("exec lab-look")
         self.wait_until_well(watch)
-        self.guest.begin("while true; do :; done")
+        self.load = self.guest.begin("while true; do :; done")
         self.guest.begin("exec lab-clients")
 
     def wait_until_well(self, watch: PatWatch, version: str = __version__) -> dict[str, Any]:
@@ -440,6 +440,7 @@ def test_after_kills_all_is_patted_served_and_put_back(kernel: Kernel) -> None:
     with upheaval(kernel, "dev-ipmi") as host, PatWatch(host.bmc) as watch:
         host.begin(watch)
         kill_at_random(host, watch, *["driver", "agent"] * 2)
+        host.load.kill()  # it would keep kipmi0, at nice 19, from being busy
         ends = len(host.ends("agent"))
         host.bmc.set_faults("kcs-stuck:ibf")
         host.guest.wait_until(
