@@ -27,6 +27,8 @@ START_LATE_S_MAX = 2.0
 """A check that is due starts within this time, or the host has stopped running threads."""
 POLL_S = 0.05
 """How often an old kernel without pidfds is asked whether the check has ended."""
+LAST_READS_MAX = 64
+"""After the command's end: more than a pipe holds, unless somebody else goes on writing."""
 OUTPUT_SHOWN_CHARACTERS = 200
 
 
@@ -231,13 +233,16 @@ class _Output:
         try:
             data = os.read(self.reader, CHECK_OUTPUT_BYTES_MAX)
         except BlockingIOError:
-            return True
+            return True  # and nothing new is kept
         self._kept = (self._kept + data)[-CHECK_OUTPUT_BYTES_MAX:]
         return bool(data)
 
     def end(self) -> bytes:
         """The last of it; whoever else still has the pipe is not waited for."""
-        self.read()
+        for _ in range(LAST_READS_MAX):
+            before = self._kept
+            if not self.read() or self._kept is before:
+                break
         return self._kept
 
 
