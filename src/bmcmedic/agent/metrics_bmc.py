@@ -46,6 +46,10 @@ class Known:
     took_s: float = 0.0
 
 
+RETRY_S = 5.0
+"""Where nothing was answered, as before the driver is there, it is asked again so soon."""
+
+
 class BmcReader:
     """Asks the BMC from a thread of its own, when somebody wants to know."""
 
@@ -83,7 +87,10 @@ class BmcReader:
         asked_at = self._asked_at
         if self._stopping:
             return False
-        return asked_at is None or self._runtime.monotonic() >= asked_at + self._period_s()
+        pause_s = self._period_s()
+        if not any(known.up for known in self.known.values()):
+            pause_s = min(pause_s, RETRY_S)
+        return asked_at is None or self._runtime.monotonic() >= asked_at + pause_s
 
     def ask(self, driver: Asking) -> None:
         """Ask all questions, one after the other."""

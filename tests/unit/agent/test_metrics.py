@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bmcmedic.agent import metrics_door
 from bmcmedic.agent.config_values import Place
 from bmcmedic.agent.metrics import AgentCollector, Metrics, Own
-from bmcmedic.agent.metrics_bmc import BmcReader
+from bmcmedic.agent.metrics_bmc import QUESTIONS, RETRY_S, BmcReader
 from bmcmedic.agent.metrics_door import MetricsDoor
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.driver.runtime import ThreadRuntime
@@ -125,6 +125,18 @@ def test_a_silent_bmc_is_not_up_and_its_last_answer_ages() -> None:
     assert seen["ipmi_up{collector=bmc}"] == 1
     assert seen["ipmi_chassis_power_state"] == 1
     assert seen["bmcmedic_bmc_answer_age_seconds{collector=chassis}"] == 100
+
+
+def test_where_nothing_was_answered_it_is_asked_again_soon() -> None:
+    bench = Bench()
+    bench.bmc.silent = {type(question) for question in QUESTIONS.values()}
+    bench.reader.ask(bench.bmc)
+    bench.time.now += RETRY_S
+    assert bench.reader.is_due()  # the driver may have begun meanwhile
+    bench.bmc.silent = {GetChassisStatusReq}
+    bench.reader.ask(bench.bmc)
+    bench.time.now += RETRY_S
+    assert not bench.reader.is_due()
 
 
 def test_the_bmc_is_asked_for_scrapes_and_no_more_often_than_set() -> None:
