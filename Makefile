@@ -28,8 +28,12 @@ demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed b
 	$(BIN)/bmcmedic demo --once
 
 .PHONY: test
-test: peers kernel lint pyz ## lint, then every test, real clients and a real kernel in QEMU included
+test: peers kernel lint pyz ## lint, then every test but the long ones, real clients and a real kernel in QEMU included
 	$(BIN)/pytest
+
+.PHONY: test-long
+test-long: peers kernel $(STAMPS)/dev ## driver and agent killed, upgraded and rolled back on a real kernel
+	$(BIN)/pytest -m long
 
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff, mypy --strict, and the way of the imports

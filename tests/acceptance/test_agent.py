@@ -321,10 +321,14 @@ def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Pa
 
 def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: Path) -> None:
     file = configure(tmp_path)
+    # Asked before the first pat, it would say for a minute that the timer stands.
+    file.write_text(file.read_text().replace("[metrics]", "[metrics]\nbmc_period_s = 5"))
     with driver_with_bmc(tmp_path), agent(tmp_path, file) as running:
         until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
         until(lambda: running.scrape().get("bmcmedic_pats_total", 0) >= 3, lambda: running.said)
         until(lambda: running.scrape().get("ipmi_up{collector=sel}") == 1, lambda: running.said)
+        timer = "ipmi_bmc_watchdog_timer_state"
+        until(lambda: running.scrape().get(timer) == 1, lambda: running.said)
         seen = running.scrape()
         assert seen["ipmi_chassis_power_state"] == 1
         assert seen["ipmi_bmc_watchdog_timer_state"] == 1

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from bmcmedic import __version__
 from bmcmedic.lab.guest import Guest, Job
 from bmcmedic.lab.kernel_files import Kernel
@@ -436,6 +438,7 @@ def kill_at_random(host: Upheaval, watch: PatWatch, *victims: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_after_kills_all_is_patted_served_and_put_back(kernel: Kernel) -> None:
     with upheaval(kernel, "dev-ipmi") as host, PatWatch(host.bmc) as watch:
         host.begin(watch)
@@ -464,6 +467,7 @@ def test_after_kills_all_is_patted_served_and_put_back(kernel: Kernel) -> None:
         host.assert_host_untouched(watch)
 
 
+@pytest.mark.long
 def test_an_upgrade_and_a_roll_back_lose_no_pat(kernel: Kernel) -> None:
     with upheaval(kernel, "port-io") as host:
         guest = host.guest
