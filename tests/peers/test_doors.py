@@ -26,7 +26,7 @@ from tests.support.sim_host import RunningDoor, SimHost, eventually, running_doo
 
 TIMEOUT_S = 60.0
 AT_ONCE_S = 1.0
-"""Of the issue: an error within a second. The machine that tests run on may be busy besides."""
+"""An error comes within a second. The machine that tests run on may be busy besides."""
 SLACK_S = 10.0
 EXPORTER = "prometheus-ipmi-exporter"
 
