@@ -32,6 +32,9 @@ _TICKS_MAX = 1 << 62
 _PIECE_BYTES = 1 << 10
 """What a kernel gives at once at the least, when there is more to come."""
 
+ARGV_CHARACTERS_MAX = 400
+"""Of the arguments of one process, where they are shown."""
+
 
 class ProcError(Exception):
     """An entry told nothing; the message says why."""
@@ -294,6 +297,18 @@ def parse_stat(pid: int, raw: bytes) -> Stat:
 def shown(raw: bytes) -> str:
     r"""Bytes as text that can be written anywhere; what is not UTF-8 stands as `\xff`."""
     return raw.decode("utf-8", "backslashreplace")
+
+
+def shortened(argv: List[str]) -> List[str]:
+    """As many of the arguments as fit into `ARGV_CHARACTERS_MAX`, the last of them cut."""
+    room = ARGV_CHARACTERS_MAX
+    words = []
+    for word in argv:
+        words.append(word if len(word) <= room else word[:room] + "…")
+        room -= len(word) + 1
+        if room <= 0:
+            break
+    return words
 
 
 def uptime_s(tree: Tree) -> float:

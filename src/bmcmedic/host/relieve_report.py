@@ -9,9 +9,9 @@ from bmcmedic.host.clients import Finding
 from bmcmedic.host.diagnosis import duration
 from bmcmedic.host.kipmid import Kipmi
 from bmcmedic.host.kipmid_throttle import Setting
+from bmcmedic.host.proc import shortened
 from bmcmedic.host.relieve import Case, Report
 
-ARGV_CHARACTERS_MAX = 400
 ROWS_MAX = 1000
 """Of one list in the JSON; the counts beside it stay right."""
 LINES_MAX = 20
@@ -79,7 +79,7 @@ def _client(case: Case) -> Dict[str, Any]:
     took_s = ending.took_s if ending is not None else None
     return {
         "pid": judged.client.identity.pid,
-        "argv": _shortened(judged.client.argv),
+        "argv": shortened(judged.client.argv),
         "age_s": round(judged.look.age_s, 2),
         "state": judged.look.stat.state,
         "wchan": judged.look.wchan,
@@ -98,7 +98,7 @@ def _client(case: Case) -> Dict[str, Any]:
 def _spared(case: Case) -> Dict[str, Any]:
     return {
         "pid": case.judged.client.identity.pid,
-        "argv": _shortened(case.judged.client.argv),
+        "argv": shortened(case.judged.client.argv),
         "finding": case.judged.verdict.finding.value,
         "reason": "; ".join(case.judged.verdict.evidence),
     }
@@ -127,17 +127,6 @@ def _kipmi(before: List[Kipmi], after: Optional[After]) -> List[Dict[str, Any]]:
 
 def _setting(setting: Setting) -> Dict[str, Any]:
     return dict(setting._asdict())
-
-
-def _shortened(argv: List[str]) -> List[str]:
-    room = ARGV_CHARACTERS_MAX
-    words = []
-    for word in argv:
-        words.append(word if len(word) <= room else word[:room] + "…")
-        room -= len(word) + 1
-        if room <= 0:
-            break
-    return words
 
 
 # ---------------------------------------------------------------------------------------- the text

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from bmcmedic.host.diagnosis import duration
 from bmcmedic.host.machine import IO_DELAY_TYPES
-from bmcmedic.host.proc import TICKS_PER_S
+from bmcmedic.host.proc import TICKS_PER_S, shortened
 from bmcmedic.host.starter import Starter
 from bmcmedic.host.survey import Opener
 from bmcmedic.host.triage import Spared, Stuck, Triage
@@ -14,7 +14,6 @@ from bmcmedic.host.triage import Spared, Stuck, Triage
 REPORT_BYTES_MAX = 900_000
 """Below what readers of a report take; longer lists are cut, and `stuck_count` stays right."""
 
-ARGV_CHARACTERS_MAX = 400
 ROWS_MAX = 1000
 LINES_MAX = 8
 """Of one list on the screen."""
@@ -75,7 +74,7 @@ def _stuck(each: Stuck, captured_at: float) -> Dict[str, Any]:
     stat, who = each.look.stat, each.starter
     return {
         "pid": stat.pid,
-        "argv": _shortened(each.client.argv),
+        "argv": shortened(each.client.argv),
         "age_s": round(each.look.age_s, 2),
         "started_at": round(captured_at - each.look.age_s, 2),
         "state": stat.state,
@@ -100,7 +99,7 @@ def _stuck(each: Stuck, captured_at: float) -> Dict[str, Any]:
 def _spared(each: Spared) -> Dict[str, Any]:
     return {
         "pid": each.client.identity.pid,
-        "argv": _shortened(each.client.argv),
+        "argv": shortened(each.client.argv),
         "finding": each.verdict.finding.value,
         "reason": "; ".join(each.verdict.evidence),
     }
@@ -110,21 +109,9 @@ def _opener(each: Opener) -> Dict[str, Any]:
     return {
         "pid": each.identity.pid,
         "name": each.name,
-        "argv": _shortened(each.argv),
+        "argv": shortened(each.argv),
         "devices": each.devices,
     }
-
-
-def _shortened(argv: List[str]) -> List[str]:
-    """As many of the arguments as fit, the last of them cut."""
-    room = ARGV_CHARACTERS_MAX
-    words = []
-    for word in argv:
-        words.append(word if len(word) <= room else word[:room] + "…")
-        room -= len(word) + 1
-        if room <= 0:
-            break
-    return words
 
 
 # -------------------------------------------------------------------------------------- the screen
