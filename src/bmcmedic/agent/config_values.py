@@ -6,14 +6,14 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bmcmedic.driver.process.config_values import SUN_PATH_BYTES_MAX, Unusable, quoted
+from bmcmedic.driver.process.config_values import SUN_PATH_BYTES_MAX, Listed, Text, Unusable
 
 URL_CHARACTERS_MAX = 2048
 _PORT_MAX = 65535
 
 
 @dataclass(frozen=True, slots=True)
-class HttpsUrl:
+class HttpsUrl(Text):
     """Where a controller takes reports."""
 
     metavar: str = "URL"
@@ -41,14 +41,6 @@ class HttpsUrl:
             raise Unusable("has a #fragment, which no server is ever told")
         return value
 
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: str) -> str:
-        """A string."""
-        return quoted(value)
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -66,7 +58,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Text):
     """A Unix socket, a port on a loopback address, or nowhere."""
 
     metavar: str = "unix:PATH|ADDRESS:PORT|off"
@@ -100,17 +92,9 @@ class Listening:
             raise Unusable(f"is {value!r}, which other hosts could reach; {advice}")
         return Place(None, str(address), int(port))
 
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: Place) -> str:
-        """A string."""
-        return quoted(str(value))
-
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Words(Listed):
     """Any of a few words, each once."""
 
     words: tuple[str, ...]
@@ -128,11 +112,3 @@ class Words:
             if word not in self.words:
                 raise Unusable(f"has {word!r} in it; give any of {', '.join(self.words)}")
         return tuple(dict.fromkeys(value))
-
-    def parse(self, text: str) -> object:
-        """Words with commas between them."""
-        return [word.strip() for word in text.split(",") if word.strip()]
-
-    def show(self, value: tuple[str, ...]) -> str:
-        """A list of strings."""
-        return "[" + ", ".join(map(quoted, value)) + "]"

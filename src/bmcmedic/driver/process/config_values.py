@@ -10,6 +10,7 @@ import grp
 import pwd
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,8 +48,36 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
 
 
+class Text:
+    """What all kinds of text have in common: an option gives it as it stands, TOML quotes it."""
+
+    __slots__ = ()
+
+    def parse(self, text: str) -> object:
+        """As it is."""
+        return text
+
+    def show(self, value: object) -> str:
+        """A string."""
+        return quoted(str(value))
+
+
+class Listed:
+    """What lists have in common: an option gives them with commas, TOML has strings in brackets."""
+
+    __slots__ = ()
+
+    def parse(self, text: str) -> object:
+        """Words with commas between them."""
+        return [word.strip() for word in text.split(",") if word.strip()]
+
+    def show(self, value: Iterable[Any]) -> str:
+        """A list of strings."""
+        return "[" + ", ".join(map(quoted, value)) + "]"
+
+
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Text):
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -63,14 +92,6 @@ class Choice:
         if not isinstance(value, str) or value not in self.words:
             raise Unusable(f"is {value!r}; give one of {', '.join(self.words)}")
         return value
-
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: str) -> str:
-        """A string."""
-        return quoted(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +177,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Location:
+class Location(Text):
     """An absolute path; `bytes_max` where it names a socket."""
 
     optional: bool = False
@@ -173,17 +194,9 @@ class Location:
             raise Unusable(f"has {len(value.encode())} bytes; {self.bytes_max} is the limit")
         return value
 
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: str) -> str:
-        """A string."""
-        return quoted(value)
-
 
 @dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(Listed):
     """A program and its arguments, as a list; no shell reads it. Empty: none."""
 
     metavar: str = "COMMAND"
@@ -207,13 +220,9 @@ class CommandLine:
         except ValueError as error:
             return f"{text} ({error})"
 
-    def show(self, value: tuple[str, ...]) -> str:
-        """A list of strings."""
-        return "[" + ", ".join(map(quoted, value)) + "]"
-
 
 @dataclass(frozen=True, slots=True)
-class Users:
+class Users(Listed):
     """Users of this machine, by name or number."""
 
     metavar: str = "USER,…"
@@ -236,17 +245,13 @@ class Users:
             raise Unusable(f"has {user!r} in it; give users by name or number")
         return int(user)
 
-    def parse(self, text: str) -> object:
-        """Names or numbers with commas between them."""
-        return [user.strip() for user in text.split(",") if user.strip()]
-
-    def show(self, value: tuple[int, ...]) -> str:
+    def show(self, value: Iterable[int]) -> str:
         """A list of numbers."""
         return "[" + ", ".join(map(str, value)) + "]"
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Text):
     """A group of this machine, by name or number."""
 
     metavar: str = "GROUP"
@@ -268,17 +273,13 @@ class Group:
             raise Unusable(f"is {value!r}; give a group by name or number")
         return int(value)
 
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: int) -> str:
+    def show(self, value: object) -> str:
         """A number."""
         return str(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Shutdown:
+class Shutdown(Text):
     """What becomes of the watchdog timer when the driver ends."""
 
     words = ("disarm", "keep")
@@ -295,11 +296,3 @@ class Shutdown:
                 Seconds(0.1, self.countdown_s_max).check(Seconds(0, 1).parse(seconds))
                 return value
         raise Unusable(f"is {value!r}; give disarm, keep, or rearm:SECONDS, such as rearm:600")
-
-    def parse(self, text: str) -> object:
-        """As it is."""
-        return text
-
-    def show(self, value: str) -> str:
-        """A string."""
-        return quoted(value)
