@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import shlex
 import signal
 import socket
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +23,13 @@ from tests.support.agent_controller import Authority, Controller
 from tests.support.driver_socket import FakeDriver, FakeWatchdog, serving
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic, run
+from tests.support.running import DEADLINE_S, Running, until
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 30.0
-POLL_S = 0.02
 
 
-def until(condition: Callable[[], object], what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    with selectors.DefaultSelector() as nothing_to_come:
-        while not condition():
-            assert time.monotonic() < deadline, what()
-            nothing_to_come.select(POLL_S)
-
-
-class Running:
-    """An agent in a process of its own, and what it has said so far."""
-
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        self.process = process
-        self.folder = folder
-        self.said = ""
-        assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
-
-    def has_said(self, text: str) -> bool:
-        assert self.process.stderr is not None
-        self.said += (self.process.stderr.read() or b"").decode()
-        return text in self.said
-
-    def wait_for(self, text: str) -> None:
-        until(lambda: self.has_said(text), lambda: f"{text!r} in {self.said!r}")
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(DEADLINE_S)
-        self.has_said("")
-        return status
+class RunningAgent(Running):
+    """An agent, whose figures can be had."""
 
     def scrape(self) -> dict[str, float]:
         with socket.socket(socket.AF_UNIX) as client:
@@ -101,14 +70,14 @@ kill_switch = "{folder}/disabled"
 @contextlib.contextmanager
 def agent(
     folder: Path, file: Path, *, environment: dict[str, str] | None = None
-) -> Iterator[Running]:
+) -> Iterator[RunningAgent]:
     process = subprocess.Popen(
         bmcmedic("agent", "--config", str(file)),
         stderr=subprocess.PIPE,
         env=os.environ | (environment or {}),
     )
     try:
-        yield Running(process, folder)
+        yield RunningAgent(process, folder)
     finally:
         process.kill()
         process.communicate()
@@ -378,7 +347,7 @@ def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -
             [*NAMESPACE, "sh", str(script)], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
         try:
-            running = Running(host, tmp_path)
+            running = RunningAgent(host, tmp_path)
             until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
             running.scrape()  # lets the driver find out that no BMC answers
             running.wait_for("relief: 1 ended")

@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,15 @@ import pytest
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
 from tests.support.programs import bmcmedic, run
-
-DEADLINE_S = 20.0
-POLL_S = 0.02
+from tests.support.running import DEADLINE_S, Running, until
 
 
-class Running:
-    """A driver in a process of its own, and what it has said so far."""
+class RunningDriver(Running):
+    """A driver, which can be asked."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        self.process = process
-        self.socket_path = str(folder / "driver.sock")
-        self.said = ""
-        assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
-
-    def has_said(self, text: str) -> bool:
-        assert self.process.stderr is not None
-        self.said += (self.process.stderr.read() or b"").decode()
-        return text in self.said
-
-    def wait_for(self, text: str) -> None:
-        until(lambda: self.has_said(text), lambda: f"{text!r} in {self.said!r}")
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(DEADLINE_S)
-        self.has_said("")
-        return status
+    @property
+    def socket_path(self) -> str:
+        return str(self.folder / "driver.sock")
 
     def status(self) -> dict[str, Any]:
         with self.client() as client:
@@ -56,17 +36,10 @@ class Running:
         return DriverClient(self.socket_path, DEADLINE_S)
 
 
-def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(POLL_S)
-
-
 @contextlib.contextmanager
 def driver(
     folder: Path, *options: str, environment: dict[str, str] | None = None
-) -> Iterator[Running]:
+) -> Iterator[RunningDriver]:
     words = (
         "driver",
         *("--runtime-dir", str(folder), "--real-time-priority", "0", "--lock-memory", "no"),
@@ -77,7 +50,7 @@ def driver(
         bmcmedic(*words), stderr=subprocess.PIPE, env=os.environ | (environment or {})
     )
     try:
-        running = Running(process, folder)
+        running = RunningDriver(process, folder)
         yield running
     finally:
         process.kill()
@@ -85,7 +58,7 @@ def driver(
 
 
 @contextlib.contextmanager
-def driver_without_bmc(folder: Path, *options: str) -> Iterator[Running]:
+def driver_without_bmc(folder: Path, *options: str) -> Iterator[RunningDriver]:
     device = str(folder / "no-ipmi0")
     with driver(folder, "--interface", "dev-ipmi", "--device", device, *options) as running:
         running.wait_for("drives ")
