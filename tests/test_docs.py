@@ -25,7 +25,7 @@ from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from bmcmedic.host import diagnosis, guests
 from bmcmedic.host.report import to_json
 from bmcmedic.host.triage import Roots, triage
-from bmcmedic.lab.starvation import Design, Record, Scenario
+from bmcmedic.lab.starvation.scenario import Design, Record, Scenario
 from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.lab.guest import Guest
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.guest import Guest
+from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 
 KERNEL_FOLDER = Path(__file__).resolve().parents[2] / "build" / "kernel"

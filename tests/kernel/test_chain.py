@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.lab.guest import Guest, GuestOptions
-from bmcmedic.lab.kernel_files import Kernel
-from bmcmedic.lab.kernel_scripts import LAB_FILES
+from bmcmedic.lab.guest.guest import Guest, GuestOptions
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.kernel.scripts import LAB_FILES
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.support.guest_ssh import ssh_to
 from tests.support.programs import PASSWORD

@@ -13,9 +13,9 @@ import pytest
 
 from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.lab.guest import Guest, Job
-from bmcmedic.lab.guest_scripts import JOBS_FOLDER
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.guest import Guest, Job
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.guest.scripts import JOBS_FOLDER
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from bmcmedic.transport.lanplus import Credentials, LanPlus
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bmcmedic.lab.guest import Guest
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.guest import Guest
+from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 
 DEADLINE_S = 90

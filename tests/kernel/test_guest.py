@@ -8,8 +8,8 @@ import time
 import pytest
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.guest import Guest, GuestError, GuestTimeout
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.guest import Guest, GuestError, GuestTimeout
+from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.kernel.conftest import BootGuest
 

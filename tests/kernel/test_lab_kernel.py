@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.lab.kernel import ScenarioName
+from bmcmedic.lab.kernel.scenario import ScenarioName
 from tests.kernel.conftest import KERNEL_FOLDER
 from tests.support.programs import bmcmedic as program
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import Any
 
-from bmcmedic.lab.guest import Guest
+from bmcmedic.lab.guest.guest import Guest
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.kernel.conftest import BootGuest
 from tests.support.programs import PASSWORD

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from bmcmedic.fleet.symptoms import parse_host_report
-from bmcmedic.lab.guest import Guest
+from bmcmedic.lab.guest.guest import Guest
 from bmcmedic.lab.sim_process import sim_bmc
 from tests.kernel.conftest import BootGuest
 from tools import build_pyz

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.lab.guest import Guest, Job
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.guest import Guest, Job
+from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 
 DEADLINE_S = 60

@@ -10,8 +10,15 @@ import sys
 import pytest
 
 from bmcmedic.driver.requests import Request, RequestQueues
-from bmcmedic.lab.starvation import PAT_WAIT_S_MAX, Design, Pretimeout, Record, Scenario, Wait
-from bmcmedic.lab.starvation_run import simulate
+from bmcmedic.lab.starvation.run import simulate
+from bmcmedic.lab.starvation.scenario import (
+    PAT_WAIT_S_MAX,
+    Design,
+    Pretimeout,
+    Record,
+    Scenario,
+    Wait,
+)
 from tests.support.starvation_seeds import fault_of, play, play_all
 
 FIRST_SEED = 1

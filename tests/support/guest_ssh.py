@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from bmcmedic.lab.guest import Guest, GuestError
+from bmcmedic.lab.guest.guest import Guest, GuestError
 
 COMMAND_TIMEOUT_S = 60.0
 LOST = 255

@@ -12,8 +12,8 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 
-from bmcmedic.lab.starvation import PAT_WAIT_S_MAX, Design, Record, Scenario
-from bmcmedic.lab.starvation_run import simulate
+from bmcmedic.lab.starvation.run import simulate
+from bmcmedic.lab.starvation.scenario import PAT_WAIT_S_MAX, Design, Record, Scenario
 
 PROCESSES = 2
 SEEDS_A_TIME = 25

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.cli.lab_kernel import kernel
-from bmcmedic.lab.starvation import (
+from bmcmedic.lab.starvation.scenario import (
     DURATION_S,
     LOAD_DEFAULT,
     REAL_DURATION_S,
@@ -111,7 +111,7 @@ def starvation(
     else:
         _tell(records)
     if plot is not None:
-        from bmcmedic.lab.starvation_plot import draw
+        from bmcmedic.lab.starvation.plot import draw
 
         draw(records, plot)
 
@@ -125,10 +125,10 @@ def register(app: typer.Typer) -> None:
 def _run(designs: list[Design], scenario: Scenario, *, samples_bmc: bool) -> list[Record]:
     with _progress() as progress:
         if scenario.is_real:
-            from bmcmedic.lab.starvation_real import run_real
+            from bmcmedic.lab.starvation.real import run_real
 
             return run_real(designs, scenario, progress("real time"))
-        from bmcmedic.lab.starvation_run import simulate
+        from bmcmedic.lab.starvation.run import simulate
 
         return [
             simulate(each, scenario, samples_bmc=samples_bmc, progress=progress(each.value))

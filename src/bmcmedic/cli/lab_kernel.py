@@ -12,9 +12,9 @@ import typer
 
 from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.lab.kernel import Record, ScenarioName, run, scenarios
-from bmcmedic.lab.kernel_files import Kernel
-from bmcmedic.lab.kernel_timeline import Event, Timeline, kipmi_percent, percent, seconds
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.kernel.scenario import Record, ScenarioName, run, scenarios
+from bmcmedic.lab.kernel.timeline import Event, Timeline, kipmi_percent, percent, seconds
 
 KERNEL_FOLDER = Path("build/kernel")
 _HEAD_EVERY = 25
@@ -71,7 +71,7 @@ def kernel(
     if as_json:
         print(json.dumps(record.to_json()))
     if plot is not None:
-        from bmcmedic.lab.kernel_plot import draw
+        from bmcmedic.lab.kernel.plot import draw
 
         draw(record, plot)
     if not record.ok:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.lab.build_cache import FILES_KEPT_MAX, cached, version
+from bmcmedic.lab.guest.build_cache import FILES_KEPT_MAX, cached, version
 
 
 def test_a_file_is_built_once_for_each_stamp(tmp_path: Path) -> None:

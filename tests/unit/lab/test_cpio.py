@@ -3,7 +3,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 
-from bmcmedic.lab.cpio import Archive
+from bmcmedic.lab.guest.cpio import Archive
 
 HEADER_BYTES = 110
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.kernel_files import Kernel, module_order
+from bmcmedic.lab.guest.kernel_files import Kernel, module_order
 
 PAYLOAD = b"\x7fELF" + bytes(range(256)) * 40
 

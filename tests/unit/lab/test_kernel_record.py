@@ -10,9 +10,9 @@ import pytest
 
 from bmcmedic.cli.lab_kernel import ScenarioChoice, TimeLine, tell_verdict
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.kernel import Record, ScenarioName, Verdict, scenarios
-from bmcmedic.lab.kernel_plot import draw
-from bmcmedic.lab.kernel_timeline import BmcSample, Event, Phase, Timeline
+from bmcmedic.lab.kernel.plot import draw
+from bmcmedic.lab.kernel.scenario import Record, ScenarioName, Verdict, scenarios
+from bmcmedic.lab.kernel.timeline import BmcSample, Event, Phase, Timeline
 from tests.unit.lab.test_kernel_timeline import sample
 
 PNG = b"\x89PNG\r\n"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bmcmedic.lab.kernel_timeline import (
+from bmcmedic.lab.kernel.timeline import (
     Pat,
     Sample,
     Timeline,

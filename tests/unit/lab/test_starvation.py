@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.starvation import (
+from bmcmedic.lab.starvation.plot import draw
+from bmcmedic.lab.starvation.run import simulate
+from bmcmedic.lab.starvation.scenario import (
     PAT_WAIT_S_MAX,
     REQUESTS,
     SLICE_S,
@@ -18,8 +20,6 @@ from bmcmedic.lab.starvation import (
     Scenario,
     Wait,
 )
-from bmcmedic.lab.starvation_plot import draw
-from bmcmedic.lab.starvation_run import simulate
 from bmcmedic.sim.handlers import HANDLERS
 from bmcmedic.transport.port_io import PORT_IO_LIMITS
 

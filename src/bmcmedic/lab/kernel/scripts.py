@@ -1,11 +1,11 @@
 """What runs in the guest of `lab kernel`: the monitoring of others, and the one who looks on.
 
-All but what is named so in `kernel_guarded.py` works without bmcmedic: plain Python and a shell.
+All but what is named so in `guarded.py` works without bmcmedic: plain Python and a shell.
 """
 
 from __future__ import annotations
 
-from bmcmedic.lab.guest_scripts import AGENT_TTY
+from bmcmedic.lab.guest.scripts import AGENT_TTY
 
 PATS = "/run/lab/pats"
 PERIOD = "/run/lab/period"

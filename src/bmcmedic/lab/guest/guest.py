@@ -22,12 +22,12 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.lab.agent_packages import agent_archive
-from bmcmedic.lab.cpio import Archive
-from bmcmedic.lab.guest_scripts import JOBS_FOLDER
-from bmcmedic.lab.initramfs import base_archive, source_archive
-from bmcmedic.lab.kernel_files import Kernel, module_order
-from bmcmedic.lab.qmp import Qmp, QmpError
+from bmcmedic.lab.guest.agent_packages import agent_archive
+from bmcmedic.lab.guest.cpio import Archive
+from bmcmedic.lab.guest.initramfs import base_archive, source_archive
+from bmcmedic.lab.guest.kernel_files import Kernel, module_order
+from bmcmedic.lab.guest.qmp import Qmp, QmpError
+from bmcmedic.lab.guest.scripts import JOBS_FOLDER
 
 QEMU = "qemu-system-x86_64"
 BOOT_TIMEOUT_S = 90.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bmcmedic.lab.kernel_bench import Bench, Machine, NotSeen, Telling, bench
-from bmcmedic.lab.kernel_files import Kernel
-from bmcmedic.lab.kernel_timeline import Timeline, kipmi_percent, pat_facts
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.kernel.bench import Bench, Machine, NotSeen, Telling, bench
+from bmcmedic.lab.kernel.timeline import Timeline, kipmi_percent, pat_facts
 
 
 class ScenarioName(StrEnum):
@@ -110,13 +110,13 @@ class Record:
 
 def scenarios() -> dict[ScenarioName, Scenario]:
     """All of them."""
-    from bmcmedic.lab import kernel_flood, kernel_guarded, kernel_pile_up, kernel_unarmed
+    from bmcmedic.lab.kernel import flood, guarded, pile_up, unarmed
 
     return {
-        ScenarioName.PILE_UP: kernel_pile_up.SCENARIO,
-        ScenarioName.GUARDED: kernel_guarded.SCENARIO,
-        ScenarioName.FLOOD: kernel_flood.SCENARIO,
-        ScenarioName.UNARMED: kernel_unarmed.SCENARIO,
+        ScenarioName.PILE_UP: pile_up.SCENARIO,
+        ScenarioName.GUARDED: guarded.SCENARIO,
+        ScenarioName.FLOOD: flood.SCENARIO,
+        ScenarioName.UNARMED: unarmed.SCENARIO,
     }
 
 

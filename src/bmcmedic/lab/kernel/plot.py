@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.kernel import Record
-from bmcmedic.lab.kernel_timeline import Sample
+from bmcmedic.lab.kernel.scenario import Record
+from bmcmedic.lab.kernel.timeline import Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

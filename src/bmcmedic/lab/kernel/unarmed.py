@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from bmcmedic.lab.kernel import Scenario, Verdict
-from bmcmedic.lab.kernel_bench import Bench, Machine
-from bmcmedic.lab.kernel_scripts import DRIVER_WATCH_FILES, OLD_MONITORING_FILES
+from bmcmedic.lab.kernel.bench import Bench, Machine
+from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.scripts import DRIVER_WATCH_FILES, OLD_MONITORING_FILES
 
 MONITORING_PERIOD_S = 3.0
 TIME_LAPSE_PERIOD_S = 0.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.build_cache import cached, version
+from bmcmedic.lab.guest.build_cache import cached, version
 
 KERNEL_FILES = ("vmlinuz", "package", "modules")
 _ELF_MAGIC = b"\x7fELF"

@@ -8,7 +8,8 @@ from random import Random
 from typing import Any, Final
 
 from bmcmedic.driver.runtime import Runtime
-from bmcmedic.lab.starvation import (
+from bmcmedic.lab.starvation.designs import Asked
+from bmcmedic.lab.starvation.scenario import (
     BURST_REQUESTS_MAX,
     REQUESTS,
     Pretimeout,
@@ -16,7 +17,6 @@ from bmcmedic.lab.starvation import (
     Scenario,
     Wait,
 )
-from bmcmedic.lab.starvation_designs import Asked
 from bmcmedic.sim.faults import FaultSet
 
 SYSTEM_CALL_S = (2e-6, 20e-6)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from bmcmedic.lab.starvation import (
+from bmcmedic.lab.starvation.designs import Asked, Direct, Queued, Served
+from bmcmedic.lab.starvation.host import Flood, Machine, Observed, client
+from bmcmedic.lab.starvation.pats import Shipped, Watchdogd
+from bmcmedic.lab.starvation.scenario import (
     CPUS,
     HOGS,
     NEIGHBOUR_EVERY_S,
@@ -16,9 +19,6 @@ from bmcmedic.lab.starvation import (
     Record,
     Scenario,
 )
-from bmcmedic.lab.starvation_designs import Asked, Direct, Queued, Served
-from bmcmedic.lab.starvation_host import Flood, Machine, Observed, client
-from bmcmedic.lab.starvation_pats import Shipped, Watchdogd
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.world import Priority, Task, World
 from bmcmedic.sim.world_kcs import WorldKcs

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.lab.guest import Guest, GuestOptions
-from bmcmedic.lab.kernel_files import Kernel
-from bmcmedic.lab.kernel_scripts import LAB_FILES, PERIOD
-from bmcmedic.lab.kernel_timeline import (
+from bmcmedic.lab.guest.guest import Guest, GuestOptions
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.kernel.scripts import LAB_FILES, PERIOD
+from bmcmedic.lab.kernel.timeline import (
     BmcSample,
     Event,
     Phase,

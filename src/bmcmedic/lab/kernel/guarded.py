@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bmcmedic.lab.guest import Job
-from bmcmedic.lab.kernel import Scenario, Verdict
-from bmcmedic.lab.kernel_bench import Bench, Machine
-from bmcmedic.lab.kernel_scripts import DRIVER_WATCH_FILES, REAL_MONITORING_FILES
-from bmcmedic.lab.kernel_timeline import highest_percent, pat_facts, percent, seconds
+from bmcmedic.lab.guest.guest import Job
+from bmcmedic.lab.kernel.bench import Bench, Machine
+from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.scripts import DRIVER_WATCH_FILES, REAL_MONITORING_FILES
+from bmcmedic.lab.kernel.timeline import highest_percent, pat_facts, percent, seconds
 
 PAT_PERIOD_S = 2.0
 PRETIMEOUT_LIMIT_S = 10.0

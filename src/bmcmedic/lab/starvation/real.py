@@ -21,10 +21,10 @@ from typing import Any
 
 from bmcmedic.driver.runtime import Signal, ThreadRuntime
 from bmcmedic.errors import BmcmedicError
-from bmcmedic.lab.starvation import REAL_LIMITS, BmcSample, Design, Record, Scenario
-from bmcmedic.lab.starvation_designs import Asked, Direct, Queued, Served
-from bmcmedic.lab.starvation_host import Flood, Machine, Observed, client
-from bmcmedic.lab.starvation_pats import Shipped, Watchdogd
+from bmcmedic.lab.starvation.designs import Asked, Direct, Queued, Served
+from bmcmedic.lab.starvation.host import Flood, Machine, Observed, client
+from bmcmedic.lab.starvation.pats import Shipped, Watchdogd
+from bmcmedic.lab.starvation.scenario import REAL_LIMITS, BmcSample, Design, Record, Scenario
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.registers import ServedRegisters
 from bmcmedic.transport.in_band import Claim, InBand, Ipmb

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.build_cache import cached, version
-from bmcmedic.lab.cpio import Archive
-from bmcmedic.lab.initramfs import SITE, add_libraries, compiled
+from bmcmedic.lab.guest.build_cache import cached, version
+from bmcmedic.lab.guest.cpio import Archive
+from bmcmedic.lab.guest.initramfs import SITE, add_libraries, compiled
 
 PACKAGES = ("cryptography", "prometheus_client")
 MODULES = ("_cffi_backend", "_ssl", "_hashlib")

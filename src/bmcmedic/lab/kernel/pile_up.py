@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bmcmedic.lab.kernel import Scenario, Verdict
-from bmcmedic.lab.kernel_bench import Bench, Machine
-from bmcmedic.lab.kernel_scripts import MAINTENANCE_FILES, OLD_MONITORING_FILES, PATTER_FILES
-from bmcmedic.lab.kernel_timeline import (
+from bmcmedic.lab.kernel.bench import Bench, Machine
+from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.scripts import MAINTENANCE_FILES, OLD_MONITORING_FILES, PATTER_FILES
+from bmcmedic.lab.kernel.timeline import (
     TIMER_NOT_SET,
     Pat,
     Sample,

@@ -16,9 +16,9 @@ from bmcmedic.driver.watchdog.pretimeout import (
 from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
-from bmcmedic.lab.starvation import Pat
-from bmcmedic.lab.starvation_designs import Asked
-from bmcmedic.lab.starvation_host import At, Observed
+from bmcmedic.lab.starvation.designs import Asked
+from bmcmedic.lab.starvation.host import At, Observed
+from bmcmedic.lab.starvation.scenario import Pat
 
 _SET: Final = b"\x18\x24"
 _PAT: Final = b"\x18\x22"

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import bmcmedic
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.build_cache import cached, version
-from bmcmedic.lab.cpio import Archive
-from bmcmedic.lab.guest_scripts import AGENT, INIT, INITTAB
-from bmcmedic.lab.kernel_files import Kernel
+from bmcmedic.lab.guest.build_cache import cached, version
+from bmcmedic.lab.guest.cpio import Archive
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.guest.scripts import AGENT, INIT, INITTAB
 
 LDD_TIMEOUT_S = 60.0
 PACKAGES_LEFT_OUT = ("fleet", "lab", "sim")

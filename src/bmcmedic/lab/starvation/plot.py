@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.starvation import Design, Record
+from bmcmedic.lab.starvation.scenario import Design, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""The second incident, the starved watchdog, in virtual time and on real threads."""
