@@ -18,9 +18,9 @@ from bmcmedic.agent.permission import Permission
 from bmcmedic.agent.report import About
 from bmcmedic.agent.reporter import Link, Reporter
 from bmcmedic.agent.state import DriverView, HostState
-from bmcmedic.driver.process.log import ERROR, INFO, LEVELS, WARNING
-from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
-from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.process.config_table import Setting
+from bmcmedic.driver.process.log import ERROR, INFO, WARNING
+from bmcmedic.driver.process.process_service import ProcessService
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.host import machine
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from bmcmedic.agent.metrics_bmc import BmcReader
     from bmcmedic.agent.metrics_door import MetricsDoor
 
-EXIT_ASKED = 0
-EXIT_DIED = 1
 TICK_S = 2.0
 STATUS_S_MAX = 1.0
 """The driver says how it is without asking the BMC."""
@@ -44,8 +42,10 @@ LOOP_ENDS_S = 12.0
 NICE = 5
 
 
-class Service:
+class Service(ProcessService[Config, AgentLog]):
     """Everything that runs."""
+
+    tick_s = TICK_S
 
     def __init__(
         self,
@@ -59,13 +59,7 @@ class Service:
 
         Raises: ConfigurationError for what cannot work, before anything is touched.
         """
-        self._config = config
-        self._reread = reread
-        self._environment = environment
-        self._runtime = ThreadRuntime()
-        self._log = AgentLog(self._runtime, LEVELS[config.process.log_level])
-        self._manager = ServiceManager(environment)
-        self._supervisor = Supervisor(self._log, lambda _urgency: None)
+        super().__init__(config, reread, AgentLog, environment)
         self._started_at = time.time()
         self._state: HostState | None = None
         base = place if place is not None else Place.here()
@@ -183,25 +177,18 @@ class Service:
 
     # ---------------------------------------------------------------------------------- running it
 
-    def run(self) -> int:
-        """Run until a signal asks for the end, or a thread died; returns the exit status."""
+    def _start(self) -> None:
         supervisor = self._supervisor
-        with supervisor.signals_handled():
-            supervisor.start("log", self._log.run)
-            self._introduce()
-            supervisor.start("host", self._loop.run)
-            supervisor.start("orders", self._desk.run)
-            supervisor.start("report", self._reporter.run)
-            if self._bmc_reader is not None and self._metrics_door is not None:
-                supervisor.start("bmc", self._bmc_reader.run)
-                supervisor.start("metrics", self._metrics_door.run)
-            if self._door is not None:
-                supervisor.start("door", self._door.run)
-            self._manager.ready(self._told())
-            every_s = min(TICK_S, self._manager.alive_every_s or TICK_S)
-            died = supervisor.wait(every_s, self._tick, self._reload)
-            self._end(died)
-        return EXIT_ASKED if died is None else EXIT_DIED
+        supervisor.start("log", self._log.run)
+        self._introduce()
+        supervisor.start("host", self._loop.run)
+        supervisor.start("orders", self._desk.run)
+        supervisor.start("report", self._reporter.run)
+        if self._bmc_reader is not None and self._metrics_door is not None:
+            supervisor.start("bmc", self._bmc_reader.run)
+            supervisor.start("metrics", self._metrics_door.run)
+        if self._door is not None:
+            supervisor.start("door", self._door.run)
 
     def _introduce(self) -> None:
         config = self._config
@@ -230,32 +217,19 @@ class Service:
         if silent_s < LOOP_SILENT_S_MAX:
             self._manager.alive()
 
-    def _reload(self) -> None:
-        self._manager.reloading(int(self._runtime.monotonic() * 1e6))
-        try:
-            new = self._reread()
-        except ConfigurationError as error:
-            self._log.error(f"the configuration was not read again: {error}")
-        else:
-            now, later = configuration.changed(self._config, new)
-            for each in later:
-                self._log.warning(f"{each.name} has changed, and needs a restart")
-            self._log.level = LEVELS[new.process.log_level]
-            self._config = configuration.with_reloadable(self._config, new)
-            told = ", ".join(each.name for each in now) or "nothing that a reload can change"
-            self._log.info(f"the configuration was read again: {told}")
-            self._loop.wake()
-            self._reporter.news()
-        self._manager.ready(self._told())
+    def _changed(self, new: Config) -> tuple[list[Setting], list[Setting]]:
+        return configuration.changed(self._config, new)
+
+    def _take(self, new: Config) -> None:
+        self._config = configuration.with_reloadable(self._config, new)
+        self._loop.wake()
+        self._reporter.news()
 
     # ------------------------------------------------------------------------------------- the end
 
     def _end(self, died: str | None) -> None:
         """What was changed is put back, whatever the reason; the watchdog is the driver's."""
         supervisor = self._supervisor
-        self._manager.stopping()
-        supervisor.expect_ends()
-        self._log.info("ending" if died is None else f"ending, since the {died} thread is gone")
         self._loop.stop()
         self._desk.stop()
         self._reporter.stop()
@@ -273,8 +247,6 @@ class Service:
         if died is not None:
             self._loop.undo("the agent ends")
         self._permission.close(in_order=died is None)
-        self._log.stop()
-        self._log.write_waiting()
 
 
 def _since_boot_s() -> float:

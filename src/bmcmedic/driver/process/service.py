@@ -10,14 +10,13 @@ from typing import Any
 from bmcmedic import __version__
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process import config as configuration
-from bmcmedic.driver.process import log as logging_levels
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import Config
+from bmcmedic.driver.process.config_table import Setting
 from bmcmedic.driver.process.found_interface import FoundInterface, Makers
 from bmcmedic.driver.process.log import Log
-from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
+from bmcmedic.driver.process.process_service import ProcessService
 from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
 from bmcmedic.driver.socket.policy import Access
 from bmcmedic.driver.socket.server import SocketServer
@@ -29,8 +28,6 @@ from bmcmedic.transport.dev_ipmi import DevIpmi
 from bmcmedic.transport.in_band import InBand
 from bmcmedic.transport.port_io import PortIo
 
-EXIT_ASKED = 0
-EXIT_DIED = 1
 TICK_S = 1.0
 """How often the main thread looks whether the BMC's silence is news."""
 
@@ -49,8 +46,10 @@ class HostInterfaces:
         return PortIo(base=base)
 
 
-class Service:
+class Service(ProcessService[Config, Log]):
     """Everything that runs."""
+
+    tick_s = TICK_S
 
     def __init__(
         self,
@@ -64,12 +63,7 @@ class Service:
 
         Raises: ConfigurationError for what cannot work, before anything is touched.
         """
-        self._config = config
-        self._reread = reread
-        self._runtime = ThreadRuntime()
-        self._log = Log(self._runtime, logging_levels.LEVELS[config.process.log_level])
-        self._manager = ServiceManager(environment)
-        self._supervisor = Supervisor(self._log, self._schedule)
+        super().__init__(config, reread, Log, environment)
         self._breaker_openings = 0
         self._told_silent = False
         self._told_parked = False
@@ -106,8 +100,7 @@ class Service:
         )
         self._warn_of_unreachable_users(config, listener)
 
-    def run(self) -> int:
-        """Run until a signal asks for the end, or a thread died; returns the exit status."""
+    def _start(self) -> None:
         config, supervisor = self._config, self._supervisor
         for warning in realtime.prepare(
             lock_memory=config.process.lock_memory, oom_score_adj=config.process.oom_score_adj
@@ -118,22 +111,16 @@ class Service:
         if unscheduled is not None:
             self._log.warning(unscheduled)
         realtime.settle_collector()
-        with supervisor.signals_handled():
-            supervisor.start("log", self._log.run)
-            supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
-            supervisor.start("socket", self._server.run)
-            self._log.info(f"bmcmedic {__version__} drives {self._interface.name}")
-            if self._watchdog is not None:
-                self._watchdog.start(supervisor)
-                self._log.info(self._watchdog.told())
-            else:
-                self._stamps.end_left_over()
-            self._schedule(0)  # what the main thread starts from now on is ordinary
-            self._manager.ready(f"driving {self._interface.name}")
-            every_s = min(TICK_S, self._manager.alive_every_s or TICK_S)
-            died = supervisor.wait(every_s, self._tick, self._reload)
-            self._end(died)
-        return EXIT_ASKED if died is None else EXIT_DIED
+        supervisor.start("log", self._log.run)
+        supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
+        supervisor.start("socket", self._server.run)
+        self._log.info(f"bmcmedic {__version__} drives {self._interface.name}")
+        if self._watchdog is not None:
+            self._watchdog.start(supervisor)
+            self._log.info(self._watchdog.told())
+        else:
+            self._stamps.end_left_over()
+        self._schedule(0)  # what the main thread starts from now on is ordinary
 
     # ------------------------------------------------------------------------- while it runs
 
@@ -172,30 +159,20 @@ class Service:
     def _interface_found(self, interface: InBand) -> None:
         self._log.info(f"the interface is {interface.name}")
 
-    def _reload(self) -> None:
-        self._manager.reloading(int(self._runtime.monotonic() * 1e6))
-        try:
-            new = self._reread()
-        except ConfigurationError as error:
-            self._log.error(f"the configuration was not read again: {error}")
-        else:
-            now, later = configuration.changed(self._config, new)
-            for each in later:
-                self._log.warning(f"{each.name} has changed, and needs a restart")
-            self._log.level = logging_levels.LEVELS[new.process.log_level]
-            self._server.access = _access(new)
-            told = ", ".join(each.name for each in now) or "nothing that a reload can change"
-            self._log.info(f"the configuration was read again: {told}")
-        self._manager.ready(f"driving {self._interface.name}")
+    def _changed(self, new: Config) -> tuple[list[Setting], list[Setting]]:
+        return configuration.changed(self._config, new)
+
+    def _take(self, new: Config) -> None:
+        self._server.access = _access(new)
+
+    def _told(self) -> str:
+        return f"driving {self._interface.name}"
 
     # ------------------------------------------------------------------------------- the end
 
     def _end(self, died: str | None) -> None:
         """Clients first, then the watchdog by its policy, then the interface."""
         supervisor = self._supervisor
-        self._manager.stopping()
-        supervisor.expect_ends()
-        self._log.info("ending" if died is None else f"ending, since the {died} thread is gone")
         self._server.stop()
         supervisor.join("socket")
         if self._watchdog is not None:
@@ -205,8 +182,6 @@ class Service:
             self._log.warning("the worker is still in an exchange; it is left there")
         self._server.close()
         self._interface.close()
-        self._log.stop()
-        self._log.write_waiting()
 
     @property
     def watchdog(self) -> Watchdog | None:
