@@ -64,6 +64,12 @@ class RunningRack:
     def __init__(self, rack: Rack) -> None:
         self._rack = rack
 
+    def bmc(self, name: str = "bmc1") -> SimBmc:
+        """The BMC itself, which runs in another thread."""
+        found = self._rack.bmc(name)
+        assert found is not None
+        return found
+
     def address(self, name: str = "bmc1") -> Address:
         """Where that BMC's LAN side is."""
         return self._rack.port(name).address

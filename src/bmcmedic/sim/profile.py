@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -135,17 +136,24 @@ class Profile:
 @lru_cache(maxsize=4)
 def server_profile(built_at_s: int, user_names: tuple[bytes, ...] = (b"admin",)) -> Profile:
     """The profile of the one server that is simulated."""
+    return profile_with(SENSORS, built_at_s, user_names)
+
+
+def profile_with(
+    sensors: Sequence[Sensor], built_at_s: int, user_names: tuple[bytes, ...] = (b"admin",)
+) -> Profile:
+    """The same server with other sensors."""
     records = [
         sdr.mc_locator(1, "BMC", 0x20, 0, 0x8F, Entity(6, 1)),
         sdr.mc_locator(2, "ME", SATELLITE_ADDRESS, IPMB_CHANNEL, 0x01, Entity(46, 1)),
         sdr.fru_locator(3, "Builtin FRU", _BOARD),
     ]
     records += [
-        sensor.record(number) for number, sensor in enumerate(SENSORS, start=len(records) + 1)
+        sensor.record(number) for number, sensor in enumerate(sensors, start=len(records) + 1)
     ]
     return Profile(
         device_id=DEVICE_ID.encode(),
-        sensors={sensor.number: sensor for sensor in SENSORS},
+        sensors={sensor.number: sensor for sensor in sensors},
         sdrs=tuple(records),
         factory_log=factory_log(built_at_s),
         built_at_s=built_at_s,

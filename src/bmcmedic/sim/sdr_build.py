@@ -13,9 +13,12 @@ SDR_VERSION = 0x51
 _FULL, _COMPACT, _FRU_LOCATOR, _MC_LOCATOR = 0x01, 0x02, 0x11, 0x12
 _BMC = 0x20
 _THRESHOLD_EVENT = 0x01
+SENSOR_SPECIFIC = 0x6F
 
-UNIT_DEGREES_C, UNIT_VOLTS, UNIT_WATTS, UNIT_RPM = 1, 4, 6, 18
-TEMPERATURE, VOLTAGE, FAN, POWER_SUPPLY, OTHER_UNITS = 0x01, 0x02, 0x04, 0x08, 0x0B
+UNIT_NONE, UNIT_DEGREES_C, UNIT_VOLTS, UNIT_AMPS, UNIT_WATTS, UNIT_RPM = 0, 1, 4, 5, 6, 18
+TEMPERATURE, VOLTAGE, CURRENT, FAN, POWER_SUPPLY, OTHER_UNITS = 0x01, 0x02, 0x03, 0x04, 0x08, 0x0B
+UNSIGNED, ONES_COMPLEMENT, TWOS_COMPLEMENT = range(3)
+"""How a raw byte is a number (43.1, byte 21)."""
 
 LNC, LC, LNR, UNC, UC, UNR = range(6)
 """Thresholds in the order in which commands and masks number them (35.9)."""
@@ -49,6 +52,15 @@ class AnalogSensor:
     b_exponent: int = 0
     needs_power: bool = True
     hysteresis: int = 2
+    analog_format: int = UNSIGNED
+    linearization: int = 0
+    percentage: bool = False
+    available: bool = True
+    """Whether there is a reading."""
+    scanned: bool = True
+    owner: int = _BMC
+    """The controller that has the sensor; another than the BMC is behind a bridge."""
+    event_type: int = _THRESHOLD_EVENT
 
     @property
     def readable_mask(self) -> int:
@@ -63,10 +75,17 @@ class AnalogSensor:
     def state(self, raw: int) -> int:
         """Which thresholds a reading is at or beyond, a bit each (35.14, byte 4)."""
         beyond = 0
+        number = self._number(raw)
         for index, threshold in self.thresholds.items():
-            if raw <= threshold if index <= LNR else raw >= threshold:
+            limit = self._number(threshold)
+            if number <= limit if index <= LNR else number >= limit:
                 beyond |= 1 << index
         return beyond
+
+    def _number(self, raw: int) -> int:
+        if self.analog_format == UNSIGNED or raw < 0x80:
+            return raw
+        return raw - (0x100 if self.analog_format == TWOS_COMPLEMENT else 0xFF)
 
     def record(self, record_id: int) -> bytes:
         """The Full Sensor Record (43.1)."""
@@ -77,7 +96,7 @@ class AnalogSensor:
         body = (
             struct.pack(
                 "<9B3H4B",
-                _BMC,
+                self.owner,
                 0,
                 self.number,
                 self.entity.entity_id,
@@ -85,14 +104,14 @@ class AnalogSensor:
                 0x7F,  # initialize all, scanning and events on
                 0x54,  # auto re-arm, hysteresis readable, thresholds readable
                 self.sensor_type,
-                _THRESHOLD_EVENT,
+                self.event_type,
                 self.event_mask | lower,
                 self.event_mask | upper,
                 mask,  # all readable, none settable
-                0x00,  # unsigned, no rate, no percentage
+                self.analog_format << 6 | self.percentage,  # no rate
                 self.unit,
                 0x00,
-                0x00,  # linear
+                self.linearization,
             )
             + bytes(
                 (
@@ -119,7 +138,7 @@ class AnalogSensor:
 
 @dataclass(frozen=True, slots=True)
 class DiscreteSensor:
-    """A sensor that has states (sensor-specific offsets)."""
+    """A sensor that has states."""
 
     number: int
     name: str
@@ -130,6 +149,11 @@ class DiscreteSensor:
 
     possible_states: int
     needs_power: bool = False
+    event_type: int = SENSOR_SPECIFIC
+    available: bool = True
+    scanned: bool = True
+    shared: int = 1
+    """So many sensors, numbered on from this one, have this one record."""
 
     @property
     def event_mask(self) -> int:
@@ -148,14 +172,14 @@ class DiscreteSensor:
             0x67,
             0x40,  # auto re-arm
             self.sensor_type,
-            0x6F,
+            self.event_type,
             self.possible_states,
             self.possible_states,
             self.possible_states,
             0xC0,  # no analog reading
             0x00,
             0x00,
-            0x01,  # record sharing: one sensor
+            self.shared,
             0x00,
             0x00,
             0x00,

@@ -27,8 +27,6 @@ from bmcmedic.sim.sdr_build import AnalogSensor, Sensor
 if TYPE_CHECKING:
     from bmcmedic.sim.bmc import SimBmc
 
-_THRESHOLD_BASED = 0x01
-_SENSOR_SPECIFIC = 0x6F
 _RESERVED_STATE_BIT = 0x8000
 _NO_COMPARISON = 0xC0
 
@@ -80,17 +78,18 @@ def get_sensor_event_enable(bmc: SimBmc, request: GetSensorEventEnableReq, _call
 def get_sensor_reading(bmc: SimBmc, request: GetSensorReadingReq, _call: Call) -> bytes:
     """Get Sensor Reading (35.14); without power most sensors have none."""
     sensor = _sensor(bmc, request.sensor_number)
-    if sensor.needs_power and not bmc.host.power_on:
+    if not sensor.available or (sensor.needs_power and not bmc.host.power_on):
         return GetSensorReadingRsp(0, available=False).encode()
     if isinstance(sensor, AnalogSensor):
-        comparisons = bytes((_NO_COMPARISON | sensor.state(sensor.nominal),))
-        return GetSensorReadingRsp(sensor.nominal, states=comparisons).encode()
-    states = (sensor.states | _RESERVED_STATE_BIT).to_bytes(2, "little")
-    return GetSensorReadingRsp(0, states=states).encode()
+        reading = sensor.nominal
+        states = bytes((_NO_COMPARISON | sensor.state(reading),))
+    else:
+        reading = 0
+        states = (sensor.states | _RESERVED_STATE_BIT).to_bytes(2, "little")
+    return GetSensorReadingRsp(reading, scanning_enabled=sensor.scanned, states=states).encode()
 
 
 def get_sensor_type(bmc: SimBmc, request: GetSensorTypeReq, _call: Call) -> bytes:
     """Get Sensor Type (35.16)."""
     sensor = _sensor(bmc, request.sensor_number)
-    event_type = _THRESHOLD_BASED if isinstance(sensor, AnalogSensor) else _SENSOR_SPECIFIC
-    return GetSensorTypeRsp(sensor.sensor_type, event_type).encode()
+    return GetSensorTypeRsp(sensor.sensor_type, sensor.event_type).encode()
