@@ -271,7 +271,7 @@ def test_a_reload_takes_what_it_can_and_a_wrong_file_changes_nothing(tmp_path: P
 
 
 def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Path) -> None:
-    file = configure(tmp_path)
+    file = configure(tmp_path, "[doors]", "loopback = true", "port = 0")
     with driver_without_bmc(tmp_path), agent(tmp_path, file) as running:
         until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
         until(lambda: running.scrape().get("bmcmedic_driver_up") == 1, lambda: running.said)
@@ -281,9 +281,12 @@ def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Pa
         assert {seen[f"ipmi_up{{collector={name}}}"] for name in ("bmc", "chassis", "sel")} == {0}
         assert "ipmi_chassis_power_state" not in seen
         until(
-            lambda: running.scrape().get("bmcmedic_symptom{symptom=bmc-not-answering}") == 1,
+            lambda: running.scrape().get("bmcmedic_symptom{symptom=no-interface}") == 1,
             lambda: running.said,
         )
+        assert running.scrape()["bmcmedic_interface_up"] == 0
+        state = tmp_path / "run" / "door" / "state"
+        until(lambda: state.read_text().startswith("no-interface\n"), state.read_text)
         assert running.end() == 0
     assert "Traceback" not in running.said
 

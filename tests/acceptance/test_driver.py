@@ -61,7 +61,7 @@ def driver(
 def driver_without_bmc(folder: Path, *options: str) -> Iterator[RunningDriver]:
     device = str(folder / "no-ipmi0")
     with driver(folder, "--interface", "dev-ipmi", "--device", device, *options) as running:
-        running.wait_for("drives ")
+        running.wait_for("looking for an interface")
         yield running
 
 
@@ -161,15 +161,18 @@ def test_a_watchdog_that_cannot_work_is_refused_with_its_numbers(
 
 def test_without_an_interface_it_says_so_and_answers_meanwhile(tmp_path: Path) -> None:
     with driver_without_bmc(tmp_path) as running, running.client() as client:
-        status = client.status()
-        assert status["driver"]["interface"].endswith("no-ipmi0")
-        assert status["watchdog"] is None
+        until(
+            lambda: "no-ipmi0 is not there" in str(client.status()["driver"]["interface_missing"]),
+            client.status,
+        )
+        assert client.status()["watchdog"] is None
         with pytest.raises(BmcmedicError, match="no-ipmi0"):
             client.raw(0x06, 0x01)
-        running.wait_for("the BMC does not answer any more: ")
         assert client.status()["driver"]["breaker"]["open"] is True
         assert running.end() == 0
     assert "Traceback" not in running.said
+    assert running.said.count("no-ipmi0") == 1
+    assert "does not answer" not in running.said
     assert not Path(running.socket_path).exists()
 
 
@@ -228,7 +231,7 @@ def test_systemd_hears_of_its_beginning_and_its_end(tmp_path: Path) -> None:
         environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1500000"}
         device = ("--interface", "dev-ipmi", "--device", "/nowhere/ipmi0")
         with driver(tmp_path, *device, environment=environment) as running:
-            assert manager.recv(4096) == b"READY=1\nSTATUS=driving /nowhere/ipmi0"
+            assert manager.recv(4096) == b"READY=1\nSTATUS=looking for an interface to a BMC"
             assert manager.recv(4096) == b"WATCHDOG=1"
             assert running.end() == 0
             told = [b""]

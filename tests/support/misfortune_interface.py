@@ -177,6 +177,8 @@ class MisfortuneInterface:
             self._under_way.remove(exchange)
             self._note(exchange)
 
+    missing = None
+
     def take_over(self) -> None:
         self._takeovers += 1
         self._say("is taken over")

@@ -61,6 +61,7 @@ class ScriptedInterface:
         self.exchange_s_max = exchange_s_max
         self.by_itself: Callable[[Attempt], None] | None = None
         self.requests: list[bytes] = []
+        self.is_missing: str | None = None
         self.taken_over = 0
         self.bridged: list[tuple[bytes, Ipmb, Callable[[bytes | BmcmedicError], None]]] = []
         self._begun: list[Attempt] = []
@@ -106,6 +107,10 @@ class ScriptedInterface:
         with self._changed:
             assert self._changed.wait_for(lambda: bool(self.bridged), WAIT_S_MAX), "none was sent"
             return self.bridged.pop(0)
+
+    @property
+    def missing(self) -> str | None:
+        return self.is_missing
 
     def take_over(self) -> None:
         self.taken_over += 1

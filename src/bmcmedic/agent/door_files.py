@@ -31,6 +31,7 @@ _EXPORTER = "ipmi_exporter.yml"
 
 WELL = "well"
 SILENT = "silent"
+NO_INTERFACE = "no-interface"
 NO_DRIVER = "no-driver"
 
 
@@ -141,7 +142,7 @@ class DoorFiles:
         self._write(_DOOR, text)
 
     def tell_state(self, word: str, reason: str = "") -> None:
-        """`WELL`, `SILENT` or `NO_DRIVER`, and why."""
+        """`WELL`, `SILENT`, `NO_INTERFACE` or `NO_DRIVER`, and why."""
         self._write(_STATE, f"{word}\n{reason[:500]}\n")
 
     def _path(self, name: str) -> str:

@@ -319,6 +319,8 @@ class LoopbackDoor:
         breaker = driver.get("breaker", {})
         if driver.get("parked"):
             self._tell_state(door_files.SILENT, "the interface is parked by order")
+        elif missing := driver.get("interface_missing"):
+            self._tell_state(door_files.NO_INTERFACE, str(missing))
         elif breaker.get("open"):
             self._tell_state(door_files.SILENT, str(breaker.get("reason", "")))
         else:

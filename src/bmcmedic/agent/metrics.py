@@ -172,6 +172,11 @@ def _of_driver(state: HostState) -> Iterator[Metric]:
 
 def _of_queues(driver: dict[str, Any]) -> Iterator[Metric]:
     breaker = driver.get("breaker") or {}
+    yield _gauge(
+        "bmcmedic_interface_up",
+        "There is an interface to a BMC (1) or none (0).",
+        driver.get("interface_missing") is None,
+    )
     yield _gauge("bmcmedic_breaker_open", "The BMC has stopped answering.", breaker.get("open"))
     yield _counter(
         "bmcmedic_breaker_openings_total", "How often it stopped.", breaker.get("openings")

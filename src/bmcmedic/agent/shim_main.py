@@ -154,7 +154,7 @@ class _Shim:
 
     def _run(self) -> int:
         results = self._results()
-        if self.state == door_files.SILENT:
+        if self.state in (door_files.SILENT, door_files.NO_INTERFACE):
             return self._silent(results)
         if results is None or not self.plan.is_read:
             if results is not None:
@@ -199,7 +199,11 @@ class _Shim:
 
     def _silent(self, results: Results | None) -> int:
         """The BMC does not answer: nobody waits for it."""
-        told = f"the BMC does not answer ({self.reason})" if self.reason else "the BMC is silent"
+        told = "the BMC does not answer"
+        if self.state == door_files.NO_INTERFACE:
+            told = "there is no interface to the BMC"
+        if self.reason:
+            told += f" ({self.reason})"
         if not self.plan.is_read:
             return self._say(f"{told}; nothing was sent")
         kept = None if results is None else results.last_good()

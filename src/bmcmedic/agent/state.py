@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DRIVER_UNAVAILABLE = "driver-unavailable"
+NO_INTERFACE = "no-interface"
 NOT_ANSWERING = "bmc-not-answering"
 PATS_FAILING = "pats-failing"
 CHECK_FAILING = "host-check-failing"
-"""Symptoms that the driver shows; the second is the same that triage may find."""
+"""Symptoms that the driver shows; the third is the same that triage may find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,22 @@ class DriverView:
         return found if isinstance(found, dict) else {}
 
     @property
+    def interface_missing(self) -> str | None:
+        """Why the driver has no interface to a BMC; None where it has one, or says nothing."""
+        missing = self.section("driver").get("interface_missing")
+        return None if missing is None else str(missing)
+
+    @property
     def symptoms(self) -> tuple[str, ...]:
         """What of it is not as it should be."""
         if self.status is None:
             return (DRIVER_UNAVAILABLE,)
         breaker = self.section("driver").get("breaker") or {}
         watchdog = self.section("watchdog")
+        missing = self.interface_missing
         found = {
-            NOT_ANSWERING: breaker.get("open"),
+            NO_INTERFACE: missing,
+            NOT_ANSWERING: breaker.get("open") and not missing,
             PATS_FAILING: watchdog.get("failure"),
             CHECK_FAILING: watchdog.get("check_failure"),
         }

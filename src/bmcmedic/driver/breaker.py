@@ -7,7 +7,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from bmcmedic.errors import BreakerOpen
+from bmcmedic.errors import BmcmedicError, BreakerOpen
+from bmcmedic.ipmi.kcs_errors import NothingThere
+from bmcmedic.transport.in_band import InterfaceGone
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -29,6 +31,7 @@ class Breaker:
     __slots__ = (
         "failures",
         "limits",
+        "missing",
         "next_probe_at",
         "opened_at",
         "openings",
@@ -45,6 +48,8 @@ class Breaker:
         self.openings = 0
         self.reason = ""
         """What the last failure said."""
+        self.missing = False
+        """Whether that was that there is no interface to a BMC at all."""
         self._wait_s = limits.probe_s_min
 
     @property
@@ -55,15 +60,22 @@ class Breaker:
     def succeeded(self) -> None:
         """The BMC answered."""
         self.failures = 0
+        self.missing = False
         self.opened_at = None
         self._wait_s = self.limits.probe_s_min
 
-    def failed(self, now: float, reason: str, *, for_good: bool = False) -> bool:
-        """The BMC did not answer; True when that opened it. `for_good`: no need to see it again."""
+    def failed(
+        self, now: float, reason: str, *, for_good: bool = False, missing: bool = False
+    ) -> bool:
+        """The BMC did not answer; True when that opened it. `for_good`: no need to see it again.
+
+        `missing`: there is no interface to a BMC, which is for good too.
+        """
         self.failures += 1
         self.reason = reason
+        self.missing = missing
         if self.opened_at is None:
-            if self.failures < self.limits.failures_max and not for_good:
+            if self.failures < self.limits.failures_max and not for_good and not missing:
                 return False
             self.opened_at = now
             self.openings += 1
@@ -76,8 +88,15 @@ class Breaker:
             self.next_probe_at = now + self._wait_s
         return False
 
-    def refusal(self, now: float) -> BreakerOpen:
+    @property
+    def interface_missing(self) -> str | None:
+        """Why there is no interface to a BMC, as far as is known; None: there is one."""
+        return self.reason if self.missing else None
+
+    def refusal(self, now: float) -> BmcmedicError:
         """What they are told whose requests are not sent."""
+        if self.missing:
+            return InterfaceGone(self.reason)
         opened_at = self.opened_at
         since_s = 0.0 if opened_at is None else now - opened_at
         return BreakerOpen(
@@ -95,6 +114,15 @@ class Breaker:
             "failures_in_a_row": self.failures,
             "reason": self.reason if self.failures else None,
         }
+
+
+def is_missing(error: BmcmedicError, last_answer_at: float | None) -> bool:
+    """Whether an exchange failed because there is no interface to a BMC at all.
+
+    Where nobody drives the registers, but a BMC has answered through them before, it restarts.
+    """
+    nobody = isinstance(error, NothingThere) and last_answer_at is None
+    return nobody or isinstance(error, InterfaceGone)
 
 
 class LastAnswers(Generic[KeyT]):

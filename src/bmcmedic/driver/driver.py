@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from bmcmedic.driver.breaker import Breaker, LastAnswers
+from bmcmedic.driver.breaker import Breaker, LastAnswers, is_missing
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.parking import Parking
@@ -24,7 +24,7 @@ from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
 from bmcmedic.driver.runtime import Lock, Runtime, held
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, NoAnswer, Refused, RemoteProtocolError, TransportError
-from bmcmedic.transport.in_band import InBand, InterfaceBusy, InterfaceGone, Interrupted
+from bmcmedic.transport.in_band import InBand, InterfaceBusy, Interrupted
 
 _GET_DEVICE_ID: Final = b"\x18\x01"
 _COMPLETION_CODE_AT = 2
@@ -289,6 +289,8 @@ class Driver:
         """What the worker does until `stop`."""
         runtime = self._runtime
         self._worker_id = runtime.thread_id()
+        if (missing := self.interface.missing) is not None:
+            self._bmc_silent(missing, missing=True)
         try:
             while not self.stopping:
                 now = self._worker_seen_at = runtime.monotonic()
@@ -390,7 +392,7 @@ class Driver:
         self._complete(request, response, None)
 
     def _failed(self, request: Request, error: BmcmedicError) -> None:
-        self._bmc_silent(str(error), gone=isinstance(error, InterfaceGone))
+        self._bmc_silent(str(error), missing=is_missing(error, self._last_answer_at))
         if isinstance(error, InterfaceBusy):
             request.attempts -= 1  # it did not get as far as that
             self._wakeup.wait(self.limits.busy_pause_s)
@@ -455,11 +457,11 @@ class Driver:
         self._last_answer_at = self._runtime.monotonic()
         self.breaker.succeeded()
 
-    def _bmc_silent(self, reason: str, *, gone: bool = False) -> None:
+    def _bmc_silent(self, reason: str, *, missing: bool = False) -> None:
         self.counts["failures"] += 1
         now = self._runtime.monotonic()
         with held(self._requests_lock):
-            if self.breaker.failed(now, reason, for_good=gone):
+            if self.breaker.failed(now, reason, missing=missing):
                 self.give_up_clients(self.breaker.refusal(now), now)
 
     def _notice_silence(self, now: float) -> None:
@@ -487,6 +489,7 @@ class Driver:
         with held(self._requests_lock):
             return {
                 "interface": self.interface.name,
+                "interface_missing": self.breaker.interface_missing,
                 "breaker": self.breaker.describe(now),
                 "parked": self.parking.describe(),
                 "last_answer_age_s": None if last_answer_at is None else now - last_answer_at,

@@ -114,6 +114,9 @@ class WorldKcs:
         """Not done here; raises Refused."""
         raise Refused(f"{self.name} reaches the BMC alone, not {target.address:#04x} behind it")
 
+    missing = None
+    """A BMC that does not answer is behind it all the same."""
+
     def take_over(self) -> None:
         """Nothing is kept between exchanges."""
 

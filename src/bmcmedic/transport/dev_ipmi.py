@@ -127,6 +127,13 @@ class DevIpmi:
         with self._opened(claim, deadline) as turn:
             turn.send_bridged(request, target, deadline, done)
 
+    @property
+    def missing(self) -> str | None:
+        """That the device is not there."""
+        if os.path.exists(self._path):  # noqa: PTH110 - as the path is everywhere here
+            return None
+        return f"{self._path} is not there: load ipmi_si and ipmi_devintf"
+
     def take_over(self) -> None:
         """Forget the exchange under way: another thread has fenced off the one that made it.
 

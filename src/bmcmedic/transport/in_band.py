@@ -70,6 +70,13 @@ class InBand(Protocol):
     def exchange_s_max(self) -> float:
         """The longest that one attempt can hold the interface."""
 
+    @property
+    def missing(self) -> str | None:
+        """Why there is no BMC to be reached by it, where that shows without an exchange.
+
+        For whoever has the interface, or before anybody has.
+        """
+
     def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
         """One exchange, with its bounded error recovery.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError, Refused
-from bmcmedic.ipmi.kcs import Registers
+from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE, Registers
 from bmcmedic.ipmi.kcs_errors import NothingThere
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
 from bmcmedic.transport.in_band import Claim, InterfaceGone, Interrupted, Ipmb
@@ -36,6 +36,7 @@ GUARD_PERIOD_S = 0.01
 TAKE_OVER_S = 0.1
 """For the fenced-off thread to end its access to a register, which takes 2 us."""
 
+_WHERE = "dmidecode -t 38 names the BMC's address"
 _BETTER_CLAIM = "somebody with a better claim has the interface"
 
 # Looked up once: most of the time of an exchange goes into this loop.
@@ -113,7 +114,7 @@ class PortIo:
             return host.response()
         error = host.error()
         if isinstance(error, NothingThere):
-            error.advice = f"this is {self.name}, and dmidecode -t 38 names the BMC's address"
+            error.advice = f"this is {self.name}, and {_WHERE}"
         raise error
 
     def _play(self, host: HostKcs, claim: Claim, now: float) -> None:
@@ -166,6 +167,17 @@ class PortIo:
             f"{self.name} reaches the BMC alone, not {target.address:#04x} on its channel "
             f"{target.channel}: load ipmi_si and use /dev/ipmi0"
         )
+
+    @property
+    def missing(self) -> str | None:
+        """That nobody drives the status register; reading it has no effect."""
+        try:
+            status = self._registers.read_status()
+        except InterfaceGone as error:
+            return str(error)
+        if status != STATUS_NOTHING_THERE:
+            return None
+        return f"nothing answers at {self.name}: {_WHERE}"
 
     def take_over(self) -> None:
         """Forget the exchange under way: another thread has fenced off the one that made it."""

@@ -255,6 +255,12 @@ def test_the_bmcs_state_is_told(bench: Bench) -> None:
     eventually(lambda: bench.door.state() == "silent")
     assert door_files.state(str(bench.door.runtime_dir)) == ("silent", "no answer")
     assert bench.door.status()["reason"] == "no answer"
+    bench.driver.extra = {
+        "breaker": {"open": True, "reason": "no device"},
+        "interface_missing": "no device",
+    }
+    eventually(lambda: bench.door.state() == "no-interface")
+    assert bench.door.status()["reason"] == "no device"
     bench.driver.extra = {"parked": {"closed": True}}
     eventually(lambda: "parked by order" in bench.door.status().get("reason", ""))
     assert bench.door.state() == "silent"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent import shim_start
-from bmcmedic.agent.door_files import NO_DRIVER, SILENT, WELL, DoorFiles
+from bmcmedic.agent.door_files import NO_DRIVER, NO_INTERFACE, SILENT, WELL, DoorFiles
 from bmcmedic.agent.shim_main import find_real, is_shim
 from bmcmedic.agent.shim_results import FILES_MAX, Result, Results, began_at, now
 
@@ -418,6 +418,16 @@ def test_a_silent_bmc_is_an_error_where_nothing_is_known(shimmed: Shimmed) -> No
         status, output, error = shimmed.run(*words)
         assert (status, output) == (1, b"")
         assert b"the BMC does not answer" in error
+    assert len(shimmed.ran()) == 1
+
+
+def test_without_an_interface_it_says_that_and_sends_nothing(shimmed: Shimmed) -> None:
+    shimmed.run("mc", "info")
+    shimmed.files.tell_state(NO_INTERFACE, "no device")
+    assert b"there is no interface to the BMC (no device); nothing was" in shimmed.run("mc", "x")[2]
+    status, output, error = shimmed.run("mc", "info")
+    assert (status, output) == (0, b"out\n")
+    assert b"there is no interface to the BMC (no device); this is its answer from" in error
     assert len(shimmed.ran()) == 1
 
 

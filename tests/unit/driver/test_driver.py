@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from bmcmedic.errors import (
     RemoteProtocolError,
     TransportError,
 )
+from bmcmedic.ipmi.kcs import Phase
+from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, NothingThere
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 
@@ -79,7 +82,12 @@ class Bench(SimpleNamespace):
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    interface = ScriptedInterface()
+    with running(ScriptedInterface()) as bench:
+        yield bench
+
+
+@contextlib.contextmanager
+def running(interface: ScriptedInterface) -> Iterator[Bench]:
     driver = Driver(interface, ThreadRuntime(), LIMITS)
     worker = threading.Thread(target=driver.kcs_loop)
     worker.start()
@@ -408,6 +416,60 @@ def test_an_interface_that_is_gone_opens_it_at_once(bench: Bench) -> None:
     eventually(lambda: asked.done)
     assert bench.driver.breaker.is_open
     assert bench.driver.status()["breaker"]["reason"] == "/dev/ipmi0 is gone"
+    assert bench.driver.status()["interface_missing"] == "/dev/ipmi0 is gone"
+
+
+def test_whoever_asks_while_there_is_no_interface_is_told_that(bench: Bench) -> None:
+    asked, flying = bench.asked()
+    flying.fail(InterfaceGone("/dev/ipmi0 is gone"))
+    eventually(lambda: asked.done)
+    late = bench.ask(SET_SOMETHING)
+    assert isinstance(late.error, InterfaceGone)
+    assert "/dev/ipmi0 is gone" in str(late.error)
+    bench.interface.next_attempt().answer()  # the driver's own question
+    eventually(lambda: not bench.driver.breaker.is_open)
+    assert bench.driver.status()["interface_missing"] is None
+
+
+def test_an_interface_that_is_there_and_silent_is_not_missing(bench: Bench) -> None:
+    asked, flying = bench.asked()
+    flying.fail(InterfaceGone("/dev/ipmi0 is gone"))
+    eventually(lambda: asked.done)
+    bench.interface.next_attempt().fail(NoAnswer("silent"))
+    eventually(lambda: bench.driver.status()["interface_missing"] is None)
+    assert bench.driver.breaker.is_open
+    assert isinstance(bench.ask(SET_SOMETHING).error, BreakerOpen)
+
+
+def nothing_there() -> NothingThere:
+    evidence = KcsEvidence(Fault.NOTHING_THERE, Phase.IDLE, 0xFF, 0, None, may_have_run=False)
+    return NothingThere(evidence)
+
+
+def test_registers_where_nobody_ever_answered_are_no_interface(bench: Bench) -> None:
+    asked, flying = bench.asked()
+    flying.fail(nothing_there())
+    eventually(lambda: asked.done)
+    assert "nothing is at this address" in bench.driver.status()["interface_missing"]
+
+
+def test_registers_where_a_bmc_has_answered_are_those_of_one_that_restarts(bench: Bench) -> None:
+    _, flying = bench.asked()
+    flying.answer()
+    for _ in range(LIMITS.breaker.failures_max):
+        bench.asked(SET_SOMETHING)[1].fail(nothing_there())
+    eventually(lambda: bench.driver.breaker.is_open)
+    assert bench.driver.status()["interface_missing"] is None
+
+
+def test_a_driver_that_starts_without_an_interface_knows_it_before_it_is_asked() -> None:
+    interface = ScriptedInterface()
+    interface.is_missing = "/dev/ipmi0 is not there"
+    with running(interface) as bench:
+        eventually(lambda: bench.driver.breaker.is_open)
+        assert bench.driver.status()["interface_missing"] == "/dev/ipmi0 is not there"
+        interface.next_attempt().answer()  # it looks on by itself
+        eventually(lambda: not bench.driver.breaker.is_open)
 
 
 def test_a_completion_code_is_an_answer_but_for_the_one_that_says_time_out(bench: Bench) -> None:

@@ -54,6 +54,8 @@ class Interface:
         del request, target, claim
         self.bridged.append((deadline, done))
 
+    missing = None
+
     def take_over(self) -> None:
         return
 

@@ -29,6 +29,7 @@ class One:
         self.name = name
         self.exchange_s_max = exchange_s_max
         self.gone = False
+        self.is_missing: str | None = None
         self.closed = False
         self.taken_over = 0
 
@@ -51,6 +52,10 @@ class One:
             raise InterfaceGone(f"{self.name} has gone")
         done(RESPONSE)
 
+    @property
+    def missing(self) -> str | None:
+        return self.is_missing
+
     def take_over(self) -> None:
         self.taken_over += 1
 
@@ -66,6 +71,7 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.device_path = folder / "ipmi0"
         self.ports_owner: str | None = None
+        self.nothing_at_ports: str | None = None
         self.may_open_device = True
         self.made: list[One] = []
         self.said: list[str] = []
@@ -84,6 +90,10 @@ class Host:
 
     def _make(self, name: str, exchange_s_max: float) -> InBand:
         one = One(name, exchange_s_max)
+        if name == str(self.device_path) and not self.device_path.exists():
+            one.is_missing = f"{name} is not there"
+        elif name == "port-io":
+            one.is_missing = self.nothing_at_ports
         self.made.append(one)
         return one
 
@@ -123,7 +133,8 @@ def test_without_the_device_the_ports_are_taken(host: Host) -> None:
 def test_while_nothing_is_there_it_says_so_once_and_looks_on(host: Host) -> None:
     host.ports_owner = "no right to open /dev/port"
     interface = host.interface()
-    assert (interface.name, interface.exchange_s_max) == ("none found yet", 60.0)
+    assert (interface.name, interface.exchange_s_max) == ("no interface yet", 60.0)
+    assert "is not there, and port-io 0xca2 cannot be used" in str(interface.missing)
     for _ in range(3):
         with pytest.raises(InterfaceGone, match="is not there, and port-io 0xca2 cannot be used"):
             asked(interface)
@@ -131,6 +142,15 @@ def test_while_nothing_is_there_it_says_so_once_and_looks_on(host: Host) -> None
     host.device_path.touch()
     assert asked(interface) == RESPONSE
     assert host.found == [str(host.device_path)]
+    assert interface.missing is None
+
+
+@pytest.mark.parametrize("kind", ["port-io", "auto"])
+def test_ports_that_nobody_answers_at_are_said_to_be_no_interface(host: Host, kind: str) -> None:
+    host.nothing_at_ports = "nothing answers at port-io"
+    interface = host.interface(kind)
+    assert interface.missing == host.nothing_at_ports
+    assert host.said == ["no interface to a BMC yet, looking on: nothing answers at port-io"]
 
 
 @pytest.mark.parametrize("kind", ["dev-ipmi", "port-io", "auto"])
@@ -170,9 +190,9 @@ def test_the_ports_are_left_alone_while_a_module_may_be_loaded_anew(host: Host) 
 def test_a_device_that_was_asked_for_by_name_and_is_not_there_is_missed(host: Host) -> None:
     host.interface("dev-ipmi")
     assert len(host.said) == 1
-    assert "is not there yet, looking on" in host.said[0]
+    assert "no interface to a BMC yet, looking on" in host.said[0]
     host.device_path.touch()
-    host.interface("dev-ipmi")
+    assert host.interface("dev-ipmi").missing is None
     assert len(host.said) == 1
 
 

@@ -65,18 +65,15 @@ class FoundInterface:
                     self._find()
         elif config.kind == "dev-ipmi":
             self._use(makers.device(config.device))
-            if not Path(config.device).exists():
-                report(
-                    f"{config.device} is not there yet, looking on: load ipmi_si and ipmi_devintf"
-                )
         else:
             self._use(makers.ports(config.port_base))
+        self._tell_missing()
 
     @property
     def name(self) -> str:
         """What it is now."""
         if self._inner is None:
-            return "none found yet" if self._let_go is None else f"{self._let_go}, let go"
+            return "no interface yet" if self._let_go is None else f"{self._let_go}, let go"
         return self._inner.name
 
     @property
@@ -85,6 +82,11 @@ class FoundInterface:
         if self._inner is None:
             return self._makers.device_exchange_s_max
         return self._inner.exchange_s_max
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is none; None too while it is let go."""
+        return self._missing if self._inner is None else self._inner.missing
 
     def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
         """One exchange with what there is."""
@@ -122,6 +124,11 @@ class FoundInterface:
         if inner is not None:
             self._let_go = inner.name
             inner.close()
+
+    def _tell_missing(self) -> None:
+        missing = self.missing
+        if missing is not None and missing != self._missing:  # else it was said
+            self._report(f"no interface to a BMC yet, looking on: {missing}")
 
     def _find(self) -> InBand:
         try:

@@ -64,8 +64,8 @@ class Service(ProcessService[Config, Log]):
         Raises: ConfigurationError for what cannot work, before anything is touched.
         """
         super().__init__(config, reread, Log, environment)
-        self._breaker_openings = 0
         self._told_silent = False
+        self._told_missing = False
         self._told_parked = False
         _make_runtime_dir(Path(config.process.runtime_dir))
         listener = passed_socket(environment) or listen(config.socket_path, config.socket.group)
@@ -111,10 +111,11 @@ class Service(ProcessService[Config, Log]):
         if unscheduled is not None:
             self._log.warning(unscheduled)
         realtime.settle_collector()
+        self._told_missing = self._interface.missing is not None  # it was said
         supervisor.start("log", self._log.run)
         supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
         supervisor.start("socket", self._server.run)
-        self._log.info(f"bmcmedic {__version__} drives {self._interface.name}")
+        self._log.info(f"bmcmedic {__version__}: {self._told()}")
         if self._watchdog is not None:
             self._watchdog.start(supervisor)
             self._log.info(self._watchdog.told())
@@ -133,17 +134,32 @@ class Service(ProcessService[Config, Log]):
         if self._watchdog is not None:
             self._watchdog.tick()
         self._tell_parked()
+        self._tell_silence()
+
+    def _tell_silence(self) -> None:
         breaker = self._driver.breaker
-        if breaker.is_open and breaker.openings != self._breaker_openings:
+        missing = breaker.interface_missing
+        if missing is not None and not self._told_missing:
+            self._log.warning(
+                f"there is no interface to a BMC any more: {missing}; readers get old answers,"
+                " others an error, until there is"
+            )
+            self._told_missing = True
+            self._manager.status(self._told())
+        elif breaker.is_open and missing is None and not self._told_silent:
             self._log.warning(
                 f"the BMC does not answer any more: {breaker.reason}; readers get old answers, "
                 "others an error, until it does"
             )
             self._told_silent = True
-        elif not breaker.is_open and self._told_silent:
-            self._log.info("the BMC answers again")
-            self._told_silent = False
-        self._breaker_openings = breaker.openings
+        elif not breaker.is_open and (self._told_silent or self._told_missing):
+            self._log.info(
+                "the BMC answers again"
+                if self._told_silent
+                else f"there is an interface to a BMC now: {self._interface.name}"
+            )
+            self._told_silent = self._told_missing = False
+            self._manager.status(self._told())
 
     def _tell_parked(self) -> None:
         parked = self._driver.parking.describe()
@@ -157,7 +173,8 @@ class Service(ProcessService[Config, Log]):
         self._told_parked = parked is not None
 
     def _interface_found(self, interface: InBand) -> None:
-        self._log.info(f"the interface is {interface.name}")
+        if interface.missing is None:
+            self._log.info(f"the interface is {interface.name}")
 
     def _changed(self, new: Config) -> tuple[list[Setting], list[Setting]]:
         return configuration.changed(self._config, new)
@@ -166,6 +183,8 @@ class Service(ProcessService[Config, Log]):
         self._server.access = _access(new)
 
     def _told(self) -> str:
+        if self._told_missing:
+            return "looking for an interface to a BMC"
         return f"driving {self._interface.name}"
 
     # ------------------------------------------------------------------------------- the end

@@ -162,6 +162,10 @@ class ServiceManager:
         """The socket answers."""
         self.tell("READY=1", f"STATUS={status}")
 
+    def status(self, status: str) -> None:
+        """What it does now."""
+        self.tell(f"STATUS={status}")
+
     def reloading(self, now_us: int) -> None:
         """SIGHUP is being worked on."""
         self.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
