@@ -322,7 +322,7 @@ def test_an_interface_that_vanishes_under_the_driver_is_taken_again(
             lambda: status(ipmi_guest)["watchdog"]["failure"] is not None, DEADLINE_S, "the loss"
         )
         # The registers would answer; but the module that went may be about to probe them.
-        assert status(ipmi_guest)["driver"]["interface"] == "none found yet"
+        assert status(ipmi_guest)["driver"]["interface"] == "no interface yet"
         ipmi_guest.run(f"echo add,{hotmod}", check=True)
         wait_for_pats(ipmi_guest, 2)
         seen = status(ipmi_guest)

@@ -348,3 +348,11 @@ def test_every_answer_is_its_own_and_one_request_is_in_the_kernel(
         if not forgotten_until and kernel.now < 100 + LEFT_S_MAX:
             ours = [received for _, received in kernel.due if received.data != b"\0stray"]
             assert len(ours) <= 1
+
+
+def test_a_device_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "ipmi0"
+    device = DevIpmi(str(path))
+    assert device.missing == f"{path} is not there: load ipmi_si and ipmi_devintf"
+    path.touch()
+    assert device.missing is None

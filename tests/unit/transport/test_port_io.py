@@ -349,11 +349,27 @@ def test_an_error_from_outside_leaves_no_exchange_behind() -> None:
 def test_where_nothing_answers_it_says_what_to_look_for() -> None:
     wires = Wires()
     wires.pair.bits_set, wires.pair.bits_until = 0xFF, 1e9
+    assert "nothing answers at port-io 0xca2: dmidecode" in str(wires.port_io().missing)
     began = wires.pair.now
     with pytest.raises(NothingThere, match=r"nothing is at this address.*port-io 0xca2.*dmidecode"):
         wires.ask(wires.port_io())
     assert wires.pair.now - began < 1
     assert all(wires.pair.executed[request] == 0 for request in wires.pair.executed)
+
+
+def test_where_a_bmc_is_nothing_is_missing_and_a_look_leaves_the_exchange_alone() -> None:
+    wires = Wires()
+    port_io = wires.port_io()
+    missing: list[str | None] = []
+
+    def look() -> bool:
+        missing.append(port_io.missing)
+        return False
+
+    wires.at_claim = look
+    assert wires.ask(port_io)[2] == 0
+    assert len(missing) > len(REQUEST)
+    assert set(missing) == {None}
 
 
 def test_a_wedged_bmc_costs_what_it_may_and_no_more() -> None:
