@@ -18,24 +18,16 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bmcmedic.driver.process import config as driver_config
-from bmcmedic.driver.process.service import Service
-from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.registers import ServedRegisters
-from bmcmedic.transport.in_band import InBand
-from bmcmedic.transport.port_io import PortIo
+from bench.hanging_driver import SOCKET, hang, hanging_driver, running
+from bench.pid_namespace import crowd, run_apart, until
 from tests.support.agent_controller import Authority, Controller
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic, simulator
@@ -45,66 +37,6 @@ SCRAPE_S = 15.0
 SETTLE_S = 20.0
 """From the start of a phase until it is measured: the breaker opens, clients are seen twice."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-STUCK_IBF = 0x02
-NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-INSIDE = "BMCMEDIC_BENCH_INSIDE"
-CROWD = """
-import os, select, sys
-for _ in range(int(sys.argv[1])):
-    if os.fork() == 0:
-        os.setsid()
-        select.select([], [], [])
-"""
-
-
-# ------------------------------------------------------------------------ the driver, in a child
-
-
-class HangingRegisters(ServedRegisters):
-    """Registers of a BMC that takes nothing while a file is there."""
-
-    def __init__(self, bmc: SimBmc, hang: Path) -> None:
-        super().__init__(bmc, time.monotonic)
-        self._hang = hang
-        self._looked_at = 0.0
-        self._hangs = False
-
-    def read_status(self) -> int:
-        now = time.monotonic()
-        if now > self._looked_at + 1.0:
-            self._looked_at, self._hangs = now, self._hang.exists()
-        return STUCK_IBF if self._hangs else super().read_status()
-
-
-class Makers:
-    device_exchange_s_max = 60.0
-
-    def __init__(self, hang: Path) -> None:
-        import threading
-
-        now = time.monotonic()
-        bmc = SimBmc("bmc1", server_profile(0), now=now, epoch_offset_s=0.0, host_uuid=uuid.uuid4())
-        self._registers = HangingRegisters(bmc, hang)
-        threading.Thread(target=self._registers.serve, daemon=True).start()
-
-    def device(self, path: str) -> InBand:
-        raise NotImplementedError(path)
-
-    def ports(self, base: int) -> InBand:
-        return PortIo(self._registers, base=base)
-
-
-def drive(folder: str) -> int:
-    options = {
-        "interface.kind": "port-io",
-        "watchdog.mode": "bmc",
-        "process.runtime_dir": folder,
-    }
-    chosen = driver_config.load(None, options)
-    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, "hang"))).run()
-
-
-# ---------------------------------------------------------------------------------- measuring it
 
 
 def cpu_s(pid: int, *, with_children: bool = False) -> float:
@@ -127,28 +59,6 @@ def children(pid: int) -> list[int]:
 
 def family(pid: int) -> list[int]:
     return [pid, *(each for child in children(pid) for each in family(child))]
-
-
-def until(holds: Callable[[], object], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"does not hold after {limit_s:g} s")
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def running(*words: str) -> Iterator[int]:
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield process.pid
-        if process.poll() is not None:
-            raise SystemExit(f"{words} ended with {process.returncode}")
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def scrape_agent(folder: Path) -> str:
@@ -231,11 +141,6 @@ class Bench:
             time.sleep(max(0.0, min(next_at, until_s) - time.monotonic()))
 
 
-def crowd(programs: HostClients, name: str, count: int) -> None:
-    command = [programs.executable(name), "-S", "-c", CROWD, str(count), "mc", "info"]
-    subprocess.run(command, env=programs.environment, check=True, timeout=60)
-
-
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -257,7 +162,7 @@ def agent_config(folder: Path, controller: Controller, authority: Authority) -> 
     file.write_text(
         f"""
 [driver]
-socket = "{folder}/driver.sock"
+socket = "{folder / SOCKET}"
 [relief]
 stuck_after_s = 5
 [controller]
@@ -284,8 +189,7 @@ def measure(seconds: float, others: int, clients: int) -> None:
         crowd(programs, "python", others)
         authority, controller = Authority(folder), Controller()
         stack.enter_context(controller.serving(authority.issue("controller")))
-        driver = stack.enter_context(running(sys.executable, __file__, "--drive", str(folder)))
-        until((folder / "driver.sock").exists)
+        driver = stack.enter_context(hanging_driver(folder))
         file = agent_config(folder, controller, authority)
         agent = stack.enter_context(running(*bmcmedic("agent", "--config", str(file))))
         until((folder / "metrics.sock").exists)
@@ -297,7 +201,7 @@ def measure(seconds: float, others: int, clients: int) -> None:
         until(lambda: "bmcmedic_pats_total" in scrape_agent(folder))
         print(f"{others} other processes, scraped each {SCRAPE_S:g} s, reported each 10 s")
         bench.phase("idle", seconds)
-        (folder / "hang").touch()
+        hang(folder)
         crowd(programs, "ipmitool", clients)
         bench.silence_exporters_bmc()
         bench.phase(f"hang, {clients} stuck clients", seconds)
@@ -306,41 +210,13 @@ def measure(seconds: float, others: int, clients: int) -> None:
         print(f"  {len(controller.reports)} reports arrived")
 
 
-def be_init(work: Callable[[], None]) -> int:
-    """Do the work in a child, and reap whatever ends as an orphan."""
-    worker = os.fork()
-    if worker == 0:
-        work()
-        sys.stdout.flush()
-        os._exit(0)
-    while True:
-        pid, status = os.wait()
-        if pid == worker:
-            return os.waitstatus_to_exitcode(status)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--others", type=int, default=300)
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--drive", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.drive:
-        raise SystemExit(drive(options.drive))
-    if INSIDE not in os.environ:
-        os.execvpe(  # noqa: S606 - the same program, apart
-            NAMESPACE[0], [*NAMESPACE, sys.executable, *sys.argv], {**os.environ, INSIDE: "1"}
-        )
-
-    def work() -> None:
-        try:
-            measure(options.seconds, options.others, options.clients)
-        except BaseException as error:  # noqa: BLE001 - said, and the namespace ends with us
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            os._exit(1)
-
-    raise SystemExit(be_init(work))
+    run_apart(lambda: measure(options.seconds, options.others, options.clients))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,26 @@
 """Measures relief: 1,000 stuck clients among 1,000 other processes, from the threshold on.
 
-    sudo .venv/bin/python bench/relieve.py [--count 1000] [--others 1000] [--rounds 3]
+    sudo .venv/bin/python bench/relieve.py [--count 1000] [--others 1000] [--rounds 5] [--hogs 0]
 
-All of it happens in a pid namespace of its own, so that nothing else on the machine is looked at or
-ended, and nothing stays behind. The stuck are copies of this interpreter called `ipmitool`, orphans
-that block in select(). `watch` is what a program does that steps once a second and has marked them
-before they cross the threshold; `by hand` is the command, started at that moment. Both are measured
-from when the youngest of them crosses it until the last is gone; the command's whole run, with its
-look at what came of it, stands beside it. There is no BMC in this: kipmid is not measured.
+All of it happens in a pid namespace of its own. The stuck are copies of this interpreter called
+`ipmitool`, orphans that block in select(). Three ways are measured, each from when the youngest of
+them crosses the threshold until the last is gone:
+
+- `agent`: `bmcmedic agent` itself, its own loop and its own priority, beside a driver whose BMC's
+  registers hang. `after the oldest` is counted from when the first client crosses instead: no
+  client took longer.
+- `watch`: a program that steps once a second and has marked them before they cross.
+- `by hand`: the command, started at that moment; its whole run, with the look at what came of it,
+  stands beside it.
+
+`--hogs` busy processes at normal priority run meanwhile. There is no kernel's interface in this:
+kipmid is not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import statistics
@@ -20,29 +28,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.agent import cpu_s
+from bench.hanging_driver import SOCKET, hang, hanging_driver, running
+from bench.pid_namespace import LIMIT_S, crowd, run_apart, until
+from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.host.proc import ProcError, Tree, age_s, uptime_s
 from bmcmedic.host.relieve import Place, Relief
 from tests.support.host_clients import HostClients
+from tests.support.programs import bmcmedic
 
 STUCK_AFTER_S = 8.0
 STEP_S = 1.0
-LIMIT_S = 60.0
-POLL_S = 0.01
-NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-INSIDE = "BMCMEDIC_BENCH_INSIDE"
-
-CROWD = """
-import os, select, sys
-for _ in range(int(sys.argv[1])):
-    if os.fork() == 0:
-        os.setsid()
-        select.select([], [], [])
-"""
+ASKING_S = 0.1
+"""Asking about a thousand processes costs CPU as well: seldom, and only once they are going."""
+WAYS = ("agent", "watch", "by hand")
 
 
 class Host:
@@ -56,8 +61,7 @@ class Host:
     def start(self, name: str, count: int) -> list[int]:
         """Start processes that are called so, each an orphan in a session of its own."""
         before = set(self._tree.pids())
-        command = [self._programs.executable(name), "-S", "-c", CROWD, str(count), "mc", "info"]
-        subprocess.run(command, env=self._programs.environment, check=True, timeout=LIMIT_S)
+        crowd(self._programs, name, count)
         until(lambda: len(self._tree.pids()) >= len(before) + count)
         return [pid for pid in self._tree.pids() if pid not in before]
 
@@ -72,15 +76,65 @@ class Host:
 
     def youngest_s(self) -> float:
         """How old the youngest of the stuck is."""
-        return min(age_s(self._tree.stat(pid), uptime_s(self._tree)) for pid in self.stuck)
+        return min(self._ages_s())
+
+    def oldest_s(self) -> float:
+        """How old the oldest of them is."""
+        return max(self._ages_s())
+
+    def _ages_s(self) -> Iterator[float]:
+        return (age_s(self._tree.stat(pid), uptime_s(self._tree)) for pid in self.stuck)
+
+    def until_gone(self, crossed: float) -> float:
+        """Wait for the end of the last; returns when that was."""
+        while self.left():
+            if time.monotonic() > crossed + LIMIT_S:
+                raise SystemExit(f"{self.left()} are still there")
+            time.sleep(ASKING_S)
+        return time.monotonic()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"does not hold after {LIMIT_S:g} s")
-        time.sleep(POLL_S)
+@contextlib.contextmanager
+def agent(folder: Path) -> Iterator[int]:
+    """An agent that may act, on a host whose BMC has begun to hang; its pid."""
+    config = folder / "agent.toml"
+    config.write_text(
+        f"""
+[driver]
+socket = "{folder / SOCKET}"
+[relief]
+mode = "act"
+stuck_after_s = {STUCK_AFTER_S}
+[metrics]
+listen = "unix:{folder}/metrics.sock"
+[process]
+runtime_dir = "{folder}"
+state_dir = "{folder}/state"
+""",
+        encoding="utf-8",
+    )
+    with hanging_driver(folder), running(*bmcmedic("agent", "--config", str(config))) as pid:
+        until((folder / "metrics.sock").exists)
+        hang(folder)
+        with DriverClient(str(folder / SOCKET), LIMIT_S) as client:
+            until(lambda: client.status()["driver"]["breaker"]["open"], 3 * LIMIT_S)
+        yield pid
+
+
+def through_the_agent(host: Host, pid: int) -> dict[str, float]:
+    """Nothing is done here: the agent finds them by itself."""
+    now, youngest_s, oldest_s = time.monotonic(), host.youngest_s(), host.oldest_s()
+    crossed = now + STUCK_AFTER_S - youngest_s
+    before_s = cpu_s(pid)
+    time.sleep(max(0.0, crossed - time.monotonic()))
+    begun_s = cpu_s(pid)
+    gone = host.until_gone(crossed)
+    return {
+        "agent: all gone after s": gone - crossed,
+        "agent: after the oldest s": gone - crossed + oldest_s - youngest_s,
+        "agent: CPU s before": begun_s - before_s,
+        "agent: CPU s from then on": cpu_s(pid) - begun_s,
+    }
 
 
 def watched(host: Host) -> dict[str, float]:
@@ -115,12 +169,7 @@ def by_hand(host: Host) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "bmcmedic", "relieve", "--yes", "--stuck-after"]
     child = subprocess.Popen([*command, f"{STUCK_AFTER_S:g}"], stdout=subprocess.DEVNULL)
-    # Asking about a thousand processes costs CPU as well: seldom, and only once they are going.
-    while host.left():
-        if time.monotonic() > crossed + LIMIT_S:
-            raise SystemExit(f"{host.left()} are still there")
-        time.sleep(0.1)
-    gone = time.monotonic()
+    gone = host.until_gone(crossed)
     status = child.wait(LIMIT_S)
     ended = time.monotonic()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -133,58 +182,47 @@ def by_hand(host: Host) -> dict[str, float]:
     }
 
 
-def measure(count: int, others: int, rounds: int) -> None:
-    figures: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        host = Host(Path(folder).resolve())
+def measure(count: int, others: int, rounds: int, hogs: int, ways: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name).resolve()
+        host = Host(folder)
+        for _ in range(hogs):
+            stack.enter_context(running(sys.executable, "-c", "while True: pass"))
         innocent = host.start("python", others)
-        for _ in range(rounds):
-            for way in (watched, by_hand):
-                host.stuck = host.start("ipmitool", count)
-                for name, figure in way(host).items():
-                    figures.setdefault(name, []).append(figure)
+        print(f"{count} stuck, {others} others, {hogs} hogs: median (worst) of {rounds} rounds")
+        for way in ways:
+            with contextlib.ExitStack() as beside:
+                measured = {"watch": watched, "by hand": by_hand}.get(way)
+                if measured is None:
+                    pid = beside.enter_context(agent(folder))
+                    measured = partial(through_the_agent, pid=pid)
+                tell(measured, host, count, rounds)
         survivors = set(Tree("/proc").pids()) & set(innocent)
         if len(survivors) != others:
             raise SystemExit(f"{others - len(survivors)} innocent processes are gone")
-    print(f"{count} stuck, {others} others, median (worst) of {rounds} rounds")
+
+
+def tell(way: Callable[[Host], dict[str, float]], host: Host, count: int, rounds: int) -> None:
+    figures: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        host.stuck = host.start("ipmitool", count)
+        for name, figure in way(host).items():
+            figures.setdefault(name, []).append(figure)
     for name, all_of_it in figures.items():
         print(f"  {name:28} {statistics.median(all_of_it):8.2f} ({max(all_of_it):.2f})")
-
-
-def be_init(work: Callable[[], None]) -> int:
-    """Do the work in a child, and reap whatever ends as an orphan."""
-    worker = os.fork()
-    if worker == 0:
-        work()
-        sys.stdout.flush()
-        os._exit(0)
-    while True:
-        pid, status = os.wait()
-        if pid == worker:
-            return os.waitstatus_to_exitcode(status)
+    print(f"  {'load':28} {os.getloadavg()[0]:8.2f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--others", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hogs", type=int, default=0)
+    parser.add_argument("--way", action="append", choices=WAYS, help="all, unless said")
     options = parser.parse_args()
-    if INSIDE not in os.environ:
-        os.execvpe(  # noqa: S606 - the same program, apart
-            NAMESPACE[0],
-            [*NAMESPACE, sys.executable, *sys.argv],
-            {**os.environ, INSIDE: "1"},
-        )
-
-    def work() -> None:
-        try:
-            measure(options.count, options.others, options.rounds)
-        except SystemExit as error:
-            print(error, file=sys.stderr)
-            os._exit(1)
-
-    raise SystemExit(be_init(work))
+    ways = options.way or list(WAYS)
+    run_apart(lambda: measure(options.count, options.others, options.rounds, options.hogs, ways))
 
 
 if __name__ == "__main__":

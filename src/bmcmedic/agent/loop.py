@@ -1,14 +1,17 @@
 """The agent's eye on its host: a cheap look always, a close one when something is odd, and relief.
 
 How often all processes are looked at follows from what that costs here, so that a host with a
-hundred thousand of them is not slowed down by being watched.
+hundred thousand of them is not slowed down by being watched. Relief is in time all the same: of
+each client that was seen it is known when it may be proven stuck.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from bmcmedic.agent.config import Config
@@ -20,18 +23,26 @@ from bmcmedic.driver.runtime import Runtime
 from bmcmedic.host.diagnosis import SYMPTOM_STUCK_CLIENTS
 from bmcmedic.host.kipmid_throttle import Setting
 from bmcmedic.host.proc import ProcError, Tree
-from bmcmedic.host.relieve import Case, Place, Relief, Report
+from bmcmedic.host.relieve import Case, Place, Relief, Report, is_gone
 from bmcmedic.host.relieve_report import outcome_of
 from bmcmedic.host.report import to_json
 from bmcmedic.host.triage import INTERVAL_S, Roots, Triage, triage
 
+ODD_ROUND_S = 5.0
+"""Between two rounds while something is odd, at the most."""
 CLOSE_S_MIN = 2.0
 """Between two looks at all processes while something is odd, at the least."""
-CLOSE_S_MAX = 5.0
+CLOSE_S_MAX = 30.0
+CLOSE_S_MAX_LEAST = 5.0
+"""But in half the time that makes a client stuck all are seen, or in this."""
 COST_SHARE = 100
 """Such a look is made so seldom that it takes a hundredth of a core, within those limits."""
 OBSERVING_FACTOR = 2.0
 """Where nothing may be done anyway it is made half as often."""
+DUE_GAP_S = 1.0
+"""To the next look when clients are about to be stuck, or have just been ended."""
+DUE_WITHIN_S = 1.0
+"""Clients that get stuck so soon one after the other are ended together."""
 TRIAGE_ODD_S = 60.0
 """Between two whole triages while something is odd and nothing changes."""
 TRIAGE_GAP_S = 10.0
@@ -96,7 +107,10 @@ class HostLoop:
         self._seen: dict[str, Any] | None = None
         self._seen_symptoms: list[str] = []
         self._seen_at: float | None = None
-        self._look_cost_s = 0.0
+        self._look_at = -math.inf
+        """When all processes are looked at again."""
+        self._may_act = False
+        """Whether anything could be ended at the last look."""
         self._view = ReliefView()
         self._odd: str | None = None
         self._quick_odd: str | None = None
@@ -152,6 +166,7 @@ class HostLoop:
         """Do as the configuration and the kill switch say now."""
         if config.relief.stuck_after_s != self._relief.stuck_after_s:
             self._relief = Relief(self._host.place, config.relief.stuck_after_s)
+            self._look_at = -math.inf
         why_not = self._permission.why_not()
         if self._permission.acted and (config.relief.mode != "act" or why_not is not None):
             self.undo(why_not or "relief is to observe only")
@@ -159,7 +174,8 @@ class HostLoop:
     def _oddity(self, quick: Quick, driver: DriverView) -> str | None:
         if quick.odd is not None:
             return quick.odd
-        if (driver.section("driver").get("breaker") or {}).get("open"):
+        breaker = driver.section("driver").get("breaker") or {}
+        if breaker.get("open") and driver.interface_missing is None:
             return "the driver's breaker is open"
         if self._view.stuck or SYMPTOM_STUCK_CLIENTS in self._seen_symptoms:
             return "clients are stuck"
@@ -179,8 +195,20 @@ class HostLoop:
     def _pause_s(self, config: Config) -> float:
         if self._odd is None:
             return config.triage.period_s
-        pause_s = min(CLOSE_S_MAX, max(CLOSE_S_MIN, COST_SHARE * self._look_cost_s))
-        return pause_s if config.relief.mode == "act" else OBSERVING_FACTOR * pause_s
+        return min(ODD_ROUND_S, max(0.0, self._look_at - self._runtime.monotonic()))
+
+    def _next_look_at(self, config: Config, report: Report, cost_s: float) -> float:
+        """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""
+        now = self._runtime.monotonic()
+        if not self._may_act:
+            pause_s = OBSERVING_FACTOR * max(CLOSE_S_MIN, COST_SHARE * cost_s)
+            return now + min(CLOSE_S_MAX, pause_s)
+        pause_s = min(CLOSE_S_MAX, max(CLOSE_S_MAX_LEAST, config.relief.stuck_after_s / 2))
+        look_at = now + min(pause_s, max(CLOSE_S_MIN, COST_SHARE * cost_s))
+        due_at = self._relief.next_due_at(DUE_WITHIN_S)
+        if any(is_gone(case) for case in report.stuck):
+            due_at = now  # what else there was may go on now
+        return look_at if due_at is None else min(look_at, max(due_at, now + DUE_GAP_S))
 
     # ------------------------------------------------------------------------------ triage, relief
 
@@ -194,7 +222,7 @@ class HostLoop:
                 roots,
                 interval_s=INTERVAL_S,
                 stuck_after_s=config.relief.stuck_after_s,
-                sleep=self._wait_out,
+                sleep=partial(self._wait_out, config),
                 epoch_s=self._host.epoch_s,
             )
         except ProcError as error:
@@ -215,24 +243,36 @@ class HostLoop:
             )
         self._seen_symptoms = symptoms
 
-    def _wait_out(self, seconds: float) -> None:
-        """The time between the looks of one triage; cut short when all is to end."""
-        self.progressed_at = self._runtime.monotonic()
-        if not self._stopping:
-            self._wakeup.wait(seconds)
+    def _wait_out(self, config: Config, seconds: float) -> None:
+        """The time between the looks of one triage; relief does not wait for it."""
+        until = self._runtime.monotonic() + seconds
+        while not self._stopping:
+            now = self.progressed_at = self._runtime.monotonic()
+            if now >= until:
+                return
+            if self._odd is not None and now >= self._look_at:
+                self._relieve(config)
+                continue
+            wanted_at = self._look_at if self._odd is not None else until
+            self._wakeup.wait(min(until, wanted_at) - now)
 
     def _relieve(self, config: Config) -> None:
         wants, why_not = config.relief.mode == "act", self._permission.why_not()
         if wants and why_not is None and not self._permission.note_act():
             why_not = "that something is changed here cannot be noted: is the disk full?"
         may_act = wants and why_not is None
+        is_look = self._runtime.monotonic() >= self._look_at or may_act > self._may_act
+        self._may_act = may_act
         cost_before_s = self._host.cpu_s()
         try:
-            report = self._relief.step(may_act)
+            report = (self._relief.step if is_look else self._relief.watch)(may_act)
         except ProcError as error:
+            self._look_at = self._runtime.monotonic() + CLOSE_S_MIN
             self._log.event(WARNING, "relief-failed", f"/proc tells nothing: {error}")
             return
-        self._look_cost_s = self._host.cpu_s() - cost_before_s
+        if is_look:
+            cost_s = self._host.cpu_s() - cost_before_s
+            self._look_at = self._next_look_at(config, report, cost_s)
         self._view = self._viewed(config, report, why_not if wants else None)
         self._tell(report)
         setting = report.setting
@@ -263,13 +303,13 @@ class HostLoop:
 
     def _viewed(self, config: Config, report: Report, why_not: str | None) -> ReliefView:
         actions = Counter(self._view.actions)
-        actions.update(outcome_of(case) for case in report.stuck if case.ending is not None)
+        actions.update(map(outcome_of, _dealt_with(report)))
         if report.acted and report.setting.action in ("set", "put back"):
             actions[f"kipmid {report.setting.action}"] += 1
         last = self._view.last
         if report.is_to_do:
             last = _last(report)
-        left = [case for case in report.stuck if not _is_gone(case)]
+        left = [case for case in report.stuck if not is_gone(case)]
         throttled = report.setting.action == "keep" or (
             report.acted and report.setting.action == "set"
         )
@@ -300,7 +340,8 @@ class HostLoop:
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         if setting.action in ("set", "put back") or setting.failed:
             told += f"; kipmid_max_busy_us: {setting.action} ({setting.why})"
-        if not told or (told == self._told and not report.acted):
+        is_done = report.acted and (_dealt_with(report) or setting.action in ("set", "put back"))
+        if not told or (told == self._told and not is_done):
             self._told = told
             return
         self._told = told
@@ -332,8 +373,9 @@ class HostLoop:
         )
 
 
-def _is_gone(case: Case) -> bool:
-    return case.ending is not None and case.ending.outcome.is_relieved
+def _dealt_with(report: Report) -> list[Case]:
+    """Clients to which something was done just now."""
+    return [case for case in report.stuck if case.ending is not None and not case.is_earlier]
 
 
 def _last(report: Report) -> dict[str, Any]:

@@ -211,11 +211,14 @@ def _progress(first: Mark, again: Look, stuck_after_s: float) -> Optional[str]:
         return "it used CPU time while we looked"
     if again.mark.turns != first.turns:
         return "it ran while we looked"
-    # A slow BMC's clients wake up with each answer, if only once in many seconds.
-    enough_s = max(stuck_after_s - STARTING_S_MAX, stuck_after_s / 2)
-    if again.idle_s is not None and again.idle_s < enough_s:
+    if again.idle_s is not None and again.idle_s < idle_s_min(stuck_after_s):
         return f"it ran {again.idle_s:.1f} s ago"
     return None
+
+
+def idle_s_min(stuck_after_s: float) -> float:
+    """For how long a stuck client has not run: a slow BMC's wake up now and then, with answers."""
+    return max(stuck_after_s - STARTING_S_MAX, stuck_after_s / 2)
 
 
 def _waiting(client: Client, again: Look) -> Verdict:

@@ -2,8 +2,8 @@
 
 Three things are done, and each only on proof: stuck clients are ended, the kernel's polling thread
 is throttled while the hang lasts, and its limit is put back once the BMC answers again. The BMC
-itself is never touched. A program that runs for long calls `step` from time to time; by hand it is
-`relieve`.
+itself is never touched. By hand it is `relieve`. A program that runs for long calls `step` when
+`next_due_at` says so and from time to time, and `watch`, which costs next to nothing, in between.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host import interface, kipmid, kipmid_throttle
 from bmcmedic.host.clients import Finding
-from bmcmedic.host.end_client import Ender, Ending, group_members
+from bmcmedic.host.end_client import Ender, Ending, Outcome, group_members
 from bmcmedic.host.interface import Counters, Interface
 from bmcmedic.host.kill_switch import KILL_SWITCH, why_disabled
 from bmcmedic.host.kipmid import Kipmi, KipmiMark
@@ -25,9 +25,11 @@ from bmcmedic.host.starter import Starter, Users, starter_of
 from bmcmedic.host.undo_journal import DIRECTORY, UndoJournal
 
 LOOK_INTERVAL_S = 1.0
+"""Between the looks of a relief by hand: before, and for what came of it."""
 SILENT_S = 10.0
 """The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
-"""Between the looks of a relief by hand: before, and for what came of it."""
+DUE_LATE_S = 0.05
+"""A client is looked at so much after its moment: the kernel's clocks are coarse."""
 
 _KIPMI = re.compile(r"kipmi[0-9]+\Z")
 _BOOT_ID = "sys/kernel/random/boot_id"
@@ -73,8 +75,11 @@ class Case(NamedTuple):
     judged: Judged
     starter: Optional[Starter]
     group: Optional[Group]
+    """Both only in the report of a relief by hand."""
     ending: Optional[Ending]
     """None: nothing was done to it."""
+    is_earlier: bool = False
+    """It was found, and dealt with, at an earlier look."""
 
 
 class Report(NamedTuple):
@@ -128,6 +133,9 @@ class Relief:
         self.kipmi: List[Kipmi] = []
         """Over the time from the look before to the last one."""
         self.interfaces: List[Interface] = []
+        self._left: List[Case] = []
+        """What the last look at all processes has left stuck."""
+        self._processes_looked_at = 0.0
         self._looked_at: Optional[float] = None
         self._silent_since: Optional[float] = None
 
@@ -139,11 +147,28 @@ class Relief:
         if any(NOT_YET in each.verdict.evidence for each in judged):
             self._place.sleep(APART_S_UNTOLD)
             judged = self.look()
-        return self._act(judged, may_act)
+        return self._act(judged, may_act, is_by_hand=True)
 
     def look(self) -> List[Judged]:
         """Look at all that relief is about, and do nothing; raises ProcError."""
+        self._processes_looked_at = self._place.monotonic()
         judged = self._looks.look()
+        self._see_kernel()
+        return judged
+
+    def next_due_at(self, within_s: float) -> Optional[float]:
+        """When the next client may be proven stuck, or the last that follows it within so long.
+
+        By the clock of the place; None: none that is known of.
+        """
+        due_s = self._looks.due_s
+        if not due_s:
+            return None
+        last_s = min(due_s) + within_s
+        return self._processes_looked_at + max(s for s in due_s if s <= last_s) + DUE_LATE_S
+
+    def _see_kernel(self) -> None:
+        """What the polling threads take, and what the interfaces count."""
         marks = kipmid.mark(self._place.proc, self._polling_threads())
         counters = interface.read(self._place.sys, self._place.proc)
         if self._kipmi_marks is not None and self._counters is not None:
@@ -156,36 +181,67 @@ class Relief:
             self._silent_since = self._looked_at
         self._looked_at = now
         self._kipmi_marks, self._counters = marks, counters
-        return judged
 
     def step(self, may_act: bool) -> Report:
         """One more look, and act on what is proven since the one before; raises ProcError."""
         return self._act(self.look(), may_act)
 
-    def _act(self, judged: List[Judged], may_act: bool) -> Report:
+    def watch(self, may_act: bool) -> Report:
+        """Look at the kernel's thread alone; clients are as the last look has left them."""
+        self._see_kernel()
+        at, disabled = self._place.now(), self._why_forbidden()
+        acts = may_act and disabled is None
+        setting = self._throttle(bool(self._left), acts)
+        cases = [case._replace(is_earlier=True) for case in self._left]
+        return Report(at, acts, disabled, cases, self._looks.unseen, self.kipmi, setting)
+
+    def _act(self, judged: List[Judged], may_act: bool, is_by_hand: bool = False) -> Report:
         at = self._place.now()
         kipmi = self.kipmi
         disabled = self._why_forbidden()
         acts = may_act and disabled is None
         stuck = [each for each in judged if each.verdict.is_stuck]
-        starters = {each.client.identity: self._starter(each) for each in stuck}
-        groups = self._groups(stuck)
-        # Where the shim and the driver stand before the BMC, no client gets stuck.
-        is_proven = bool(stuck) or self._is_silent_long()
-        setting = self.throttle.apply(kipmi, self.interfaces, is_stuck=is_proven, may_act=acts)
-        endings: Dict[Identity, Ending] = {}
+        starters: Dict[Identity, Optional[Starter]] = {}
+        groups: Dict[int, Group] = {}
+        if is_by_hand:
+            starters = {each.client.identity: self._starter(each) for each in stuck}
+            groups = self._groups(stuck)
+        setting = self._throttle(bool(stuck), acts)
+        blocked = self._blocked(stuck) if acts else {}
+        endings = dict(blocked)
         if acts:
-            endings = {each.judged.client.identity: each for each in self._ender.end(stuck)}
+            stuck = [each for each in stuck if each.client.identity not in blocked]
+            endings.update((each.judged.client.identity, each) for each in self._ender.end(stuck))
         cases = [
             Case(
                 each,
                 starters.get(each.client.identity),
                 groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
                 endings.get(each.client.identity),
+                each.client.identity in blocked,
             )
             for each in judged
         ]
+        self._left = [case for case in cases if case.judged.verdict.is_stuck and not is_gone(case)]
         return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
+
+    def _throttle(self, is_stuck: bool, acts: bool) -> Setting:
+        # Where the shim and the driver stand before the BMC, no client gets stuck.
+        is_proven = is_stuck or self._is_silent_long()
+        return self.throttle.apply(self.kipmi, self.interfaces, is_stuck=is_proven, may_act=acts)
+
+    def _blocked(self, stuck: List[Judged]) -> Dict[Identity, Ending]:
+        """Those that have their signals and sit in the kernel still: they need no more of them."""
+        blocked = {each.client.identity for each in stuck if each.look.stat.state == "D"}
+        earlier = {case.judged.client.identity: case.ending for case in self._left}
+        return {
+            identity: ending
+            for identity, ending in earlier.items()
+            if identity in blocked
+            and ending is not None
+            and ending.outcome is Outcome.UNINTERRUPTIBLE
+            and "KILL" in ending.signals
+        }
 
     def _is_silent_long(self) -> bool:
         since = self._silent_since
@@ -234,9 +290,14 @@ class Relief:
         }
 
 
+def is_gone(case: Case) -> bool:
+    """Whether nothing is left of a stuck client, or its proof did not hold."""
+    return case.ending is not None and case.ending.outcome.is_relieved
+
+
 def _is_left(case: Case, stuck_after_s: float) -> bool:
     if case.judged.verdict.is_stuck:
-        return case.ending is None or not case.ending.outcome.is_relieved
+        return not is_gone(case)
     if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
         return False
     # It may well be stuck: it is never ended without proof, and never called well either.

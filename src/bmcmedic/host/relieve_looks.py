@@ -6,8 +6,8 @@ has made progress is marked anew, so that what counts is what it did since.
 
 from typing import Dict, List, NamedTuple, Optional
 
-from bmcmedic.host.clients import Client, Finding, Look, Now, Verdict, judge
-from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable
+from bmcmedic.host.clients import Client, Finding, Look, Now, Verdict, idle_s_min, judge
+from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable, age_s
 
 CLIENTS_MAX = 4096
 """At one look; more of them wait for the next, when some of these have ended."""
@@ -46,6 +46,8 @@ class Looks:
         self._known: Dict[Identity, _Marked] = {}
         self.unseen = 0
         """Clients beyond the limit at the last look."""
+        self.due_s: List[float] = []
+        """In how many seconds from the last look each one may be proven stuck that is not yet."""
 
     def look(self) -> List[Judged]:
         """Look at all processes; judges those that were marked long enough ago, oldest first.
@@ -55,6 +57,7 @@ class Looks:
         now = Now.of(self.tree)
         judged: List[Judged] = []
         known: Dict[Identity, _Marked] = {}
+        due: List[Optional[float]] = []
         self.unseen = 0
         for pid in self.tree.pids():
             try:
@@ -67,16 +70,20 @@ class Looks:
                         continue
                     known[marked.client.identity] = marked
                     apart_s = now.uptime_s - marked.at_uptime_s
-                    if apart_s >= APART_S_MIN:
-                        seen = self.judge(marked.client, process, now)
-                        judged.append(seen if _is_enough(seen, apart_s) else _not_yet(seen))
+                    if apart_s < APART_S_MIN:
+                        due.append(self._due_s_of_new(marked, now))
+                        continue
+                    seen = self.judge(marked.client, process, now)
+                    judged.append(seen if _is_enough(seen, apart_s) else _not_yet(seen))
             except ProcError:
                 continue  # it has ended, or tells nothing: nothing is proven of it
         for each in judged:
-            if each.verdict.finding is Finding.PROGRESS:
+            if _has_moved(each):
                 renewed = each.client._replace(first=each.look.mark)
                 known[renewed.identity] = _Marked(renewed, now.uptime_s)
+            due.append(self._due_s(each, now.uptime_s - known[each.client.identity].at_uptime_s))
         self._known = known
+        self.due_s = [seconds for seconds in due if seconds is not None]
         return sorted(judged, key=lambda each: each.client.identity[::-1])
 
     def _mark(self, process: Process, now: Now) -> Optional[_Marked]:
@@ -88,6 +95,26 @@ class Looks:
         if earlier is None or not _is_same(fresh, earlier.client):
             return _Marked(fresh, now.uptime_s)
         return _Marked(fresh._replace(first=earlier.client.first), earlier.at_uptime_s)
+
+    def _due_s_of_new(self, marked: _Marked, now: Now) -> Optional[float]:
+        client = marked.client
+        if client.doubt is not None or client.left_alone is not None:
+            return None
+        return max(APART_S_MIN, self.stuck_after_s - age_s(client.first.stat, now.uptime_s))
+
+    def _due_s(self, judged: Judged, watched_s: float) -> Optional[float]:
+        """None: it is proven already, or is none that time alone would prove."""
+        look, verdict = judged.look, judged.verdict
+        if verdict.finding not in (Finding.YOUNG, Finding.PROGRESS) and (
+            NOT_YET not in verdict.evidence
+        ):
+            return None
+        if look.idle_s is None:
+            still_s = APART_S_UNTOLD - watched_s
+        else:
+            is_waiting = look.stat.state in "SD"
+            still_s = idle_s_min(self.stuck_after_s) - (look.idle_s if is_waiting else 0.0)
+        return max(APART_S_MIN, self.stuck_after_s - look.age_s, still_s)
 
     def judge(self, client: Client, process: Process, now: Now) -> Judged:
         """Judge a client by the process that is held; raises Gone or Unreadable."""
@@ -107,6 +134,14 @@ class Looks:
             raise Unreadable("it runs another program now")
         client = fresh._replace(first=judged.client.first)
         return self.judge(client, process, now if now is not None else Now.of(self.tree))
+
+
+def _has_moved(judged: Judged) -> bool:
+    """Whether it is to be marked anew; what a young one did in its start-up is no matter."""
+    if judged.verdict.finding is not Finding.YOUNG:
+        return judged.verdict.finding is Finding.PROGRESS
+    first, again = judged.client.first, judged.look.mark
+    return (first.stat.cpu_ticks, *first[1:]) != (again.stat.cpu_ticks, *again[1:])
 
 
 def _is_enough(judged: Judged, apart_s: float) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.driver.runtime import Signal, ThreadRuntime
+from bmcmedic.host.proc import Unreadable
+from bmcmedic.host.relieve import Relief
+from bmcmedic.host.relieve_looks import Judged
+from bmcmedic.host.triage import Roots
 from tests.support.relief_host import Fake, FakeHost
 
 WELL: dict[str, Any] = {"driver": {"breaker": {"open": False}}, "watchdog": None}
+CLIENTS = 8
 SILENT: dict[str, Any] = {"driver": {"breaker": {"open": True}}, "watchdog": None}
 
 
@@ -79,7 +85,7 @@ class Bench:
             Host(
                 self.host.place(),
                 lambda: self.driver,
-                self._cpu_s,
+                lambda: self.cost_s,
                 lambda: 1_700_000_000.0 + self.host.uptime_s,
             ),
             lambda: self.config,
@@ -88,10 +94,6 @@ class Bench:
             self.log,
             time,
         )
-
-    def _cpu_s(self) -> float:
-        self.cost_s += self.cost_a_look_s
-        return self.cost_s
 
     cost_a_look_s = 0.0
 
@@ -241,6 +243,17 @@ def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> N
     assert set(state.symptoms) >= {"bmc-not-answering", "stuck-clients"}
 
 
+def test_without_an_interface_that_is_the_symptom_and_no_reason_to_look_closely(
+    bench: Bench,
+) -> None:
+    missing = {"breaker": {"open": True}, "interface_missing": "no device"}
+    bench.driver = DriverView({"driver": missing, "watchdog": None})
+    bench.host.add_interface(core_percent=0.0)
+    state = bench.rounds(2)
+    assert state.symptoms == ("no-interface",)
+    assert state.odd is None
+
+
 def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
     bench.driver = DriverView(None, "no driver runs here")
     bench.host.add_interface(core_percent=0.0)
@@ -253,19 +266,161 @@ def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
     assert bench.rounds(3).odd is None
 
 
-def test_close_looks_are_made_as_often_as_they_are_cheap(bench: Bench) -> None:
+@pytest.fixture
+def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When all processes were looked at; each look has its price."""
+    made: list[float] = []
+    look = Relief.look
+
+    def noted(relief: Relief) -> list[Judged]:
+        made.append(bench.host.uptime_s)
+        bench.cost_s += bench.cost_a_look_s
+        return look(relief)
+
+    monkeypatch.setattr(Relief, "look", noted)
+    return made
+
+
+def gaps(looks: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(looks)]
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "acting", "observing"),
+    [(0.0, CLOSE_S_MIN, 2 * CLOSE_S_MIN), (0.03, 3.0, 6.0), (10.0, CLOSE_S_MAX, CLOSE_S_MAX)],
+)
+def test_close_looks_are_made_as_often_as_they_are_cheap(
+    bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.cost_a_look_s = cost_s
+    bench.rounds(30)
+    assert gaps(looks)[1:] == pytest.approx([observing] * (len(looks) - 2))
+    looks.clear()
+    bench.act()
+    bench.rounds(30)
+    assert gaps(looks)[1:] == pytest.approx([acting] * (len(looks) - 2))
+    assert len(looks) >= 5
+
+
+@pytest.mark.usefixtures("looks")
+@pytest.mark.parametrize(
+    ("apart_s", "term", "has_sched"),
+    [
+        (0.01, "ends", True),
+        (0.7, "ends", True),
+        (7.3, "ends", True),
+        (0.7, "ends", False),
+        (0.01, "ignores", True),
+        (7.3, "ignores", True),
+    ],
+)
+def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    apart_s: float,
+    term: str,
+    has_sched: bool,
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.2
+    host, ages = bench.host, dict[int, float]()
+    remove = host.remove
+
+    def noted(pid: int) -> None:
+        if pid in host.processes:
+            ages[pid] = host.uptime_s - host.processes[pid].start_s
+        remove(pid)
+
+    monkeypatch.setattr(host, "remove", noted)
+    bench.rounds(2)
+    begun_s = host.uptime_s
+    clients = [
+        Fake(400 + number, start_s=begun_s + number * apart_s, term=term, has_sched=has_sched)
+        for number in range(CLIENTS)
+    ]
+
+    def start() -> None:
+        while clients and clients[0].start_s <= host.uptime_s:
+            host.add(clients.pop(0))
+
+    host.when_slept.append(start)
+    while host.uptime_s < begun_s + CLIENTS * apart_s + 80.0:
+        host.pass_time(bench.loop.round())
+    assert len(ages) == CLIENTS
+    assert min(ages.values()) >= 60.0
+    assert max(ages.values()) <= 65.0
+
+
+def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
     bench.rounds(2)
-    assert bench.loop.round() == CLOSE_S_MIN
-    bench.cost_a_look_s = 0.03
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 1.0))
+    bench.rounds(2)
+    fake.turns, fake.ran_at_s = fake.turns + 1, fake.start_s + 1.5
+    bench.host.write(fake)
+    while bench.host.processes:
+        assert bench.host.uptime_s - fake.start_s <= 65.0
+        bench.host.pass_time(bench.loop.round())
+    assert bench.host.sent == [(400, "TERM")]
+
+
+def test_clients_that_nobody_can_end_are_looked_at_seldom_and_signalled_once(
+    bench: Bench, looks: list[float]
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    for number in range(3):
+        bench.host.add(Fake(400 + number, term="blocks", kill="blocks"))
+    bench.rounds(2)
+    looks.clear()
+    state = bench.rounds(40)
+    assert state.relief.stuck == 3
+    assert state.relief.actions["uninterruptible"] == 3
+    assert sorted(bench.host.sent) == sorted(
+        (400 + number, name) for number in range(3) for name in ("TERM", "KILL")
+    )
+    assert min(gaps(looks)) == pytest.approx(30.0)
+    assert bench.said().count("event=relief ") == 1
+
+
+def test_relief_does_not_wait_for_a_triage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
     bench.rounds(1)
-    assert bench.loop.round() == pytest.approx(3.0)
-    bench.cost_a_look_s = 10.0
-    bench.rounds(1)
-    assert bench.loop.round() == CLOSE_S_MAX
-    bench.config = Config()  # to observe is less urgent
-    assert bench.loop.round() == 2 * CLOSE_S_MAX
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 30.0))
+    bench.rounds(2)
+    triages: list[float] = []
+    gone_s: list[float] = []
+    bench.host.when_slept.append(
+        lambda: None if 400 in bench.host.processes else gone_s.append(bench.host.uptime_s)
+    )
+
+    def triage_at_its_moment(_roots: Roots, *, sleep: Callable[[float], None], **_: object) -> None:
+        triages.append(bench.host.uptime_s)
+        sleep(40.0)
+        triages.append(bench.host.uptime_s)
+        raise Unreadable("enough")
+
+    monkeypatch.setattr("bmcmedic.agent.loop.triage", triage_at_its_moment)
+    bench.loop._is_triage_wanted = True
+    while not triages:
+        bench.rounds(1)
+    begun_s, ended_s = triages
+    assert begun_s + 5.0 < fake.start_s + 60.0 < ended_s - 5.0
+    assert ended_s == pytest.approx(begun_s + 40.0)
+    assert fake.start_s + 60.0 <= gone_s[0] <= fake.start_s + 62.0
+
+
+def test_a_wait_within_a_triage_ends_when_all_is_to_end(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.loop.stop()
+    before_s = bench.host.uptime_s
+    bench.loop.round()
+    assert bench.host.uptime_s == before_s
 
 
 def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:

@@ -1,0 +1,105 @@
+"""A driver over the registers of a simulated BMC, in a process of its own, and how it is hung.
+
+    python bench/hanging_driver.py FOLDER
+
+Its socket is made in the folder; while a file `hang` is there, the BMC takes nothing more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.pid_namespace import until
+from bmcmedic.driver.process import config as driver_config
+from bmcmedic.driver.process.service import Service
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.profile import server_profile
+from bmcmedic.sim.registers import ServedRegisters
+from bmcmedic.transport.in_band import InBand
+from bmcmedic.transport.port_io import PortIo
+
+STUCK_IBF = 0x02
+SOCKET = "driver.sock"
+_HANG = "hang"
+
+
+def hang(folder: Path) -> None:
+    """From now on the registers stay busy."""
+    (folder / _HANG).touch()
+
+
+@contextlib.contextmanager
+def hanging_driver(folder: Path) -> Iterator[int]:
+    """Such a driver, as long as it is wanted; its pid."""
+    with running(sys.executable, __file__, str(folder)) as pid:
+        until((folder / SOCKET).exists)
+        yield pid
+
+
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[int]:
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process.pid
+        if process.poll() is not None:
+            raise SystemExit(f"{words} ended with {process.returncode}")
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+class HangingRegisters(ServedRegisters):
+    """Registers of a BMC that takes nothing while a file is there."""
+
+    def __init__(self, bmc: SimBmc, hang: Path) -> None:
+        super().__init__(bmc, time.monotonic)
+        self._hang = hang
+        self._looked_at = 0.0
+        self._hangs = False
+
+    def read_status(self) -> int:
+        now = time.monotonic()
+        if now > self._looked_at + 1.0:
+            self._looked_at, self._hangs = now, self._hang.exists()
+        return STUCK_IBF if self._hangs else super().read_status()
+
+
+class Makers:
+    device_exchange_s_max = 60.0
+
+    def __init__(self, hang: Path) -> None:
+        now = time.monotonic()
+        bmc = SimBmc("bmc1", server_profile(0), now=now, epoch_offset_s=0.0, host_uuid=uuid.uuid4())
+        self._registers = HangingRegisters(bmc, hang)
+        threading.Thread(target=self._registers.serve, daemon=True).start()
+
+    def device(self, path: str) -> InBand:
+        raise NotImplementedError(path)
+
+    def ports(self, base: int) -> InBand:
+        return PortIo(self._registers, base=base)
+
+
+def drive(folder: str) -> int:
+    options = {
+        "interface.kind": "port-io",
+        "watchdog.mode": "bmc",
+        "process.runtime_dir": folder,
+    }
+    chosen = driver_config.load(None, options)
+    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, _HANG))).run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(drive(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""What benchmarks need that fill a host with processes: a pid namespace of their own, and a crowd.
+
+Nothing else on the machine is looked at or ended in it, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from tests.support.host_clients import HostClients
+
+LIMIT_S = 60.0
+POLL_S = 0.02
+
+_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+_INSIDE = "BMCMEDIC_BENCH_INSIDE"
+_CROWD = """
+import os, select, sys
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        os.setsid()
+        select.select([], [], [])
+"""
+
+
+def run_apart(work: Callable[[], None]) -> None:
+    """Run this program once more, in a namespace, and do the work there; ends the process."""
+    if _INSIDE not in os.environ:
+        os.execvpe(  # noqa: S606 - the same program, apart
+            _NAMESPACE[0],
+            [*_NAMESPACE, sys.executable, *sys.argv],
+            {**os.environ, _INSIDE: "1"},
+        )
+    raise SystemExit(_be_init(work))
+
+
+def _be_init(work: Callable[[], None]) -> int:
+    """Do the work in a child, and reap whatever ends as an orphan."""
+    worker = os.fork()
+    if worker == 0:
+        os._exit(_status_of(work))
+    while True:
+        pid, status = os.wait()
+        if pid == worker:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _status_of(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - said, and the namespace ends with us
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
+    sys.stdout.flush()
+    return 0
+
+
+def crowd(programs: HostClients, name: str, count: int) -> None:
+    """Start processes that are called so, each an orphan in a session of its own, in select()."""
+    command = [programs.executable(name), "-S", "-c", _CROWD, str(count), "mc", "info"]
+    subprocess.run(command, env=programs.environment, check=True, timeout=LIMIT_S)
+
+
+def until(holds: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait for it, and end the benchmark where it does not come."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"does not hold after {limit_s:g} s")
+        time.sleep(POLL_S)
