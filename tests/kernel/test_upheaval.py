@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -17,6 +13,7 @@ from bmcmedic import __version__
 from bmcmedic.lab.guest.guest import Guest, Job
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
+from tests.support.pat_watch import PatWatch
 
 DEADLINE_S = 120
 PAT_PERIOD_S = 1.0
@@ -194,82 +191,6 @@ shutdown = "{shutdown}"
 """.encode()
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the BMC's control door told at a moment."""
-
-    at: float
-    pats: int
-    running: bool
-    left_s: float
-    has_expired: bool
-
-
-class PatWatch:
-    """Asks the BMC about its timer all the time, in a thread of its own."""
-
-    def __init__(self, bmc: SimProcess) -> None:
-        self._bmc = bmc
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pat-watch")
-        self.seen: list[Seen] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.1):
-            told = self._bmc.get()
-            timer = told["watchdog"]
-            if timer is not None:
-                self.seen.append(
-                    Seen(
-                        time.monotonic(),
-                        told["requests"].get("06/22", 0),
-                        timer["running"],
-                        timer["present_countdown_s"],
-                        bool(timer["expiration_flags"]),
-                    )
-                )
-
-    @property
-    def pats(self) -> int:
-        """How many the BMC has had."""
-        return self.seen[-1].pats if self.seen else 0
-
-    def gap_s_max(self) -> float:
-        """The longest time from one pat to the next."""
-        return _longest_s([each.pats for each in self.seen], [each.at for each in self.seen])
-
-    def stopped_s_max(self) -> float:
-        """The longest time that the timer was seen to stand, after the first pat."""
-        armed = [each for each in self.seen if each.pats]
-        longest, since = 0.0, None
-        for each in armed:
-            since = None if each.running else each.at if since is None else since
-            longest = max(longest, 0.0 if since is None else each.at - since)
-        return longest
-
-
-def _longest_s(counts: list[int], times: list[float]) -> float:
-    longest, changed_at, last = 0.0, times[0], counts[0]
-    for count, at in zip(counts, times, strict=True):
-        longest = max(longest, at - changed_at)
-        if count != last:
-            changed_at, last = at, count
-    return longest
-
-
 class Upheaval:
     """A host with driver, agent and load on it."""
 
@@ -386,7 +307,7 @@ class Upheaval:
 
     def assert_host_untouched(self, watch: PatWatch) -> None:
         described = self.bmc.get()
-        assert not any(each.has_expired for each in watch.seen)
+        assert not watch.has_expired
         assert watch.gap_s_max() < TIMEOUT_S[self.kind]
         assert watch.stopped_s_max() < STOPPED_S_MAX
         assert (described["host_power_changes"], self.guest.boots, self.guest.resets) == (0, 1, 0)
