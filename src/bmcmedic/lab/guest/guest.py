@@ -28,6 +28,7 @@ from bmcmedic.lab.guest.initramfs import base_archive, source_archive
 from bmcmedic.lab.guest.kernel_files import Kernel, module_order
 from bmcmedic.lab.guest.qmp import Qmp, QmpError
 from bmcmedic.lab.guest.scripts import JOBS_FOLDER
+from bmcmedic.lab.guest.systemd import systemd_archive
 
 QEMU = "qemu-system-x86_64"
 BOOT_TIMEOUT_S = 90.0
@@ -100,6 +101,9 @@ class GuestOptions:
 
     agent: bool = False
     """Whether bmcmedic's agent can run there: it needs packages of others."""
+
+    systemd: bool = False
+    """Whether systemd is its init, instead of busybox."""
 
     cpus: int = 1
     memory_mib: int = 256
@@ -274,6 +278,8 @@ class Guest:
                 parts.append(source_archive(self._cache))
             if options.agent:
                 parts.append(agent_archive(self._cache))
+            if options.systemd:
+                parts.append(systemd_archive(self._cache))
             for part in parts:
                 with part.open("rb") as archive:
                     shutil.copyfileobj(archive, initramfs)

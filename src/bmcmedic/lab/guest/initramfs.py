@@ -28,6 +28,7 @@ from bmcmedic.lab.guest.scripts import AGENT, INIT, INITTAB
 LDD_TIMEOUT_S = 60.0
 PACKAGES_LEFT_OUT = ("fleet", "lab", "sim")
 """Of bmcmedic, what has no business on a host."""
+SOURCE_SUFFIXES = (".py", ".service")
 
 _STDLIB_LEFT_OUT = {
     "config", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "msilib",
@@ -195,8 +196,9 @@ def source_archive(cache: Path) -> Path:
     root = Path(bmcmedic.__file__).resolve().parent
     files = sorted(
         path
-        for path in root.rglob("*.py")
-        if path.relative_to(root).parts[0] not in PACKAGES_LEFT_OUT
+        for path in root.rglob("*")
+        if path.suffix in SOURCE_SUFFIXES
+        and path.relative_to(root).parts[0] not in PACKAGES_LEFT_OUT
     )
     digest = hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes())
     for path in files:
@@ -208,6 +210,8 @@ def source_archive(cache: Path) -> Path:
             inside = path.relative_to(root)
             place = f"{SITE}/bmcmedic/{inside}"
             archive.file(place, path.read_bytes())
+            if path.suffix != ".py":
+                continue
             cached = importlib.util.cache_from_source(place, optimization="")
             archive.file(cached, compiled(path, f"/{place}"))
         start = (

@@ -12,8 +12,7 @@ JOBS_FOLDER = "/run/agent"
 OUTPUT_BYTES_MAX = 512 << 10
 """Of a command's output the end is kept."""
 
-INIT = """\
-#!/bin/busybox sh
+PREPARE = """\
 /bin/busybox --install -s /bin
 export PATH=/usr/bin:/bin:/sbin HOME=/root
 mount -t devtmpfs dev /dev
@@ -23,7 +22,12 @@ hostname guest
 ip link set lo up
 while read -r module; do
     insmod /mod/${module%% *}.ko $(echo "$module" | cut -s -d' ' -f2-)
-done </etc/modules
+done </etc/modules"""
+"""Any init of the guest begins so."""
+
+INIT = f"""\
+#!/bin/busybox sh
+{PREPARE}
 exec /bin/busybox init
 """
 
