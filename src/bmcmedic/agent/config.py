@@ -30,6 +30,10 @@ STUCK_AFTER_S_MIN = 5.0
 """A client that waits for one answer must not be taken for a stuck one."""
 
 
+SENSOR_PERIOD_S_MIN = 10.0
+"""Reading a hundred sensors takes about as long."""
+
+
 class OrderKind(Enum):
     """What a controller may order, where the configuration allows it."""
 
@@ -219,6 +223,17 @@ class MetricsConfig:
         None,
         "What only the BMC can tell is asked for when somebody scrapes, and then at most this"
         " often; between, and while it does not answer, its last answer is served with its age.",
+        reload=True,
+    )
+    sensors: bool = setting(
+        True, Flag(), None, "Whether the BMC's sensors are among the figures.", reload=True
+    )
+    sensor_period_s: float = setting(
+        60.0,
+        Seconds(SENSOR_PERIOD_S_MIN, DAY_S),
+        None,
+        "How often all sensors are read, while somebody scrapes: one request each, one at a time,"
+        " with pauses between them. While the BMC does not answer, none is served.",
         reload=True,
     )
 

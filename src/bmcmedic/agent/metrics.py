@@ -12,7 +12,9 @@ from prometheus_client.registry import Collector
 
 from bmcmedic import __version__
 from bmcmedic.agent.metrics_bmc import QUESTIONS, BmcReader
-from bmcmedic.agent.state import HostState
+from bmcmedic.agent.metrics_sensors import COLLECTOR, sensor_metrics
+from bmcmedic.agent.state import DRIVER_UNAVAILABLE, NO_INTERFACE, NOT_ANSWERING, HostState
+from bmcmedic.ipmi.commands.chassis import MiscChassisState
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction, TimerUse
 
 _USES = {
@@ -35,6 +37,7 @@ _INTERRUPTS = {
     "Messaging Interrupt": PretimeoutInterrupt.MESSAGING,
 }
 """By the labels that ipmi_exporter has."""
+_OUT_OF_REACH = {DRIVER_UNAVAILABLE, NO_INTERFACE, NOT_ANSWERING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,14 @@ class AgentCollector(Collector):
             if known is not None:
                 up.add_metric([name], float(known.up))
                 took_s += known.took_s
+        sensors = self._bmc.sensors
+        sensors_up, read = sensors.up, sensors.told()
+        if sensors_up and not self._bmc_is_within_reach():
+            sensors_up, read = False, None
+        if sensors_up is False or read is not None:
+            up.add_metric([COLLECTOR], float(sensors_up is True))
+        if read is not None:
+            took_s += read.took_s
         yield up
         yield _gauge(
             "ipmi_scrape_duration_seconds", "How long the BMC's last answers took.", took_s
@@ -95,7 +106,18 @@ class AgentCollector(Collector):
         for name, answer, age_s in self._bmc.answers():
             age.add_metric([name], age_s)
             yield from _ANSWERS[name](answer)
+        if read is not None:
+            age.add_metric([COLLECTOR], sensors.age_s(read))
+            yield from sensor_metrics(read.readings)
         yield age
+
+    def _bmc_is_within_reach(self) -> bool:
+        """Not while the driver's breaker is open: an old temperature is worse than none."""
+        state = self._state()
+        if state is None:
+            return True
+        is_parked = state.driver.section("driver").get("parked") is not None
+        return not is_parked and _OUT_OF_REACH.isdisjoint(state.driver.symptoms)
 
 
 def _of_device_id(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetDeviceIdRsp
@@ -110,6 +132,15 @@ def _of_device_id(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetDeviceI
 
 def _of_chassis(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetChassisStatusRsp
     yield _gauge("ipmi_chassis_power_state", "Power on (1) or off (0).", answer.power_on)
+    for what, fault in (
+        ("drive", MiscChassisState.DRIVE_FAULT),
+        ("cooling", MiscChassisState.COOLING_FAULT),
+    ):
+        yield _gauge(
+            f"ipmi_chassis_{what}_fault_state",
+            f"No {what} fault (1), or one (0): the way round that ipmi_exporter has it.",
+            fault not in answer.misc_state,
+        )
 
 
 def _of_sel(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetSelInfoRsp

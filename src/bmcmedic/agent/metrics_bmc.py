@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bmcmedic.agent.sensor_reader import SensorReader
 from bmcmedic.driver.runtime import Runtime
 from bmcmedic.errors import BmcmedicError
 from bmcmedic.ipmi.commands._command import Command
@@ -29,7 +30,7 @@ QUESTIONS: dict[str, Command[Any]] = {
 class Asking(Protocol):
     """The driver's client."""
 
-    def exchange(self, request: Command[Any]) -> Any:  # noqa: ANN401 - each has its own response
+    def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each has its own
         """Ask, and wait for the answer."""
 
 
@@ -51,10 +52,17 @@ RETRY_S = 5.0
 
 
 class BmcReader:
-    """Asks the BMC from a thread of its own, when somebody wants to know."""
+    """Asks the BMC from a thread of its own, one question at a time, when somebody wants to know.
+
+    The sensors, which are many, come after everything else.
+    """
 
     def __init__(
-        self, driver: Callable[[], Asking], period_s: Callable[[], float], runtime: Runtime
+        self,
+        driver: Callable[[], Asking],
+        period_s: Callable[[], float],
+        runtime: Runtime,
+        sensors: SensorReader,
     ) -> None:
         """`driver` gives a client that is used by this thread alone."""
         self._make_driver = driver
@@ -64,6 +72,7 @@ class BmcReader:
         self._stopping = False
         self._asked_at: float | None = None
         self.known: dict[str, Known] = {}
+        self.sensors = sensors
 
     def want(self) -> None:
         """Somebody scrapes; any thread, at once."""
@@ -73,9 +82,12 @@ class BmcReader:
         """Ask when it is wanted, until `stop`."""
         driver = self._make_driver()
         while not self._stopping:
-            self._wanted.wait()
-            if self.is_due():
-                self.ask(driver)
+            if self._wanted.wait(self.sensors.pause_s) and not self._stopping:
+                if self.is_due():
+                    self.ask(driver)
+                self.sensors.begin_if_due()
+            if not self._stopping:
+                self.sensors.go_on(driver)
 
     def stop(self) -> None:
         """End; a question under way ends by its own deadline."""

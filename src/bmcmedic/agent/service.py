@@ -123,15 +123,28 @@ class Service(ProcessService[Config, AgentLog]):
         from bmcmedic.agent.metrics import AgentCollector, Metrics
         from bmcmedic.agent.metrics_bmc import BmcReader
         from bmcmedic.agent.metrics_door import MetricsDoor
+        from bmcmedic.agent.sensor_reader import SensorReader
 
         assert config.metrics.listen is not None
-        reader = BmcReader(self._client, lambda: self._config.metrics.bmc_period_s, self._runtime)
+        sensors = SensorReader(
+            self._sensor_period_s,
+            lambda: None if self._state is None else self._state.driver.restarts,
+            lambda line: self._log.event(WARNING, "sensors", line),
+            self._runtime,
+        )
+        reader = BmcReader(
+            self._client, lambda: self._config.metrics.bmc_period_s, self._runtime, sensors
+        )
         collector = AgentCollector(lambda: self._state, self._own_figures, reader)
         metrics = Metrics(collector, reader)
         self._bmc_reader = reader
         self._metrics_door = MetricsDoor(config.metrics.listen, config.metrics.group, metrics.text)
 
     # --------------------------------------------------------------------- what the parts are given
+
+    def _sensor_period_s(self) -> float | None:
+        metrics = self._config.metrics
+        return metrics.sensor_period_s if metrics.sensors else None
 
     def _client(self) -> DriverClient:
         return DriverClient(self._config.driver.socket, EXCHANGE_S_MAX)

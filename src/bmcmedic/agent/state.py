@@ -33,6 +33,15 @@ class DriverView:
         return None if missing is None else str(missing)
 
     @property
+    def restarts(self) -> tuple[int, int] | None:
+        """Grows when the BMC may have restarted; None while the driver says nothing."""
+        if self.status is None:
+            return None
+        breaker = self.section("driver").get("breaker") or {}
+        counts = self.section("watchdog").get("counts") or {}
+        return breaker.get("openings") or 0, counts.get("lost") or 0
+
+    @property
     def symptoms(self) -> tuple[str, ...]:
         """What of it is not as it should be."""
         if self.status is None:

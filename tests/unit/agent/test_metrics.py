@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import socket
 import threading
@@ -20,12 +21,18 @@ from bmcmedic.agent.config_values import Place
 from bmcmedic.agent.metrics import AgentCollector, Metrics, Own
 from bmcmedic.agent.metrics_bmc import QUESTIONS, RETRY_S, BmcReader
 from bmcmedic.agent.metrics_door import MetricsDoor
+from bmcmedic.agent.sensor_reader import SensorReader
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.errors import ConfigurationError, NoAnswer
 from bmcmedic.ipmi.commands._command import Command
-from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq, GetChassisStatusRsp
+from bmcmedic.ipmi.commands.chassis import (
+    GetChassisStatusReq,
+    GetChassisStatusRsp,
+    MiscChassisState,
+)
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq, GetDeviceIdRsp
+from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq
 from bmcmedic.ipmi.commands.sel import GetSelInfoReq, GetSelInfoRsp
 from bmcmedic.ipmi.commands.watchdog import (
     GetWatchdogTimerReq,
@@ -33,11 +40,17 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
+from bmcmedic.sim.profile import profile_with
+from tests.support import sim
+from tests.support.sensor_zoo import ANALOG
+from tests.support.sim import START, sim_bmc
 
 WAIT_S = 20.0
 ANSWERS: dict[type[Any], Any] = {
     GetDeviceIdReq: GetDeviceIdRsp.decode(bytes.fromhex("2001017302df570100620100000000")),
-    GetChassisStatusReq: GetChassisStatusRsp(power_on=True),
+    GetChassisStatusReq: GetChassisStatusRsp(
+        power_on=True, misc_state=MiscChassisState.DRIVE_FAULT
+    ),
     GetSelInfoReq: GetSelInfoRsp(entries=12, free_bytes=4096),
     GetWatchdogTimerReq: GetWatchdogTimerRsp(
         running=True,
@@ -53,12 +66,16 @@ class FakeBmc:
     def __init__(self) -> None:
         self.asked: list[type[Any]] = []
         self.silent: set[type[Any]] = set()
+        self.sim = sim_bmc()
 
-    def exchange(self, request: Command[Any]) -> Any:  # noqa: ANN401 - each its own
+    def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each its own
+        assert lun == 0
         self.asked.append(type(request))
         if type(request) in self.silent:
             raise NoAnswer("silence")
-        return ANSWERS[type(request)]
+        if type(request) in ANSWERS:
+            return ANSWERS[type(request)]
+        return sim.ask(self.sim, request, START)
 
 
 class Time(ThreadRuntime):
@@ -71,10 +88,22 @@ class Bench:
     def __init__(self, state: HostState | None = None) -> None:
         self.bmc = FakeBmc()
         self.time = Time()
-        self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time)
+        self.state = state
+        self.sensor_period_s: float | None = None
+        sensors = SensorReader(lambda: self.sensor_period_s, lambda: None, print, self.time)
+        self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time, sensors)
         own = Own({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
-        collector = AgentCollector(lambda: state, lambda: own, self.reader)
+        collector = AgentCollector(lambda: self.state, lambda: own, self.reader)
         self.metrics = Metrics(collector, self.reader)
+
+    def read_sensors(self) -> None:
+        """A round, beginning now."""
+        self.sensor_period_s = 60.0
+        sensors = self.reader.sensors
+        sensors.begin_if_due()
+        while sensors.pause_s is not None:
+            self.time.now += sensors.pause_s
+            sensors.go_on(self.bmc)
 
     def scrape(self) -> dict[str, float]:
         """What a scrape says, by name and labels."""
@@ -102,6 +131,8 @@ def test_what_ipmi_exporter_exports_has_its_names() -> None:
     labels = "{firmware_revision=1.73}{manufacturer_id=343}{system_firmware_version=N/A}"
     assert seen[f"ipmi_bmc_info{labels}"] == 1
     assert seen["ipmi_chassis_power_state"] == 1
+    assert seen["ipmi_chassis_drive_fault_state"] == 0  # there is one
+    assert seen["ipmi_chassis_cooling_fault_state"] == 1
     assert seen["ipmi_sel_entries_count"] == 12
     assert seen["ipmi_sel_free_space_bytes"] == 4096
     assert seen["ipmi_bmc_watchdog_timer_state"] == 1
@@ -112,6 +143,72 @@ def test_what_ipmi_exporter_exports_has_its_names() -> None:
     assert seen["ipmi_bmc_watchdog_pretimeout_interrupt_state{interrupt=None}"] == 1
     assert seen["ipmi_bmc_watchdog_initial_countdown_seconds"] == 120
     assert seen["ipmi_bmc_watchdog_current_countdown_seconds"] == 93.5
+
+
+def test_sensors_have_ipmi_exporters_names() -> None:
+    bench = Bench()
+    bench.bmc.sim.profile = profile_with(ANALOG, 1000)
+    bench.read_sensors()
+    seen = bench.scrape()
+    assert seen["ipmi_up{collector=ipmi}"] == 1
+    assert seen["ipmi_temperature_celsius{id=10}{name=Outside}"] == -5
+    assert seen["ipmi_temperature_state{id=11}{name=Freezing}"] == 2
+    assert seen["ipmi_fan_speed_rpm{id=7}{name=Turning}"] == 5700
+    assert seen["ipmi_fan_speed_ratio{id=19}{name=Duty}"] == 0.4
+    assert seen["ipmi_voltage_volts{id=15}{name=-12V}"] == pytest.approx(-12.332)
+    assert seen["ipmi_current_amperes{id=17}{name=PSU In}"] == 2.5
+    assert seen["ipmi_power_watts{id=18}{name=PSU Power}"] == 232
+    assert seen["ipmi_sensor_value{id=20}{name=Load}{type=Other Units Based Sensor}"] == 70
+    assert seen["ipmi_sensor_state{id=38}{name=PS2 failed}{type=Power Supply}"] == 2
+    assert math.isnan(seen["ipmi_sensor_value{id=37}{name=PS1}{type=Power Supply}"])
+    assert math.isnan(seen["ipmi_sensor_state{id=41}{name=The vendor's}{type=OEM Reserved}"])
+    assert seen["bmcmedic_bmc_answer_age_seconds{collector=ipmi}"] > 0
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        DriverView(None, "no driver runs here"),
+        DriverView({"driver": {"breaker": {"open": True}}}),
+        DriverView({"driver": {"interface_missing": "no /dev/ipmi0"}}),
+        DriverView({"driver": {"parked": {"closed": False}}}),
+    ],
+    ids=["no driver", "breaker open", "no interface", "parked"],
+)
+def test_sensors_of_a_bmc_out_of_reach_are_not_told(view: DriverView) -> None:
+    bench = Bench(HostState(1.0, driver=DriverView({"driver": {"breaker": {"open": False}}})))
+    assert "ipmi_up{collector=ipmi}" not in bench.scrape()
+    bench.read_sensors()
+    assert "ipmi_temperature_celsius{id=4}{name=CPU1 Temp}" in bench.scrape()
+    bench.state = HostState(2.0, driver=view)
+    seen = bench.scrape()
+    assert seen["ipmi_up{collector=ipmi}"] == 0
+    assert not [name for name in seen if "CPU1 Temp" in name]
+    assert "bmcmedic_bmc_answer_age_seconds{collector=ipmi}" not in seen
+
+
+def test_sensors_that_are_not_wanted_are_not_there() -> None:
+    bench = Bench()
+    bench.read_sensors()
+    bench.sensor_period_s = None
+    assert not [name for name in bench.scrape() if "collector=ipmi}" in name or "CPU1" in name]
+
+
+def test_the_bmcs_own_questions_come_before_its_sensors() -> None:
+    bench = Bench()
+    bench.sensor_period_s = 60.0
+    thread = threading.Thread(target=bench.reader.run)
+    thread.start()
+    try:
+        bench.metrics.text()
+        deadline = threading.Event()
+        while GetSdrRepositoryInfoReq not in bench.bmc.asked:
+            assert not deadline.wait(0.001)
+    finally:
+        bench.reader.stop()
+        thread.join(WAIT_S)
+    questions = [type(question) for question in QUESTIONS.values()]
+    assert bench.bmc.asked[: len(questions) + 1] == [*questions, GetSdrRepositoryInfoReq]
 
 
 def test_a_silent_bmc_is_not_up_and_its_last_answer_ages() -> None:

@@ -100,7 +100,12 @@ class DriverClient:
         self._reader = LineReader(ANSWER_LINE_BYTES_MAX)
 
     def exchange(
-        self, request: Command[R], *, bridge: Ipmb | None = None, accept_old: bool = False
+        self,
+        request: Command[R],
+        *,
+        lun: int = 0,
+        bridge: Ipmb | None = None,
+        accept_old: bool = False,
     ) -> R:
         """Send a request, and decode its response.
 
@@ -109,7 +114,12 @@ class DriverClient:
         DriverUnavailable, DriverGone, NoRights.
         """
         answer = self.raw(
-            request.netfn, request.command, request.encode(), bridge=bridge, accept_old=accept_old
+            request.netfn,
+            request.command,
+            request.encode(),
+            lun=lun,
+            bridge=bridge,
+            accept_old=accept_old,
         )
         if answer.reason is not None:
             busy = answer.completion_code == CompletionCode.NODE_BUSY
