@@ -59,7 +59,22 @@ def test_what_the_timer_is_set_with() -> None:
     bench.run(10.0)
     assert seen == [SETTINGS.set_request]
     assert seen[0] is not None
-    assert seen[0].encode() == bytes.fromhex("04 01 00 00 58 02")
+    assert seen[0].encode() == bytes.fromhex("44 01 00 00 58 02")
+
+
+def test_a_timer_that_a_former_driver_left_running_never_stands_while_it_is_taken_over() -> None:
+    former = WatchdogBench(replace(SETTINGS, shutdown=ShutdownPolicy.parse("keep")))
+    former.run(15.0)
+    bench = WatchdogBench(SETTINGS)
+    bench.timer.setting, bench.timer.running = former.timer.setting, former.timer.running
+    ran: list[bool] = []
+    look_s, until = bench.timer.latency_s / 2, bench.after(1.0)
+    bench.runtime.each(look_s, lambda: ran.append(bench.timer.running), until)
+    bench.run(5.0)
+    # One that is killed between Set and Reset leaves a host that nobody watches otherwise.
+    assert bench.timer.asked[:2] == ["set", "reset"]
+    assert len(ran) > 4
+    assert all(ran)
 
 
 def test_a_pat_has_a_deadline() -> None:

@@ -45,7 +45,7 @@ def test_the_defaults_on_the_kernels_device() -> None:
 def test_a_warning_comes_a_quarter_before_the_end_unless_it_is_set() -> None:
     settings = WatchdogSettings.for_interface(PORT_IO_S, timeout_s=120.0, pretimeout_interrupt=NMI)
     assert settings.pretimeout_s == 30
-    assert settings.set_request.encode() == bytes.fromhex("04 21 1e 00 b0 04")
+    assert settings.set_request.encode() == bytes.fromhex("44 21 1e 00 b0 04")
 
 
 @pytest.mark.parametrize(

@@ -210,8 +210,12 @@ class WatchdogSettings:
 
     @property
     def set_request(self) -> SetWatchdogTimerReq:
-        """What the BMC's timer is set with."""
+        """What the BMC's timer is set with; one that runs already runs on, with the new time.
+
+        So a driver that dies before the pat that would start it leaves no host unwatched.
+        """
         return SetWatchdogTimerReq(
+            dont_stop=True,
             use=TimerUse.SMS_OS,
             action=self.action,
             initial_countdown_s=self.timeout_s,
@@ -238,7 +242,10 @@ class WatchdogSettings:
         if action is TimeoutAction.NONE:
             action = TimeoutAction.POWER_CYCLE
         return SetWatchdogTimerReq(
-            use=TimerUse.SMS_OS, action=action, initial_countdown_s=self.rearm_s
+            use=TimerUse.SMS_OS,
+            action=action,
+            initial_countdown_s=self.rearm_s,
+            dont_stop=True,
         )
 
     def _check_timer(self) -> None:
