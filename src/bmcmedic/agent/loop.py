@@ -195,7 +195,9 @@ class HostLoop:
     def _pause_s(self, config: Config) -> float:
         if self._odd is None:
             return config.triage.period_s
-        return min(ODD_ROUND_S, max(0.0, self._look_at - self._runtime.monotonic()))
+        pause_s = max(0.0, self._look_at - self._runtime.monotonic())
+        # In even parts: what moves in a moment tells nothing.
+        return pause_s if pause_s <= ODD_ROUND_S else min(ODD_ROUND_S, pause_s / 2)
 
     def _next_look_at(self, config: Config, report: Report, cost_s: float) -> float:
         """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""

@@ -23,6 +23,7 @@ INTERFACES_MAX = 4
 HOT_PERCENT = 5.0
 """Above this share of a core a polling thread waits for a BMC; idle it is at 0."""
 IDLE_PERCENT = 0.5
+"""Above this it is at work, if only with what busy others leave to a thread of its niceness."""
 
 _LIST = re.compile(r"-?[0-9]{1,10}(?:,-?[0-9]{1,10})*\Z")
 _NUMBER = re.compile(r"kipmi([0-9]{1,3})\Z")
@@ -49,15 +50,23 @@ class KipmidThrottle:
         self._now = now
 
     def apply(
-        self, kipmi: List[Kipmi], interfaces: List[Interface], is_stuck: bool, may_act: bool
+        self,
+        kipmi: List[Kipmi],
+        interfaces: List[Interface],
+        is_stuck: bool,
+        may_act: bool,
+        is_still: bool = False,
     ) -> Setting:
         """Set it in a hang, put it back after one; without `may_act` only say what would be done.
 
+        `is_still`: for long nothing has completed, so a thread is at work in vain that takes less.
         Never raises: what fails stands in the result.
         """
-        hung = is_hung(kipmi, interfaces) if is_stuck else None
+        from_percent = IDLE_PERCENT if is_still else HOT_PERCENT
+        busy = [each for each in kipmi if (each.cpu_percent or 0.0) >= from_percent]
+        hung = is_hung(busy, interfaces) if is_stuck else None
         if hung is not None:
-            return self.set(kipmi, interfaces, hung, may_act)
+            return self.set(busy, interfaces, hung, may_act)
         try:
             changes = [change for change in self._journal.peek() if change.path == self.path]
         except JournalError as error:
@@ -72,7 +81,7 @@ class KipmidThrottle:
     def set(
         self, kipmi: List[Kipmi], interfaces: List[Interface], why: str, may_act: bool
     ) -> Setting:
-        """Set it for the threads that are hot; never raises."""
+        """Set it for these threads; never raises."""
         before = self.read()
         if before is None:
             reason = "this kernel has no kipmid_max_busy_us"
@@ -165,12 +174,12 @@ class KipmidThrottle:
 
 
 def throttled(before: str, kipmi: List[Kipmi]) -> str:
-    """The list with a limit for each hot thread; other interfaces keep theirs."""
+    """The list with a limit for each of these threads; other interfaces keep theirs."""
     values = [int(each) for each in before.split(",")] if before else []
     for thread in kipmi:
         found = _NUMBER.match(thread.name)
         number = int(found.group(1)) if found else INTERFACES_MAX
-        if number >= INTERFACES_MAX or (thread.cpu_percent or 0.0) < HOT_PERCENT:
+        if number >= INTERFACES_MAX:
             continue
         values += [0] * (number + 1 - len(values))
         if not 0 < values[number] <= MAX_BUSY_US:
@@ -178,15 +187,14 @@ def throttled(before: str, kipmi: List[Kipmi]) -> str:
     return ",".join(str(value) for value in values)
 
 
-def is_hung(kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
-    """What shows that the kernel polls a BMC that does not answer; None: it does not show.
+def is_hung(busy: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
+    """What shows that these threads poll a BMC that does not answer; None: it does not show.
 
-    For a host that has stuck clients: a busy BMC has a hot thread as well, but completes.
+    For a host that has stuck clients: a busy BMC has a busy thread as well, but completes.
     """
-    hot = [thread for thread in kipmi if (thread.cpu_percent or 0.0) >= HOT_PERCENT]
-    if not hot or any(each.completed_delta for each in interfaces):
+    if not busy or any(each.completed_delta for each in interfaces):
         return None
-    shares = ", ".join(f"{thread.name} at {thread.cpu_percent:g} %" for thread in hot)
+    shares = ", ".join(f"{thread.name} at {thread.cpu_percent:g} %" for thread in busy)
     known = [each for each in interfaces if each.completed_delta is not None]
     return f"{shares}, and no transaction completed" if known else shares
 
@@ -198,6 +206,11 @@ def is_silent(interfaces: List[Interface]) -> bool:
     return any(
         each.queued and each.was_queued and each.completed_delta is not None for each in interfaces
     )
+
+
+def is_still(interfaces: List[Interface]) -> bool:
+    """Whether nothing completed, as the kernel counts it."""
+    return bool(interfaces) and all(each.completed_delta == 0 for each in interfaces)
 
 
 def has_recovered(change: Change, kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:

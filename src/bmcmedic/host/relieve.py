@@ -6,6 +6,7 @@ itself is never touched. By hand it is `relieve`. A program that runs for long c
 `next_due_at` says so and from time to time, and `watch`, which costs next to nothing, in between.
 """
 
+import math
 import os
 import re
 import time
@@ -28,6 +29,10 @@ LOOK_INTERVAL_S = 1.0
 """Between the looks of a relief by hand: before, and for what came of it."""
 SILENT_S = 10.0
 """The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
+KERNEL_APART_S = 0.9
+"""What moves in less time than this tells nothing."""
+THREADS_AGAIN_S = 60.0
+"""So often the kernel's polling threads are looked for where there are none."""
 DUE_LATE_S = 0.05
 """A client is looked at so much after its moment: the kernel's clocks are coarse."""
 
@@ -128,6 +133,7 @@ class Relief:
         )
         self.throttle = KipmidThrottle(place.sys.root, journal, place.now)
         self._kipmi_threads: Dict[Identity, Stat] = {}
+        self._threads_sought_at = -math.inf
         self._kipmi_marks: Optional[List[KipmiMark]] = None
         self._counters: Optional[List[Counters]] = None
         self.kipmi: List[Kipmi] = []
@@ -138,6 +144,8 @@ class Relief:
         self._processes_looked_at = 0.0
         self._looked_at: Optional[float] = None
         self._silent_since: Optional[float] = None
+        """Since when messages wait and none completes; the other: none completes."""
+        self._still_since: Optional[float] = None
 
     def relieve(self, may_act: bool) -> Report:
         """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
@@ -153,6 +161,7 @@ class Relief:
         """Look at all that relief is about, and do nothing; raises ProcError."""
         self._processes_looked_at = self._place.monotonic()
         judged = self._looks.look()
+        self._find_polling_threads()
         self._see_kernel()
         return judged
 
@@ -169,18 +178,19 @@ class Relief:
 
     def _see_kernel(self) -> None:
         """What the polling threads take, and what the interfaces count."""
-        marks = kipmid.mark(self._place.proc, self._polling_threads())
+        now, earlier = self._place.monotonic(), self._looked_at
+        if earlier is not None and now - earlier < KERNEL_APART_S:
+            return
+        marks = kipmid.mark(self._place.proc, list(self._kipmi_threads.values()))
         counters = interface.read(self._place.sys, self._place.proc)
         if self._kipmi_marks is not None and self._counters is not None:
             self.kipmi = kipmid.compare(self._kipmi_marks, marks)
             self.interfaces = interface.compare(self._counters, counters)
-        now = self._place.monotonic()
-        if not kipmid_throttle.is_silent(self.interfaces):
-            self._silent_since = None
-        elif self._silent_since is None:
-            self._silent_since = self._looked_at
-        self._looked_at = now
-        self._kipmi_marks, self._counters = marks, counters
+        self._kipmi_marks, self._counters, self._looked_at = marks, counters, now
+        is_silent = kipmid_throttle.is_silent(self.interfaces)
+        is_still = kipmid_throttle.is_still(self.interfaces)
+        self._silent_since = (self._silent_since or earlier) if is_silent else None
+        self._still_since = (self._still_since or earlier) if is_still else None
 
     def step(self, may_act: bool) -> Report:
         """One more look, and act on what is proven since the one before; raises ProcError."""
@@ -227,8 +237,9 @@ class Relief:
 
     def _throttle(self, is_stuck: bool, acts: bool) -> Setting:
         # Where the shim and the driver stand before the BMC, no client gets stuck.
-        is_proven = is_stuck or self._is_silent_long()
-        return self.throttle.apply(self.kipmi, self.interfaces, is_stuck=is_proven, may_act=acts)
+        is_proven = is_stuck or self._is_long(self._silent_since)
+        is_still = self._is_long(self._still_since)
+        return self.throttle.apply(self.kipmi, self.interfaces, is_proven, acts, is_still)
 
     def _blocked(self, stuck: List[Judged]) -> Dict[Identity, Ending]:
         """Those that have their signals and sit in the kernel still: they need no more of them."""
@@ -243,8 +254,7 @@ class Relief:
             and "KILL" in ending.signals
         }
 
-    def _is_silent_long(self) -> bool:
-        since = self._silent_since
+    def _is_long(self, since: Optional[float]) -> bool:
         return since is not None and self._place.monotonic() - since >= SILENT_S
 
     def pause(self, seconds: float) -> None:
@@ -261,18 +271,20 @@ class Relief:
     def _why_forbidden(self) -> Optional[str]:
         return why_disabled(self._place.kill_switch) or why_pids_mean_nothing(self._place.proc)
 
-    def _polling_threads(self) -> List[Stat]:
-        """The kernel's polling threads; all processes are looked through only to find them."""
-        proc = self._place.proc
-        known = self._kipmi_threads
-        if not known or any(_identity(proc, each.pid) != each for each in known):
-            stats = map(proc.stat_or_none, proc.pids())
-            self._kipmi_threads = {
-                stat.identity: stat
-                for stat in stats
-                if stat is not None and stat.is_kernel_thread and _KIPMI.match(stat.comm)
-            }
-        return list(self._kipmi_threads.values())
+    def _find_polling_threads(self) -> None:
+        """All processes are looked through to find them, so only when they may be others."""
+        proc, known = self._place.proc, self._kipmi_threads
+        now = self._place.monotonic()
+        is_known = all(_identity(proc, each.pid) == each for each in known)
+        if is_known and now < self._threads_sought_at + (math.inf if known else THREADS_AGAIN_S):
+            return
+        self._threads_sought_at = now
+        stats = map(proc.stat_or_none, proc.pids())
+        self._kipmi_threads = {
+            stat.identity: stat
+            for stat in stats
+            if stat is not None and stat.is_kernel_thread and _KIPMI.match(stat.comm)
+        }
 
     def _starter(self, judged: Judged) -> Optional[Starter]:
         proc, stat = self._place.proc, judged.look.stat

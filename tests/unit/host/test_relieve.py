@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.host.end_client import Ending, Outcome
+from bmcmedic.host.proc import Tree
 from bmcmedic.host.relieve import Relief, Report
 from bmcmedic.host.relieve_looks import Judged
 from tests.support.relief_host import Fake, FakeHost
@@ -251,6 +252,71 @@ def test_a_group_that_is_stuck_as_a_whole_ends_as_a_whole(host: FakeHost) -> Non
     report = relieve(host)
     assert [case.group for case in report.stuck] == [(1001, 5, 5)] * 5
     assert not host.processes
+
+
+def test_between_two_looks_no_process_is_looked_at(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.add(Fake(1001, term="blocks", kill="blocks"))
+    host.add_interface(core_percent=0.0)
+    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief.look()
+    host.pass_time(1.0)
+    found = relief.step(may_act=True)
+
+    def no_pids(_tree: Tree) -> list[int]:
+        raise AssertionError("all processes are looked at")
+
+    monkeypatch.setattr(Tree, "pids", no_pids)
+    host.pass_time(5.0)
+    told = relief.watch(may_act=True)
+    assert outcomes(told) == outcomes(found) == {1001: Outcome.UNINTERRUPTIBLE}
+    assert [case.is_earlier for case in found.cases + told.cases] == [False, True]
+    assert host.sent == [(1001, "TERM"), (1001, "KILL")]
+
+
+def test_who_leaves_the_kernel_unharmed_is_dealt_with_again(host: FakeHost) -> None:
+    fake = host.add(Fake(1001, term="blocks", kill="blocks"))
+    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief.look()
+    host.pass_time(1.0)
+    relief.step(may_act=True)
+    host.pass_time(5.0)
+    assert relief.step(may_act=True).cases[0].is_earlier
+    fake.state, fake.term = "S", "ends"
+    host.write(fake)
+    host.pass_time(5.0)
+    assert outcomes(relief.step(may_act=True)) == {1001: Outcome.ENDED}
+
+
+def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) -> None:
+    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief.look()
+    assert relief.next_due_at(1.0) is None
+    begun_s = host.uptime_s
+    host.add(Fake(1001, start_s=begun_s - 20.0))
+    host.add(Fake(1002, start_s=begun_s - 19.5))
+    host.add(Fake(1003, start_s=begun_s - 10.0))
+    host.add(Fake(2001, start_s=begun_s - 30.0, argv=["ipmitool", "sol", "activate"]))
+    for _ in range(2):
+        relief.look()
+        assert relief.next_due_at(0.0) == pytest.approx(begun_s + 40.0, abs=0.1)
+        assert relief.next_due_at(1.0) == pytest.approx(begun_s + 40.5, abs=0.1)
+        host.pass_time(1.0)
+
+
+def test_a_client_that_still_gets_answers_is_no_reason_to_hurry(host: FakeHost) -> None:
+    fake = host.add(Fake(1001))
+    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief.look()
+    for _ in range(5):
+        host.pass_time(10.0)
+        fake.turns, fake.ran_at_s = fake.turns + 1, host.uptime_s - 0.5
+        host.write(fake)
+        relief.look()
+        due_at = relief.next_due_at(1.0)
+        assert due_at is not None
+        assert due_at > host.uptime_s + 50.0
 
 
 def test_the_kill_switch_stops_everything(host: FakeHost) -> None:

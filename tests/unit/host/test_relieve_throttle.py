@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_it_is_set_in_a_hang_and_put_back_after_it(host: FakeHost) -> None:
 def test_one_answer_in_a_hang_is_no_recovery(host: FakeHost) -> None:
     relief = hung(host, "0")
     host.complete(1)
+    host.pass_time(1.0)
     relief.look()
     host.pass_time(1.0)
     assert relief.step(may_act=True).setting.action == "keep"
@@ -177,6 +179,63 @@ def test_a_hang_is_seen_without_stuck_clients_where_the_kernel_counts_what_waits
     assert relief.step(may_act=True).setting.action == "put back"
 
 
+def starved(host: FakeHost, core_percent: float) -> Relief:
+    """A hang with a client that stays, and a thread that others leave next to nothing."""
+    host.add_interface("0", core_percent=core_percent)
+    host.add(Fake(1001, term="blocks", kill="blocks"))
+    relief = relief_of(host)
+    relief.look()
+    return relief
+
+
+def test_a_thread_that_is_starved_is_throttled_when_nothing_has_completed_for_long(
+    host: FakeHost,
+) -> None:
+    relief = starved(host, core_percent=0.8)
+    actions = []
+    for _ in range(5):
+        host.pass_time(2.5)
+        actions.append(relief.step(may_act=True).setting.action)
+    assert actions == ["none", "none", "none", "set", "keep"]
+    assert shown(host) == "100"
+
+
+@pytest.mark.parametrize("is_answering", [True, False])
+def test_a_thread_at_rest_or_a_bmc_that_answers_is_not_throttled(
+    host: FakeHost, is_answering: bool
+) -> None:
+    relief = starved(host, core_percent=4.0 if is_answering else 0.1)
+    for number in range(20):
+        if is_answering and number % 3 == 0:
+            host.complete(1)
+        host.pass_time(2.5)
+        assert relief.watch(may_act=True).setting.action == "none"
+    assert shown(host) == "0"
+
+
+def test_a_starved_thread_is_left_alone_where_the_kernel_does_not_count(host: FakeHost) -> None:
+    relief = starved(host, core_percent=0.8)
+    shutil.rmtree(host.root / "sys/class/ipmi/ipmi0/device")
+    for _ in range(10):
+        host.pass_time(2.5)
+        assert relief.step(may_act=True).setting.action == "none"
+
+
+def test_what_moves_in_a_moment_tells_nothing(host: FakeHost) -> None:
+    host.add_interface("0")
+    host.add(Fake(1001, term="blocks", kill="blocks"))
+    relief = relief_of(host)
+    host.pass_time(1.0)
+    relief.look()
+    host.complete(1)
+    host.pass_time(1.0)
+    relief.look()
+    host.pass_time(0.3)
+    assert relief.step(may_act=True).setting.action == "none"
+    host.pass_time(1.0)
+    assert relief.watch(may_act=True).setting.action == "set"
+
+
 def test_what_is_limited_already_stays(host: FakeHost) -> None:
     host.add(Fake(1001))
     host.add_interface("50")
@@ -199,12 +258,11 @@ def test_a_kernel_without_the_parameter_says_so(host: FakeHost) -> None:
     ("before", "threads", "after"),
     [
         ("", {"kipmi0": 98.0}, "100"),
-        ("", {"kipmi0": 0.0, "kipmi1": 98.0}, "0,100"),
-        ("0,0", {"kipmi0": 98.0, "kipmi1": 0.1}, "100,0"),
+        ("", {"kipmi1": 98.0}, "0,100"),
+        ("0,0", {"kipmi0": 98.0}, "100,0"),
         ("700", {"kipmi0": 12.0, "kipmi2": 33.0}, "100,0,100"),
         ("100,40", {"kipmi0": 98.0, "kipmi1": 98.0}, "100,40"),
         ("-1", {"kipmi0": 98.0}, "100"),
-        ("0", {"kipmi0": None}, "0"),
         ("0", {"kipmi7": 98.0}, "0"),
     ],
 )
