@@ -11,6 +11,9 @@ STAMPS := $(VENV)/.stamps
 KERNEL := build/kernel
 CHECKED := $(wildcard src tests bench tools/*.py)
 
+# Much of a test's time is waiting for a guest or a program to answer. A file's tests stay together.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 # Debian puts the FreeIPMI tools where the PATH of an ordinary user does not look.
@@ -29,7 +32,7 @@ demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed b
 
 .PHONY: test
 test: peers kernel lint pyz ## lint, then every test but the long ones, real clients and a real kernel in QEMU included
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 .PHONY: test-long
 test-long: peers kernel $(STAMPS)/dev ## driver and agent killed, upgraded and rolled back on a real kernel

@@ -133,6 +133,10 @@ class _Told:
         self.take_over = interface.take_over
         self.close = interface.close
 
+    @property
+    def missing(self) -> str | None:
+        return self._interface.missing
+
     def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
         self._runtime.look()
         self._begins(request)
