@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.model.heal import Diagnosis, DiagnosisKind, Plan, Remedy
+from bmcmedic.model.heal import Diagnosis, DiagnosisKind, Plan, Reach, Remedy
 from bmcmedic.model.probe import WatchdogFacts
 
 _POLL_PERIOD_S_MAX = 5.0
@@ -58,8 +58,9 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     DiagnosisKind.LAN_SILENT: (
         Remedy.REPAIR,
         (
-            "no reset can reach the BMC over LAN; it needs hands, or a power reseat (if it may be"
-            " restarting just now, look again in 5 minutes)"
+            "no reset can reach the BMC over LAN: check the address, and that nothing on the way"
+            " drops UDP; if it may be restarting just now, look again in 5 minutes; else it needs"
+            " hands, or a power reseat"
         ),
     ),
     DiagnosisKind.NO_SESSION: (
@@ -84,6 +85,12 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     DiagnosisKind.ORDERED: (Remedy.COLD_RESET, "ordered by the operator"),
 }
 
+_PORT_CLOSED = (
+    "nothing listens at this port: check the port, and that IPMI over LAN is enabled there; if both"
+    " are right, the BMC is restarting (look again in 5 minutes) or its LAN service has ended, and"
+    " no reset can reach it this way"
+)
+
 
 def plan(
     diagnosis: Diagnosis,
@@ -92,9 +99,15 @@ def plan(
     remedy: Remedy | None = None,
     watchdog: WatchdogFacts | None = None,
     host_is_asked: bool = False,
+    reach: Reach | None = None,
 ) -> Plan:
-    """What to do about a diagnosis; `remedy` is what an operator ordered instead."""
+    """What to do about a diagnosis; `remedy` is what an operator ordered instead.
+
+    `reach` is how far the way to the BMC went, where that is more than the diagnosis says.
+    """
     by_diagnosis, reason = _REASONS[diagnosis.kind]
+    if diagnosis.kind is DiagnosisKind.LAN_SILENT and reach is Reach.PORT_CLOSED:
+        reason = _PORT_CLOSED
     chosen = by_diagnosis
     if remedy is not None and by_diagnosis in (Remedy.COLD_RESET, Remedy.NOTHING):
         chosen = remedy

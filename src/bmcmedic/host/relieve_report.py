@@ -235,7 +235,7 @@ def _closing(told: Told) -> str:
     if unknown > 0:
         closing += f", {unknown} that cannot be told"
     if told.why is not None:
-        return f"{closing}; nothing was done: {told.why}"
+        return f"{closing}; nothing was done"  # standard error says why
     return f"{closing}; nothing was done (--yes does it)" if told.report.is_to_do else closing
 
 

@@ -107,7 +107,19 @@ lock_memory = "yes"
         ("[socket]\nread_users = [-1]\n", "give users by name or number"),
         ("[socket]\ngroup = 'no-such-group'\n", "there is no such group here"),
         ("[watchdog]\ntimeout_s = nan\n", "is nan s; give 0.1 to 6553.5 s"),
-        ("[watchdog]\nshutdown = 'rearm:9999'\n", "is 9999 s; give 0.1 to 6553.5 s"),
+        (
+            "[watchdog]\nshutdown = 'rearm:9999'\n",
+            "is 'rearm:9999', and 9999 s is too long; give rearm:0.1 to rearm:6553.5",
+        ),
+        (
+            "[watchdog]\nshutdown = 'rearm:0'\n",
+            "is 'rearm:0', and 0 s is too short; give rearm:0.1",
+        ),
+        (
+            "[watchdog]\nshutdown = 'rearm:x'\n",
+            "is 'rearm:x', and 'x' is no number of seconds; give disarm, keep, or rearm:SECONDS",
+        ),
+        ("[watchdog]\nshutdown = 'rearm:nan'\n", "and 'nan' is no number of seconds"),
         ("[interface]\nport_base = 70000\n", "is 0x11170; give 0x1 to 0xfffe"),
         ("x = " + "[" * 5000, "is not TOML"),
         ("#" * 70000, "has more than 65536 bytes"),

@@ -160,6 +160,21 @@ def test_who_is_out_of_reach_gets_no_reset(
     assert chosen.steps == ()
 
 
+def test_the_advice_fits_what_was_seen() -> None:
+    def advice(reach: Reach) -> str:
+        return plan(diagnose(Observation("bmc1", reach), None), Times(), reach=reach).reason
+
+    closed = advice(Reach.PORT_CLOSED)
+    assert closed.startswith("nothing listens at this port: check the port")
+    assert "IPMI over LAN is enabled" in closed
+    assert "reseat" not in closed
+    silent = advice(Reach.SILENT)
+    assert "check the address" in silent
+    assert "power reseat" in silent
+    assert "session slots" in advice(Reach.NO_SESSION)
+    assert "check user, password" in advice(Reach.CREDENTIALS_REFUSED)
+
+
 def test_errors_become_answers_in_one_place() -> None:
     error = GetChassisStatusReq.completion_code_error
     assert answer_of("q", error(0xC1)).kind is AnswerKind.UNSUPPORTED

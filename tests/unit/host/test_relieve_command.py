@@ -77,6 +77,17 @@ def test_without_a_terminal_and_without_yes_it_refuses(
     assert "--yes" in printed.err
 
 
+def test_a_refusal_is_said_once(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
+    host.add(Fake(1001))
+    assert main([], host.place()) == 3
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("stdin is no terminal") == 1
+    assert printed.out.endswith("1 stuck; nothing was done\n")
+    assert printed.err.endswith(
+        "nothing was done: stdin is no terminal: give --yes, or --dry-run\n"
+    )
+
+
 def test_without_anything_to_do_there_is_nothing_to_refuse(
     host: FakeHost, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +135,7 @@ def test_the_kill_switch_is_named(host: FakeHost, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr()
     assert status == 3
     assert host.sent == []
-    assert str(host.kill_switch) in printed.out
+    assert printed.out.endswith("1 stuck; nothing was done\n")
     assert str(host.kill_switch) in printed.err
 
 

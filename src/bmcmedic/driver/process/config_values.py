@@ -7,6 +7,7 @@ give instead.
 from __future__ import annotations
 
 import grp
+import math
 import pwd
 import re
 import shlex
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 COMMAND_WORDS_MAX = 64
 USERS_MAX = 256
 TEXT_CHARACTERS_MAX = 4096
+_SHUTDOWN_ADVICE = "give disarm, keep, or rearm:SECONDS, such as rearm:600"
 SUN_PATH_BYTES_MAX = 107
 """What fits into a socket address of Linux, its closing zero left out."""
 
@@ -284,6 +286,7 @@ class Shutdown(Text):
 
     words = ("disarm", "keep")
     metavar: str = "disarm|keep|rearm:S"
+    countdown_s_min: float = 0.1
     countdown_s_max: float = 6553.5
 
     def check(self, value: object) -> str:
@@ -293,6 +296,20 @@ class Shutdown(Text):
             if value in self.words:
                 return value
             if word == "rearm" and colon:
-                Seconds(0.1, self.countdown_s_max).check(Seconds(0, 1).parse(seconds))
+                self._check_countdown(value, seconds)
                 return value
-        raise Unusable(f"is {value!r}; give disarm, keep, or rearm:SECONDS, such as rearm:600")
+        raise Unusable(f"is {value!r}; {_SHUTDOWN_ADVICE}")
+
+    def _check_countdown(self, value: str, text: str) -> None:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if math.isnan(seconds):
+            told = f"is {value!r}, and {text!r} is no number of seconds"
+            raise Unusable(f"{told}; {_SHUTDOWN_ADVICE}")
+        least, most = self.countdown_s_min, self.countdown_s_max
+        if not least <= seconds <= most:
+            odd = "short" if seconds < least else "long"
+            told = f"is {value!r}, and {seconds:g} s is too {odd}"
+            raise Unusable(f"{told}; give rearm:{least:g} to rearm:{most:g}")

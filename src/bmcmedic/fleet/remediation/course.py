@@ -196,6 +196,7 @@ class Remediation:
             remedy=remedy,
             watchdog=observation.watchdog,
             host_is_asked=self._case.host is not None,
+            reach=observation.reach,
         )
         self._chart.remedy = chosen.remedy
         return chosen
