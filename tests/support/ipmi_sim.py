@@ -29,7 +29,7 @@ user 3 true "long" "nineteen-bytes-long" admin 10 none md2 md5 straight
 _COMMANDS = """mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 sel_enable 0x20 1000 0x0a
-mc_enable 0x20
+{more}mc_enable 0x20
 """
 _SESSION_STARTED = re.compile(rb"Session started, max priv (\d+)")
 
@@ -53,19 +53,20 @@ class IpmiSim:
 
 @contextlib.contextmanager
 def ipmi_sim(
-    directory: Path, port: int | None = None, *, kg: str | None = None
+    directory: Path, port: int | None = None, *, kg: str | None = None, commands: str = ""
 ) -> Iterator[IpmiSim]:
     """Run one until the block ends, on a free port unless one is given.
 
     It could be many BMCs in one process, but dies of Get Chassis Status to all but the first. The
     limits of its users and channels do not limit the sessions that it starts. Secrets in its
-    configuration have 19 characters at most.
+    configuration have 19 characters at most. `commands` are lines of its own for the BMC, such as
+    sensors.
     """
     port = port or free_ports(1)[0]
     (directory / "state").mkdir(parents=True)
     key = "" if kg is None else f'  bmc_key "{kg}"\n'
     (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID, key=key))
-    (directory / "sim.emu").write_text(_COMMANDS)
+    (directory / "sim.emu").write_text(_COMMANDS.format(more=commands))
     # With -n it would keep its words to itself.
     arguments = ["ipmi_sim", "-p", "-c", "lan.conf", "-f", "sim.emu", "-s", "state"]
     with serving(arguments, port, directory) as output:
