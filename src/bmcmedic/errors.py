@@ -99,10 +99,6 @@ class NameNotResolved(TransportError):
     """The target's host name has no address."""
 
 
-class SessionLost(TransportError):
-    """The BMC no longer knows our session: it restarted, or dropped it."""
-
-
 class Refused(BmcmedicError):
     """Our own policy said no; nothing was sent."""
 

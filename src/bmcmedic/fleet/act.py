@@ -35,9 +35,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     GetWatchdogTimerRsp,
     PretimeoutInterrupt,
     ResetWatchdogTimerReq,
-    SetWatchdogTimerReq,
     TimeoutAction,
-    TimerUse,
 )
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.model.heal import AnswerKind, Remedy
@@ -96,26 +94,6 @@ def has_no_teeth(timer: GetWatchdogTimerRsp) -> bool:
     )
 
 
-def settings_of(
-    timer: GetWatchdogTimerRsp, *, initial_countdown_s: float, dont_stop: bool = False
-) -> SetWatchdogTimerReq:
-    """The message that gives the timer these settings, with another countdown.
-
-    A BMC may report what no Set may carry (a reserved use, a pretimeout beyond the countdown).
-    """
-    use = TimerUse.SMS_OS if timer.use is TimerUse.UNSPECIFIED else timer.use
-    pretimeout_s = timer.pretimeout_interval_s
-    return SetWatchdogTimerReq(
-        use=use,
-        action=timer.action,
-        initial_countdown_s=initial_countdown_s,
-        pretimeout_interrupt=timer.pretimeout_interrupt,
-        pretimeout_interval_s=pretimeout_s if pretimeout_s < initial_countdown_s else 0,
-        dont_log=timer.dont_log,
-        dont_stop=dont_stop,
-    )
-
-
 def settings_of_interest(timer: GetWatchdogTimerRsp) -> tuple[object, ...]:
     """What must be as it was found for the timer to count as put back."""
     return (timer.action, timer.pretimeout_interrupt, timer.initial_countdown_s)
@@ -144,7 +122,7 @@ async def hold_watchdog(
     if is_harmless(timer):
         return WatchdogHold(timer, False, False, timer_text(timer))
     held_s = held_countdown_s(timer, times)
-    request = settings_of(timer, initial_countdown_s=held_s)
+    request = timer.set_request(initial_countdown_s=held_s)
     untold = f"{timer_text(timer)}; it was told to stop, what came of it is not known"
     about_to(WatchdogHold(timer, True, True, untold))
     set_answer, _ = await ask(session, time, "setting the watchdog timer", request)
@@ -256,7 +234,7 @@ async def _start_trial(
     session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, times: Times
 ) -> WatchdogRestore:
     trial = replace(
-        settings_of(held, initial_countdown_s=_trial_countdown_s(held, times)),
+        held.set_request(initial_countdown_s=_trial_countdown_s(held, times)),
         action=TimeoutAction.NONE,
         pretimeout_interrupt=PretimeoutInterrupt.NONE,
         pretimeout_interval_s=0,
@@ -337,7 +315,7 @@ async def _put_back(
     session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, *, running: bool
 ) -> WatchdogRestore:
     """Set the settings as they were found; `running` lets a running timer run on."""
-    request = settings_of(held, initial_countdown_s=held.initial_countdown_s, dont_stop=running)
+    request = held.set_request(dont_stop=running)
     answer, _ = await ask(session, time, "setting the watchdog timer", request)
     _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
     if now is None or settings_of_interest(now) != settings_of_interest(held):

@@ -25,8 +25,6 @@ from bmcmedic.model.heal import (
 SLOW_ANSWER_S = 2.0
 """An answer over LAN that takes longer is worth a line of evidence; it is no illness by itself."""
 
-_NO_ANSWER = (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST)
-
 
 def identity(observation: Observation, report: HostReport | None) -> Identity:
     """Whether host and BMC belong together, by every pair of ids that can be compared.
@@ -108,7 +106,7 @@ def _out_of_reach(observation: Observation) -> Diagnosis:
 def _sick_over_lan(observation: Observation) -> tuple[str, ...]:
     lines = [
         f"left the question for its {answer.question} unanswered: {answer.detail}"
-        for answer in observation.answers_of(*_NO_ANSWER)
+        for answer in observation.answers_of(AnswerKind.UNANSWERED)
     ]
     if observation.self_test == SelfTestResult.FATAL_HARDWARE_ERROR:
         lines.append(f"its self-test says: {self_test_text(observation)}")
@@ -154,7 +152,7 @@ def _is_stuck(report: HostReport) -> bool:
 
 def _well_over_lan(observation: Observation) -> tuple[str, ...]:
     asked = len(observation.answers)
-    silent = len(observation.answers_of(*_NO_ANSWER))
+    silent = len(observation.answers_of(AnswerKind.UNANSWERED))
     lines = [f"over LAN it answers {asked - silent} of {asked} questions"]
     unsupported = observation.answers_of(AnswerKind.UNSUPPORTED)
     if unsupported:

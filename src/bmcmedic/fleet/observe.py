@@ -20,7 +20,6 @@ from bmcmedic.errors import (
     PortClosed,
     RemoteProtocolError,
     RmcpPlusStatusError,
-    SessionLost,
     TransportError,
     Unreachable,
 )
@@ -96,8 +95,6 @@ def answer_of(question: str, error: BmcmedicError) -> Answer:
         return Answer(question, AnswerKind.SAID_NO, str(error))
     if isinstance(error, RemoteProtocolError):
         return Answer(question, AnswerKind.GARBLED, str(error))
-    if isinstance(error, SessionLost):
-        return Answer(question, AnswerKind.SESSION_LOST, str(error))
     return Answer(question, AnswerKind.UNANSWERED, str(error))
 
 
@@ -180,8 +177,6 @@ async def question_all(session: BmcSession, time: Timekeeper, target: str) -> Ob
         notes.answers.append(answer)
         if response is not None:
             notes.facts |= _facts(question, response)
-        elif answer.kind is AnswerKind.SESSION_LOST:
-            break
     observation = Observation(target, Reach.SESSION, answers=tuple(notes.answers))
     return replace(observation, **notes.facts)
 

@@ -59,7 +59,7 @@ async def ask_old_session(
     too_old = time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX
     timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
     answer, _ = await ask(session, time, "old session", GetDeviceIdReq(), timeout_s)
-    if answer.kind not in (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST):
+    if answer.kind is not AnswerKind.UNANSWERED:
         return OldSession.ANSWERED
     return OldSession.TOO_OLD if too_old else OldSession.SILENT
 

@@ -58,7 +58,6 @@ class AnswerKind(Enum):
     SAID_NO = "said no"
     UPDATING = "updating"
     UNANSWERED = "no answer"
-    SESSION_LOST = "session lost"
     GARBLED = "answer garbled"
 
 

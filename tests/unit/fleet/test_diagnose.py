@@ -12,7 +12,6 @@ from bmcmedic.errors import (
     NoAnswer,
     PortClosed,
     RmcpPlusStatusError,
-    SessionLost,
     Unreachable,
 )
 from bmcmedic.fleet.diagnose import diagnose, identity
@@ -65,9 +64,8 @@ def test_an_answer_of_no_is_no_sickness(kind: AnswerKind) -> None:
     assert diagnose(with_answer(kind), None).kind is DiagnosisKind.HEALTHY
 
 
-@pytest.mark.parametrize("kind", [AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST])
-def test_a_question_left_unanswered_is_sickness(kind: AnswerKind) -> None:
-    diagnosis = diagnose(with_answer(kind), None)
+def test_a_question_left_unanswered_is_sickness() -> None:
+    diagnosis = diagnose(with_answer(AnswerKind.UNANSWERED), None)
     assert diagnosis.kind is DiagnosisKind.LAN_SICK
     assert "self-test" in diagnosis.evidence[0]
 
@@ -181,7 +179,6 @@ def test_errors_become_answers_in_one_place() -> None:
     assert answer_of("q", error(0xD1)).kind is AnswerKind.UPDATING
     assert answer_of("q", error(0xC0)).kind is AnswerKind.SAID_NO
     assert answer_of("q", NoAnswer("")).kind is AnswerKind.UNANSWERED
-    assert answer_of("q", SessionLost("")).kind is AnswerKind.SESSION_LOST
 
 
 @pytest.mark.parametrize(

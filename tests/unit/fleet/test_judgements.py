@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bmcmedic.fleet.act import TimerLook, is_harmless, settings_of, was_patted
+from bmcmedic.fleet.act import TimerLook, is_harmless, was_patted
 from bmcmedic.fleet.aftermath import judge_host
 from bmcmedic.fleet.host_marks import HostMarks, host_changes
 from bmcmedic.fleet.verify import (
@@ -169,14 +169,6 @@ def test_a_timer_is_harmless_when_it_can_do_nothing() -> None:
     assert is_harmless(none)
     assert is_harmless(replace(TIMER, running=False))
     assert not is_harmless(replace(none, pretimeout_interrupt=PretimeoutInterrupt.NMI))
-
-
-def test_settings_that_no_set_may_carry_are_mended() -> None:
-    odd = replace(TIMER, use=TimerUse.UNSPECIFIED, pretimeout_interval_s=200)
-    request = settings_of(odd, initial_countdown_s=60.0)
-    assert request.use is TimerUse.SMS_OS
-    assert request.pretimeout_interval_s == 0
-    assert not request.dont_stop
 
 
 @pytest.mark.parametrize(

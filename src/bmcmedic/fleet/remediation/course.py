@@ -264,10 +264,9 @@ def _fell_silent(observation: Observation, diagnosis: Diagnosis) -> bool:
     One answer that is missing at the end is enough where nothing else speaks for a sickness.
     """
     kinds = [answer.kind for answer in observation.answers]
-    silent = (AnswerKind.UNANSWERED, AnswerKind.SESSION_LOST)
-    if not kinds or kinds[-1] not in silent:
+    if not kinds or kinds[-1] is not AnswerKind.UNANSWERED:
         return False
-    is_all = AnswerKind.SESSION_LOST in kinds or all(kind in silent for kind in kinds[-2:])
+    is_all = all(kind is AnswerKind.UNANSWERED for kind in kinds[-2:])
     return is_all or diagnosis.kind is DiagnosisKind.LAN_SICK
 
 

@@ -236,7 +236,7 @@ class GetWatchdogTimerRsp:
         """The request that sets the timer as it was seen here, but for what is given.
 
         It can always be built, whatever the BMC reported: a pretimeout that does not fit into
-        the countdown is left out, and the reserved use 0 becomes SMS/OS.
+        the countdown comes with its end, and the reserved use 0 becomes SMS/OS.
         """
         countdown_s = initial_countdown_s
         if countdown_s is None:
@@ -246,7 +246,7 @@ class GetWatchdogTimerRsp:
             use=self.use if self.use is not TimerUse.UNSPECIFIED else TimerUse.SMS_OS,
             action=self.action if action is None else action,
             initial_countdown_s=countdown_s,
-            pretimeout_interrupt=self.pretimeout_interrupt if fits else PretimeoutInterrupt.NONE,
+            pretimeout_interrupt=self.pretimeout_interrupt,
             pretimeout_interval_s=self.pretimeout_interval_s if fits else 0,
             dont_log=self.dont_log,
             dont_stop=dont_stop,

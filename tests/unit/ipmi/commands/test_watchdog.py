@@ -136,7 +136,7 @@ def test_a_timer_with_impossible_values_can_still_be_set_again() -> None:
     request = timer.set_request()
     assert request.use is TimerUse.SMS_OS
     assert request.pretimeout_interval_s == 0
-    assert request.pretimeout_interrupt is PretimeoutInterrupt.NONE
+    assert request.pretimeout_interrupt is timer.pretimeout_interrupt is PretimeoutInterrupt.NMI
     assert request.initial_countdown_s == 60.0
 
 
