@@ -98,10 +98,13 @@ def test_ipmi_sel(say: Say, tmp_path: Path) -> None:
 def test_ipmi_sensors(say: Say, tmp_path: Path) -> None:
     out = say("ipmi-sensors", f"--sdr-cache-directory={tmp_path}", "--quiet-cache")
     rows = {row[1]: row for row in columns(out)[1:]}
-    assert len(rows) == 16
+    assert len(rows) == 19
     assert rows["CPU1 Temp"][2:] == ["Temperature", "47.00", "C", "'OK'"]
     assert rows["FAN2"][2:] == ["Fan", "5550.00", "RPM", "'OK'"]
     assert rows["12V"][2:] == ["Voltage", "12.06", "V", "'OK'"]
+    assert rows["CPU1 Margin"][2:] == ["Temperature", "-38.00", "C", "'OK'"]
+    assert rows["PSU Current"][2:] == ["Current", "2.10", "A", "'OK'"]
+    assert rows["FAN Duty"][2:] == ["Fan", "40.00", "%", "'OK'"]
     assert rows["PS1 Status"][5] == "'Presence detected'"
 
 

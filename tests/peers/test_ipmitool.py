@@ -115,12 +115,15 @@ def test_sdr_list(say: Say) -> None:
         tuple(cell.strip() for cell in line.split("|")) for line in say("sdr", "list").splitlines()
     ]
     readings = {name: (reading, state) for name, reading, state in rows}
-    assert len(rows) == 16
+    assert len(rows) == 19
     assert {state for _, state in readings.values()} == {"ok"}
     assert readings["CPU1 Temp"][0] == "47 degrees C"
     assert readings["FAN1"][0] == "5700 RPM"
     assert readings["12V"][0] == "12.06 Volts"
     assert readings["PSU Power"][0] == "232 Watts"
+    assert readings["CPU1 Margin"][0] == "-38 degrees C"
+    assert readings["PSU Current"][0] == "2.10 Amps"
+    assert readings["FAN Duty"][0] == "40 percent"
 
 
 def test_sdr_elist_all_shows_controllers_and_states(say: Say) -> None:

@@ -43,9 +43,10 @@ def test_power_and_device_id(client: Command) -> None:
 
 def test_sensors_are_well(client: Command) -> None:
     readings = {reading.name: reading for reading in client.get_sensor_data()}
-    assert len(readings) == 16
+    assert len(readings) == 19
     assert readings["CPU1 Temp"].value == 47
     assert readings["12V"].value == pytest.approx(12.06)
+    assert readings["CPU1 Margin"].value == -38
     assert client.get_health()["health"] == 0
 
 

@@ -96,6 +96,38 @@ SENSORS: tuple[Sensor, ...] = (
     AnalogSensor(
         0x31, "PSU Power", sdr.OTHER_UNITS, Entity(10, 1), sdr.UNIT_WATTS, 58, {sdr.UC: 240}, m=4
     ),
+    AnalogSensor(
+        0x34,
+        "PSU Current",
+        sdr.CURRENT,
+        Entity(10, 1),
+        sdr.UNIT_AMPS,
+        21,
+        {sdr.UC: 60},
+        r_exponent=-1,
+    ),
+    AnalogSensor(
+        0x05,
+        "CPU1 Margin",
+        sdr.TEMPERATURE,
+        Entity(3, 1),
+        sdr.UNIT_DEGREES_C,
+        0xDA,  # -38: so far from where it would be slowed down
+        {sdr.UNC: 0xFB, sdr.UC: 0x00},
+        analog_format=sdr.TWOS_COMPLEMENT,
+    ),
+    AnalogSensor(
+        0x14,
+        "FAN Duty",
+        sdr.FAN,
+        Entity(29, 1),
+        sdr.UNIT_NONE,
+        80,
+        {},
+        m=5,
+        r_exponent=-1,
+        percentage=True,
+    ),
     DiscreteSensor(0x32, "PS1 Status", sdr.POWER_SUPPLY, Entity(10, 1), 0x01, 0x0F),
     DiscreteSensor(0x33, "PS2 Status", sdr.POWER_SUPPLY, Entity(10, 2), 0x01, 0x0F),
     DiscreteSensor(SENSOR_WATCHDOG, "Watchdog", 0x23, Entity(6, 1), 0x00, 0x010F),

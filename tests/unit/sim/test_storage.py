@@ -117,7 +117,7 @@ def test_every_sdr_reads_as_what_it_was_built_from() -> None:
     kinds = [type(record) for record in records]
     assert kinds.count(McDeviceLocatorRecord) == 2
     assert kinds.count(FruDeviceLocatorRecord) == 1
-    assert kinds.count(FullSensorRecord) == 12
+    assert kinds.count(FullSensorRecord) == 15
     assert kinds.count(CompactSensorRecord) == 4
 
 
