@@ -229,7 +229,7 @@ class MetricsConfig:
         True, Flag(), None, "Whether the BMC's sensors are among the figures.", reload=True
     )
     sensor_period_s: float = setting(
-        60.0,
+        120.0,
         Seconds(SENSOR_PERIOD_S_MIN, DAY_S),
         None,
         "How often all sensors are read, while somebody scrapes: one request each, one at a time,"
