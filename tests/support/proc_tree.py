@@ -9,7 +9,6 @@ TICKS_PER_S = 100
 UPTIME_S = 1_000_000.0
 BOOTED_AT = 1_700_000_000
 KERNEL_THREAD = 0x0020_8040
-STUCK_STACK = "[<0>] do_select+0x5e2/0x6f0\n[<0>] core_sys_select+0x1c2/0x3a0\n"
 
 
 @dataclass
@@ -32,7 +31,8 @@ class FakeProcess:
     turns: int = 12
     idle_s: float | None = None
     wchan: str | None = "do_select"
-    stack: str | None = STUCK_STACK
+    stack: str | None = None
+    """None: it begins with what `wchan` says, as a kernel has it; "": it is not readable."""
     uid: int = 0
     login_uid: int | None = None
     cgroup: str = "0::/system.slice/crond.service\n"
@@ -67,8 +67,11 @@ class FakeProcess:
             (folder / "sched").write_text(sched(uptime_s - self.idle_s))
         if self.wchan is not None:
             (folder / "wchan").write_text(self.wchan)
-        if self.stack is not None:
-            (folder / "stack").write_text(self.stack)
+        stack = self.stack
+        if stack is None and self.wchan is not None and self.wchan.partition(".")[0].isidentifier():
+            stack = f"[<0>] {self.wchan}+0x5e2/0x6f0\n[<0>] core_sys_select+0x1c2/0x3a0\n"
+        if stack:
+            (folder / "stack").write_text(stack)
         if self.files is not None:
             (folder / "fd").mkdir()
             for name, target in self.files.items():

@@ -13,7 +13,6 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import (
-    DESCRIPTORS_MAX,
     Gone,
     Identity,
     ProcError,
@@ -34,19 +33,28 @@ STUCK_AFTER_S = 60.0
 ARGUMENTS_MAX = 256
 """Of so many different command lines it is remembered what they mean."""
 
+STACKS_MAX = 64
+"""Of so many different kernel stacks it is remembered what they mean."""
+
+STACK_FRAMES_MAX = 8
+_STACK_BYTES_MAX = 4 << 10
+
 STARTING_S_MAX = 2.0
 """What a client takes to get from its start to its first question, on a sick host."""
 
-_DEVICE = re.compile(r"/dev/ipmi(?:dev)?/?[0-9]+(?: \(deleted\))?\Z")
-_TERMINAL = re.compile(r"/dev/pts/[0-9]+\Z")
+_DEVICE = r"/dev/ipmi(?:dev)?/?[0-9]+(?: \(deleted\))?\Z"
+_TERMINAL = r"/dev/pts/[0-9]+\Z"
 
 # Where the kernel lets a client of the BMC wait: select() and poll(), and the IPMI driver itself.
-_WAITS_FOR_ANSWER = re.compile(
+_WAITS_FOR_ANSWER = (
     r"(?:do_select|core_sys_select|do_poll|do_sys_poll|poll_schedule_timeout|ep_poll|\w*ipmi\w*)"
     r"(?:\.\w+)*\Z"
 )
-_NO_WCHAN = re.compile(r"(?:0|-|[0-9a-f]{8,16})?\Z")
+_NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 _EXEC_START = b"se.exec_start"
+_SCHED_BYTES_MAX = 1 << 10
+"""It begins with the name and the moment of the last turn."""
+_LINE_BYTES_MAX = 256
 
 
 class Now(NamedTuple):
@@ -60,7 +68,7 @@ class Now(NamedTuple):
     def of(cls, tree: Tree) -> "Now":
         """Read both clocks; raises Gone or Unreadable."""
         try:
-            sched_s = _exec_start_s(tree.read("self/sched"))
+            sched_s = _exec_start_s(tree.read("self/sched", _SCHED_BYTES_MAX))
         except ProcError:
             sched_s = None
         return cls(uptime_s(tree), sched_s)
@@ -90,6 +98,8 @@ class Look(NamedTuple):
     """For how long it has not run at all, where the kernel tells."""
     wchan: Optional[str]
     """The kernel function that it waits in; None: not readable."""
+    stack: Tuple[str, ...] = ()
+    """Kernel functions, the innermost first; empty where they cannot be read, or were not."""
 
     @property
     def stat(self) -> Stat:
@@ -97,10 +107,17 @@ class Look(NamedTuple):
         return self.mark.stat
 
     @classmethod
-    def at(cls, process: Process, now: Now) -> "Look":
-        """Raises Gone or Unreadable."""
+    def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "Look":
+        """`with_stack`: what it waits in is told by that. Raises Gone or Unreadable."""
         mark = Mark.of(process)
-        return cls(mark, age_s(mark.stat, now.uptime_s), _idle_s(process, now), _wchan(process))
+        wchan = None if with_stack else _wchan(process)
+        # A stack costs more than a wchan, but kernels from 4.14 to 5.15 often have no other.
+        stack: Tuple[str, ...] = ()
+        if wchan is None:
+            wchan, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
+        if wchan is None and with_stack:
+            wchan = _wchan(process)
+        return cls(mark, age_s(mark.stat, now.uptime_s), _idle_s(process, now), wchan, stack)
 
 
 class Holdings(NamedTuple):
@@ -130,18 +147,21 @@ class Client(NamedTuple):
     first: Mark
 
     @classmethod
-    def of(cls, process: Process) -> "Optional[Client]":
-        """The client that a process is, or None; raises Gone or Unreadable."""
-        first = Mark.of(process)
+    def of(cls, process: Process, executable: Optional[str] = None) -> "Optional[Client]":
+        """The client that a process is, or None; raises Gone or Unreadable.
+
+        `executable`: what its `exe` says, where that has been read already.
+        """
         doubt = None
         try:
-            program = program_of(process.link("exe"))
+            program = program_of(executable or process.link("exe"))
         except Unreadable as error:
-            program, doubt = looks_like(first.stat.comm), f"its executable: {error}"
+            program, doubt = looks_like(process.stat().comm), f"its executable: {error}"
         except Gone:
             return None  # the kernel's own, or a zombie
         if program is None:
             return None
+        first = Mark.of(process)
         argv, left_alone = _understood(program, process.read("cmdline"))
         return cls(
             identity=first.stat.identity,
@@ -226,7 +246,7 @@ def _waiting(client: Client, again: Look) -> Verdict:
     holds = client.holdings
     if again.wchan is None and (holds is None or not holds.devices):
         return Verdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
-    if again.wchan is not None and not _WAITS_FOR_ANSWER.match(again.wchan):
+    if again.wchan is not None and not re.match(_WAITS_FOR_ANSWER, again.wchan):
         return Verdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
     if holds is not None and not holds.devices and holds.has_socket:
         return Verdict(Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"])
@@ -260,53 +280,56 @@ def holdings_or_none(process: Process) -> Optional[Holdings]:
     has_socket = False
     terminal = None
     try:
-        for name in process.names("fd")[:DESCRIPTORS_MAX]:
-            target = _link_or_none(process, "fd/" + name)
-            if target is None:
-                continue
-            if _DEVICE.match(target):
-                devices.add(target)
-            elif name in ("0", "1", "2"):
-                terminal = target if _TERMINAL.match(target) else terminal
-            elif target.startswith("socket:"):
-                has_socket = True
-    except ProcError:
+        files = process.open_files()
+    except Gone:
+        files = None
+    if files is None:
         return None
+    for name, target in files.items():
+        if target[:9] == "/dev/ipmi" and is_device(target):
+            devices.add(target)
+        elif name in ("0", "1", "2"):
+            if target[:9] == "/dev/pts/" and re.match(_TERMINAL, target):
+                terminal = target
+        elif target[:7] == "socket:":
+            has_socket = True
     return Holdings(sorted(devices), has_socket, terminal)
 
 
 def is_device(target: str) -> bool:
     """Whether an open file is a door to the BMC."""
-    return _DEVICE.match(target) is not None
-
-
-def _link_or_none(process: Process, name: str) -> Optional[str]:
-    try:
-        return process.link(name)
-    except ProcError:
-        return None
+    return re.match(_DEVICE, target) is not None
 
 
 def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
-    raw = process.read_or_none("schedstat")
-    fields = raw.split() if raw is not None else []
-    # A kernel that does not keep them writes zeros.
-    if len(fields) != 3 or not all(f.isdigit() for f in fields) or fields[0] == b"0":
+    raw = process.read_or_none("schedstat", _LINE_BYTES_MAX)
+    try:
+        run_ns, _, turns = (raw or b"").split()
+        # A kernel that does not keep them writes zeros.
+        return (int(run_ns), int(turns)) if int(run_ns) > 0 else (None, None)
+    except ValueError:
         return None, None
-    return int(fields[0]), int(fields[2])
 
 
 def _wchan(process: Process) -> Optional[str]:
-    raw = process.read_or_none("wchan")
+    raw = process.read_or_none("wchan", _LINE_BYTES_MAX)
     text = shown(raw).strip() if raw is not None else ""
-    return None if _NO_WCHAN.match(text) else text
+    return None if re.match(_NO_WCHAN, text) else text
+
+
+@lru_cache(maxsize=STACKS_MAX)
+def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...]]:
+    """What it waits in, and the functions of its stack; those of a crowd are all alike."""
+    words = [line.partition("] ")[2].partition("+")[0] for line in shown(raw).splitlines()]
+    frames = tuple(filter(None, words))[:STACK_FRAMES_MAX]
+    return (None if not frames or re.match(_NO_WCHAN, frames[0]) else frames[0]), frames
 
 
 def _idle_s(process: Process, now: Now) -> Optional[float]:
     """For how long it has not run: the scheduler's mark of its last turn, against its clock."""
     if now.sched_s is None:
         return None
-    then = _exec_start_s(process.read_or_none("sched"))
+    then = _exec_start_s(process.read_or_none("sched", _SCHED_BYTES_MAX))
     return None if then is None else max(0.0, now.sched_s - then)
 
 
@@ -314,9 +337,8 @@ def _exec_start_s(raw: Optional[bytes]) -> Optional[float]:
     at = raw.find(_EXEC_START) if raw is not None else -1
     if raw is None or at < 0:
         return None
-    line = raw[at : raw.find(b"\n", at)]
     try:
-        seconds = float(line.partition(b":")[2]) / 1000.0
+        seconds = float(raw[raw.find(b":", at) + 1 : raw.find(b"\n", at)]) / 1000.0
     except ValueError:
         return None
     # Zero is what the scheduler writes when it forgets the mark, such as on the way to another CPU.

@@ -26,8 +26,11 @@ _PF_KTHREAD = 0x0020_0000
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR})
 # Nothing in a captured tree leads out of it, and a FIFO there holds nobody up.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_STAT_FIELDS_MIN = 20
+_FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+_STAT_FIELDS = 20
+"""So many of them are looked at, and every kernel writes more."""
 _STAT_BYTES_MAX = 1 << 10
+_NUMBER_BYTES_MAX = 32
 _TICKS_MAX = 1 << 62
 _PIECE_BYTES = 1 << 10
 """What a kernel gives at once at the least, when there is more to come."""
@@ -127,29 +130,10 @@ class Tree:
 
     def link_or_none(self, path: str) -> Optional[str]:
         """Where a link leads, as the kernel says it; None where it tells nothing."""
-        try:
-            target = shown(os.fsencode(os.readlink(f"{self.root}/{path}")))
-        except OSError:
-            return None
-        if self.record is not None:
+        target = _link_or_none(f"{self.root}/{path}", None)
+        if self.record is not None and target is not None:
             self.record[path] = target
         return target
-
-    def open_files(self, pid: int) -> Optional[List[str]]:
-        """What a process has open, as the kernel says it; None where that cannot be read."""
-        folder = f"{self.root}/{pid}/fd"
-        targets = []
-        try:
-            for name in os.listdir(folder)[:DESCRIPTORS_MAX]:
-                try:
-                    targets.append(os.readlink(f"{folder}/{name}"))
-                except OSError:
-                    continue  # closed meanwhile
-                if self.record is not None:
-                    self.record[f"{pid}/fd/{name}"] = targets[-1]
-        except OSError as error:
-            return [] if error.errno in _GONE else None
-        return targets
 
     def stat(self, pid: int) -> Stat:
         """What a process is doing; raises Gone or Unreadable."""
@@ -170,13 +154,14 @@ class Tree:
 class Process:
     """One process, held: a read after its end raises Gone, whoever has its pid then."""
 
+    __slots__ = ("_directory", "_tree", "pid")
+
     def __init__(self, tree: Tree, pid: int) -> None:
         """Raises Gone or Unreadable."""
         self.pid = pid
         self._tree = tree
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         try:
-            self._directory = os.open(f"{tree.root}/{pid}", flags)
+            self._directory = os.open(f"{tree.root}/{pid}", _FOLDER_FLAGS)
         except OSError as error:
             raise _refusal(error, str(pid)) from None
 
@@ -208,27 +193,58 @@ class Process:
             self._tree.record[f"{self.pid}/{name}"] = raw
         return raw
 
-    def read_or_none(self, name: str) -> Optional[bytes]:
+    def read_or_none(self, name: str, bytes_max: int = READ_BYTES_MAX) -> Optional[bytes]:
         """The same, and None where it tells nothing."""
         try:
-            return self.read(name)
+            return self.read(name, bytes_max)
         except ProcError:
             return None
 
     def link(self, name: str) -> str:
         """Where one of its links leads, as the kernel says it; raises Gone or Unreadable."""
         try:
-            target = shown(os.fsencode(os.readlink(name, dir_fd=self._directory)))
+            target = _link(name, self._directory)
         except OSError as error:
             raise _refusal(error, name) from None
         if self._tree.record is not None:
             self._tree.record[f"{self.pid}/{name}"] = target
         return target
 
+    def link_or_none(self, name: str) -> Optional[str]:
+        """The same, and None where it tells nothing."""
+        target = _link_or_none(name, self._directory)
+        if self._tree.record is not None and target is not None:
+            self._tree.record[f"{self.pid}/{name}"] = target
+        return target
+
+    def open_files(self) -> Optional[Dict[str, str]]:
+        """What it has open, as the kernel says it, by number; None where that cannot be read.
+
+        Raises Gone.
+        """
+        found = {}
+        try:
+            folder = os.open("fd", _FOLDER_FLAGS, dir_fd=self._directory)
+            try:
+                for name in os.listdir(folder)[:DESCRIPTORS_MAX]:
+                    target = _link_or_none(name, folder)
+                    if target is not None:  # else it was closed meanwhile
+                        found[name] = target
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise _refusal(error, "fd") from None
+            return None
+        if self._tree.record is not None:
+            for name, target in found.items():
+                self._tree.record[f"{self.pid}/fd/{name}"] = target
+        return found
+
     def names(self, path: str) -> List[str]:
         """The names in one of its directories; raises Gone or Unreadable."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._directory)
+            descriptor = os.open(path, _FOLDER_FLAGS, dir_fd=self._directory)
         except OSError as error:
             raise _refusal(error, path) from None
         try:
@@ -253,7 +269,7 @@ class Process:
 
     def login_uid(self) -> Optional[int]:
         """Who logged in and started it, however far back; None: nobody, or unknown."""
-        raw = self.read_or_none("loginuid")
+        raw = self.read_or_none("loginuid", _NUMBER_BYTES_MAX)
         text = shown(raw).strip() if raw is not None else ""
         uid = int(text) if _is_number(text) else NO_LOGIN
         return uid if uid < NO_LOGIN else None
@@ -268,24 +284,24 @@ def parse_stat(pid: int, raw: bytes) -> Stat:
     """The fields of a /proc/PID/stat; raises Unreadable when no kernel wrote it."""
     # The name may hold spaces, parentheses and newlines: it ends at the last parenthesis.
     opened, closed = raw.find(b"("), raw.rfind(b")")
-    fields = raw[closed + 1 :].split()
-    if opened < 0 or closed < opened or len(fields) < _STAT_FIELDS_MIN:
+    fields = raw[closed + 1 :].split(None, _STAT_FIELDS)
+    if opened < 0 or closed < opened or len(fields) < _STAT_FIELDS:
         raise Unreadable(f"{pid}/stat is no stat of a process")
     try:
         if int(raw[:opened]) != pid:
             raise Unreadable(f"{pid}/stat is of another process")
         stat = Stat(
-            pid=pid,
-            comm=shown(raw[opened + 1 : closed]),
-            state=shown(fields[0]),
-            parent_pid=int(fields[1]),
-            group=int(fields[2]),
-            session=int(fields[3]),
-            terminal=int(fields[4]),
-            flags=int(fields[6]),
-            cpu_ticks=int(fields[11]) + int(fields[12]),
-            threads=int(fields[17]),
-            start_ticks=int(fields[19]),
+            pid,
+            shown(raw[opened + 1 : closed]),
+            shown(fields[0]),
+            int(fields[1]),
+            int(fields[2]),
+            int(fields[3]),
+            int(fields[4]),
+            int(fields[6]),
+            int(fields[11]) + int(fields[12]),
+            int(fields[17]),
+            int(fields[19]),
         )
     except ValueError:
         raise Unreadable(f"{pid}/stat holds no numbers") from None
@@ -302,6 +318,8 @@ def shown(raw: bytes) -> str:
 def shortened(argv: List[str]) -> List[str]:
     """As many of the arguments as fit into `ARGV_CHARACTERS_MAX`, the last of them cut."""
     room = ARGV_CHARACTERS_MAX
+    if sum(map(len, argv)) + len(argv) <= room:
+        return argv
     words = []
     for word in argv:
         words.append(word if len(word) <= room else word[:room] + "…")
@@ -340,8 +358,8 @@ def _read(path: str, directory: Optional[int], bytes_max: int) -> bytes:
         raise _refusal(error, path) from None
     try:
         raw = os.read(descriptor, bytes_max)
-        # Most files come in one piece; long lists (a status, a stack) come a page at a time.
-        while len(raw) >= _PIECE_BYTES and len(raw) < bytes_max:
+        # Most files come in one piece; long lists come a page at a time.
+        while _PIECE_BYTES <= len(raw) < bytes_max:
             piece = os.read(descriptor, bytes_max - len(raw))
             if not piece:
                 break
@@ -351,6 +369,24 @@ def _read(path: str, directory: Optional[int], bytes_max: int) -> bytes:
         raise _refusal(error, path) from None
     finally:
         os.close(descriptor)
+
+
+def _link(path: str, directory: Optional[int]) -> str:
+    """Raises OSError."""
+    target = os.readlink(path, dir_fd=directory)
+    try:
+        # What is plain ASCII, as nearly all are, is the same in every encoding.
+        target.encode("ascii")
+    except UnicodeEncodeError:
+        return shown(os.fsencode(target))
+    return target
+
+
+def _link_or_none(path: str, directory: Optional[int]) -> Optional[str]:
+    try:
+        return _link(path, directory)
+    except OSError:
+        return None
 
 
 def _refusal(error: OSError, path: str) -> ProcError:

@@ -1,6 +1,5 @@
 """A triage as JSON and as one screen of text."""
 
-import json
 from collections import Counter
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -61,6 +60,8 @@ def to_json(seen: Triage) -> Dict[str, Any]:
 
 def encoded(seen: Triage) -> str:
     """The same as one line of JSON, cut to a size that its readers take."""
+    import json  # no run that prints the screen has a use for it
+
     document = to_json(seen)
     line = json.dumps(document)
     while len(line) > REPORT_BYTES_MAX:
@@ -79,7 +80,7 @@ def _stuck(each: Stuck, captured_at: float) -> Dict[str, Any]:
         "started_at": round(captured_at - each.look.age_s, 2),
         "state": stat.state,
         "wchan": each.look.wchan,
-        "stack": each.stack,
+        "stack": list(each.look.stack),
         "idle_s": None if each.look.idle_s is None else round(each.look.idle_s, 2),
         "cpu_s": stat.cpu_ticks / TICKS_PER_S,
         "started_by": who.user,

@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.proc import Process, Stat, Tree, shown
 
@@ -13,13 +13,17 @@ USERS_MAX = 100_000
 CGROUPS_MAX = 256
 """Of so many different cgroups it is remembered what they mean."""
 
-_UNIT = re.compile(r"[^/]+\.(?:service|scope|socket|mount)\Z")
-_SESSION = re.compile(r"session-([\w]+)\.scope\Z")
-_CONTAINER = re.compile(
+_UNIT = r"[^/]+\.(?:service|scope|socket|mount)\Z"
+_SESSION = r"session-([\w]+)\.scope\Z"
+_CONTAINER = (
     r"(?:docker|libpod|crio|cri-containerd|containerd|lxc|machine)[-.:/]"
     r"(?:payload[./])?(?:conmon-)?([\w.-]+?)(?:\.scope)?(?:/|\Z)"
 )
-_POD = re.compile(r"kubepods[^/]*/(?:[^/]+/)*?([0-9a-f]{64})(?:/|\Z)")
+_POD = r"kubepods[^/]*/(?:[^/]+/)*?([0-9a-f]{64})(?:/|\Z)"
+
+_CGROUP_BYTES_MAX = 4 << 10
+_STATUS_BYTES_MAX = 1 << 10
+"""It begins with what it is, and the user ids are in there."""
 
 
 class Starter(NamedTuple):
@@ -36,6 +40,14 @@ class Starter(NamedTuple):
     parent_pid: Optional[int]
     """None: the one that started it is gone."""
     parent: Optional[str]
+
+
+class _Placed(NamedTuple):
+    """What a process's cgroup says of it."""
+
+    unit: Optional[str]
+    session: Optional[str]
+    container: Optional[str]
 
 
 class Users:
@@ -61,33 +73,64 @@ class Users:
         )
 
 
+class Starters:
+    """Who started the processes of one look: of a crowd many have the same parent and cgroup."""
+
+    def __init__(self, proc: Tree, users: Users, run: Optional[Tree]) -> None:
+        """`run` is /run."""
+        self._proc = proc
+        self._users = users
+        self._run = run
+        self._parents: Dict[int, Optional[Stat]] = {}
+        self._services: Dict[str, Optional[str]] = {}
+        self._known: Dict[Tuple[_Placed, Optional[int], Optional[int], int], Starter] = {}
+
+    def of(self, process: Process, stat: Stat) -> Starter:
+        """Who started one of them."""
+        placed = _placed(process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b"")
+        key = (placed, process.login_uid(), _uid(process), stat.parent_pid)
+        starter = self._known.get(key)
+        if starter is None:
+            starter = self._known[key] = self._told(*key)
+        return starter
+
+    def _told(
+        self, placed: _Placed, login_uid: Optional[int], uid: Optional[int], parent_pid: int
+    ) -> Starter:
+        named = login_uid if login_uid is not None else uid
+        parent = self._parent(parent_pid)
+        return Starter(
+            user=self._users.name(named) if named is not None else None,
+            uid=uid,
+            login_uid=login_uid,
+            unit=self._service_of(placed.session) or placed.unit,
+            session=placed.session,
+            container=placed.container,
+            parent_pid=parent.pid if parent is not None else None,
+            parent=parent.comm if parent is not None else None,
+        )
+
+    def _parent(self, pid: int) -> Optional[Stat]:
+        if pid not in self._parents:
+            self._parents[pid] = self._proc.stat_or_none(pid) if pid > INIT_PID else None
+        return self._parents[pid]
+
+    def _service_of(self, session: Optional[str]) -> Optional[str]:
+        """What opened a login session, as systemd-logind notes it: cron's jobs have some too."""
+        if session is None or self._run is None:
+            return None
+        if session not in self._services:
+            text = self._run.text(f"systemd/sessions/{session}") or ""
+            found = re.search(r"^SERVICE=([\w.@-]+)$", text, re.MULTILINE)
+            self._services[session] = f"{found.group(1)}.service" if found else None
+        return self._services[session]
+
+
 def starter_of(
     process: Process, stat: Stat, proc: Tree, users: Users, run: Optional[Tree]
 ) -> Starter:
     """Who started a process; `run` is /run."""
-    placed = _placed(process.read_or_none("cgroup") or b"")
-    login_uid = process.login_uid()
-    uid = _uid(process)
-    named = login_uid if login_uid is not None else uid
-    parent = proc.stat_or_none(stat.parent_pid) if stat.parent_pid > INIT_PID else None
-    return Starter(
-        user=users.name(named) if named is not None else None,
-        uid=uid,
-        login_uid=login_uid,
-        unit=(_service_of(placed.session, run) if placed.session else None) or placed.unit,
-        session=placed.session,
-        container=placed.container,
-        parent_pid=parent.pid if parent is not None else None,
-        parent=parent.comm if parent is not None else None,
-    )
-
-
-class _Placed(NamedTuple):
-    """What a process's cgroup says of it."""
-
-    unit: Optional[str]
-    session: Optional[str]
-    container: Optional[str]
+    return Starters(proc, users, run).of(process, stat)
 
 
 @lru_cache(maxsize=CGROUPS_MAX)
@@ -97,7 +140,7 @@ def _placed(cgroups: bytes) -> _Placed:
 
 
 def _uid(process: Process) -> Optional[int]:
-    raw = process.read_or_none("status")
+    raw = process.read_or_none("status", _STATUS_BYTES_MAX)
     found = re.search(rb"^Uid:\s*([0-9]{1,10})\s", raw, re.MULTILINE) if raw is not None else None
     return int(found.group(1)) if found else None
 
@@ -115,26 +158,19 @@ def _service_path(cgroups: str) -> str:
 
 def _unit(path: str) -> Optional[str]:
     for part in reversed(path.split("/")):
-        if _UNIT.match(part):
+        if re.match(_UNIT, part):
             return part
     return None
 
 
 def _session(path: str) -> Optional[str]:
     for part in path.split("/"):
-        found = _SESSION.match(part)
+        found = re.match(_SESSION, part)
         if found:
             return found.group(1)
     return None
 
 
 def _container(path: str) -> Optional[str]:
-    found = _POD.search(path) or _CONTAINER.search(path)
+    found = re.search(_POD, path) or re.search(_CONTAINER, path)
     return found.group(1)[:64] if found else None
-
-
-def _service_of(session: str, run: Optional[Tree]) -> Optional[str]:
-    """What opened a login session, as systemd-logind notes it: cron's jobs have sessions too."""
-    text = run.text(f"systemd/sessions/{session}") if run is not None else None
-    found = re.search(r"^SERVICE=([\w.@-]+)$", text, re.MULTILINE) if text is not None else None
-    return f"{found.group(1)}.service" if found else None

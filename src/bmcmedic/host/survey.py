@@ -4,19 +4,20 @@ It is the dear part of triage, so each process costs a few reads, and only those
 """
 
 import re
-from contextlib import suppress
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Client, is_device
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import Identity, ProcError, Stat, Tree
+from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree
 from bmcmedic.host.programs import looks_like, program_of
 
-_KIPMI = re.compile(r"kipmi[0-9]+\Z")
-_HYPERVISOR = re.compile(
+# These are compiled where they are first asked: most hosts, and most runs, have no use for them.
+_KIPMI = r"kipmi[0-9]+\Z"
+_HYPERVISOR = (
     r"(?:.*/)?(?:qemu-system-\w+|qemu-kvm|kvm|cloud-hypervisor|firecracker|crosvm)"
     r"(?: \(deleted\))?\Z"
 )
+_HYPERVISORS_BEGIN = ("qemu-", "kvm", "cloud-hypervisor", "firecracker", "crosvm")
 _PORT = "/dev/port"
 
 
@@ -54,52 +55,51 @@ def survey(tree: Tree) -> Survey:
     unread = 0
     sees_kernel = False
     for pid in pids:
-        executable = tree.link_or_none(f"{pid}/exe")
-        if executable is None:
-            # The kernel's own, a zombie, or one of another user's that is not ours to look into.
-            stat = tree.stat_or_none(pid)
-            if stat is None or stat.state == "Z":
-                continue
-            if stat.is_kernel_thread:
-                sees_kernel = True
-                if _KIPMI.match(stat.comm):
-                    found.kipmi.append(stat)
-                continue
-            if looks_like(stat.comm) is not None:
-                _add_client(tree, pid, found)
-            unread += tree.open_files(pid) is None
-        else:
-            unread += not _sort(tree, pid, executable, found)
+        try:
+            with tree.hold(pid) as process:
+                executable = process.link_or_none("exe")
+                if executable is not None:
+                    unread += not _sort(process, executable, found)
+                    continue
+                # The kernel's own, a zombie, or another user's that is not ours to look into.
+                stat = process.stat()
+                if stat.is_kernel_thread:
+                    sees_kernel = True
+                    if re.match(_KIPMI, stat.comm):
+                        found.kipmi.append(stat)
+                elif stat.state != "Z":
+                    if looks_like(stat.comm) is not None:
+                        _add_client(process, None, found)
+                    unread += process.open_files() is None
+        except ProcError:
+            continue
     return found._replace(unread=unread, sees_kernel=sees_kernel)
 
 
-def _sort(tree: Tree, pid: int, executable: str, found: Survey) -> bool:
-    """Put one process where it belongs; False: its open files cannot be read."""
-    # The patterns are asked only where they can match: most processes are none of these.
-    if ("ipmi" in executable or "bmc-" in executable) and program_of(executable) is not None:
-        return _add_client(tree, pid, found)
+def _sort(process: Process, executable: str, found: Survey) -> bool:
+    """Put one process where it belongs; False: its open files cannot be read.
+
+    Raises Gone or Unreadable.
+    """
+    if program_of(executable) is not None:
+        return _add_client(process, executable, found)
     if is_guest(executable):
-        stat = tree.stat_or_none(pid)
-        if stat is not None:
-            found.guests.append(stat)
-    targets = tree.open_files(pid)
-    if targets is None:
+        found.guests.append(process.stat())
+    files = process.open_files()
+    if files is None:
         return False
+    targets = files.values()
     devices = [target for target in targets if target[:9] == "/dev/ipmi" and is_device(target)]
     if devices:
-        _add_opener(tree, pid, sorted(set(devices)), found.openers)
+        found.openers.append(_opener(process, sorted(set(devices))))
     if _PORT in targets:
-        _add_opener(tree, pid, [_PORT], found.port_openers)
+        found.port_openers.append(_opener(process, [_PORT]))
     return True
 
 
-def _add_client(tree: Tree, pid: int, found: Survey) -> bool:
-    """A client, with what it has open; False: that cannot be read."""
-    try:
-        with tree.hold(pid) as process:
-            client = Client.of(process)
-    except ProcError:
-        return True
+def _add_client(process: Process, executable: Optional[str], found: Survey) -> bool:
+    """A client, with what it has open; False: that cannot be read. Raises Gone or Unreadable."""
+    client = Client.of(process, executable)
     if client is None:
         return True
     found.clients.append(client)
@@ -110,12 +110,12 @@ def _add_client(tree: Tree, pid: int, found: Survey) -> bool:
     return holds is not None
 
 
-def _add_opener(tree: Tree, pid: int, devices: List[str], openers: List[Opener]) -> None:
-    with suppress(ProcError), tree.hold(pid) as process:
-        stat = process.stat()
-        openers.append(Opener(stat.identity, stat.comm, masked(process.argv()), devices))
+def _opener(process: Process, devices: List[str]) -> Opener:
+    stat = process.stat()
+    return Opener(stat.identity, stat.comm, masked(process.argv()), devices)
 
 
 def is_guest(executable: str) -> bool:
     """Whether an executable runs a virtual machine."""
-    return _HYPERVISOR.match(executable) is not None
+    name = executable.rpartition("/")[2]
+    return name.startswith(_HYPERVISORS_BEGIN) and re.match(_HYPERVISOR, executable) is not None

@@ -2,18 +2,16 @@
 
 import os
 import time
-from contextlib import suppress
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
 from bmcmedic.host.clients import STUCK_AFTER_S, Client, Finding, Look, Now, Verdict, judge
-from bmcmedic.host.proc import TICKS_PER_S, ProcError, Process, Recorded, Tree, shown, uptime_s
-from bmcmedic.host.starter import Starter, Users, starter_of
+from bmcmedic.host.proc import TICKS_PER_S, ProcError, Recorded, Tree, uptime_s
+from bmcmedic.host.starter import Starter, Starters, Users
 from bmcmedic.host.survey import Survey, survey
 
 INTERVAL_S = 2.0
 INTERVAL_S_MAX = 300.0
-STACK_FRAMES_MAX = 8
 
 GLANCES = 10
 """At the queue of messages, between the two looks."""
@@ -72,8 +70,6 @@ class Stuck(NamedTuple):
     look: Look
     evidence: List[str]
     starter: Starter
-    stack: List[str]
-    """Kernel functions, the innermost first; empty where it is not readable."""
 
     @property
     def waits_s(self) -> float:
@@ -196,25 +192,31 @@ def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stu
         now = Now.of(tree)
     except ProcError:
         now = Now(now_s(tree), None)
-    users = Users(roots.etc)
+    starters = Starters(tree, Users(roots.etc), roots.run)
     stuck, spared = [], []
     for client in found.clients:
-        with suppress(ProcError), tree.hold(client.identity.pid) as process:
-            look = Look.at(process, now)
-            verdict = judge(client, look, stuck_after_s)
-            if verdict.is_stuck:
-                starter = starter_of(process, look.stat, tree, users, roots.run)
-                stuck.append(Stuck(client, look, verdict.evidence, starter, _stack(process)))
-            elif verdict.finding is not Finding.GONE:
-                spared.append(Spared(client, verdict))
+        verdict, told = _verdict(tree, client, now, stuck_after_s, starters)
+        if told is not None:
+            stuck.append(told)
+        elif verdict.finding is not Finding.GONE:
+            spared.append(Spared(client, verdict))
     return sorted(stuck, key=lambda each: -each.look.age_s), spared
 
 
-def _stack(process: Process) -> List[str]:
-    """Where in the kernel it waits, without the addresses."""
-    lines = shown(process.read_or_none("stack") or b"").splitlines()
-    frames = [line.partition("] ")[2].partition("+")[0] for line in lines]
-    return [frame for frame in frames if frame][:STACK_FRAMES_MAX]
+def _verdict(
+    tree: Tree, client: Client, now: Now, stuck_after_s: float, starters: Starters
+) -> Tuple[Verdict, Optional[Stuck]]:
+    """What a client is found to be, and if it is stuck all that is known of it."""
+    try:
+        with tree.hold(client.identity.pid) as process:
+            look = Look.at(process, now, with_stack=True)
+            verdict = judge(client, look, stuck_after_s)
+            if not verdict.is_stuck:
+                return verdict, None
+            who = starters.of(process, look.stat)
+            return verdict, Stuck(client, look, verdict.evidence, who)
+    except ProcError:
+        return judge(client, None, stuck_after_s), None
 
 
 def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:

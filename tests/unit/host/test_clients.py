@@ -30,6 +30,7 @@ from tests.support.host_clients import (
 from tests.support.proc_tree import UPTIME_S, FakeProcess, stuck_ipmitool, write_proc
 
 LIVE = Tree("/proc")
+SELECTS = "[<0>] do_select+0x5e2/0x6f0\n[<0>] __x64_sys_select+0x1/0x2\n"
 SOON_S = 0.2
 """At most 0.4: the age from which the real processes of these tests count as stuck."""
 
@@ -210,6 +211,9 @@ def test_the_second_look_decides(
         ({"files": {"0": "/dev/pts/3 (deleted)", "3": "/dev/ipmi0"}}, Finding.STUCK),
         ({"files": {}, "wchan": None}, Finding.NOT_PROVEN),
         ({"files": None, "wchan": "0"}, Finding.NOT_PROVEN),
+        ({"files": {}, "wchan": "0", "stack": SELECTS}, Finding.STUCK),
+        ({"wchan": "0", "stack": "[<0>] pipe_read+0x1/0x2\n"}, Finding.LEFT_ALONE),
+        ({"files": {}, "wchan": "0", "stack": "[<0>] 0xffffffff812a7c50\n"}, Finding.NOT_PROVEN),
         ({"files": None}, Finding.STUCK),
         ({"run_ns": None, "idle_s": None}, Finding.STUCK),
         ({"age_s": 59.0, "idle_s": 58.9}, Finding.YOUNG),
@@ -222,6 +226,34 @@ def test_the_second_look_decides(
 def test_what_it_is_decides(tmp_path: Path, changes: dict[str, object], finding: Finding) -> None:
     process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
     assert captured(tmp_path, process).finding is finding
+
+
+@pytest.mark.parametrize("with_stack", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "wchan", "frames"),
+    [
+        ({}, "do_select", ("do_select", "core_sys_select")),
+        ({"stack": ""}, "do_select", ()),
+        ({"wchan": None, "stack": SELECTS}, "do_select", ("do_select", "__x64_sys_select")),
+        ({"wchan": None, "stack": ""}, None, ()),
+        ({"wchan": None, "stack": "[<0>] 0xffffffff812a7c50\n"}, None, ("0xffffffff812a7c50",)),
+    ],
+)
+def test_what_it_waits_in_is_told_by_wchan_or_by_the_stack(
+    tmp_path: Path,
+    changes: dict[str, object],
+    wchan: str | None,
+    frames: tuple[str, ...],
+    *,
+    with_stack: bool,
+) -> None:
+    process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
+    tree = Tree(str(write_proc(tmp_path / "proc", [process])))
+    with tree.hold(65_113) as held:
+        look = Look.at(held, Now.of(tree), with_stack=with_stack)
+    assert look.wchan == wchan
+    # Where the wchan tells, the stack is read only for who asks for it.
+    assert look.stack == (frames if with_stack or process.wchan is None else ())
 
 
 def test_a_slow_bmcs_client_that_ran_before_the_interval_is_not_stuck(tmp_path: Path) -> None:
@@ -316,6 +348,13 @@ def test_the_executable_decides(executable: str, program: str | None) -> None:
 def test_the_arguments_tell_who_is_left_alone(line: str, *, is_left_alone: bool) -> None:
     argv = line.split()
     assert (why_left_alone(argv[0], argv) is not None) is is_left_alone
+
+
+@pytest.mark.parametrize("program", CLIENTS)
+def test_every_client_is_known_by_its_longer_names_too(program: str) -> None:
+    for name in (program, f"{program}.real", f"{program}-1.8", f"{program} (deleted)"):
+        assert program_of(f"/usr/bin/{name}") == program
+        assert program_of(name) == program
 
 
 def test_nothing_that_waits_for_ever_by_trade_is_on_the_list() -> None:
