@@ -61,8 +61,8 @@ def _never_yields(self: DriverClaim, *, recovering: bool) -> bool:
     return self._generation != self._driver.generation
 
 
-def _put_off(self: Breaker, now: float, reason: str, *, for_good: bool = False) -> bool:
-    del reason, for_good
+def _put_off(self: Breaker, now: float, reason: str, **_: bool) -> bool:
+    del reason
     opens = self.opened_at is None
     self.opened_at = now if opens else self.opened_at
     self.next_probe_at = now + self.limits.probe_s_max

@@ -177,7 +177,7 @@ class MisfortuneInterface:
             self._under_way.remove(exchange)
             self._note(exchange)
 
-    missing = None
+    missing: str | None = None
 
     def take_over(self) -> None:
         self._takeovers += 1

@@ -34,6 +34,8 @@ from tests.support.misfortune_interface import (
 SAFETY_S = 6.0
 RECOVERS_S_MAX = 7.0
 """From the end of misfortune: the longest pause between two probes, and what waits before one."""
+SEEDS_A_MISSING_INTERFACE = 4
+"""Of these one starts with an interface that seems not to be there."""
 CPUS = 32
 """More than there are tasks: who shares them is not the question here."""
 DELAY_S_MAX = 0.002
@@ -117,6 +119,8 @@ class Run:
         self.world = World(cpus=CPUS)
         self.runtime = HastyRuntime(self.world, random)
         self.interface = MisfortuneInterface(self.world, random, self)
+        if self.seed % SEEDS_A_MISSING_INTERFACE == 0:
+            self.interface.missing = "it is not there yet"
         self.limits = DriverLimits(
             client_requests_max=random.choice((2, 4, 8, 64)),
             last_answers_max=random.choice((1, 4)),
