@@ -1,0 +1,414 @@
+"""A host in the guest with driver, agent and load on it, and what its BMC saw of the pats."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bmcmedic import __version__
+from bmcmedic.lab.guest.guest import Guest, Job
+from bmcmedic.lab.guest.kernel_files import Kernel
+from bmcmedic.lab.kernel.scripts import IPMI_DEVICE
+from bmcmedic.lab.sim_process import SimProcess, sim_bmc
+from tests.support import upheaval_keeper
+from tests.support.upheaval_plan import SEED_VARIABLE, Strike
+
+DEADLINE_S = 120
+PAT_PERIOD_S = 1.0
+TIMEOUT_S = 90
+"""Not far above the least that the driver takes; the kernel may take nearly a minute to give up."""
+UNITS = ("driver", "agent")
+KEEPER = "/usr/lib/lab/upheaval_keeper.py"
+KEEPER_LOG = "/run/lab/keeper.log"
+STOCK = "/usr/lib/python3.*/bmcmedic"
+
+STUCK_CLIENT = b"""\
+# This is `ipmitool mc info`: the interpreter's second name is ipmitool, and this file's is mc.
+# It asks when the BMC hangs, and waits for ever.
+import os, sys, time
+sys.path.insert(0, "/usr/lib/lab")
+from ipmi_device import Ipmi
+device = Ipmi()
+open("/run/lab/client." + str(os.getpid()), "w").close()
+while not os.path.exists("/run/lab/hangs"):
+    time.sleep(0.2)
+while True:
+    device.ask(0x06, 0x01)
+"""
+
+AGENT_TOML = """\
+[triage]
+period_s = 1
+[relief]
+mode = "act"
+stuck_after_s = 5
+[metrics]
+listen = {metrics}
+[doors]
+loopback = {loopback}
+[process]
+starts_max = 100
+"""
+"""A crash loop would make it observe only; that is tested elsewhere."""
+
+
+def agent_toml(*, all_doors: bool) -> bytes:
+    metrics = '"unix:/run/bmcmedic/metrics.sock"' if all_doors else '"off"'
+    return AGENT_TOML.format(metrics=metrics, loopback=str(all_doors).lower()).encode()
+
+
+def driver_toml(kind: str, shutdown: str) -> bytes:
+    return f"""\
+[interface]
+kind = "{kind}"
+[watchdog]
+mode = "bmc"
+timeout_s = {TIMEOUT_S}
+pat_period_s = {PAT_PERIOD_S}
+shutdown = "{shutdown}"
+""".encode()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the BMC's control door told at a moment."""
+
+    at: float
+    pats: int
+    running: bool
+    left_s: float
+    has_expired: bool
+
+
+class PatWatch:
+    """Asks the BMC about its timer all the time, in a thread of its own."""
+
+    def __init__(self, bmc: SimProcess) -> None:
+        self._bmc = bmc
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pat-watch")
+        self.seen: list[Seen] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.1):
+            told = self._bmc.get()
+            timer = told["watchdog"]
+            if timer is not None:
+                self.seen.append(
+                    Seen(
+                        time.monotonic(),
+                        told["requests"].get("06/22", 0),
+                        timer["running"],
+                        timer["present_countdown_s"],
+                        bool(timer["expiration_flags"]),
+                    )
+                )
+
+    @property
+    def pats(self) -> int:
+        """How many the BMC has had."""
+        return self.seen[-1].pats if self.seen else 0
+
+    @property
+    def armed(self) -> list[Seen]:
+        """What was seen since the first pat."""
+        return [each for each in self.seen if each.pats]
+
+    def gap_s_max(self) -> float:
+        """The longest time from one pat to the next, for people."""
+        longest, last = 0.0, self.armed[0]
+        for each in self.armed:
+            longest = max(longest, each.at - last.at)
+            if each.pats != last.pats:
+                last = each
+        return longest
+
+
+class Upheaval:
+    """A host with driver, agent and load on it."""
+
+    def __init__(self, guest: Guest, bmc: SimProcess, kind: str, seed: int) -> None:
+        self.guest = guest
+        self.bmc = bmc
+        self.kind = kind
+        self.seed = seed
+        self.watch = PatWatch(bmc)
+        self.events: list[dict[str, Any]] = []
+        """All that the keeper has told, but for its looks."""
+        self.last_look: dict[str, Any] = {}
+        self._taken = 0
+        self._plans = 0
+        self._load: Job | None = None
+        self.kipmid_before = guest.run(
+            f"cat {upheaval_keeper.KIPMID} 2>/dev/null || echo 0"
+        ).output.strip()
+        self.kipmid_before = self.kipmid_before or "0"
+
+    # ------------------------------------------------------------------------ what is told
+
+    def take(self) -> None:
+        """Sort what the keeper has told since the last time."""
+        reports = self.guest.reports
+        while self._taken < len(reports):
+            told = json.loads(reports[self._taken])
+            self._taken += 1
+            if "look" in told:
+                self.last_look = told
+            else:
+                self.events.append(told)
+
+    def wait_until(
+        self, condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S
+    ) -> None:
+        """Wait for what the keeper tells."""
+
+        def has_come() -> bool:
+            self.take()
+            return condition()
+
+        self.guest.wait_until(has_come, timeout_s, what)
+
+    def told(self, kind: str, name: object = None) -> list[dict[str, Any]]:
+        """The events of one kind, such as `ended`; of one process, if it is named."""
+        self.take()
+        found = [event for event in self.events if kind in event]
+        return found if name is None else [event for event in found if event[kind] == name]
+
+    def look(self) -> dict[str, Any]:
+        """What is there, all of it seen after this was called."""
+        self.take()
+        number = self.last_look.get("look", 0)
+        # The one under way may have begun before.
+        self.wait_until(lambda: self.last_look.get("look", 0) >= number + 2, "a look")
+        return self.last_look
+
+    def figures(self) -> str:
+        """In a line, for people (`pytest -rP`)."""
+        armed = self.watch.armed
+        struck = [each["struck"] for each in self.told("struck") if each["pid"] is not None]
+        return (
+            f"seed {self.seed}, {self.kind}: {len(struck)} signals, {armed[-1].pats} pats, the"
+            f" longest gap {self.watch.gap_s_max():.1f} s, never less than"
+            f" {min(each.left_s for each in armed):.1f} of {TIMEOUT_S} s left\n"
+        )
+
+    def story(self) -> str:
+        """For a failure: how to repeat it, what was done, and what driver and agent said."""
+        with contextlib.suppress(Exception):
+            self.take()
+        lines = ["", f"repeat it with {SEED_VARIABLE}={self.seed}", f"last look: {self.last_look}"]
+        lines += [json.dumps(event) for event in self.events]
+        with contextlib.suppress(Exception):
+            lines.append(self.guest.run(f"tail -n 60 /run/lab/*.log {KEEPER_LOG}").output)
+        return "\n".join(lines)
+
+    # ---------------------------------------------------------------------------- what is done
+
+    def order(self, **what: Any) -> None:  # noqa: ANN401 - what JSON can say
+        """Tell the keeper what to do."""
+        self.guest.run(
+            f"echo {shlex.quote(json.dumps(what))} >{upheaval_keeper.ORDERS}", check=True
+        )
+
+    def configure(self, shutdown: str) -> None:
+        """What the driver is to do with the timer when it ends; for the next start of it."""
+        self.guest.write_file("/etc/bmcmedic/driver.toml", driver_toml(self.kind, shutdown))
+
+    def begin(self) -> None:
+        """Both services first, then what burdens the host."""
+        self.guest.run("mkdir -p /run/lab", check=True)
+        self.guest.begin(f"exec python3 {KEEPER} >{KEEPER_LOG} 2>&1")
+        self.wait_until_well(asks=False)
+        self.order(do="ask")
+        self.begin_load()
+
+    def begin_load(self) -> None:
+        """A busy loop, on one of the two processors."""
+        self._load = self.guest.begin("while true; do :; done")
+
+    def end_load(self) -> None:
+        """It would keep kipmi0, at nice 19, from being busy."""
+        if self._load is not None:
+            self._load.kill()
+            self._load = None
+
+    def strike(self, plan: Sequence[Strike]) -> None:
+        """Carry it out, wait for what was struck to end, and see that nothing else has."""
+        self._plans += 1
+        number = self._plans
+        self.order(do="strike", plan=[each.order() for each in plan], number=number)
+        self.wait_until(
+            lambda: bool(self.told("plan_done", number)),
+            f"the end of plan {number}",
+            DEADLINE_S * (1 + len(plan)),
+        )
+        assert self.told("missed") == []
+        killed = {each["pid"] for each in self.told("struck") if each["signal"] == "KILL"}
+        ours = {each["pid"] for each in self.told("started")} & killed
+        self.wait_until(
+            lambda: ours <= {each["pid"] for each in self.told("ended")},
+            "all that was killed to have ended, and to be cleaned up after",
+        )
+        self.assert_ended_as_told()
+
+    def assert_ended_as_told(self) -> None:
+        """Who was killed has died of it, who was asked to end did in order, and nobody else."""
+        for end in self.told("ended"):
+            allowed = {-9} if "KILL" in end["by"] else set()
+            allowed |= {0} if "TERM" in end["by"] else set()
+            assert end["code"] in allowed, end
+            if end["ended"] == "agent":
+                assert end["undone"] in ({0, -9} if end["undo_by"] else {0}), end
+                if end["undone"] == 0:
+                    assert end["kipmid"] == self.kipmid_before, end
+
+    def wait_until_well(self, *, asks: bool = True) -> dict[str, Any]:
+        """Both are there, pats arrive, each client is served, and one watcher watches."""
+        before = self.look()
+        pats = self.watch.pats
+
+        def is_well() -> bool:
+            now = self.last_look
+            driver, ours = now["driver"], now["ours"]
+            answered = [a > b for a, b in zip(now["answers"], before["answers"], strict=True)]
+            return (
+                driver is not None
+                and bool(driver["settled"])
+                and bool(driver["pretimeout"]["watching"])
+                and driver["failure"] is None
+                and {name: ours.get(name) for name in (*UNITS, "watcher", "undo")}
+                == {
+                    **{name: [now["ready"][name]] for name in UNITS},
+                    "watcher": [driver["pretimeout"]["watcher_pid"]],
+                    "undo": None,
+                }
+                and (all(answered) or not asks)
+                and self.watch.pats > pats
+            )
+
+        self.wait_until(is_well, "driver and agent to be well")
+        return self.last_look
+
+    def switch_version(self, folder: str, version: str) -> None:
+        """As `systemctl restart` after an upgrade."""
+        ended, started = len(self.told("ended")), len(self.told("started"))
+        self.order(do="restart", folder=folder)
+        self.wait_until(
+            lambda: (
+                len(self.told("ended")) >= ended + len(UNITS)
+                and len(self.told("started")) >= started + len(UNITS)
+            ),
+            "the former version to end",
+        )
+        assert [end["code"] for end in self.told("ended")[ended:]] == [0] * len(UNITS)
+        self.assert_ended_as_told()
+        self.wait_until_well()
+        for name in UNITS:
+            log = self.guest.read_file(f"/run/lab/{name}.log").decode()
+            assert f"bmcmedic {version}: " in log.rpartition("--- start ")[2], log
+
+    def add_version(self, folder: str, version: str) -> None:
+        """Another version of bmcmedic, for `switch_version`."""
+        self.guest.run(
+            f"mkdir {folder}; set -- {STOCK}; cp -r $1 {folder};"
+            f" sed -i 's/{__version__}/{version}/' {folder}/bmcmedic/__init__.py;"
+            f" rm {folder}/bmcmedic/__pycache__/__init__.*",
+            check=True,
+        )
+
+    def add_stuck_client(self) -> None:
+        """It asks when the BMC hangs, and never gets an answer."""
+        self.guest.run("ln -f /usr/bin/python3 /usr/bin/ipmitool", check=True)
+        self.guest.begin("cd /usr/lib/lab; exec ipmitool mc info")
+        self.guest.run("until ls /run/lab/client.* >/dev/null 2>&1; do usleep 100000; done")
+
+    def hang(self, *, timer_runs: bool) -> None:
+        """The BMC answers nobody on the host; its timer stands still meanwhile, or runs on."""
+        self.end_load()
+        self.bmc.set_faults("kcs-stuck:ibf", *(() if timer_runs else ("hang",)))
+        self.guest.run(": >/run/lab/hangs", check=True)
+
+    def recover(self) -> None:
+        """It answers again; the throttle that the hang has brought goes."""
+        self.bmc.set_faults()
+        self.begin_load()
+
+    def end(self) -> None:
+        """Both are stopped in order."""
+        ended = len(self.told("ended"))
+        self.order(do="stop")
+        self.wait_until(
+            lambda: len(self.told("ended")) >= ended + len(UNITS), "driver and agent to end"
+        )
+        assert [end["code"] for end in self.told("ended")[ended:]] == [0] * len(UNITS)
+        self.assert_ended_as_told()
+
+    # -------------------------------------------------------------------------- what must hold
+
+    def assert_nothing_is_left(self) -> None:
+        left = self.look()
+        assert left["ours"] == {}
+        assert left["holders"] == []
+        assert left["kipmid"] == self.kipmid_before
+        acting = {"driver.sock", "metrics.sock", "agent.acted", "agent.starts", "door/door"}
+        told = set(left["runtime"])
+        assert not acting & told, told
+        assert not [name for name in told if name.startswith("undo.json") or ".new" in name], told
+
+    def assert_host_untouched(self) -> None:
+        described = self.bmc.get()
+        assert not any(each.has_expired for each in self.watch.seen)
+        assert all(each.running for each in self.watch.armed), "the timer has stood still"
+        assert (described["host_power_changes"], self.guest.boots, self.guest.resets) == (0, 1, 0)
+        assert "has not patted its watchdog" not in self.guest.console
+
+
+@contextlib.contextmanager
+def upheaval(
+    kernel: Kernel, kind: str, seed: int, *, all_doors: bool = False
+) -> Iterator[Upheaval]:
+    """A host of that interface; what fails tells all that was done to it."""
+    files = {
+        KEEPER: Path(upheaval_keeper.__file__).read_bytes(),
+        "/usr/lib/lab/ipmi_device.py": IPMI_DEVICE.encode(),
+        "/usr/lib/lab/mc": STUCK_CLIENT,
+        "/etc/bmcmedic/driver.toml": driver_toml(kind, "keep"),
+        "/etc/bmcmedic/agent.toml": agent_toml(all_doors=all_doors),
+    }
+    more: dict[str, Any] = {} if kind == "dev-ipmi" else {"modules": ()}
+    with (
+        sim_bmc() as bmc,
+        Guest(
+            kernel, bmc=bmc.vm_socket, files=files, agent=True, cpus=2, memory_mib=768, **more
+        ) as guest,
+    ):
+        host = Upheaval(guest, bmc, kind, seed)
+        with host.watch:
+            try:
+                yield host
+                sys.stdout.write(host.figures())
+            except BaseException as error:
+                error.add_note(host.story())
+                raise
