@@ -92,7 +92,8 @@ def _run(given: argparse.Namespace) -> int:
     if given.undo:
         return undo(config)
     with contextlib.suppress(OSError):
-        os.nice(NICE)  # the host's own work goes first
+        # The host's own work goes first, but for relief; the unit has said so already.
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     from bmcmedic.agent.service import Service
 
     return Service(config, read).run()
@@ -115,6 +116,12 @@ def undo(config: Config) -> int:
 
 
 def _install(folder: Path) -> int:
+    hidden = units.hidden([units.program(), sys.executable, sys.prefix])
+    if hidden is not None:
+        sys.stderr.write(
+            f"bmcmedic agent: warning: the services cannot see {hidden} (ProtectHome=,"
+            " PrivateTmp=); install bmcmedic for all users, such as into /opt\n"
+        )
     try:
         for path in units.install(folder):
             sys.stdout.write(f"{path}\n")

@@ -89,6 +89,9 @@ def test_an_upgrade_takes_nothing_from_the_other() -> None:
         assert found["Restart"] == ["always"]
         assert found["Type"] == ["notify"]
         assert found["StartLimitIntervalSec"] == ["0"]
+        # Who hangs and is ended for it says where.
+        assert found["Environment"] == ["PYTHONFAULTHANDLER=1"]
+        assert found["SyslogIdentifier"] == [name.removesuffix(".service")]
     driver, agent = (settings(name) for name in units.NAMES)
     assert driver["KillMode"] == ["process"]
     assert int(driver["TimeoutStopSec"][0]) > 30
@@ -101,3 +104,25 @@ def test_the_program_that_is_started_is_this_one() -> None:
         assert "@BMCMEDIC@" not in units.text(name)
         assert f"ExecStart={units.program()} " in units.text(name)
     assert Path(units.program()).is_absolute()
+
+
+def test_a_program_anywhere_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a $HOME 100%s" / "bmcmedic"
+    path.parent.mkdir()
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    for name in units.NAMES:
+        (tmp_path / name).write_text(units.text(name, str(path)))
+        said = analyze("verify", "--man=no", str(tmp_path / name))
+        assert [line for line in said.splitlines() if "bmcmedic" in line] == []
+
+
+def test_what_the_services_cannot_see_is_found(tmp_path: Path) -> None:
+    link = tmp_path / "python"
+    link.symlink_to("/root/somewhere/python")
+    assert units.hidden(["/usr/bin/bmcmedic", "/opt/bmcmedic/bin/bmcmedic", "/homes/x"]) is None
+    assert units.hidden(["/usr/bin/bmcmedic", "/home/me/venv/bin/bmcmedic"]) == (
+        "/home/me/venv/bin/bmcmedic"
+    )
+    # The folder of the test is one of those itself, on most machines.
+    assert units.hidden([str(link)]) in (str(link), "/root/somewhere/python")

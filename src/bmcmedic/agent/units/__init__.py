@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 NAMES = ("bmcmedic-driver.service", "bmcmedic-agent.service")
 PROGRAM_DEFAULT = "/usr/bin/bmcmedic"
 _PLACEHOLDER = "@BMCMEDIC@"
+_HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+"""What ProtectHome= and PrivateTmp= hide from both."""
 
 
 def program() -> str:
@@ -23,7 +25,22 @@ def program() -> str:
 def text(name: str, path: str | None = None) -> str:
     """One unit, for the program at `path`."""
     raw = (Path(__file__).parent / name).read_text(encoding="utf-8")
-    return raw.replace(_PLACEHOLDER, path if path is not None else program())
+    return raw.replace(_PLACEHOLDER, _escaped(path if path is not None else program()))
+
+
+def _escaped(path: str) -> str:
+    """As a word of ExecStart=; quotes and backslashes systemd takes in no program's name."""
+    escaped = path.replace("%", "%%")
+    return f'"{escaped}"' if " " in path else escaped
+
+
+def hidden(paths: Iterable[str]) -> str | None:
+    """The first of these, links followed, that the services would not see; None: they see all."""
+    for path in paths:
+        for each in (Path(path), Path(path).resolve()):
+            if any(each.is_relative_to(folder) for folder in _HIDDEN):
+                return str(each)
+    return None
 
 
 def printed() -> str:

@@ -118,8 +118,8 @@ def systemd_archive(cache: Path) -> Path:
             ("multi-user.target", COMMANDS_UNIT),
         ):
             archive.link(f"{own}/{wanting}.wants/{wanted}", f"../{wanted}")
-        archive.folder("var/log")
-        archive.folder("var/lib")
+        for folder in ("etc/systemd/system", "var/lib", "var/log"):
+            archive.folder(folder)
         return archive.encode()
 
     return cached(cache, "systemd", stamp, build)
