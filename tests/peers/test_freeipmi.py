@@ -108,6 +108,12 @@ def test_ipmi_sensors(say: Say, tmp_path: Path) -> None:
     assert rows["PS1 Status"][5] == "'Presence detected'"
 
 
+def test_ipmi_dcmi(say: Say) -> None:
+    reading = fields(say("ipmi-dcmi", "--get-system-power-statistics"))
+    assert reading["Current Power"] == "232 Watts"
+    assert reading["Power Measurement"] == "Active"
+
+
 def test_ipmi_fru(say: Say, tmp_path: Path) -> None:
     out = say("ipmi-fru", f"--sdr-cache-directory={tmp_path}", "--quiet-cache")
     inventory = fields(out)

@@ -143,6 +143,12 @@ def test_sensor_list_shows_thresholds(say: Say) -> None:
     ]
 
 
+def test_dcmi_power_reading(say: Say) -> None:
+    reading = fields(say("dcmi", "power", "reading"))
+    assert reading["Instantaneous power reading"] == "232 Watts"
+    assert reading["Power reading state is"] == "activated"
+
+
 def test_fru_print(say: Say) -> None:
     inventory = fields(say("fru", "print"))
     assert inventory["Board Serial"] == "B-bmc1"

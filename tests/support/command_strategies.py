@@ -13,6 +13,7 @@ from bmcmedic.ipmi.commands import (
     _command,
     channel,
     chassis,
+    dcmi,
     device,
     fru,
     fru_data,
@@ -137,6 +138,7 @@ REQUESTS: dict[type, SearchStrategy[Any]] = {
     messaging.SetBmcGlobalEnablesReq: record(
         messaging.SetBmcGlobalEnablesReq, enables=flags(messaging.BmcGlobalEnables)
     ),
+    dcmi.GetPowerReadingReq: record(dcmi.GetPowerReadingReq, mode=U8),
     sdr.GetSdrRepositoryAllocationInfoReq: record(sdr.GetSdrRepositoryAllocationInfoReq),
     sdr.GetSdrRepositoryInfoReq: record(sdr.GetSdrRepositoryInfoReq),
     sdr.GetSdrReq: record(sdr.GetSdrReq, **READ_RECORD),
@@ -288,6 +290,16 @@ RESPONSES: dict[type, SearchStrategy[Any]] = {
     ),
     messaging.GetSystemGuidRsp: record(messaging.GetSystemGuidRsp, guid=octets(16)),
     messaging.SendMessageRsp: record(messaging.SendMessageRsp, data=octets(0, 255)),
+    dcmi.GetPowerReadingRsp: record(
+        dcmi.GetPowerReadingRsp,
+        current_w=U16,
+        minimum_w=U16,
+        maximum_w=U16,
+        average_w=U16,
+        timestamp=U32,
+        period_ms=U32,
+        active=BOOL,
+    ),
     sdr.GetSdrRepositoryAllocationInfoRsp: record(
         sdr.GetSdrRepositoryAllocationInfoRsp, **ALLOCATION
     ),

@@ -83,7 +83,7 @@ class AgentCollector(Collector):
         took_s = 0.0
         for name in QUESTIONS:
             known = self._bmc.known.get(name)
-            if known is not None:
+            if known is not None and known.exists:
                 up.add_metric([name], float(known.up))
                 took_s += known.took_s
         sensors = self._bmc.sensors
@@ -143,6 +143,13 @@ def _of_chassis(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetChassisSt
         )
 
 
+def _of_power(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetPowerReadingRsp
+    if answer.active:
+        yield _gauge(
+            "ipmi_dcmi_power_consumption_watts", "What the server takes now.", answer.current_w
+        )
+
+
 def _of_sel(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetSelInfoRsp
     yield _gauge("ipmi_sel_entries_count", "Entries in the system event log.", answer.entries)
     yield _gauge("ipmi_sel_free_space_bytes", "Room for more entries, in bytes.", answer.free_bytes)
@@ -180,6 +187,7 @@ _ANSWERS: dict[str, Callable[[Any], Iterator[Metric]]] = {
     "bmc": _of_device_id,
     "bmc-watchdog": _of_watchdog,
     "chassis": _of_chassis,
+    "dcmi": _of_power,
     "sel": _of_sel,
 }
 

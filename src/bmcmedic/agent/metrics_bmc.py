@@ -11,20 +11,26 @@ from typing import Any, Protocol
 
 from bmcmedic.agent.sensor_reader import SensorReader
 from bmcmedic.driver.runtime import Runtime
-from bmcmedic.errors import BmcmedicError
+from bmcmedic.errors import BmcmedicError, CompletionCodeError
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.ipmi.commands.dcmi import GetPowerReadingReq
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.sel import GetSelInfoReq
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq
+from bmcmedic.ipmi.constants import CompletionCode
 
 QUESTIONS: dict[str, Command[Any]] = {
     "bmc": GetDeviceIdReq(),
     "bmc-watchdog": GetWatchdogTimerReq(),
     "chassis": GetChassisStatusReq(),
+    "dcmi": GetPowerReadingReq(),
     "sel": GetSelInfoReq(),
 }
 """By the collectors' names that ipmi_exporter has."""
+
+OPTIONAL = frozenset({"dcmi"})
+"""What many BMCs do not have: where one says so, it is not a failure."""
 
 
 class Asking(Protocol):
@@ -45,7 +51,11 @@ class Known:
     answered_at: float | None = None
     """When that was; monotonic."""
     took_s: float = 0.0
+    exists: bool = True
+    """False where the BMC has said that it does not know such a question."""
 
+
+_UNKNOWN = (CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN)
 
 RETRY_S = 5.0
 """Where nothing was answered, as before the driver is there, it is asked again so soon."""
@@ -110,14 +120,16 @@ class BmcReader:
         for name, request in QUESTIONS.items():
             if self._stopping:
                 return
-            self.known[name] = self._ask(driver, request, self.known.get(name))
+            self.known[name] = self._ask(driver, name, request, self.known.get(name))
 
-    def _ask(self, driver: Asking, request: Command[Any], before: Known | None) -> Known:
+    def _ask(self, driver: Asking, name: str, request: Command[Any], before: Known | None) -> Known:
         began_at = self._runtime.monotonic()
         try:
             answer = driver.exchange(request)
-        except BmcmedicError:
+        except BmcmedicError as error:
             now = self._runtime.monotonic()
+            if name in OPTIONAL and is_unknown(error):
+                return Known(up=True, took_s=now - began_at, exists=False)
             if before is None:
                 return Known(up=False, took_s=now - began_at)
             return Known(False, before.answer, before.answered_at, now - began_at)
@@ -130,3 +142,8 @@ class BmcReader:
         for name, known in list(self.known.items()):
             if known.answered_at is not None:
                 yield name, known.answer, now - known.answered_at
+
+
+def is_unknown(error: BmcmedicError) -> bool:
+    """Whether the BMC has said that it has no such command."""
+    return isinstance(error, CompletionCodeError) and error.code in _UNKNOWN

@@ -31,6 +31,7 @@ from bmcmedic.ipmi.commands.chassis import (
     GetChassisStatusRsp,
     MiscChassisState,
 )
+from bmcmedic.ipmi.commands.dcmi import GetPowerReadingReq, GetPowerReadingRsp
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq, GetDeviceIdRsp
 from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq
 from bmcmedic.ipmi.commands.sel import GetSelInfoReq, GetSelInfoRsp
@@ -51,6 +52,7 @@ ANSWERS: dict[type[Any], Any] = {
     GetChassisStatusReq: GetChassisStatusRsp(
         power_on=True, misc_state=MiscChassisState.DRIVE_FAULT
     ),
+    GetPowerReadingReq: GetPowerReadingRsp(232),
     GetSelInfoReq: GetSelInfoRsp(entries=12, free_bytes=4096),
     GetWatchdogTimerReq: GetWatchdogTimerRsp(
         running=True,
@@ -66,6 +68,7 @@ class FakeBmc:
     def __init__(self) -> None:
         self.asked: list[type[Any]] = []
         self.silent: set[type[Any]] = set()
+        self.refused: dict[type[Any], int] = {}
         self.sim = sim_bmc()
 
     def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each its own
@@ -73,6 +76,8 @@ class FakeBmc:
         self.asked.append(type(request))
         if type(request) in self.silent:
             raise NoAnswer("silence")
+        if type(request) in self.refused:
+            raise request.completion_code_error(self.refused[type(request)])
         if type(request) in ANSWERS:
             return ANSWERS[type(request)]
         return sim.ask(self.sim, request, START)
@@ -126,13 +131,14 @@ def test_what_ipmi_exporter_exports_has_its_names() -> None:
     bench = Bench()
     bench.reader.ask(bench.bmc)
     seen = bench.scrape()
-    for name in ("bmc", "bmc-watchdog", "chassis", "sel"):
+    for name in ("bmc", "bmc-watchdog", "chassis", "dcmi", "sel"):
         assert seen[f"ipmi_up{{collector={name}}}"] == 1
     labels = "{firmware_revision=1.73}{manufacturer_id=343}{system_firmware_version=N/A}"
     assert seen[f"ipmi_bmc_info{labels}"] == 1
     assert seen["ipmi_chassis_power_state"] == 1
     assert seen["ipmi_chassis_drive_fault_state"] == 0  # there is one
     assert seen["ipmi_chassis_cooling_fault_state"] == 1
+    assert seen["ipmi_dcmi_power_consumption_watts"] == 232
     assert seen["ipmi_sel_entries_count"] == 12
     assert seen["ipmi_sel_free_space_bytes"] == 4096
     assert seen["ipmi_bmc_watchdog_timer_state"] == 1
@@ -224,6 +230,27 @@ def test_a_silent_bmc_is_not_up_and_its_last_answer_ages() -> None:
     assert seen["bmcmedic_bmc_answer_age_seconds{collector=chassis}"] == 100
 
 
+def test_a_bmc_without_dcmi_has_not_failed_at_it() -> None:
+    bench = Bench()
+    bench.bmc.refused = {GetPowerReadingReq: 0xC1, GetWatchdogTimerReq: 0xC1}
+    bench.reader.ask(bench.bmc)
+    seen = bench.scrape()
+    assert "ipmi_up{collector=dcmi}" not in seen
+    assert seen["ipmi_up{collector=bmc-watchdog}"] == 0
+    bench.bmc.refused = {GetPowerReadingReq: 0xD4}
+    bench.reader.ask(bench.bmc)
+    assert bench.scrape()["ipmi_up{collector=dcmi}"] == 0
+
+
+def test_power_that_is_not_measured_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ANSWERS, GetPowerReadingReq, GetPowerReadingRsp(0, active=False))
+    bench = Bench()
+    bench.reader.ask(bench.bmc)
+    seen = bench.scrape()
+    assert seen["ipmi_up{collector=dcmi}"] == 1
+    assert "ipmi_dcmi_power_consumption_watts" not in seen
+
+
 def test_where_nothing_was_answered_it_is_asked_again_soon() -> None:
     bench = Bench()
     bench.bmc.silent = {type(question) for question in QUESTIONS.values()}
@@ -244,7 +271,7 @@ def test_the_bmc_is_asked_for_scrapes_and_no_more_often_than_set() -> None:
         assert bench.bmc.asked == []  # nobody wants to know
         bench.metrics.text()
         deadline = threading.Event()
-        while len(bench.reader.known) < 4:
+        while len(bench.reader.known) < 5:
             assert not deadline.wait(0.001)
         for _ in range(50):
             bench.metrics.text()
@@ -255,7 +282,7 @@ def test_the_bmc_is_asked_for_scrapes_and_no_more_often_than_set() -> None:
     finally:
         bench.reader.stop()
         thread.join(WAIT_S)
-    assert len(bench.bmc.asked) == 4
+    assert len(bench.bmc.asked) == 5
 
 
 def test_driver_host_and_relief_are_told() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from bmcmedic.ipmi.commands import (
     channel,
     chassis,
+    dcmi,
     device,
     fru,
     lan,
@@ -34,6 +35,7 @@ _ALL: tuple[type[Command[Any]], ...] = (
     channel.GetChannelInfoReq,
     channel.GetUserAccessReq,
     channel.GetUserNameReq,
+    dcmi.GetPowerReadingReq,
     device.ColdResetReq,
     device.GetDeviceGuidReq,
     device.GetDeviceIdReq,

@@ -23,6 +23,7 @@ from bmcmedic.ipmi.commands.chassis import (
     GetPohCounterReq,
     GetSystemRestartCauseReq,
 )
+from bmcmedic.ipmi.commands.dcmi import GetPowerReadingReq
 from bmcmedic.ipmi.commands.device import (
     ColdResetReq,
     GetDeviceGuidReq,
@@ -73,6 +74,7 @@ from bmcmedic.ipmi.commands.watchdog import (
 from bmcmedic.sim.handlers import (
     app,
     chassis,
+    dcmi,
     lan_parameters,
     messaging,
     sensors,
@@ -106,6 +108,7 @@ _BY_COMMAND: dict[type[Command[Any]], Handler] = {
     ChassisControlReq: chassis.chassis_control,
     GetSystemRestartCauseReq: chassis.get_system_restart_cause,
     GetPohCounterReq: chassis.get_poh_counter,
+    GetPowerReadingReq: dcmi.get_power_reading,
     GetSensorReadingFactorsReq: sensors.get_sensor_reading_factors,
     GetSensorHysteresisReq: sensors.get_sensor_hysteresis,
     GetSensorThresholdsReq: sensors.get_sensor_thresholds,

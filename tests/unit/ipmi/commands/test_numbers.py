@@ -67,6 +67,7 @@ NUMBERS: dict[str, tuple[int, int, Range, Range]] = {
     "GetSelTimeReq": (0x0A, 0x48, (0, 0), (4, 8)),
     "SetSelTimeReq": (0x0A, 0x49, (4, 4), (0, 4)),
     "GetLanConfigurationParametersReq": (0x0C, 0x02, (4, 4), (1, 256)),
+    "GetPowerReadingReq": (0x2C, 0x02, (4, 4), (18, 22)),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from bmcmedic.ipmi.commands import (
     channel,
     chassis,
+    dcmi,
     device,
     fru,
     lan,
@@ -275,6 +276,7 @@ EXACT: dict[str, Any] = {
         0, available=False, states=b"\x82\x82"
     ),
     "get_sensor_type_rsp": sensor.GetSensorTypeRsp(1, 1),
+    "get_power_reading_req": dcmi.GetPowerReadingReq(),
     "get_lan_configuration_parameters_req": lan.GetLanConfigurationParametersReq(
         lan.LanParameter.IP_ADDRESS, channel=1, set_selector=1, block_selector=2
     ),
