@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from bmcmedic.agent.config import Config
 from bmcmedic.agent.log import AgentLog
+from bmcmedic.agent.priority import ahead_of_others
 from bmcmedic.agent.quick_look import Quick, QuickLook
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.driver.process.log import INFO, WARNING
@@ -79,6 +81,8 @@ class Host:
     cpu_s: Callable[[], float]
     """What the calling thread has cost so far."""
     epoch_s: Callable[[], float]
+    first: Callable[[], AbstractContextManager[None]] = ahead_of_others
+    """What is done within comes before others' work."""
 
 
 class HostLoop:
@@ -267,7 +271,7 @@ class HostLoop:
         self._may_act = may_act
         cost_before_s = self._host.cpu_s()
         try:
-            report = (self._relief.step if is_look else self._relief.watch)(may_act)
+            report = self._look(may_act) if is_look else self._relief.watch(may_act)
         except ProcError as error:
             self._look_at = self._runtime.monotonic() + CLOSE_S_MIN
             self._log.event(WARNING, "relief-failed", f"/proc tells nothing: {error}")
@@ -281,6 +285,10 @@ class HostLoop:
         is_clean = not report.stuck and setting.action in ("none", "put back")
         if may_act and is_clean and not setting.failed:
             self._permission.note_undone()
+
+    def _look(self, may_act: bool) -> Report:
+        with self._host.first() if may_act else nullcontext():
+            return self._relief.step(may_act)
 
     def undo(self, why: str) -> None:
         """Put back what agents have changed on this host."""

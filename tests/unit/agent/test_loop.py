@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from bmcmedic.agent.config import Config, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
+from bmcmedic.agent.priority import NICE, ahead_of_others
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.driver.runtime import Signal, ThreadRuntime
 from bmcmedic.host.proc import Unreadable
@@ -87,6 +89,7 @@ class Bench:
                 lambda: self.driver,
                 lambda: self.cost_s,
                 lambda: 1_700_000_000.0 + self.host.uptime_s,
+                self._first,
             ),
             lambda: self.config,
             self.permission,
@@ -96,6 +99,14 @@ class Bench:
         )
 
     cost_a_look_s = 0.0
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        sent = len(self.host.sent)
+        yield
+        self.sent_first += len(self.host.sent) - sent
+
+    sent_first = 0
 
     def act(self) -> None:
         self.config = Config(relief=ReliefConfig(mode="act"))
@@ -183,6 +194,21 @@ def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: 
     assert not state.relief.throttled
     assert (state.odd, state.symptoms) == (None, ())
     assert not bench.permission.acted
+
+
+def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.host.add(Fake(400))
+    bench.rounds(4)
+    assert len(bench.host.sent) == bench.sent_first == 1
+
+
+def test_who_comes_first_is_as_nice_afterwards_as_before() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ahead_of_others():
+        assert os.getpriority(os.PRIO_PROCESS, 0) in (NICE, before)  # only root may
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_it_puts_back_when_it_ends(bench: Bench) -> None:
