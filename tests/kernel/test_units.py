@@ -78,7 +78,7 @@ def host(kernel: Kernel) -> Iterator[SystemdHost]:
     ):
         machine = SystemdHost(guest, bmc)
         machine.run(
-            "mkdir /run/lab; echo secret >/root/secret; echo secret >/tmp/secret;"
+            "mkdir /run/lab; cd; echo secret >secret; echo secret >/tmp/secret;"
             f" ip address add {STRANGER_ADDRESS}/32 dev lo"
         )
         guest.begin("exec lab-other")
