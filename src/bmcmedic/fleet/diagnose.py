@@ -6,6 +6,7 @@ from bmcmedic.fleet.symptoms import (
     BUSY_SYMPTOMS,
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,
+    NO_INTERFACE_SYMPTOM,
     SLOW_SYMPTOMS,
     are_left_over,
     unrest,
@@ -124,6 +125,12 @@ def _sick_by_the_host(
     evidence = word + unrest(report)
     if in_band_hung and not report.symptoms:
         return DiagnosisKind.IN_BAND_HUNG, (*word, "though the host reports no symptom")
+    if not in_band_hung and NO_INTERFACE_SYMPTOM in report.symptoms:
+        line = (
+            "clients are stuck on the host, which has no interface to its BMC: whether the BMC "
+            "hangs is not known there, and `bmcmedic relieve` on the host ends them"
+        )
+        return DiagnosisKind.UNCLEAR, (line,)
     if not in_band_hung and are_left_over(report):
         line = (
             "clients are stuck on the host, but nothing waits for the BMC any more: they are left "

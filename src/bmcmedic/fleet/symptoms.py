@@ -24,6 +24,7 @@ KIPMI_AT_REST_PERCENT = 1.0
 """Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
 
 STUCK_SYMPTOM = "stuck-clients"
+NO_INTERFACE_SYMPTOM = "no-interface"
 
 HUNG_SYMPTOMS = frozenset({"bmc-not-answering", STUCK_SYMPTOM})
 """Names in `symptoms` that say that the in-band side hangs."""

@@ -56,7 +56,10 @@ def _add(tar: tarfile.TarFile, name: str, content: Union[bytes, str], now: float
     member = tarfile.TarInfo(name)
     member.mtime = int(now)
     member.mode = 0o644
-    if isinstance(content, str):
+    if name.endswith("/"):
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(member)
+    elif isinstance(content, str):
         member.type = tarfile.SYMTYPE
         member.linkname = content
         tar.addfile(member)

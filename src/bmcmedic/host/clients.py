@@ -301,6 +301,11 @@ def is_device(target: str) -> bool:
     return re.match(_DEVICE, target) is not None
 
 
+def is_gone(device: str) -> bool:
+    """Whether an open device is there no more: its interface was taken away."""
+    return device.endswith(" (deleted)")
+
+
 def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
     raw = process.read_or_none("schedstat", _LINE_BYTES_MAX)
     try:

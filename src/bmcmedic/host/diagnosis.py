@@ -5,7 +5,7 @@ share of a core alone. And a diagnosis says what it rules out, and what it canno
 """
 
 from enum import Enum
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Sequence
 
 from bmcmedic.host.guests import Guest
 from bmcmedic.host.interface import Interface
@@ -29,6 +29,8 @@ SYMPTOM_STUCK_CLIENTS = "stuck-clients"
 SYMPTOM_NOT_ANSWERING = "bmc-not-answering"
 SYMPTOM_SLOW = "bmc-slow"
 SYMPTOM_KIPMI_BUSY = "kipmi-busy"
+SYMPTOM_NO_INTERFACE = "no-interface"
+"""Clients wait, and there is nothing here that a BMC could be asked through."""
 
 
 class Kind(Enum):
@@ -38,6 +40,7 @@ class Kind(Enum):
     BUSY = "busy"
     SLOW = "slow"
     LEFT_OVER = "left-over"
+    NO_INTERFACE = "no-interface"
     UNDECIDED = "undecided"
     HUNG = "hung"
 
@@ -60,6 +63,20 @@ class Facts(NamedTuple):
     max_busy_us: Optional[str]
     queued_share: Optional[float] = None
     """Of the moments between the two looks, those at which a message had no answer."""
+    sees_interface: bool = True
+    """Whether this host has an interface to its BMC, as far as can be seen."""
+    gone_interfaces: Sequence[str] = ()
+    """Those that went away between the two looks."""
+    stranded_for_s: Sequence[float] = ()
+    """Of `stuck_for_s` those whose device is gone: they wait for nothing that is there."""
+
+    @property
+    def asking_for_s(self) -> List[float]:
+        """For how long the stuck clients have waited that may wait for this BMC."""
+        asking = list(self.stuck_for_s)
+        for stranded_s in self.stranded_for_s:
+            asking.remove(stranded_s)
+        return asking
 
     @property
     def kipmi_percent(self) -> Optional[float]:
@@ -144,10 +161,12 @@ def _kind(facts: Facts) -> Kind:
         return Kind.BUSY if facts.is_busy else Kind.NO_SYMPTOM
     if facts.hosed:
         return Kind.HUNG
-    if facts.stuck_for_s:
+    if facts.stuck_for_s and not facts.sees_interface:
+        return Kind.NO_INTERFACE
+    if facts.asking_for_s:
         return Kind.LEFT_OVER if facts.is_awaiting is False else Kind.HUNG
     if not (facts.is_busy or (facts.is_awaiting and facts.completed == 0)):
-        return Kind.NO_SYMPTOM
+        return Kind.LEFT_OVER if facts.stuck_for_s else Kind.NO_SYMPTOM
     if facts.completed is None:
         return Kind.UNDECIDED
     long_enough = facts.interval_s is not None and facts.interval_s >= DECIDED_AFTER_S
@@ -163,6 +182,7 @@ def _symptoms(kind: Kind, facts: Facts) -> List[str]:
         (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_for_s)),
         (SYMPTOM_NOT_ANSWERING, kind is Kind.HUNG),
         (SYMPTOM_SLOW, kind is Kind.SLOW),
+        (SYMPTOM_NO_INTERFACE, kind is Kind.NO_INTERFACE),
     ]
     return [name for name, is_so in told if is_so]
 
@@ -171,7 +191,7 @@ def _hung_since(kind: Kind, facts: Facts) -> Optional[float]:
     if kind is not Kind.HUNG:
         return None
     # Who waits longest asked first, and from then on at the latest nothing was answered.
-    for_s = max(facts.stuck_for_s, default=facts.interval_s or 0.0)
+    for_s = max(facts.asking_for_s, default=facts.interval_s or 0.0)
     return round(facts.captured_at - for_s, 3)
 
 
@@ -185,6 +205,13 @@ def _words(kind: Kind, facts: Facts) -> str:
         return (
             f"The BMC answers its host, but takes {facts.latency_s:.1f} s and more for an answer."
         )
+    if kind is Kind.NO_INTERFACE:
+        return (
+            f"{stuck} stuck, and no IPMI interface is to be seen here:"
+            " whether the BMC answers is not known."
+        )
+    if kind is Kind.LEFT_OVER and not facts.completed and not facts.asking_for_s:
+        return f"{stuck} stuck, left over: the device that they have open is gone."
     if kind is Kind.LEFT_OVER:
         how = "answers" if facts.completed else "is not asked anything at present"
         return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
@@ -203,6 +230,13 @@ def _evidence(facts: Facts) -> List[str]:
     if facts.stuck_for_s:
         longest = f"the longest for {duration(max(facts.stuck_for_s))}"
         lines.append(f"{_count(len(facts.stuck_for_s), 'client')} without progress, {longest}")
+    if facts.stranded_for_s:
+        have = "has" if len(facts.stranded_for_s) == 1 else "have"
+        who = _count(len(facts.stranded_for_s), "client")
+        lines.append(f"{who} {have} a device open that is gone")
+    lines += [f"{name} went away while we looked" for name in facts.gone_interfaces]
+    if not facts.sees_interface and facts.stuck_for_s:
+        lines.append("neither an interface in /sys/class/ipmi nor a kipmi thread")
     for each in facts.interfaces:
         if each.completed_delta is not None:
             lines.append(
@@ -226,9 +260,9 @@ def _rules_out(kind: Kind, facts: Facts) -> List[str]:
     lines = []
     if kind is Kind.HUNG and facts.completed == 0:
         lines.append("a busy BMC: not one transaction completed")
-    if kind is Kind.HUNG and facts.stuck_for_s:
+    if kind is Kind.HUNG and facts.asking_for_s:
         lines.append(
-            f"a slow BMC: nothing that is slow takes {duration(min(facts.stuck_for_s))} to answer"
+            f"a slow BMC: nothing that is slow takes {duration(min(facts.asking_for_s))} to answer"
         )
     if facts.completed:
         lines.append(f"a hang: {_count(facts.completed, 'transaction')} completed")
@@ -253,6 +287,9 @@ def _advice(kind: Kind, facts: Facts) -> List[str]:
         lines.append("bmcmedic relieve: ends the stuck clients")
     if kind in (Kind.HUNG, Kind.SLOW):
         lines.append("bmcmedic heal TARGET --symptoms FILE, from a machine on the BMC's network")
+    if kind is Kind.NO_INTERFACE:
+        lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
+        lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
     if kind is Kind.UNDECIDED:
         lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.not_proven:

@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Optional
 from bmcmedic.host.proc import Tree
 
 _NAME = re.compile(r"ipmi[0-9]+\Z")
+_CLASS = "class/ipmi"
 _SAFE = {
     "completed": "complete_transactions",
     "hosed": "hosed_count",
@@ -50,13 +51,11 @@ class Interface(NamedTuple):
 
 def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
     """The counters of all interfaces; none where no driver is loaded, or in a bare proc tree."""
-    names = sys.names("class/ipmi") if sys is not None else []
+    names = sys.folders(_CLASS) if sys is not None else []
     found = []
     for name in sorted(filter(_NAME.match, names)):
         assert sys is not None
-        numbers = {
-            ours: sys.number(f"class/ipmi/{name}/device/{its}") for ours, its in _SAFE.items()
-        }
+        numbers = {ours: sys.number(f"{_CLASS}/{name}/device/{its}") for ours, its in _SAFE.items()}
         if numbers["completed"] is None:
             numbers.update(_of_old_kernel(proc, name[len("ipmi") :]))
         found.append(Counters(name, **numbers))
@@ -68,7 +67,7 @@ def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
 
 def queued(sys: Tree, interfaces: List[Counters]) -> int:
     """Messages that wait for an answer or for their turn, at this moment."""
-    counts = [sys.number(f"class/ipmi/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
+    counts = [sys.number(f"{_CLASS}/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
     return sum(count for count in counts if count is not None)
 
 

@@ -87,7 +87,7 @@ class Stat(NamedTuple):
 
 
 Recorded = Dict[str, Union[bytes, str]]
-"""What was read, by its path: the bytes of a file, the target of a link."""
+"""What was read, by its path: the bytes of a file, the target of a link; folders end in a slash."""
 
 
 class Tree:
@@ -123,6 +123,13 @@ class Tree:
             return os.listdir(os.path.join(self.root, path))
         except OSError:
             return []
+
+    def folders(self, path: str) -> List[str]:
+        """The same, noted for a capture: it is told there, too, that these are all."""
+        names = self.names(path)
+        if self.record is not None:
+            self.record.update((f"{path}/{name}", b"") for name in ["", *(n + "/" for n in names)])
+        return names
 
     def pids(self) -> List[int]:
         """The processes, in no order; empty where this is no proc tree."""

@@ -5,7 +5,16 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
-from bmcmedic.host.clients import STUCK_AFTER_S, Client, Finding, Look, Now, Verdict, judge
+from bmcmedic.host.clients import (
+    STUCK_AFTER_S,
+    Client,
+    Finding,
+    Look,
+    Now,
+    Verdict,
+    is_gone,
+    judge,
+)
 from bmcmedic.host.proc import TICKS_PER_S, ProcError, Recorded, Tree, uptime_s
 from bmcmedic.host.starter import Starter, Starters, Users
 from bmcmedic.host.survey import Survey, survey
@@ -76,6 +85,12 @@ class Stuck(NamedTuple):
         """Since when it has waited: since it last ran, else since it started."""
         return self.look.age_s if self.look.idle_s is None else self.look.idle_s
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether what it waits for is gone: no device that it has open is there any more."""
+        holds = self.client.holdings
+        return holds is not None and bool(holds.devices) and all(map(is_gone, holds.devices))
+
 
 class Spared(NamedTuple):
     """A client that is not proven stuck, and why."""
@@ -93,6 +108,9 @@ class Triage(NamedTuple):
     kipmi: List[kipmid.Kipmi]
     max_busy_us: Optional[str]
     interfaces: List[interface.Interface]
+    gone_interfaces: List[str]
+    """Those of the first look that were there no more at the second."""
+    sees_interface: bool
     queued_share: Optional[float]
     """Of the moments between the two looks, those at which a message had no answer."""
     stuck: List[Stuck]
@@ -137,6 +155,8 @@ def triage(
         interfaces=interface.compare(
             first.interfaces, again.interfaces if again is not None else None
         ),
+        gone_interfaces=_gone(first, again),
+        sees_interface=_sees_interface(roots, again or first, found),
         queued_share=queued_share,
         stuck=stuck,
         spared=spared,
@@ -157,6 +177,22 @@ def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
         guests=guests.mark(proc, found.guests),
         interfaces=interface.read(sys, proc),
     )
+
+
+def _gone(first: _Moment, again: Optional[_Moment]) -> List[str]:
+    left = {each.name for each in (again or first).interfaces}
+    return [each.name for each in first.interfaces if each.name not in left]
+
+
+def _sees_interface(roots: Roots, last: _Moment, found: Survey) -> bool:
+    """Whether this host has an interface to its BMC, as far as can be seen."""
+    if last.interfaces or last.kipmi:
+        return True
+    sys = roots.sys_again or roots.sys
+    if sys is not None and os.path.isdir(sys.root + ("/class" if roots.is_live else "/class/ipmi")):
+        return False
+    # A bare proc tree does not tell, but a device that somebody has open was one.
+    return not all(is_gone(device) for each in found.openers for device in each.devices)
 
 
 def _wait(
@@ -246,4 +282,7 @@ def _facts(seen: Triage) -> diagnosis.Facts:
         guests=seen.guests,
         max_busy_us=seen.max_busy_us,
         queued_share=seen.queued_share,
+        sees_interface=seen.sees_interface,
+        gone_interfaces=seen.gone_interfaces,
+        stranded_for_s=[each.waits_s for each in seen.stuck if each.is_stranded],
     )

@@ -106,6 +106,11 @@ def test_a_self_test_counts_when_it_is_fatal_only() -> None:
             },
             DiagnosisKind.IN_BAND_HUNG,
         ),
+        # There is nothing that they could wait for.
+        (
+            {"symptoms": ("stuck-clients", "no-interface"), "stuck_clients": 3, "kipmi": ()},
+            DiagnosisKind.UNCLEAR,
+        ),
         ({"symptoms": ("disk-full",)}, DiagnosisKind.UNCLEAR),
         ({"symptoms": (), "kipmi": (KipmiThread("kipmi0", 5.0),)}, DiagnosisKind.HEALTHY),
     ],

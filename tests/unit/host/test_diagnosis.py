@@ -146,6 +146,46 @@ def test_a_host_without_an_interface_says_so() -> None:
     assert "No IPMI interface" in told.words
 
 
+def no_interface(**changes: Any) -> Diagnosis:  # noqa: ANN401 - any other fact
+    facts = Facts(NOW, 2.0, [], [], [90.0, 30.0], 0, None, None, [], None, sees_interface=False)
+    return diagnose(facts._replace(**changes))
+
+
+def test_clients_that_are_stuck_where_no_interface_is_say_nothing_of_the_bmc() -> None:
+    told = no_interface()
+    assert told.kind is Kind.NO_INTERFACE
+    assert told.symptoms == ["stuck-clients", "no-interface"]
+    assert told.hung_since is None
+    assert "whether the BMC answers is not known" in told.words
+    assert not any("heal" in line for line in told.advice)
+    assert any("relieve" in line for line in told.advice)
+    assert told.rules_out == []
+
+
+def test_an_interface_that_went_away_is_named() -> None:
+    told = no_interface(gone_interfaces=["ipmi0"], stranded_for_s=[90.0])
+    assert told.kind is Kind.NO_INTERFACE
+    assert "ipmi0 went away while we looked" in told.evidence
+    assert "1 client has a device open that is gone" in told.evidence
+
+
+def test_a_client_whose_device_is_gone_waits_for_no_bmc() -> None:
+    told = seen(kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[90.0])
+    assert (told.kind, told.hung_since) == (Kind.HUNG, NOW - 30.0)
+    told = seen(
+        kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[30.0, 90.0]
+    )
+    assert told.kind is Kind.LEFT_OVER
+    assert told.symptoms == ["stuck-clients"]
+    assert "the device that they have open is gone" in told.words
+
+
+def test_a_kernel_that_waits_for_the_bmc_is_seen_beside_clients_whose_device_is_gone() -> None:
+    told = seen(kipmi=100.0, stuck=(90.0,), interval_s=10.0, stranded_for_s=[90.0])
+    assert (told.kind, told.hung_since) == (Kind.HUNG, NOW - 10.0)
+    assert seen(kipmi=100.0, stuck=(90.0,), stranded_for_s=[90.0]).kind is Kind.UNDECIDED
+
+
 def test_guests_that_wait_are_told() -> None:
     guests = [Guest("a", 1, 4, 100.0, 40.0), Guest("b", 2, 4, 100.0, 0.1)]
     assert "1 of 2 guests wait for a CPU" in seen(guests=guests).evidence

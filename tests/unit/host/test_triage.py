@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -179,6 +180,69 @@ def test_a_bare_proc_tree_has_one_look(tmp_path: Path) -> None:
     assert seen["interfaces"] == []
 
 
+def stuck_without(device: str | None) -> FakeProcess:
+    """A client like the incident's, whose device is this; no kipmi is there."""
+    process = stuck_ipmitool()
+    process.files = {"0": "/dev/null", **({"3": device} if device is not None else {})}
+    return process
+
+
+@pytest.mark.parametrize("device", [None, "/dev/ipmi0 (deleted)", "/dev/ipmi0"])
+def test_on_a_host_without_an_interface_a_stuck_client_is_no_hang(
+    tmp_path: Path, device: str | None
+) -> None:
+    client = stuck_without(device)
+    root = write_capture(tmp_path / "x", [KTHREADD, client], [KTHREADD, client])
+    for name in ("sys", "sys.2"):  # what a capture holds of such a host
+        (root / name / "class/ipmi").mkdir(parents=True)
+    seen = report(root)
+    assert seen["diagnosis"]["kind"] == "no-interface"
+    assert seen["symptoms"] == ["stuck-clients", "no-interface"]
+    assert (seen["stuck_count"], seen["hung_since"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [(None, "no-interface"), ("/dev/ipmi0 (deleted)", "no-interface"), ("/dev/ipmi0", "hung")],
+)
+def test_in_a_bare_proc_tree_an_open_device_speaks_for_an_interface(
+    tmp_path: Path, device: str | None, kind: str
+) -> None:
+    root = write_proc(tmp_path / "bare", [KTHREADD, stuck_without(device)])
+    assert report(root)["diagnosis"]["kind"] == kind
+
+
+def test_a_module_that_is_unloaded_while_clients_hang_leaves_no_hang_behind(tmp_path: Path) -> None:
+    there, gone = stuck_without("/dev/ipmi0"), stuck_without("/dev/ipmi0 (deleted)")
+    first, again = [KTHREADD, kipmi(1000.0), there], [KTHREADD, gone]
+    root = write_capture(tmp_path / "unloaded", first, again, counters=HUNG)
+    shutil.rmtree(root / "sys.2/class/ipmi/ipmi0")
+    seen = report(root)
+    assert seen["diagnosis"]["kind"] == "no-interface"
+    assert "ipmi0 went away while we looked" in seen["diagnosis"]["evidence"]
+    assert seen["interfaces"] == []
+    assert seen["kipmi"] == []
+
+
+def test_an_interface_that_counts_nothing_is_one_in_a_capture_too(tmp_path: Path) -> None:
+    root = the_incident(tmp_path)
+    for folder in ("sys", "sys.2"):
+        for counter in (root / folder / "class/ipmi/ipmi0/device").iterdir():
+            counter.unlink()
+    roots = Roots.captured(str(root))
+    for tree in (roots.sys, roots.sys_again):
+        assert tree is not None
+        tree.record = {}
+    triage(roots)
+    capture.write(roots, str(tmp_path / "capture.tar.gz"))
+    unpacked = tmp_path / "unpacked"
+    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
+        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
+        tar.extractall(unpacked)  # noqa: S202
+    assert (unpacked / "sys/class/ipmi/ipmi0").is_dir()
+    assert (unpacked / "sys.2/class/ipmi/ipmi0").is_dir()
+
+
 def test_what_no_kernel_would_write_breaks_nothing(tmp_path: Path) -> None:
     root = write_proc(tmp_path / "bare", [stuck_ipmitool(), FakeProcess(9, "x")])
     for name in ("uptime", "stat", "loadavg", "pressure/cpu", "self/sched", "9/stat"):
@@ -243,6 +307,8 @@ def test_only_files_that_the_kernel_answers_by_itself_are_read(tmp_path: Path) -
     triage(roots)
     assert set(roots.sys.record) == {
         "class/dmi/id/product_uuid",
+        "class/ipmi/",
+        "class/ipmi/ipmi0/",
         "class/ipmi/ipmi0/device/complete_transactions",
         "class/ipmi/ipmi0/device/hosed_count",
         "class/ipmi/ipmi0/device/nr_msgs",
