@@ -11,7 +11,6 @@ imports from. The same sources give the same bytes.
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import textwrap
 import zlib
@@ -33,19 +32,19 @@ import sys
 if sys.version_info < (3, 6):
     sys.exit("bmcmedic-triage: needs Python 3.6 or later, and this is %d.%d" % sys.version_info[:2])
 
-import base64
-import importlib.abc
+import binascii
 import importlib.machinery
-import json
 import os
 import zlib
 
 
-class Modules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+# No base class, and nothing more imported: on a sick host that took longer than all of triage.
+class Modules:
     """Finds and loads the modules of this file."""
 
     def __init__(self, text):
-        self.sources = json.loads(zlib.decompress(base64.b85decode("".join(text.split()))).decode())
+        words = zlib.decompress(binascii.a2b_base64(text)).decode("utf-8").split("\\0")
+        self.sources = dict(zip(words[::2], words[1::2]))
 
     def find_spec(self, name, path, target=None):
         if name not in self.sources:
@@ -59,6 +58,9 @@ class Modules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def get_source(self, name):
         return self.sources[name]
+
+    def create_module(self, spec):
+        return None
 
     def exec_module(self, module):
         name = module.__spec__.name
@@ -108,7 +110,8 @@ def script() -> str:
     """The whole file."""
     modules = sources()
     version = modules["bmcmedic"].partition('__version__ = "')[2].partition('"')[0]
-    packed = base64.b85encode(zlib.compress(json.dumps(modules).encode(), 9)).decode()
+    words = "\0".join(word for pair in modules.items() for word in pair)
+    packed = base64.b64encode(zlib.compress(words.encode("utf-8"), 9)).decode()
     text = "\n".join(textwrap.wrap(packed, LINE_CHARACTERS))
     return HEADER.replace("{version}", version) + text + FOOTER
 
