@@ -37,8 +37,8 @@ CLOSE_S_MIN = 2.0
 CLOSE_S_MAX = 30.0
 CLOSE_S_MAX_LEAST = 5.0
 """But in half the time that makes a client stuck all are seen, or in this."""
-COST_SHARE = 100
-"""Such a look is made so seldom that it takes a hundredth of a core, within those limits."""
+COST_SHARE = 200
+"""Such a look is made so seldom that it takes half a per cent of a core, within those limits."""
 OBSERVING_FACTOR = 2.0
 """Where nothing may be done anyway it is made half as often."""
 DUE_GAP_S = 1.0

@@ -313,7 +313,7 @@ def gaps(looks: list[float]) -> list[float]:
 
 @pytest.mark.parametrize(
     ("cost_s", "acting", "observing"),
-    [(0.0, CLOSE_S_MIN, 2 * CLOSE_S_MIN), (0.03, 3.0, 6.0), (10.0, CLOSE_S_MAX, CLOSE_S_MAX)],
+    [(0.0, CLOSE_S_MIN, 2 * CLOSE_S_MIN), (0.015, 3.0, 6.0), (10.0, CLOSE_S_MAX, CLOSE_S_MAX)],
 )
 def test_close_looks_are_made_as_often_as_they_are_cheap(
     bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float
