@@ -280,6 +280,8 @@ def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Pa
         seen = running.scrape()
         assert {seen[f"ipmi_up{{collector={name}}}"] for name in ("bmc", "chassis", "sel")} == {0}
         assert "ipmi_chassis_power_state" not in seen
+        until(lambda: running.scrape().get("ipmi_up{collector=ipmi}") == 0, lambda: running.said)
+        running.wait_for("the sensors cannot be read: ")
         until(
             lambda: running.scrape().get("bmcmedic_symptom{symptom=no-interface}") == 1,
             lambda: running.said,
@@ -301,7 +303,12 @@ def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: 
         until(lambda: running.scrape().get("ipmi_up{collector=sel}") == 1, lambda: running.said)
         timer = "ipmi_bmc_watchdog_timer_state"
         until(lambda: running.scrape().get(timer) == 1, lambda: running.said)
+        up = "ipmi_up{collector=ipmi}"
+        until(lambda: running.scrape().get(up) == 1, lambda: running.said)
         seen = running.scrape()
+        assert seen["ipmi_temperature_celsius{id=4}{name=CPU1 Temp}"] == 47
+        assert seen["ipmi_sensor_state{id=19}{name=PS1 Status}{type=Power Supply}"] == 0
+        assert seen["ipmi_dcmi_power_consumption_watts"] == 232
         assert seen["ipmi_chassis_power_state"] == 1
         assert seen["ipmi_bmc_watchdog_timer_state"] == 1
         assert seen["ipmi_bmc_watchdog_timer_use_state{name=SMS/OS}"] == 1
