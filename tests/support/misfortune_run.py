@@ -32,8 +32,9 @@ from tests.support.misfortune_interface import (
 )
 
 SAFETY_S = 6.0
-RECOVERS_S_MAX = 7.0
-"""From the end of misfortune: the longest pause between two probes, and what waits before one."""
+RECOVERS_S_MAX = 10.0
+"""From the end of misfortune: a probe that is still under way, the longest pause between two, what
+waits before the next, and `RECOVERED_S`."""
 SEEDS_A_MISSING_INTERFACE = 4
 """Of these one starts with an interface that seems not to be there."""
 CPUS = 32
