@@ -121,7 +121,7 @@ class KipmidThrottle:
         before = self.read()
         try:
             changes = [each for each in self._journal.peek() if each.path == self.path]
-            if not changes or not may_act:
+            if not may_act or not (changes or self._journal.is_torn()):
                 return self._undo(changes, before, why, may_act=False)
             with self._journal as journal:
                 changes = journal.changes()

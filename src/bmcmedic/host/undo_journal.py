@@ -81,16 +81,21 @@ class UndoJournal:
         finally:
             os.close(descriptor)
 
+    def is_torn(self) -> bool:
+        """Whether somebody was killed while writing it; who holds it next clears that away."""
+        return os.path.lexists(os.path.join(self._directory, _NEW))
+
     def __enter__(self) -> "UndoJournal":
         try:
             os.makedirs(self._directory, 0o755, exist_ok=True)
             self._dir_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             self._check_owner(self._dir_fd)
             self._lock()
+            _unlink(_NEW, self._dir_fd)
         except OSError as error:
             self._close()
             raise self._error(error) from None
-        except JournalError:
+        except BaseException:
             self._close()
             raise
         return self
@@ -127,7 +132,6 @@ class UndoJournal:
             "changes": [change._asdict() for change in changes],
         }
         raw = (json.dumps(content, indent=1) + "\n").encode("utf-8")
-        _unlink(_NEW, self._dir_fd)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(_NEW, flags, 0o600, dir_fd=self._dir_fd)
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,65 @@ def test_a_crash_before_the_setting_leaves_nothing_to_put_back(
     assert (setting.action, setting.failed) == ("none", False)
     assert shown(host) == "700"
     assert not journal_file(host).exists()
+
+
+class Killed(BaseException):
+    """What no code of ours catches, as it catches no SIGKILL."""
+
+
+STEPS = ("open", "write", "fsync", "rename", "unlink")
+
+
+def killed_before_step(
+    number: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
+) -> bool:
+    """Let it make so many steps that the kernel would see; False when it makes no more."""
+    left = number
+    os_open = os.open
+
+    def dying(step: Callable[..., object]) -> Callable[..., object]:
+        def take(*arguments: object, **named: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            if step is os_open:  # to the kernel's parameters cutting them off means nothing
+                path, flags, *mode = arguments
+                assert isinstance(flags, int)
+                arguments = (path, flags & ~os.O_TRUNC, *mode)
+            return step(*arguments, **named)
+
+        return take
+
+    with monkeypatch.context() as patched:
+        for name in STEPS:
+            patched.setattr(os, name, dying(getattr(os, name)))
+        try:
+            act()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("what", ["set", "put back"])
+def test_a_kill_at_any_step_leaves_nothing_that_undo_does_not_put_back(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    host.add_interface("700")
+    hot = [Kipmi("kipmi0", 7, 100.0, 1.0)]
+    for number in itertools.count():
+        relief = relief_of(host)
+        set_it = partial(relief.throttle.set, hot, [], "it hangs", may_act=True)
+        undo = partial(relief.undo, may_act=True)
+        if what == "put back":
+            set_it()
+        was_killed = killed_before_step(number, monkeypatch, undo if what == "put back" else set_it)
+        assert not relief_of(host).undo(may_act=True).failed
+        assert shown(host) == "700", f"killed before step {number}"
+        assert {path.name for path in host.journal.glob("*")} <= {"undo.lock"}, number
+        if not was_killed:
+            break
+    assert number > len(STEPS)
 
 
 def test_what_an_operator_has_set_since_stays(host: FakeHost) -> None:
