@@ -291,6 +291,26 @@ def test_a_crash_loop_fails_open_and_what_no_restart_mends_is_tried_now_and_then
 
 
 @pytest.mark.long
+def test_a_bmc_that_hangs_holds_up_neither_start_nor_stop(clean: SystemdHost) -> None:
+    host = clean
+    host.configure(DRIVER_TOML.replace("keep", "disarm"), AGENT_TOML)
+    host.bmc.set_faults("kcs-stuck:ibf")
+    host.systemctl("start", *UNITS)
+    assert [host.state(unit) for unit in UNITS] == ["active", "active"]
+    assert host.driver_status()["watchdog"]["settled"] is False
+    host.systemctl("stop", *UNITS)
+    for unit in UNITS:
+        ended = host.show(unit, "ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
+        assert ended == {
+            "ActiveState": "inactive",
+            "Result": "success",
+            "ExecMainCode": "1",  # it has ended by itself
+            "ExecMainStatus": "0",
+        }
+    host.bmc.set_faults()
+
+
+@pytest.mark.long
 def test_a_credential_of_systemd_opens_the_way_to_the_controller(
     clean: SystemdHost, tmp_path: Path
 ) -> None:
