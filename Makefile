@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 KERNEL := build/kernel
+OLD_PYTHON := build/python3.7
 CHECKED := $(wildcard src tests bench tools/*.py)
 
 # Much of a test's time is waiting for a guest or a program to answer. A file's tests stay together.
@@ -31,7 +32,7 @@ demo: $(STAMPS)/runtime ## a rack of simulated BMCs, four of them sick, healed b
 	$(BIN)/bmcmedic demo --once
 
 .PHONY: test
-test: peers kernel lint pyz ## lint, then every test but the long ones, real clients and a real kernel in QEMU included
+test: peers kernel old-python lint pyz ## lint, then every test but the long ones, real clients and a real kernel in QEMU included
 	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 .PHONY: test-long
@@ -64,7 +65,7 @@ bench: peers $(STAMPS)/dev ## what a probe costs, side by side with ipmipower
 
 # ---------------------------------------------------------------------------------------- set-up
 .PHONY: setup
-setup: peers kernel $(STAMPS)/dev ## all the set-up of `make test`, and nothing else
+setup: peers kernel old-python $(STAMPS)/dev ## all the set-up of `make test`, and nothing else
 
 # These cost a few milliseconds where nothing is missing, so they are asked each time.
 .PHONY: peers
@@ -75,6 +76,10 @@ peers:
 kernel:
 	@tools/setup-debian kernel
 	@tools/setup-kernel $(KERNEL)
+
+.PHONY: old-python
+old-python:
+	@tools/setup-old-python $(OLD_PYTHON)
 
 $(STAMPS)/venv: tools/setup-venv tools/setup-debian tools/debian-packages
 	@PYTHON="$(PYTHON)" tools/setup-venv $(VENV)

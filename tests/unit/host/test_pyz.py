@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.proc_tree import KTHREADD, kipmi, stuck_ipmitool, write_capture
+from tests.support.programs import bmcmedic
 from tools import build_pyz
 
 TIMEOUT_S = 60
-OLDEST = "pypy3"
-"""Debian 12's speaks Python 3.9, the oldest that it has."""
+INTERPRETERS = ("python", "pypy3", "python3.7")
+"""Debian 12's pypy3 speaks Python 3.9; Debian 11's, which is only unpacked, Python 3.7."""
+OLD_PYTHON = Path(__file__).parents[3] / "build/python3.7/python3"
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +54,69 @@ def run(
 
 
 def interpreter(name: str) -> str:
+    if name == "python3.7":
+        if not OLD_PYTHON.exists():
+            pytest.skip("Python 3.7 is not unpacked: run `make setup`")
+        return str(OLD_PYTHON)
     found = sys.executable if name == "python" else shutil.which(name)
     assert found, f"{name} is missing: run `make setup`"
     return found
 
 
-@pytest.mark.parametrize("name", ["python", OLDEST])
+@pytest.mark.parametrize("name", INTERPRETERS)
 def test_it_runs_from_standard_input(program: Path, sick: str, name: str) -> None:
     command = [interpreter(name), "-", "triage", "--json", "--proc-root", sick]
     done = run(command, script=program)
     assert (done.returncode, done.stderr) == (1, "")
     assert [row["pid"] for row in json.loads(done.stdout)["stuck"]] == [65_113]
+    here = run(bmcmedic("triage", "--json", "--proc-root", sick))
+    assert json.loads(done.stdout) == json.loads(here.stdout)
 
 
-@pytest.mark.parametrize("name", ["python", OLDEST])
+@pytest.mark.parametrize("name", INTERPRETERS)
 def test_it_looks_at_this_host(program: Path, name: str) -> None:
     done = run([interpreter(name), str(program), "triage", "--interval", "0.1"])
     assert done.returncode in (0, 1)
     assert done.stderr == ""
     assert "two looks" in done.stdout
+
+
+@pytest.mark.parametrize("name", INTERPRETERS)
+def test_a_capture_of_it_tells_the_same(program: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "capture.tar.gz"
+    triage = [interpreter(name), str(program), "triage", "--json", "--interval", "0.1"]
+    done = run([*triage, "--capture", str(file)])
+    assert done.returncode in (0, 1)
+    with tarfile.open(file) as tar:
+        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
+        tar.extractall(tmp_path / "capture")  # noqa: S202
+    again = run([*triage, "--proc-root", str(tmp_path / "capture")])
+    seen, told = json.loads(done.stdout), json.loads(again.stdout)
+    for key in ("host_id", "kernel", "cpus", "direct_openers", "stuck_count"):
+        assert told[key] == seen[key], key
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a pid namespace")
+@pytest.mark.parametrize("name", INTERPRETERS)
+def test_it_relieves_where_nobody_elses_processes_are(
+    program: Path, tmp_path: Path, name: str
+) -> None:
+    client = tmp_path / "ipmitool"
+    shutil.copy("/usr/bin/python3", client)
+    blocks = "import select; select.select([], [], [])"
+    steps = f"""
+    "$0" -S -c "{blocks}" mc info &
+    while :; do
+        said=$("$1" "$2" relieve --yes --stuck-after 5 --json)
+        case $said in *'"TERM"'*) echo "$said"; exit 0 ;; esac
+    done
+    """
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    words = [str(client), interpreter(name), str(program)]
+    done = run([*namespace, "/bin/sh", "-c", steps, *words])
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(done.stdout)["clients"]
+    assert (row["outcome"], row["signals"]) == ("ended", ["TERM"])
 
 
 def test_it_is_a_program(program: Path, sick: str) -> None:
