@@ -1,6 +1,7 @@
 """Measures what driver and agent cost a host: processor and memory, idle and in a hang.
 
     sudo .venv/bin/python bench/agent.py [--seconds 120] [--others 300] [--clients 200]
+        [--sensors 19]
 
 The whole of it runs: the driver with its watchdog over the registers of a simulated BMC (whose own
 work is in the driver's figures, so they are too high), the agent with metrics, loopback door and a
@@ -151,13 +152,15 @@ def exporter_config(folder: Path) -> Path:
     file = folder / "exporter.yml"
     file.write_text(
         "modules:\n  default:\n    user: admin\n    pass: secret\n    privilege: user\n"
-        "    driver: LAN_2_0\n    timeout: 5000\n    collectors: [bmc, chassis, sel]\n",
+        "    driver: LAN_2_0\n    timeout: 5000\n    collectors: [bmc, ipmi, chassis, sel]\n",
         encoding="utf-8",
     )
     return file
 
 
-def agent_config(folder: Path, controller: Controller, authority: Authority) -> Path:
+def agent_config(
+    folder: Path, controller: Controller, authority: Authority, *, sensors: bool
+) -> Path:
     file = folder / "agent.toml"
     file.write_text(
         f"""
@@ -173,6 +176,7 @@ loopback = true
 port = 0
 [metrics]
 listen = "unix:{folder}/metrics.sock"
+sensors = {str(sensors).lower()}
 [process]
 runtime_dir = "{folder}"
 state_dir = "{folder}/state"
@@ -182,15 +186,15 @@ state_dir = "{folder}/state"
     return file
 
 
-def measure(seconds: float, others: int, clients: int) -> None:
+def measure(seconds: float, others: int, clients: int, sensors: int) -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
         programs = HostClients(folder)
         crowd(programs, "python", others)
         authority, controller = Authority(folder), Controller()
         stack.enter_context(controller.serving(authority.issue("controller")))
-        driver = stack.enter_context(hanging_driver(folder))
-        file = agent_config(folder, controller, authority)
+        driver = stack.enter_context(hanging_driver(folder, sensors))
+        file = agent_config(folder, controller, authority, sensors=sensors > 0)
         agent = stack.enter_context(running(*bmcmedic("agent", "--config", str(file))))
         until((folder / "metrics.sock").exists)
         bench = Bench(folder, driver, agent)
@@ -199,7 +203,10 @@ def measure(seconds: float, others: int, clients: int) -> None:
         else:
             bench.start_exporter(stack)
         until(lambda: "bmcmedic_pats_total" in scrape_agent(folder))
-        print(f"{others} other processes, scraped each {SCRAPE_S:g} s, reported each 10 s")
+        print(
+            f"{sensors} sensors, {others} other processes,"
+            f" scraped each {SCRAPE_S:g} s, reported each 10 s"
+        )
         bench.phase("idle", seconds)
         hang(folder)
         crowd(programs, "ipmitool", clients)
@@ -215,8 +222,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--others", type=int, default=300)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--sensors", type=int, default=19, help="0: none is read")
     options = parser.parse_args()
-    run_apart(lambda: measure(options.seconds, options.others, options.clients))
+    run_apart(lambda: measure(options.seconds, options.others, options.clients, options.sensors))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A driver over the registers of a simulated BMC, in a process of its own, and how it is hung.
 
-    python bench/hanging_driver.py FOLDER
+    python bench/hanging_driver.py FOLDER [SENSORS]
 
-Its socket is made in the folder; while a file `hang` is there, the BMC takes nothing more.
+Its socket is made in the folder; while a file `hang` is there, the BMC takes nothing more. It has
+so many sensors, or those of the simulated server.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,8 +24,9 @@ from bench.pid_namespace import until
 from bmcmedic.driver.process import config as driver_config
 from bmcmedic.driver.process.service import Service
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.profile import server_profile
+from bmcmedic.sim.profile import SENSORS, profile_with, server_profile
 from bmcmedic.sim.registers import ServedRegisters
+from bmcmedic.sim.sdr_build import Sensor
 from bmcmedic.transport.in_band import InBand
 from bmcmedic.transport.port_io import PortIo
 
@@ -38,9 +41,9 @@ def hang(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def hanging_driver(folder: Path) -> Iterator[int]:
+def hanging_driver(folder: Path, sensors: int = 0) -> Iterator[int]:
     """Such a driver, as long as it is wanted; its pid."""
-    with running(sys.executable, __file__, str(folder)) as pid:
+    with running(sys.executable, __file__, str(folder), str(sensors)) as pid:
         until((folder / SOCKET).exists)
         yield pid
 
@@ -78,9 +81,10 @@ class HangingRegisters(ServedRegisters):
 class Makers:
     device_exchange_s_max = 60.0
 
-    def __init__(self, hang: Path) -> None:
+    def __init__(self, hang: Path, sensors: int) -> None:
         now = time.monotonic()
-        bmc = SimBmc("bmc1", server_profile(0), now=now, epoch_offset_s=0.0, host_uuid=uuid.uuid4())
+        profile = profile_with(many(sensors), 0) if sensors else server_profile(0)
+        bmc = SimBmc("bmc1", profile, now=now, epoch_offset_s=0.0, host_uuid=uuid.uuid4())
         self._registers = HangingRegisters(bmc, hang)
         threading.Thread(target=self._registers.serve, daemon=True).start()
 
@@ -91,15 +95,23 @@ class Makers:
         return PortIo(self._registers, base=base)
 
 
-def drive(folder: str) -> int:
+def many(count: int) -> tuple[Sensor, ...]:
+    """The simulated server's sensors, over and over."""
+    return tuple(
+        replace(SENSORS[number % len(SENSORS)], number=number + 1, name=f"Sensor {number + 1}")
+        for number in range(count)
+    )
+
+
+def drive(folder: str, sensors: int) -> int:
     options = {
         "interface.kind": "port-io",
         "watchdog.mode": "bmc",
         "process.runtime_dir": folder,
     }
     chosen = driver_config.load(None, options)
-    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, _HANG))).run()
+    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, _HANG), sensors)).run()
 
 
 if __name__ == "__main__":
-    raise SystemExit(drive(sys.argv[1]))
+    raise SystemExit(drive(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))

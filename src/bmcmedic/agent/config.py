@@ -233,7 +233,7 @@ class MetricsConfig:
         Seconds(SENSOR_PERIOD_S_MIN, DAY_S),
         None,
         "How often all sensors are read, while somebody scrapes: one request each, one at a time,"
-        " with pauses between them. While the BMC does not answer, none is served.",
+        " with pauses in between. While the BMC does not answer, none is served.",
         reload=True,
     )
 

@@ -1,8 +1,8 @@
 """The BMC's sensors, for metrics: read in rounds, one request at a time, behind everything else.
 
 A round asks whether the repository of records has changed, and then each sensor. The records are
-read when they have changed, or the BMC may have restarted. Between two requests the interface is
-left to others for longer than it was used.
+read when they have changed, or the BMC may have restarted. After each few requests the interface is
+left to others for longer than it was used; whoever comes meanwhile waits for one answer at most.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ Steps: TypeAlias = Generator[Command[Any], Any, T]
 
 INTERFACE_SHARE_MAX = 0.25
 """Of the interface's time, at most, while a round goes on."""
+BURST_S_MAX = 0.1
+"""Of the BMC's answers without a pause. Waking up for each costs a host more than the answer."""
+BURST_REQUESTS_MAX = 16
 PAUSE_S_MIN = 0.05
-"""Between two requests, however quickly the BMC answers."""
 GIVE_WAY_S = 2.0
 """When the driver's queue is full, or a pat needed the interface: then the same is asked again."""
 ROUND_S_MAX = 300.0
@@ -116,6 +118,8 @@ class SensorReader:
         self._stage_began_at = 0.0
         self._next_at = 0.0
         self._took_s = 0.0
+        self._burst_s = 0.0
+        self._burst_requests = 0
         self._retry_s: float | None = None
         self._known: _Known | None = None
         self._factors: dict[tuple[int, int], ReadingFactors] = {}
@@ -156,6 +160,7 @@ class SensorReader:
             return
         self._began_at = self._stage_began_at = self._next_at = now
         self._took_s, self._retry_s = 0.0, None
+        self._burst_s, self._burst_requests = 0.0, 0
         self._steps = self._round()
         self._advance(next)
 
@@ -187,9 +192,14 @@ class SensorReader:
 
     def _rest_after(self, began_at: float) -> None:
         now = self._runtime.monotonic()
+        self._next_at = now
         self._took_s += now - began_at
-        rest_s = (now - began_at) * (1.0 / INTERFACE_SHARE_MAX - 1.0)
-        self._next_at = now + max(PAUSE_S_MIN, rest_s)
+        self._burst_s += now - began_at
+        self._burst_requests += 1
+        if self._burst_s >= BURST_S_MAX or self._burst_requests >= BURST_REQUESTS_MAX:
+            rest_s = self._burst_s * (1.0 / INTERFACE_SHARE_MAX - 1.0)
+            self._next_at += max(PAUSE_S_MIN, rest_s)
+            self._burst_s, self._burst_requests = 0.0, 0
 
     def _advance(self, move: Callable[[Steps[tuple[Reading, ...]]], Command[Any]]) -> None:
         assert self._steps is not None
