@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bmcmedic.agent import units
-from bmcmedic.lab.guest.guest import Guest
+from bmcmedic.lab.guest.guest import IPMI_MODULES, Guest
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.sim_process import sim_bmc
 from tests.support.agent_controller import Authority
@@ -40,6 +42,20 @@ loopback = true
 [process]
 starts_max = 100
 """
+KERNEL_PATH_TOML = """\
+[watchdog]
+mode = "kernel"
+timeout_s = 120
+pat_period_s = 1
+[check]
+command = ["/usr/bin/host-is-well"]
+period_s = 1
+deadline_s = 5
+[pretimeout]
+action = "panic"
+limit_s = 15
+"""
+CHECK = b"#!/bin/sh\ntest -e /run/lab/hang && exec sleep 1000\nexit 0\n"
 DENIED = {
     "EROFS": {"write /usr", "write /etc", "change a control group"},
     "ENOENT": {"read /tmp of others"},
@@ -60,9 +76,9 @@ OF_AGENT_ONLY = {"write /var/lib/bmcmedic", "send to others"}
 CAPABILITIES = {"bmcmedic-driver": "18a4021", "bmcmedic-agent": "80025"}
 
 
-@pytest.fixture(scope="module")
-def host(kernel: Kernel) -> Iterator[SystemdHost]:
-    """Installed as docs/agent.md says, and not started yet."""
+@contextlib.contextmanager
+def systemd_host(kernel: Kernel, **options: Any) -> Iterator[SystemdHost]:  # noqa: ANN401 - Guest's
+    """Both are installed as docs/agent.md says, and not started yet."""
     with (
         sim_bmc("--lan", "127.0.0.1:0") as bmc,
         Guest(
@@ -74,6 +90,7 @@ def host(kernel: Kernel) -> Iterator[SystemdHost]:
             systemd=True,
             cpus=2,
             memory_mib=1024,
+            **options,
         ) as guest,
     ):
         machine = SystemdHost(guest, bmc)
@@ -84,6 +101,13 @@ def host(kernel: Kernel) -> Iterator[SystemdHost]:
         guest.begin("exec lab-other")
         machine.run("bmcmedic agent --install-units /etc/systemd/system")
         machine.systemctl("enable", *UNITS)
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def host(kernel: Kernel) -> Iterator[SystemdHost]:
+    """For tests that leave it as it was."""
+    with systemd_host(kernel) as machine:
         yield machine
 
 
@@ -353,3 +377,25 @@ def test_the_registers_too_can_be_driven(clean: SystemdHost) -> None:
     host.guest.wait_until(lambda: host.bmc.requests("06/22") > patted, DEADLINE_S, "a pat")
     host.systemctl("stop", "bmcmedic-driver")
     assert host.bmc.get()["watchdog"]["running"]
+
+
+@pytest.mark.long
+def test_the_kernels_watchdog_is_patted_and_a_host_that_hangs_ends_in_a_panic(
+    kernel: Kernel,
+) -> None:
+    watchdog = "ipmi_watchdog action=reset timeout=120 nowayout=0"
+    with systemd_host(kernel, modules=(*IPMI_MODULES, watchdog)) as host:
+        host.guest.write_file("/usr/bin/host-is-well", CHECK)
+        host.run("chmod 755 /usr/bin/host-is-well")
+        host.configure(KERNEL_PATH_TOML, AGENT_TOML)
+        host.systemctl("start", *UNITS)
+        patted = host.bmc.requests("06/22")
+        host.guest.wait_until(
+            lambda: host.bmc.requests("06/22") > patted + 2, DEADLINE_S, "pats through the kernel"
+        )
+        told = host.driver_status()["watchdog"]
+        assert "/dev/watchdog" in told["path"]
+        assert (told["check_failure"], told["pretimeout"]["fired"]) == (None, 0)
+        host.run("touch /run/lab/hang")
+        host.guest.wait_for_console("Kernel panic - not syncing: sysrq triggered crash", DEADLINE_S)
+        assert "has not patted its watchdog" in host.guest.console
