@@ -34,7 +34,7 @@ PROGRAM = "/usr/bin/bmcmedic"
 DEVICES = ("/dev/ipmi0", "/dev/port", "/dev/watchdog")
 WATCHER = "pretimeout_watcher.py"
 CLIENTS = 3
-LOOK_S = 0.5
+LOOK_S = 0.7
 POLL_S = 0.01
 MOMENT_S_MAX = 90.0
 """A moment that does not come in this time is told as missed."""
@@ -119,6 +119,7 @@ class Unit:
             pid, code = self._reap("pid")
             end = {"ended": self.name, "pid": pid, "code": code, "by": self._struck}
             if self._has_undo:
+                end["kipmid_left"] = kipmid()
                 with self.changed:
                     self._struck = []
                     self.undo_pid = self._spawn(self.name, "--undo")
@@ -162,6 +163,8 @@ class Unit:
             if pid is not None:
                 os.kill(pid, getattr(signal, f"SIG{name}"))
                 self._struck.append(name)
+                if name in ("KILL", "TERM"):
+                    self.ready_pid = None
             return pid
 
     def end(self, *, for_good: bool, folder: str | None = None) -> None:
@@ -340,6 +343,8 @@ class Striker:
                 self._poll(self._sleep_until_pat, moment)
             case "acted":
                 self._poll(MARK.exists, moment)
+            case "throttled":
+                self._poll(lambda: kipmid().strip("0,") != "", moment)
 
     def _kill(self, unit: Unit) -> None:
         """What comes next is to be struck."""

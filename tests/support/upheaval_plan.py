@@ -18,7 +18,8 @@ class Strike:
 
     The moments: `alive` (at once), `ready` (has told so), `start` (is ended before, so that it
     starts), `undo` (the same for what comes after the agent), `exchange` (a client waits for the
-    BMC), `pat` (one is due), `acted` (the agent is about to change something).
+    BMC), `pat` (one is due), `acted` (the agent is about to change something), `throttled` (it
+    has).
     """
 
     victims: tuple[str, ...]
@@ -67,9 +68,12 @@ def unwatched(dice: random.Random) -> Strike:
     return Strike(("watcher",), "ready", _delay_s(dice, 1.0))
 
 
-def with_stopped_watcher(dice: random.Random) -> Strike:
+def with_stopped_watcher(dice: random.Random) -> tuple[Strike, ...]:
     """The watcher is stopped for good, and then its driver dies: the next one has to end it."""
-    return Strike(("watcher", "driver"), "ready", _delay_s(dice, 1.0), ("STOP", "KILL"))
+    return (
+        Strike(("watcher",), "ready", _delay_s(dice, 1.0), ("STOP",)),
+        Strike(("driver",), "alive", _delay_s(dice, 1.0)),
+    )
 
 
 def stopped(dice: random.Random, victim: str) -> Strike:
@@ -100,9 +104,14 @@ def acting(dice: random.Random) -> Strike:
     return Strike(("agent",), "acted", _delay_s(dice, 1.5))
 
 
+def having_throttled(dice: random.Random) -> Strike:
+    """While the kernel's thread is held back by it."""
+    return Strike(("agent",), "throttled", _delay_s(dice, 0.5))
+
+
 def well_plan(dice: random.Random, count: int) -> list[Strike]:
     """For a host whose BMC answers: each kind of strike before any comes twice."""
-    kinds: list[Callable[[], Strike]] = [
+    kinds: list[Callable[[], Strike | tuple[Strike, ...]]] = [
         lambda: starting(dice, "driver"),
         lambda: starting(dice, "agent"),
         lambda: running(dice, "driver"),
@@ -123,21 +132,22 @@ def well_plan(dice: random.Random, count: int) -> list[Strike]:
     drawn: list[Strike] = []
     while len(drawn) < count:
         dice.shuffle(kinds)
-        drawn += [kind() for kind in kinds[: count - len(drawn)]]
+        for kind in kinds[: count - len(drawn)]:
+            strikes = kind()
+            drawn += [strikes] if isinstance(strikes, Strike) else strikes
     return drawn
 
 
 def hung_plan(dice: random.Random, count: int) -> list[Strike]:
-    """For one whose BMC hangs: first when the agent acts for the first time."""
+    """For one whose BMC hangs: first when the agent acts for the first time, and when it has."""
     kinds: list[Callable[[], Strike]] = [
         lambda: running(dice, "driver"),
         lambda: running(dice, "agent"),
         lambda: running(dice, "agent", "driver"),
         lambda: starting(dice, "driver"),
         lambda: undoing(dice),
-        lambda: acting(dice),
         lambda: killed_while_ending(dice, "agent"),
         lambda: stopped(dice, "driver"),
     ]
     dice.shuffle(kinds)
-    return [acting(dice), *(kind() for kind in kinds[: count - 1])]
+    return [acting(dice), having_throttled(dice), *(kind() for kind in kinds[: count - 2])]
