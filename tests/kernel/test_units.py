@@ -104,6 +104,29 @@ def systemd_host(kernel: Kernel, **options: Any) -> Iterator[SystemdHost]:  # no
         yield machine
 
 
+WOULD_BREAK = {
+    "bmcmedic-driver": {
+        "PrivateDevices=yes": {"open /dev/ipmi0", "open /dev/port", "write /dev/kmsg"},
+        "DevicePolicy=closed": {"open /dev/ipmi0", "open /dev/port", "write /dev/kmsg"},
+        "ProtectKernelTunables=yes": {"write sysrq-trigger", "write kipmid"},
+        "ProcSubset=pid": {"write sysrq-trigger", "read /proc/stat"},
+        "ProtectKernelLogs=yes": {"write /dev/kmsg"},
+        "RestrictRealtime=yes": {"real-time priority"},
+        "MemoryDenyWriteExecute=yes": {"writable code"},
+        "ProtectProc=invisible": set(),
+    },
+    "bmcmedic-agent": {
+        "ProtectKernelTunables=yes": {"write sysrq-trigger", "write kipmid"},
+        "ProcSubset=pid": {"write sysrq-trigger", "read /proc/stat"},
+        "PrivateUsers=yes": {"others' processes"},
+        "PrivateNetwork=yes": {"send to others"},
+        "IPAddressDeny=any": {"send to others", "send to localhost"},
+        "ProtectProc=invisible": set(),
+    },
+}
+"""What the units say they do without, and what each would take away."""
+
+
 @pytest.fixture(scope="module")
 def host(kernel: Kernel) -> Iterator[SystemdHost]:
     """For tests that leave it as it was."""
@@ -166,6 +189,28 @@ def test_both_come_up_and_may_do_what_they_need_and_nothing_else(clean: SystemdH
     assert int(host.process_status("bmcmedic-driver")["VmLck"].split()[0]) > 0
     adjusted = [host.run(f"cat /proc/{host.main_pid(unit)}/oom_score_adj") for unit in UNITS]
     assert adjusted == ["-900\n", "-500\n"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_is_not_set_would_take_away_what_the_unit_says(clean: SystemdHost, unit: str) -> None:
+    host = clean
+
+    def denied(switch: str) -> set[str]:
+        folder = "/etc/systemd/system"
+        host.run(f"cp {folder}/{unit}.service {folder}/lab-probe.service")
+        host.drop_in(
+            "lab-probe",
+            "[Service]\nType=oneshot\nRestart=no\nExecStopPost=\nExecStart=\n"
+            f"ExecStart=/usr/bin/lab-probe only\n{switch}\n",
+        )
+        host.systemctl("start", "lab-probe")
+        told = json.loads(host.run("cat /run/bmcmedic/probe.only; rm /run/bmcmedic/probe.only"))
+        return {what for what, error in told.items() if error is not None}
+
+    before = denied("")
+    for switch, taken in WOULD_BREAK[unit].items():
+        assert denied(switch) - before == taken, switch
 
 
 def test_the_doors_are_open_to_whom_they_should_be(clean: SystemdHost) -> None:

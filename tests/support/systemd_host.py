@@ -59,6 +59,7 @@ TRIED = {
     "write /run/bmcmedic": lambda: opened("/run/bmcmedic/probe.w", os.O_CREAT | os.O_WRONLY),
     "read /root": lambda: opened(os.path.expanduser("~root/secret"), os.O_RDONLY),
     "read /tmp of others": lambda: opened("/tmp/secret", os.O_RDONLY),
+    "read /proc/stat": lambda: opened("/proc/stat", os.O_RDONLY),
     "write kipmid": lambda: opened(KIPMID, os.O_WRONLY),
     "write sysrq-trigger": lambda: opened("/proc/sysrq-trigger", os.O_WRONLY),
     "write /dev/kmsg": lambda: opened("/dev/kmsg", os.O_WRONLY),

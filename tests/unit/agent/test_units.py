@@ -19,11 +19,10 @@ A tenth of the agent's is `setpriority`: relief comes first on a host that is ov
 BREAKS = {
     "bmcmedic-driver.service": {
         "PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectKernelTunables",
-        "ProtectKernelLogs", "RestrictRealtime", "ProtectProc", "MemoryDenyWriteExecute",
+        "ProtectKernelLogs", "RestrictRealtime", "ProcSubset", "MemoryDenyWriteExecute",
     },
     "bmcmedic-agent.service": {
-        "ProtectKernelTunables", "ProtectProc", "ProcSubset", "PrivateUsers", "PrivateNetwork",
-        "IPAddressDeny",
+        "ProtectKernelTunables", "ProcSubset", "PrivateUsers", "PrivateNetwork", "IPAddressDeny",
     },
 }  # fmt: skip
 """Switches that take away what the program needs; the unit says of each why it is not set."""
