@@ -36,7 +36,7 @@ test: peers kernel old-python lint pyz ## lint, then every test but the long one
 	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 .PHONY: test-long
-test-long: peers kernel $(STAMPS)/dev ## driver and agent killed, upgraded and rolled back on a real kernel
+test-long: peers kernel $(STAMPS)/dev ## on a real kernel: driver and agent struck in every way, from many seeds, and under systemd
 	$(BIN)/pytest -m long
 
 .PHONY: lint
