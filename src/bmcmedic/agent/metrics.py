@@ -88,7 +88,9 @@ class AgentCollector(Collector):
                 took_s += known.took_s
         sensors = self._bmc.sensors
         sensors_up, read = sensors.up, sensors.told()
-        if sensors_up and not self._bmc_is_within_reach():
+        if not sensors_up:
+            read = None
+        elif not self._bmc_is_within_reach():
             sensors_up, read = False, None
         if sensors_up is False or read is not None:
             up.add_metric([COLLECTOR], float(sensors_up is True))

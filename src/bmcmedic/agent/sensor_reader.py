@@ -153,7 +153,10 @@ class SensorReader:
     def begin_if_due(self) -> None:
         """Somebody scrapes: begin a round, unless one goes on, or the last was just now."""
         period_s, now = self._period_s(), self._runtime.monotonic()
-        if period_s is None or self._steps is not None:
+        if self._steps is not None:
+            return
+        if period_s is None:
+            self.up = self.round = None
             return
         pause_s = period_s if self._retry_s is None else min(period_s, self._retry_s)
         if self._began_at is not None and now < self._began_at + pause_s:
@@ -212,12 +215,13 @@ class SensorReader:
 
     def _end(self, readings: tuple[Reading, ...] | None) -> None:
         """None: they are not wanted any more."""
-        now = self._runtime.monotonic()
         self._steps = self._request = None
-        self.up = None if readings is None else True
-        self.round = None
-        if readings is not None:
+        if readings is None:
+            self.up = self.round = None
+        else:
+            now = self._runtime.monotonic()
             self.round = SensorRound(readings, self._stage_began_at, now, self._took_s)
+            self.up = True
         if self._problem is not None:
             self._problem = None
             self._tell("the sensors are read again")

@@ -377,3 +377,13 @@ def test_a_reload_may_take_them_away_in_the_middle_of_a_round() -> None:
     assert (bench.reader.up, bench.values()) == (None, {})
     bench.scrape()
     assert bench.reader.pause_s is None
+
+
+def test_sensors_that_are_switched_off_have_not_failed() -> None:
+    bench = Bench()
+    bench.driver.fails = {object: BreakerOpen("the BMC has not answered")}
+    bench.round()
+    assert bench.reader.up is False
+    bench.period_s = None
+    bench.scrape()
+    assert bench.reader.up is None
