@@ -353,12 +353,14 @@ class Striker:
                 self._strike(unit.name, "KILL", "before")
 
     def _sleep_until_pat(self) -> bool:
-        """The pat after the next one, so that it is not missed."""
+        """False when the driver cannot say when that is."""
         driver = self._driver()
         if driver is None or driver["last_pat_age_s"] is None:
             return False
         period_s, age_s = float(driver["pat_period_s"]), float(driver["last_pat_age_s"])
-        time.sleep(max(0.0, period_s - age_s))
+        due_at = time.monotonic() + period_s - age_s
+        while time.monotonic() < due_at:
+            time.sleep(POLL_S)
         return age_s < 2 * period_s
 
     def _poll(self, has_come: Callable[[], bool], what: str) -> None:
