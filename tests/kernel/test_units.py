@@ -259,10 +259,12 @@ def test_the_agent_relieves_the_host_and_what_killed_it_changes_nothing(
     assert relieved, host.log()
     assert {entry["SYSLOG_IDENTIFIER"] for entry in relieved} == {"bmcmedic-agent"}
 
+    host.configure(DRIVER_TOML, "nonsense = 1\n")
     pid = host.main_pid("bmcmedic-agent")
     host.run(f"kill -KILL {pid}")
     host.guest.wait_until(lambda: host.kipmid() == before, DEADLINE_S, "the undo after a kill")
     host.bmc.set_faults()
+    host.configure(DRIVER_TOML, AGENT_TOML)
     host.wait_until_active("bmcmedic-agent", other_than=pid)
     host.guest.wait_until(
         lambda: host.driver_status()["watchdog"]["failure"] is None, DEADLINE_S, "pats again"

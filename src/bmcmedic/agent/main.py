@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bmcmedic.agent import config as configuration
@@ -85,18 +85,27 @@ def _run(given: argparse.Namespace) -> int:
     def read() -> Config:
         return configuration.load(file, {})
 
+    if given.undo:
+        return undo(_readable(read))
     config = read()
     if given.print_config:
         sys.stdout.write(configuration.show(config))
         return 0
-    if given.undo:
-        return undo(config)
     with contextlib.suppress(OSError):
         # The host's own work goes first, but for relief; the unit has said so already.
         os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     from bmcmedic.agent.service import Service
 
     return Service(config, read).run()
+
+
+def _readable(read: Callable[[], Config]) -> Config:
+    """A file that has become wrong keeps nobody from putting back what was changed."""
+    try:
+        return read()
+    except ConfigurationError as error:
+        sys.stderr.write(f"bmcmedic agent: {error}; changes are looked for in the usual place\n")
+        return configuration.load(None, {})
 
 
 def undo(config: Config) -> int:
