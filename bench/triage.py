@@ -31,8 +31,9 @@ CPU_S_MAX = 0.1
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 INSIDE = "BMCMEDIC_BENCH_INSIDE"
 OK_STATUSES = (0, 1)
-# Installed packages have their bytecode; where it may not be written, each start compiles anew.
-ENVIRONMENT = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+# What the interpreter is told here it is told on no host: to write no bytecode, so that each start
+# compiles anew, or to read its script byte by byte.
+ENVIRONMENT = {name: v for name, v in os.environ.items() if not name.startswith("PYTHON")}
 
 FORK = """
 import os, select, signal, sys
@@ -51,9 +52,14 @@ for pid in children:
 
 
 @contextmanager
-def crowd(executable: str, count: int) -> Iterator[None]:
-    """So many processes that block in select(), forked from one so that they share their memory."""
-    command = [executable, "-S", "-c", FORK, "mc", "info", str(count)]
+def crowd(executable: str, folder: Path, count: int) -> Iterator[None]:
+    """So many processes that block in select(), forked from one so that they share their memory.
+
+    Their arguments are a few words, as those of clients are.
+    """
+    script = folder / "fork.py"
+    script.write_text(FORK)
+    command = [executable, "-S", str(script), "mc", "info", str(count)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -100,12 +106,13 @@ def main() -> None:
         python = [sys.executable, *sys.argv]
         os.execvpe(NAMESPACE[0], [*NAMESPACE, *python], {**os.environ, INSIDE: "1"})  # noqa: S606
     with tempfile.TemporaryDirectory() as folder:
-        ipmitool = Path(folder) / "ipmitool"
+        place = Path(folder)
+        ipmitool = place / "ipmitool"
         shutil.copy(Path(sys.executable).resolve(), ipmitool)
-        pyz = Path(folder) / "bmcmedic-triage.pyz"
+        pyz = place / "bmcmedic-triage.pyz"
         subprocess.run([sys.executable, ROOT / "tools/build_pyz.py", pyz], check=True)
         idle = max(0, options.processes - options.stuck - processes())
-        with crowd(sys.executable, idle), crowd(str(ipmitool), options.stuck):
+        with crowd(sys.executable, place, idle), crowd(str(ipmitool), place, options.stuck):
             time.sleep(1.0)
             ENVIRONMENT["PYTHONPYCACHEPREFIX"] = folder
             measure(options.rounds, pyz)

@@ -34,7 +34,8 @@ ARGUMENTS_MAX = 256
 """Of so many different command lines it is remembered what they mean."""
 
 STACKS_MAX = 64
-"""Of so many different kernel stacks it is remembered what they mean."""
+WCHANS_MAX = 64
+"""Of so many different kernel stacks, and functions, it is remembered what they mean."""
 
 STACK_FRAMES_MAX = 8
 _STACK_BYTES_MAX = 4 << 10
@@ -206,7 +207,7 @@ class Verdict(NamedTuple):
 
 def judge(client: Client, again: Optional[Look], stuck_after_s: float) -> Verdict:
     """What a client is: pure, from the mark that it had and a later look."""
-    if again is None or again.stat.identity != client.identity or again.stat.state in "ZXx":
+    if again is None or not _is_the_same(client, again.stat) or again.stat.state in "ZXx":
         return Verdict(Finding.GONE, ["it has ended"])
     if client.doubt is not None:
         return Verdict(Finding.NOT_PROVEN, [client.doubt])
@@ -246,7 +247,7 @@ def _waiting(client: Client, again: Look) -> Verdict:
     holds = client.holdings
     if again.wchan is None and (holds is None or not holds.devices):
         return Verdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
-    if again.wchan is not None and not re.match(_WAITS_FOR_ANSWER, again.wchan):
+    if again.wchan is not None and not _is_for_answer(again.wchan):
         return Verdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
     if holds is not None and not holds.devices and holds.has_socket:
         return Verdict(Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"])
@@ -261,6 +262,15 @@ def _waiting(client: Client, again: Look) -> Verdict:
         named = ", ".join(holds.devices)
         evidence.append(f"has {named} open")
     return Verdict(Finding.STUCK, evidence)
+
+
+def _is_the_same(client: Client, stat: Stat) -> bool:
+    return client.identity == (stat.pid, stat.start_ticks)
+
+
+@lru_cache(maxsize=WCHANS_MAX)
+def _is_for_answer(wchan: str) -> bool:
+    return re.match(_WAITS_FOR_ANSWER, wchan) is not None
 
 
 def _on_terminal(client: Client, again: Look) -> Optional[str]:

@@ -7,6 +7,7 @@ one process, and once that has ended every read says so, even when its pid belon
 
 import errno
 import os
+from functools import lru_cache
 from types import TracebackType
 from typing import Dict, List, NamedTuple, Optional, Type, Union
 
@@ -18,6 +19,9 @@ TICKS_PER_S = 100
 
 DESCRIPTORS_MAX = 4096
 """Of one process; more of them are not looked at."""
+
+STATS_MAX = 2048
+"""So many are remembered: that of a process which stands still is the same at each look."""
 
 NO_LOGIN = 0xFFFF_FFFF
 """The login uid of what no login started."""
@@ -203,9 +207,12 @@ class Process:
     def read_or_none(self, name: str, bytes_max: int = READ_BYTES_MAX) -> Optional[bytes]:
         """The same, and None where it tells nothing."""
         try:
-            return self.read(name, bytes_max)
+            raw = _read(name, self._directory, bytes_max)
         except ProcError:
             return None
+        if self._tree.record is not None:
+            self._tree.record[f"{self.pid}/{name}"] = raw
+        return raw
 
     def link(self, name: str) -> str:
         """Where one of its links leads, as the kernel says it; raises Gone or Unreadable."""
@@ -276,9 +283,8 @@ class Process:
 
     def login_uid(self) -> Optional[int]:
         """Who logged in and started it, however far back; None: nobody, or unknown."""
-        raw = self.read_or_none("loginuid", _NUMBER_BYTES_MAX)
-        text = shown(raw).strip() if raw is not None else ""
-        uid = int(text) if _is_number(text) else NO_LOGIN
+        word = (self.read_or_none("loginuid", _NUMBER_BYTES_MAX) or b"").strip()
+        uid = int(word) if word.isdigit() else NO_LOGIN
         return uid if uid < NO_LOGIN else None
 
 
@@ -287,6 +293,7 @@ def split_argv(cmdline: bytes) -> List[str]:
     return [shown(part) for part in cmdline.rstrip(b"\0").split(b"\0")] if cmdline else []
 
 
+@lru_cache(maxsize=STATS_MAX)
 def parse_stat(pid: int, raw: bytes) -> Stat:
     """The fields of a /proc/PID/stat; raises Unreadable when no kernel wrote it."""
     # The name may hold spaces, parentheses and newlines: it ends at the last parenthesis.

@@ -140,9 +140,10 @@ def _placed(cgroups: bytes) -> _Placed:
 
 
 def _uid(process: Process) -> Optional[int]:
-    raw = process.read_or_none("status", _STATUS_BYTES_MAX)
-    found = re.search(rb"^Uid:\s*([0-9]{1,10})\s", raw, re.MULTILINE) if raw is not None else None
-    return int(found.group(1)) if found else None
+    raw = process.read_or_none("status", _STATUS_BYTES_MAX) or b""
+    # In a name, the kernel writes a line's end as two characters.
+    word = raw[raw.find(b"\nUid:") + 5 :].split(None, 1)[:1] if b"\nUid:" in raw else []
+    return int(word[0]) if word and word[0].isdigit() and len(word[0]) <= 10 else None
 
 
 def _service_path(cgroups: str) -> str:

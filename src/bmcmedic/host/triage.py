@@ -134,17 +134,21 @@ def triage(
     *,
     interval_s: float = INTERVAL_S,
     stuck_after_s: float = STUCK_AFTER_S,
+    with_stacks: bool = True,
     sleep: Callable[[float], None] = time.sleep,
     epoch_s: Callable[[], float] = time.time,
 ) -> Triage:
-    """Look twice, and say what is wrong."""
+    """Look twice, and say what is wrong.
+
+    Without stacks it costs less, and tells nothing but those less: the screen does not show them.
+    """
     found = survey(roots.proc)
     first = _moment(roots.proc, roots.sys, found)
     queued_share = _wait(roots, first, interval_s, sleep) if roots.is_live else None
     again = None
     if roots.again is not None:
         again = _moment(roots.again, roots.sys_again or roots.sys, found)
-    stuck, spared = _judged(roots, found, stuck_after_s)
+    stuck, spared = _judged(roots, found, stuck_after_s, with_stacks)
     now = machine.read(roots.proc, roots.sys)
     seen = Triage(
         machine=now,
@@ -221,7 +225,9 @@ def now_s(proc: Tree) -> float:
         )
 
 
-def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stuck], List[Spared]]:
+def _judged(
+    roots: Roots, found: Survey, stuck_after_s: float, with_stacks: bool
+) -> Tuple[List[Stuck], List[Spared]]:
     """The clients that are proven stuck, oldest first, and the others that are still there."""
     tree = roots.proc if roots.again is None else roots.again
     try:
@@ -231,28 +237,19 @@ def _judged(roots: Roots, found: Survey, stuck_after_s: float) -> Tuple[List[Stu
     starters = Starters(tree, Users(roots.etc), roots.run)
     stuck, spared = [], []
     for client in found.clients:
-        verdict, told = _verdict(tree, client, now, stuck_after_s, starters)
-        if told is not None:
-            stuck.append(told)
-        elif verdict.finding is not Finding.GONE:
+        try:
+            with tree.hold(client.identity.pid) as process:
+                look = Look.at(process, now, with_stack=with_stacks)
+                verdict = judge(client, look, stuck_after_s)
+                if verdict.is_stuck:
+                    who = starters.of(process, look.stat)
+                    stuck.append(Stuck(client, look, verdict.evidence, who))
+                    continue
+        except ProcError:
+            continue  # it has ended
+        if verdict.finding is not Finding.GONE:
             spared.append(Spared(client, verdict))
     return sorted(stuck, key=lambda each: -each.look.age_s), spared
-
-
-def _verdict(
-    tree: Tree, client: Client, now: Now, stuck_after_s: float, starters: Starters
-) -> Tuple[Verdict, Optional[Stuck]]:
-    """What a client is found to be, and if it is stuck all that is known of it."""
-    try:
-        with tree.hold(client.identity.pid) as process:
-            look = Look.at(process, now, with_stack=True)
-            verdict = judge(client, look, stuck_after_s)
-            if not verdict.is_stuck:
-                return verdict, None
-            who = starters.of(process, look.stat)
-            return verdict, Stuck(client, look, verdict.evidence, who)
-    except ProcError:
-        return judge(client, None, stuck_after_s), None
 
 
 def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
