@@ -9,7 +9,7 @@ import errno
 import os
 from functools import lru_cache
 from types import TracebackType
-from typing import Dict, List, NamedTuple, Optional, Type, Union
+from typing import Dict, Iterable, List, NamedTuple, Optional, Type, Union
 
 READ_BYTES_MAX = 64 << 10
 """Of one file; the rest is not read."""
@@ -30,6 +30,7 @@ _PF_KTHREAD = 0x0020_0000
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR})
 # Nothing in a captured tree leads out of it, and a FIFO there holds nobody up.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_FIRST_DESCRIPTORS_MAX = 16
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 _STAT_FIELDS = 20
 """So many of them are looked at, and every kernel writes more."""
@@ -236,16 +237,14 @@ class Process:
 
         Raises Gone.
         """
-        found = {}
         try:
-            folder = os.open("fd", _FOLDER_FLAGS, dir_fd=self._directory)
-            try:
-                for name in os.listdir(folder)[:DESCRIPTORS_MAX]:
-                    target = _link_or_none(name, folder)
-                    if target is not None:  # else it was closed meanwhile
-                        found[name] = target
-            finally:
-                os.close(folder)
+            # Linux 6.2 and later tell how many there are: where these are the first ones, as they
+            # mostly are, they need not be listed. A folder on a disk is larger than it has entries.
+            count = os.stat("fd", dir_fd=self._directory).st_size
+            numbers = map(str, range(count)) if count <= _FIRST_DESCRIPTORS_MAX else ()
+            found = _links("fd/", numbers, self._directory)
+            if count == 0 or len(found) != count:
+                found = self._listed_files()
         except OSError as error:
             if error.errno in _GONE:
                 raise _refusal(error, "fd") from None
@@ -254,6 +253,14 @@ class Process:
             for name, target in found.items():
                 self._tree.record[f"{self.pid}/fd/{name}"] = target
         return found
+
+    def _listed_files(self) -> Dict[str, str]:
+        """Raises OSError."""
+        folder = os.open("fd", _FOLDER_FLAGS, dir_fd=self._directory)
+        try:
+            return _links("", os.listdir(folder)[:DESCRIPTORS_MAX], folder)
+        finally:
+            os.close(folder)
 
     def names(self, path: str) -> List[str]:
         """The names in one of its directories; raises Gone or Unreadable."""
@@ -394,6 +401,16 @@ def _link(path: str, directory: Optional[int]) -> str:
     except UnicodeEncodeError:
         return shown(os.fsencode(target))
     return target
+
+
+def _links(place: str, names: Iterable[str], directory: int) -> Dict[str, str]:
+    """Those of them that are there."""
+    found = {}
+    for name in names:
+        target = _link_or_none(place + name, directory)
+        if target is not None:
+            found[name] = target
+    return found
 
 
 def _link_or_none(path: str, directory: Optional[int]) -> Optional[str]:

@@ -72,6 +72,40 @@ def test_a_held_process_that_ended_is_gone_whoever_has_its_pid() -> None:
         Tree("/proc").stat(pid)
 
 
+@pytest.mark.parametrize("has_gap", [False, True])
+def test_what_a_process_has_open_is_all_there(*, has_gap: bool) -> None:
+    # With a gap, there are as many as before, and the last of them is not where it was counted to.
+    code = "import os; os.close(2); os.dup2(0, 7); " if has_gap else ""
+    command = [sys.executable, "-S", "-c", code + "print('ready', flush=True); input()"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        folder = Path(f"/proc/{child.pid}/fd")
+        with Tree("/proc").hold(child.pid) as process:
+            files = process.open_files()
+        assert files == {each.name: str(each.readlink()) for each in folder.iterdir()}
+        assert ("7" in files) is has_gap
+    finally:
+        child.communicate(input="\n")
+    assert child.returncode == 0
+
+
+def test_what_a_captured_process_has_open_is_all_there(tmp_path: Path) -> None:
+    files = {str(number): f"pipe:[{number}]" for number in (0, 1, 2, 5)}
+    root = write_proc(tmp_path / "proc", [FakeProcess(7, "x", files=files), FakeProcess(8, "y")])
+    with Tree(str(root)).hold(7) as process:
+        assert process.open_files() == files
+    with Tree(str(root)).hold(8) as process:
+        assert process.open_files() == {}
+        (root / "8/fd").rmdir()
+        with pytest.raises(Gone):
+            process.open_files()
+        (root / "8/fd").write_text("no folder")
+        with pytest.raises(Gone):
+            process.open_files()
+
+
 def test_a_zombie_can_be_read() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     try:
