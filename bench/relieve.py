@@ -59,10 +59,16 @@ class Host:
 
     def start(self, name: str, count: int) -> list[int]:
         """Start processes that are called so, each an orphan in a session of its own."""
-        before = set(self._tree.pids())
+        before = self._called(name)
         crowd(self._programs, name, count)
-        until(lambda: len(self._tree.pids()) >= len(before) + count)
-        return [pid for pid in self._tree.pids() if pid not in before]
+        until(lambda: len(self._called(name) - before) >= count)
+        return sorted(self._called(name) - before)
+
+    def _called(self, name: str) -> set[int]:
+        """Those that are there; who is on its way out has no executable any more."""
+        executable = self._programs.executable(name)
+        pids = self._tree.pids()
+        return {pid for pid in pids if self._tree.link_or_none(f"{pid}/exe") == executable}
 
     def left(self) -> int:
         return sum(1 for pid in self.stuck if self._is_alive(pid))

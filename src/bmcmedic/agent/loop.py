@@ -115,9 +115,12 @@ class HostLoop:
         """When all processes are looked at again."""
         self._may_act = False
         """Whether anything could be ended at the last look."""
+        self._is_pressing = False
+        """Whether somebody may be proven stuck then, and be ended."""
         self._view = ReliefView()
         self._odd: str | None = None
-        self._quick_odd: str | None = None
+        self._noted = (True, True, 0, self._view.actions)
+        """What makes a triage worth while when it has changed."""
         self._is_triage_wanted = False
         self._told = ""
         self.progressed_at = runtime.monotonic()
@@ -142,9 +145,12 @@ class HostLoop:
 
     def _wait(self, seconds: float) -> None:
         self.progressed_at = self._runtime.monotonic()
-        if not self._stopping:
-            self._wakeup.wait(seconds)
-        self.progressed_at = self._runtime.monotonic()
+        with self._host.first() if self._is_pressing else nullcontext():
+            if not self._stopping:
+                self._wakeup.wait(seconds)
+            self.progressed_at = self._runtime.monotonic()
+            if self._is_pressing and self.progressed_at >= self._look_at and not self._stopping:
+                self._relieve(self._config())  # before anything else, while it comes first
 
     # --------------------------------------------------------------------------------- one round
 
@@ -154,13 +160,12 @@ class HostLoop:
         self._follow(config)
         quick = self._quick.look()
         driver = self._host.driver()
-        before = (self._odd is None, self._quick_odd is None, self._view.stuck, self._view.actions)
-        self._quick_odd = quick.odd
         self._odd = self._oddity(quick, driver)
         if self._odd is not None:
             self._relieve(config)
-        after = (self._odd is None, quick.odd is None, self._view.stuck, self._view.actions)
-        self._is_triage_wanted |= before != after
+        noted = (self._odd is None, quick.odd is None, self._view.stuck, self._view.actions)
+        self._is_triage_wanted |= noted != self._noted
+        self._noted = noted
         if self._is_triage_due(config):
             self._triage(config)
         self._publish(self._state(quick, driver))
@@ -206,6 +211,7 @@ class HostLoop:
     def _next_look_at(self, config: Config, report: Report, cost_s: float) -> float:
         """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""
         now = self._runtime.monotonic()
+        self._is_pressing = False
         if not self._may_act:
             pause_s = OBSERVING_FACTOR * max(CLOSE_S_MIN, COST_SHARE * cost_s)
             return now + min(CLOSE_S_MAX, pause_s)
@@ -214,6 +220,7 @@ class HostLoop:
         due_at = self._relief.next_due_at(DUE_WITHIN_S)
         if any(is_gone(case) for case in report.stuck):
             due_at = now  # what else there was may go on now
+        self._is_pressing = due_at is not None and due_at < look_at
         return look_at if due_at is None else min(look_at, max(due_at, now + DUE_GAP_S))
 
     # ------------------------------------------------------------------------------ triage, relief

@@ -14,7 +14,6 @@ import pytest
 from bmcmedic.agent.config import Config, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
-from bmcmedic.agent.priority import NICE, ahead_of_others
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.driver.runtime import Signal, ThreadRuntime
 from bmcmedic.host.proc import Unreadable
@@ -201,14 +200,35 @@ def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
     bench.act()
     bench.host.add(Fake(400))
     bench.rounds(4)
-    assert len(bench.host.sent) == bench.sent_first == 1
+    assert bench.host.sent == [(400, "TERM")]
+    assert bench.sent_first == 1
 
 
-def test_who_comes_first_is_as_nice_afterwards_as_before() -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with ahead_of_others():
-        assert os.getpriority(os.PRIO_PROCESS, 0) in (NICE, before)  # only root may
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+def test_it_comes_first_as_soon_as_the_moment_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 51.3))
+    late: list[float] = []
+    round_of_loop = bench.loop.round
+
+    def noted() -> float:
+        if bench.host.uptime_s >= fake.start_s + 60.0 and 400 in bench.host.processes:
+            late.append(bench.host.uptime_s)
+        return round_of_loop()
+
+    def stop() -> None:
+        if 400 not in bench.host.processes:
+            bench.loop.stop()
+
+    monkeypatch.setattr(bench.loop, "round", noted)
+    bench.host.when_slept.append(stop)
+    bench.loop.run()
+    assert bench.host.sent == [(400, "TERM")]
+    assert bench.sent_first >= 1
+    assert fake.start_s + 60.0 <= bench.host.uptime_s <= fake.start_s + 62.0
+    assert late == []
 
 
 def test_it_puts_back_when_it_ends(bench: Bench) -> None:
