@@ -36,7 +36,7 @@ WATCHER = "pretimeout_watcher.py"
 CLIENTS = 3
 LOOK_S = 0.7
 POLL_S = 0.01
-MOMENT_S_MAX = 90.0
+MOMENT_S_MAX = 300.0
 """A moment that does not come in this time is told as missed."""
 STRIKER_NICE = -10
 CREDENTIALS = struct.Struct("iII")
