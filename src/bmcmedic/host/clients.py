@@ -327,8 +327,12 @@ def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
 
 
 def _wchan(process: Process) -> Optional[str]:
-    raw = process.read_or_none("wchan", _LINE_BYTES_MAX)
-    text = shown(raw).strip() if raw is not None else ""
+    return _function(process.read_or_none("wchan", _LINE_BYTES_MAX) or b"")
+
+
+@lru_cache(maxsize=WCHANS_MAX)
+def _function(raw: bytes) -> Optional[str]:
+    text = shown(raw).strip()
     return None if re.match(_NO_WCHAN, text) else text
 
 
