@@ -42,7 +42,6 @@ from bmcmedic.host.relieve import Place, Relief
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic
 
-STUCK_AFTER_S = 8.0
 STEP_S = 1.0
 ASKING_S = 0.1
 """Asking about a thousand processes costs CPU as well: seldom, and only once they are going."""
@@ -52,7 +51,8 @@ WAYS = ("agent", "watch", "by hand")
 class Host:
     """A crowd of processes, and how many of the stuck are left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stuck_after_s: float) -> None:
+        self.stuck_after_s = stuck_after_s
         self._programs = HostClients(folder)
         self._tree = Tree("/proc")
         self.stuck: list[int] = []
@@ -85,7 +85,7 @@ class Host:
 
     def crossings(self) -> dict[int, float]:
         """When each of the stuck crosses the threshold."""
-        now = time.monotonic() + STUCK_AFTER_S
+        now = time.monotonic() + self.stuck_after_s
         return {pid: now - age_s for pid, age_s in zip(self.stuck, self._ages_s(), strict=True)}
 
     def _ages_s(self) -> Iterator[float]:
@@ -108,7 +108,7 @@ class Host:
 
 
 @contextlib.contextmanager
-def agent(folder: Path) -> Iterator[int]:
+def agent(folder: Path, stuck_after_s: float) -> Iterator[int]:
     """An agent that may act, on a host whose BMC has begun to hang; its pid."""
     config = folder / "agent.toml"
     config.write_text(
@@ -117,7 +117,7 @@ def agent(folder: Path) -> Iterator[int]:
 socket = "{folder / SOCKET}"
 [relief]
 mode = "act"
-stuck_after_s = {STUCK_AFTER_S}
+stuck_after_s = {stuck_after_s}
 [metrics]
 listen = "unix:{folder}/metrics.sock"
 [process]
@@ -152,14 +152,14 @@ def through_the_agent(host: Host, pid: int) -> dict[str, float]:
 
 def watched(host: Host) -> dict[str, float]:
     """Step once a second, as a program does that runs all the time."""
-    relief = Relief(Place.here(), STUCK_AFTER_S)
+    relief = Relief(Place.here(), host.stuck_after_s)
     looks: list[float] = []
-    while host.youngest_s() < STUCK_AFTER_S - STEP_S:
+    while host.youngest_s() < host.stuck_after_s - STEP_S:
         begun = time.process_time()
         relief.look()
         looks.append(time.process_time() - begun)
         time.sleep(STEP_S)
-    crossed = time.monotonic() + STUCK_AFTER_S - host.youngest_s()
+    crossed = time.monotonic() + host.stuck_after_s - host.youngest_s()
     begun = time.process_time()
     while host.left():
         if time.monotonic() > crossed + LIMIT_S:
@@ -177,12 +177,12 @@ def watched(host: Host) -> dict[str, float]:
 
 def by_hand(host: Host) -> dict[str, float]:
     """The command, started when the youngest crosses the threshold."""
-    until(lambda: host.youngest_s() >= STUCK_AFTER_S)
+    until(lambda: host.youngest_s() >= host.stuck_after_s)
     crossed = time.monotonic()
     crossings = dict.fromkeys(host.stuck, crossed)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "bmcmedic", "relieve", "--yes", "--stuck-after"]
-    child = subprocess.Popen([*command, f"{STUCK_AFTER_S:g}"], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([*command, f"{host.stuck_after_s:g}"], stdout=subprocess.DEVNULL)
     gone, _ = host.until_gone(crossings)
     status = child.wait(LIMIT_S)
     ended = time.monotonic()
@@ -196,10 +196,12 @@ def by_hand(host: Host) -> dict[str, float]:
     }
 
 
-def measure(count: int, others: int, rounds: int, hogs: int, ways: list[str]) -> None:
+def measure(
+    count: int, others: int, rounds: int, hogs: int, ways: list[str], stuck_after_s: float
+) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name).resolve()
-        host = Host(folder)
+        host = Host(folder, stuck_after_s)
         for _ in range(hogs):
             stack.enter_context(running(sys.executable, "-c", "while True: pass"))
         innocent = host.start("python", others)
@@ -208,7 +210,7 @@ def measure(count: int, others: int, rounds: int, hogs: int, ways: list[str]) ->
             with contextlib.ExitStack() as beside:
                 measured = {"watch": watched, "by hand": by_hand}.get(way)
                 if measured is None:
-                    pid = beside.enter_context(agent(folder))
+                    pid = beside.enter_context(agent(folder, stuck_after_s))
                     measured = partial(through_the_agent, pid=pid)
                 tell(measured, host, count, rounds)
         survivors = set(Tree("/proc").pids()) & set(innocent)
@@ -233,10 +235,14 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hogs", type=int, default=0)
+    parser.add_argument(
+        "--stuck-after", type=float, default=8.0, help="longer than it takes to start them all"
+    )
     parser.add_argument("--way", action="append", choices=WAYS, help="all, unless said")
     options = parser.parse_args()
     ways = options.way or list(WAYS)
-    run_apart(lambda: measure(options.count, options.others, options.rounds, options.hogs, ways))
+    sizes = (options.count, options.others, options.rounds, options.hogs)
+    run_apart(lambda: measure(*sizes, ways, options.stuck_after))
 
 
 if __name__ == "__main__":
