@@ -214,7 +214,7 @@ class Upheaval:
         return self.last_look
 
     def figures(self) -> str:
-        """In a line, for people (`pytest -rP`)."""
+        """In a line, for people (`pytest -rP`); a hang is a gap, but the timer may stand in it."""
         armed = self.watch.armed
         struck = [each["struck"] for each in self.told("struck") if each["pid"] is not None]
         return (
