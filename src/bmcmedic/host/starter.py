@@ -140,7 +140,7 @@ def _placed(cgroups: bytes) -> _Placed:
 
 
 def _uid(process: Process) -> Optional[int]:
-    raw = process.read_or_none("status", _STATUS_BYTES_MAX) or b""
+    raw = b"\n" + (process.read_or_none("status", _STATUS_BYTES_MAX) or b"")
     # In a name, the kernel writes a line's end as two characters.
     word = raw[raw.find(b"\nUid:") + 5 :].split(None, 1)[:1] if b"\nUid:" in raw else []
     return int(word[0]) if word and word[0].isdigit() and len(word[0]) <= 10 else None
