@@ -314,7 +314,7 @@ class Striker:
 
     def _strike(self, victim: str, name: str, moment: str) -> None:
         if victim == "watcher":
-            pid = strike_watcher(name)
+            pid = strike_watcher(self._watching(), name)
         elif victim == "undo":
             pid = self._units["agent"].strike(name, "undo_pid")
         else:
@@ -341,6 +341,8 @@ class Striker:
                 self._wait(self._clients.changed, lambda: bool(self._clients.asking), moment)
             case "pat":
                 self._poll(self._sleep_until_pat, moment)
+            case "watching":
+                self._poll(lambda: self._watching() is not None, moment)
             case "acted":
                 self._poll(MARK.exists, moment)
             case "throttled":
@@ -363,6 +365,11 @@ class Striker:
             time.sleep(POLL_S)
         return age_s < 2 * period_s
 
+    def _watching(self) -> int | None:
+        """The watcher that watches, by its driver's word."""
+        pretimeout = (self._driver() or {}).get("pretimeout") or {}
+        return pretimeout["watcher_pid"] if pretimeout.get("watching") else None
+
     def _poll(self, has_come: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + MOMENT_S_MAX
         while not has_come():
@@ -376,17 +383,18 @@ class Striker:
                 raise Missed(what)
 
 
-def strike_watcher(name: str) -> int | None:
+def strike_watcher(pid: int | None, name: str) -> int | None:
     """It is no child of ours, so it is held by its descriptor while it is made sure of."""
-    for pid in processes()[0].get("watcher", ()):
-        with contextlib.suppress(OSError):
-            held = os.pidfd_open(pid)
-            try:
-                if WATCHER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    signal.pidfd_send_signal(held, getattr(signal, f"SIG{name}"))
-                    return pid
-            finally:
-                os.close(held)
+    if pid is None:
+        return None
+    with contextlib.suppress(OSError):
+        held = os.pidfd_open(pid)
+        try:
+            if WATCHER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                signal.pidfd_send_signal(held, getattr(signal, f"SIG{name}"))
+                return pid
+        finally:
+            os.close(held)
     return None
 
 

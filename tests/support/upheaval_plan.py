@@ -18,8 +18,8 @@ class Strike:
 
     The moments: `alive` (at once), `ready` (has told so), `start` (is ended before, so that it
     starts), `undo` (the same for what comes after the agent), `exchange` (a client waits for the
-    BMC), `pat` (one is due), `acted` (the agent is about to change something), `throttled` (it
-    has).
+    BMC), `pat` (one is due), `watching` (the watcher has taken over), `acted` (the agent is about
+    to change something), `throttled` (it has).
     """
 
     victims: tuple[str, ...]
@@ -65,13 +65,13 @@ def patting(dice: random.Random) -> Strike:
 
 def unwatched(dice: random.Random) -> Strike:
     """The pretimeout watcher dies, and its driver has to notice."""
-    return Strike(("watcher",), "ready", _delay_s(dice, 1.0))
+    return Strike(("watcher",), "watching", _delay_s(dice, 1.0))
 
 
 def with_stopped_watcher(dice: random.Random) -> tuple[Strike, ...]:
     """The watcher is stopped for good, and then its driver dies: the next one has to end it."""
     return (
-        Strike(("watcher",), "ready", _delay_s(dice, 1.0), ("STOP",)),
+        Strike(("watcher",), "watching", _delay_s(dice, 1.0), ("STOP",)),
         Strike(("driver",), "alive", _delay_s(dice, 1.0)),
     )
 
