@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -309,16 +309,4 @@ SETTINGS = _TABLE.settings
 load = _TABLE.load
 show = _TABLE.show
 changed = _TABLE.changed
-
-
-def with_reloadable(old: Config, new: Config) -> Config:
-    """The new configuration as far as SIGHUP can change it, the old one for the rest."""
-    sections = {}
-    for section in _TABLE.sections:
-        values = {
-            each.key: getattr(getattr(new, section), each.key)
-            for each in SETTINGS
-            if each.section == section and each.reload
-        }
-        sections[section] = replace(getattr(old, section), **values)
-    return Config(**sections)
+with_reloadable = _TABLE.with_reloadable

@@ -106,8 +106,6 @@ class LoopbackDoor:
         self.link = DriverLink(driver_path)
         self.counts: Counter[str] = Counter()
         self.address: Address = (HOST, 0)
-        self.driver_status: dict[str, Any] | None = None
-        """What the driver said at the last look; None: it said nothing."""
         self._files = DoorFiles(runtime_dir)
         self._report = report
         self._state: tuple[str, str] | None = None
@@ -311,10 +309,8 @@ class LoopbackDoor:
         try:
             status: dict[str, Any] = await self.link.status(LOOK_S_MAX)
         except BmcmedicError as error:
-            self.driver_status = None
             self._tell_state(door_files.NO_DRIVER, str(error))
             return
-        self.driver_status = status
         driver = status.get("driver", {})
         breaker = driver.get("breaker", {})
         if driver.get("parked"):

@@ -132,7 +132,9 @@ class BmcReader:
                 return Known(up=True, took_s=now - began_at, exists=False)
             if before is None:
                 return Known(up=False, took_s=now - began_at)
-            return Known(False, before.answer, before.answered_at, now - began_at)
+            # Silence does not say that it has got what it said it has not.
+            exists = before.exists or isinstance(error, CompletionCodeError)
+            return Known(False, before.answer, before.answered_at, now - began_at, exists)
         now = self._runtime.monotonic()
         return Known(True, answer, now, now - began_at)
 

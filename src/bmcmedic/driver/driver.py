@@ -429,7 +429,7 @@ class Driver:
         """Tell everybody who waits for it; the lock is held."""
         self._queues.complete_request(request)
         good = response is not None and response[_COMPLETION_CODE_AT] == 0
-        if good and request.idempotent and not request.highpri:
+        if good and request.answer_is_kept:
             assert response is not None
             self._last_answers.put(request.key, response, self._runtime.monotonic())
         for caller in list(request.callers()):

@@ -15,7 +15,8 @@ class DriverLimits:
     """How much may wait, and for how long."""
 
     client_requests_max: int = 64
-    last_answers_max: int = 256
+    last_answers_max: int = 1024
+    """With each its question; neither is longer than `MESSAGE_BYTES_MAX`, so below 1 MiB."""
     worker_slack_s: float = 2.0
     """The worker that did nothing for this long beyond one exchange counts as stuck."""
     io_lock_s: float = 0.5

@@ -32,6 +32,16 @@ READS: Final = frozenset(
 """By (netFn, command). Get Message and its like are not here: they take what they give."""
 
 
+_RESERVED: Final = frozenset({(_SENSOR, 0x21), (_STORAGE, 0x23), (_STORAGE, 0x43)})
+"""Get Device SDR, SDR and SEL Entry: who asks again later has another reservation. One walk
+through a repository or a log would push out all that is worth keeping."""
+
+
+def is_kept(request: bytes) -> bool:
+    """Whether the answer to a read may serve later, should the BMC be silent then."""
+    return (request[0] >> 2, request[1]) not in _RESERVED
+
+
 def is_read(request: bytes) -> bool:
     """Whether a request changes nothing, whoever sends it and however often.
 

@@ -17,11 +17,6 @@ def is_known_guid(raw: bytes) -> bool:
     return len(raw) == GUID_BYTES and raw not in (bytes(GUID_BYTES), b"\xff" * GUID_BYTES)
 
 
-def guid_text(raw: bytes) -> str | None:
-    """32 hexadecimal digits in the order of the wire; None when the GUID is unknown."""
-    return raw.hex() if is_known_guid(raw) else None
-
-
 def guid_candidates(raw: bytes) -> tuple[str, ...]:
     """Every UUID, as lower-case text, that the bytes may stand for; none when unknown."""
     if not is_known_guid(raw):

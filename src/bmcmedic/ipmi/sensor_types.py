@@ -123,26 +123,6 @@ def sensor_type_name(sensor_type: int) -> str:
     return _TYPE_NAMES[sensor_type] if sensor_type < len(_TYPE_NAMES) else _UNRECOGNIZED
 
 
-class EntityId(IntEnum):
-    """Which part of the machine it belongs to (table 43-13)."""
-
-    UNSPECIFIED = 0x00
-    PROCESSOR = 0x03
-    DISK = 0x04
-    SYSTEM_MANAGEMENT_MODULE = 0x06
-    SYSTEM_BOARD = 0x07
-    MEMORY_MODULE = 0x08
-    POWER_SUPPLY = 0x0A
-    FRONT_PANEL_BOARD = 0x0C
-    POWER_UNIT = 0x13
-    SYSTEM_CHASSIS = 0x17
-    FAN = 0x1D
-    MEMORY_DEVICE = 0x20
-    BATTERY = 0x28
-    MANAGEMENT_CONTROLLER_FIRMWARE = 0x2E
-    AIR_INLET = 0x37
-
-
 class UnitType(IntEnum):
     """What a reading counts (table 43-15)."""
 

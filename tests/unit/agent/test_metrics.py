@@ -242,6 +242,23 @@ def test_a_bmc_without_dcmi_has_not_failed_at_it() -> None:
     assert bench.scrape()["ipmi_up{collector=dcmi}"] == 0
 
 
+def test_a_bmc_without_dcmi_has_not_got_it_while_it_is_silent() -> None:
+    bench = Bench()
+    bench.bmc.refused = {GetPowerReadingReq: 0xC1}
+    bench.reader.ask(bench.bmc)
+    bench.bmc.silent = {type(question) for question in QUESTIONS.values()}
+    bench.reader.ask(bench.bmc)
+    seen = bench.scrape()
+    assert seen["ipmi_up{collector=bmc}"] == 0
+    assert "ipmi_up{collector=dcmi}" not in seen
+    assert bench.reader.is_due() is False
+    bench.time.now += RETRY_S
+    assert bench.reader.is_due()
+    bench.bmc.silent, bench.bmc.refused = set(), {}
+    bench.reader.ask(bench.bmc)
+    assert bench.scrape()["ipmi_up{collector=dcmi}"] == 1  # new firmware has it
+
+
 def test_power_that_is_not_measured_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ANSWERS, GetPowerReadingReq, GetPowerReadingRsp(0, active=False))
     bench = Bench()

@@ -338,6 +338,20 @@ def test_while_it_is_open_readers_get_the_last_good_answer_with_its_age(bench: B
     assert 0 <= old.answer_age_s < WAIT_S_MAX
 
 
+@pytest.mark.parametrize("walk", [b"\x28\x23", b"\x28\x43", b"\x10\x21"], ids=bytes.hex)
+def test_a_walk_pushes_no_last_answer_out(bench: Bench, walk: bytes) -> None:
+    """Get SDR, SEL Entry, Device SDR: the next to ask will have another reservation."""
+    asked, flying = bench.asked()
+    flying.answer(data=b"\x20")
+    for number in range(bench.driver.limits.last_answers_max):
+        asked, flying = bench.asked(walk + b"\x4d\x00" + number.to_bytes(2, "little") + b"\x00\xff")
+        flying.answer(data=b"\xff\xff")
+    eventually(lambda: asked.done)
+    open_breaker(bench)
+    assert bench.ask().response == b"\x1c\x01\x00\x20"
+    assert isinstance(bench.ask(asked.data).error, BreakerOpen)
+
+
 def test_while_it_is_open_all_else_fails_at_once(bench: Bench) -> None:
     open_breaker(bench)
     never_seen, change = bench.ask(GET_SELF_TEST), bench.ask(SET_SOMETHING)

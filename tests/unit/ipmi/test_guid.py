@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmcmedic.ipmi.guid import guid_candidates, guid_matches, guid_text, is_known_guid
+from bmcmedic.ipmi.guid import guid_candidates, guid_matches, is_known_guid
 
 PRODUCT_UUID = "4c4c4544-0042-3510-8051-b7c04f465931"
 TEXT_ORDER = bytes.fromhex("4c4c4544004235108051b7c04f465931")
@@ -36,7 +36,6 @@ def test_another_machine_does_not_match() -> None:
 @pytest.mark.parametrize("raw", [bytes(16), b"\xff" * 16, b"", TEXT_ORDER[:15], TEXT_ORDER * 2])
 def test_a_guid_of_zeros_or_ones_identifies_nobody(raw: bytes) -> None:
     assert not is_known_guid(raw)
-    assert guid_text(raw) is None
     assert guid_candidates(raw) == ()
     assert not guid_matches(raw, str(bytes(16).hex()))
     assert not guid_matches(raw, "ff" * 16)
@@ -45,7 +44,3 @@ def test_a_guid_of_zeros_or_ones_identifies_nobody(raw: bytes) -> None:
 @pytest.mark.parametrize("text", ["", "none", "Not Settable", PRODUCT_UUID[:-1]])
 def test_what_is_no_uuid_matches_nothing(text: str) -> None:
     assert not guid_matches(TEXT_ORDER, text)
-
-
-def test_a_guid_is_shown_in_the_order_of_the_wire() -> None:
-    assert guid_text(SMBIOS_ORDER) == SMBIOS_ORDER.hex()

@@ -255,3 +255,4 @@ add_options = _TABLE.add_options
 load = _TABLE.load
 show = _TABLE.show
 changed = _TABLE.changed
+with_reloadable = _TABLE.with_reloadable

@@ -134,6 +134,18 @@ class Table(Generic[C]):
             each for each in different if not each.reload
         ]
 
+    def with_reloadable(self, old: C, new: C) -> C:
+        """The new configuration as far as SIGHUP can change it, the old one for the rest."""
+        sections = {}
+        for section in self.sections:
+            values = {
+                each.key: _value(new, each)
+                for each in self.settings
+                if each.section == section and each.reload
+            }
+            sections[section] = dataclasses.replace(getattr(old, section), **values)
+        return self._config(**sections)
+
 
 def _value(config: object, each: Setting) -> object:
     value: object = getattr(getattr(config, each.section), each.key)

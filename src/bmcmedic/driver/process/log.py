@@ -67,10 +67,6 @@ class Log:
         """Something that happened."""
         self(INFO, message)
 
-    def debug(self, message: str) -> None:
-        """Something for whoever looks for a defect."""
-        self(DEBUG, message)
-
     def run(self) -> None:
         """What its thread does until `stop`."""
         while not self._stopping:

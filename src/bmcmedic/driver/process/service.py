@@ -17,6 +17,7 @@ from bmcmedic.driver.process.found_interface import FoundInterface, Makers
 from bmcmedic.driver.process.log import Log
 from bmcmedic.driver.process.process_service import ProcessService
 from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
+from bmcmedic.driver.process.way_told import Way, WayTold
 from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
 from bmcmedic.driver.socket.policy import Access
 from bmcmedic.driver.socket.server import SocketServer
@@ -64,8 +65,6 @@ class Service(ProcessService[Config, Log]):
         Raises: ConfigurationError for what cannot work, before anything is touched.
         """
         super().__init__(config, reread, Log, environment)
-        self._told_silent = False
-        self._told_missing = False
         self._told_parked = False
         _make_runtime_dir(Path(config.process.runtime_dir))
         listener = passed_socket(environment) or listen(config.socket_path, config.socket.group)
@@ -84,6 +83,9 @@ class Service(ProcessService[Config, Log]):
             self._runtime.monotonic,
         )
         self._driver = Driver(self._interface, self._runtime)
+        self._way = WayTold(
+            self._driver.breaker, lambda: self._interface.name, self._log, self._manager.status
+        )
         self._watchdog: WatchdogService | None = None
         self._stamps = StampsFile(Path(config.process.runtime_dir))
         if config.watchdog.mode != "off":
@@ -111,7 +113,8 @@ class Service(ProcessService[Config, Log]):
         if unscheduled is not None:
             self._log.warning(unscheduled)
         realtime.settle_collector()
-        self._told_missing = self._interface.missing is not None  # it was said
+        if self._interface.missing is not None:  # it was said
+            self._way.said = Way.MISSING
         supervisor.start("log", self._log.run)
         supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
         supervisor.start("socket", self._server.run)
@@ -134,32 +137,7 @@ class Service(ProcessService[Config, Log]):
         if self._watchdog is not None:
             self._watchdog.tick()
         self._tell_parked()
-        self._tell_silence()
-
-    def _tell_silence(self) -> None:
-        breaker = self._driver.breaker
-        missing = breaker.interface_missing
-        if missing is not None and not self._told_missing:
-            self._log.warning(
-                f"there is no interface to a BMC any more: {missing}; readers get old answers,"
-                " others an error, until there is"
-            )
-            self._told_missing = True
-            self._manager.status(self._told())
-        elif breaker.is_open and missing is None and not self._told_silent:
-            self._log.warning(
-                f"the BMC does not answer any more: {breaker.reason}; readers get old answers, "
-                "others an error, until it does"
-            )
-            self._told_silent = True
-        elif not breaker.is_open and (self._told_silent or self._told_missing):
-            self._log.info(
-                "the BMC answers again"
-                if self._told_silent
-                else f"there is an interface to a BMC now: {self._interface.name}"
-            )
-            self._told_silent = self._told_missing = False
-            self._manager.status(self._told())
+        self._way.look()
 
     def _tell_parked(self) -> None:
         parked = self._driver.parking.describe()
@@ -180,12 +158,11 @@ class Service(ProcessService[Config, Log]):
         return configuration.changed(self._config, new)
 
     def _take(self, new: Config) -> None:
-        self._server.access = _access(new)
+        self._config = configuration.with_reloadable(self._config, new)
+        self._server.access = _access(self._config)
 
     def _told(self) -> str:
-        if self._told_missing:
-            return "looking for an interface to a BMC"
-        return f"driving {self._interface.name}"
+        return self._way.status()
 
     # ------------------------------------------------------------------------------- the end
 
