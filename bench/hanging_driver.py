@@ -50,8 +50,13 @@ def hanging_driver(folder: Path, sensors: int = 0) -> Iterator[int]:
 
 @contextlib.contextmanager
 def running(*words: str) -> Iterator[int]:
+    """A program in a session of its own, as a service is: CPUs may be shared out by session."""
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process.pid

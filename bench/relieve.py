@@ -12,8 +12,9 @@ them crosses the threshold until the last is gone:
 - `by hand`: the command, started at that moment; its whole run, with the look at what came of it,
   stands beside it.
 
-`--hogs` busy processes at normal priority run meanwhile. There is no kernel's interface in this:
-kipmid is not measured.
+`--hogs` busy processes at normal priority run meanwhile. Each is a session of its own, and so are
+agent and command, as services and logins are. There is no kernel's interface in this: kipmid is not
+measured.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Host:
         """Those that are there; who is on its way out has no executable any more."""
         executable = self._programs.executable(name)
         pids = self._tree.pids()
-        return {pid for pid in pids if self._tree.link_or_none(f"{pid}/exe") == executable}
+        return {pid for pid in pids if _executable_of(pid) == executable}
 
     def left(self) -> int:
         return sum(1 for pid in self.stuck if self._is_alive(pid))
@@ -105,6 +106,13 @@ class Host:
             worst_s = max([worst_s, *(now - crossings[pid] for pid in gone)])
             left = alive
         return time.monotonic(), worst_s
+
+
+def _executable_of(pid: int) -> str | None:
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -182,7 +190,9 @@ def by_hand(host: Host) -> dict[str, float]:
     crossings = dict.fromkeys(host.stuck, crossed)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "bmcmedic", "relieve", "--yes", "--stuck-after"]
-    child = subprocess.Popen([*command, f"{host.stuck_after_s:g}"], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*command, f"{host.stuck_after_s:g}"], stdout=subprocess.DEVNULL, start_new_session=True
+    )
     gone, _ = host.until_gone(crossings)
     status = child.wait(LIMIT_S)
     ended = time.monotonic()

@@ -11,19 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bmcmedic.agent.allowance import Allowance
 from bmcmedic.agent.config import Config
 from bmcmedic.agent.log import AgentLog
-from bmcmedic.agent.priority import ahead_of_others
 from bmcmedic.agent.quick_look import Quick, QuickLook
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.driver.process.log import INFO, WARNING
 from bmcmedic.driver.runtime import Runtime
 from bmcmedic.host.diagnosis import SYMPTOM_STUCK_CLIENTS
 from bmcmedic.host.kipmid_throttle import Setting
+from bmcmedic.host.priority import Ahead
 from bmcmedic.host.proc import ProcError, Tree
 from bmcmedic.host.relieve import Case, Place, Relief, Report, is_gone
 from bmcmedic.host.relieve_report import outcome_of
@@ -41,8 +41,6 @@ COST_SHARE = 200
 """Such a look is made so seldom that it takes half a per cent of a core, within those limits."""
 OBSERVING_FACTOR = 2.0
 """Where nothing may be done anyway it is made half as often."""
-DUE_GAP_S = 1.0
-"""To the next look when clients are about to be stuck, or have just been ended."""
 DUE_WITHIN_S = 1.0
 """Clients that get stuck so soon one after the other are ended together."""
 TRIAGE_ODD_S = 60.0
@@ -81,8 +79,8 @@ class Host:
     cpu_s: Callable[[], float]
     """What the calling thread has cost so far."""
     epoch_s: Callable[[], float]
-    first: Callable[[], AbstractContextManager[None]] = ahead_of_others
-    """What is done within comes before others' work."""
+    first: AbstractContextManager[None] = field(default_factory=Ahead)
+    """What the loop does within comes before others' work."""
 
 
 class HostLoop:
@@ -117,6 +115,7 @@ class HostLoop:
         """Whether anything could be ended at the last look."""
         self._is_pressing = False
         """Whether somebody may be proven stuck then, and be ended."""
+        self._allowance = Allowance(runtime.monotonic())
         self._view = ReliefView()
         self._odd: str | None = None
         self._noted = (True, True, 0, self._view.actions)
@@ -145,19 +144,19 @@ class HostLoop:
 
     def _wait(self, seconds: float) -> None:
         self.progressed_at = self._runtime.monotonic()
-        with self._host.first() if self._is_pressing else nullcontext():
+        with self._host.first if self._is_pressing else nullcontext():
             if not self._stopping:
                 self._wakeup.wait(seconds)
             self.progressed_at = self._runtime.monotonic()
             if self._is_pressing and self.progressed_at >= self._look_at and not self._stopping:
-                self._relieve(self._config())  # before anything else, while it comes first
+                # Before anything else, while it comes first.
+                self._relieve(self._followed())
 
     # --------------------------------------------------------------------------------- one round
 
     def round(self) -> float:
         """Look once, act if that is wanted, publish; returns how long to wait."""
-        config = self._config()
-        self._follow(config)
+        config = self._followed()
         quick = self._quick.look()
         driver = self._host.driver()
         self._odd = self._oddity(quick, driver)
@@ -171,14 +170,16 @@ class HostLoop:
         self._publish(self._state(quick, driver))
         return self._pause_s(config)
 
-    def _follow(self, config: Config) -> None:
-        """Do as the configuration and the kill switch say now."""
+    def _followed(self) -> Config:
+        """The configuration as it is now; what it and the kill switch say is done."""
+        config = self._config()
         if config.relief.stuck_after_s != self._relief.stuck_after_s:
             self._relief = Relief(self._host.place, config.relief.stuck_after_s)
             self._look_at = -math.inf
         why_not = self._permission.why_not()
         if self._permission.acted and (config.relief.mode != "act" or why_not is not None):
             self.undo(why_not or "relief is to observe only")
+        return config
 
     def _oddity(self, quick: Quick, driver: DriverView) -> str | None:
         if quick.odd is not None:
@@ -211,6 +212,8 @@ class HostLoop:
     def _next_look_at(self, config: Config, report: Report, cost_s: float) -> float:
         """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""
         now = self._runtime.monotonic()
+        if self._is_pressing:
+            self._allowance.spend(cost_s, now)
         self._is_pressing = False
         if not self._may_act:
             pause_s = OBSERVING_FACTOR * max(CLOSE_S_MIN, COST_SHARE * cost_s)
@@ -218,10 +221,14 @@ class HostLoop:
         pause_s = min(CLOSE_S_MAX, max(CLOSE_S_MAX_LEAST, config.relief.stuck_after_s / 2))
         look_at = now + min(pause_s, max(CLOSE_S_MIN, COST_SHARE * cost_s))
         due_at = self._relief.next_due_at(DUE_WITHIN_S)
-        if any(is_gone(case) for case in report.stuck):
-            due_at = now  # what else there was may go on now
-        self._is_pressing = due_at is not None and due_at < look_at
-        return look_at if due_at is None else min(look_at, max(due_at, now + DUE_GAP_S))
+        if report.unseen and any(is_gone(case) for case in report.stuck):
+            due_at = now  # there is room for those that were beyond the limit of one look
+        if due_at is None or due_at >= look_at:
+            return look_at
+        self._is_pressing = True
+        # From the look on: what ending took of that time is passed already.
+        gap_ends_at = self._relief.looked_through_at + self._allowance.gap_s(cost_s, now)
+        return min(look_at, max(due_at, gap_ends_at))
 
     # ------------------------------------------------------------------------------ triage, relief
 
@@ -235,7 +242,7 @@ class HostLoop:
                 roots,
                 interval_s=INTERVAL_S,
                 stuck_after_s=config.relief.stuck_after_s,
-                sleep=partial(self._wait_out, config),
+                sleep=self._wait_out,
                 epoch_s=self._host.epoch_s,
             )
         except ProcError as error:
@@ -256,13 +263,14 @@ class HostLoop:
             )
         self._seen_symptoms = symptoms
 
-    def _wait_out(self, config: Config, seconds: float) -> None:
+    def _wait_out(self, seconds: float) -> None:
         """The time between the looks of one triage; relief does not wait for it."""
         until = self._runtime.monotonic() + seconds
         while not self._stopping:
             now = self.progressed_at = self._runtime.monotonic()
             if now >= until:
                 return
+            config = self._followed()
             if self._odd is not None and now >= self._look_at:
                 self._relieve(config)
                 continue
@@ -294,7 +302,7 @@ class HostLoop:
             self._permission.note_undone()
 
     def _look(self, may_act: bool) -> Report:
-        with self._host.first() if may_act else nullcontext():
+        with self._host.first if may_act else nullcontext():
             return self._relief.step(may_act)
 
     def undo(self, why: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from bmcmedic.agent import config as configuration
 from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, Config
 from bmcmedic.agent.permission import MARK, has_acted
+from bmcmedic.agent.priority import stay_behind
 from bmcmedic.errors import ConfigurationError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-NICE = 5
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,9 +90,7 @@ def _run(given: argparse.Namespace) -> int:
     if given.print_config:
         sys.stdout.write(configuration.show(config))
         return 0
-    with contextlib.suppress(OSError):
-        # The host's own work goes first, but for relief; the unit has said so already.
-        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+    stay_behind()  # the unit has said so already
     from bmcmedic.agent.service import Service
 
     return Service(config, read).run()

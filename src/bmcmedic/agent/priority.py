@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 
-NICE = -10
-"""As the command takes it: on a host with a load of 190 all others wait for it to be done."""
+NICE = 5
+"""All that it does, but for relief."""
 
 
-@contextlib.contextmanager
-def ahead_of_others() -> Iterator[None]:
-    """The calling thread comes first meanwhile, where that is allowed (`LimitNICE=`)."""
-    before: int | None = None
+def stay_behind() -> None:
+    """The calling thread, and those that it starts, are as nice as this at the least."""
     with contextlib.suppress(OSError):
-        # On Linux each thread has a niceness of its own, and 0 is the one that asks.
-        before = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, 0, min(NICE, before))
-    try:
-        yield
-    finally:
-        if before is not None:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, 0, before)
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))

@@ -39,7 +39,6 @@ LOOP_SILENT_S_MAX = 60.0
 """A loop that was not seen alive for this long is stuck: systemd is told nothing any more."""
 LOOP_ENDS_S = 12.0
 """A relief under way takes 5 s at most, a triage 2 s."""
-NICE = 5
 
 
 class Service(ProcessService[Config, AgentLog]):

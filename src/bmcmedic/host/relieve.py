@@ -141,6 +141,8 @@ class Relief:
         self.interfaces: List[Interface] = []
         self._left: List[Case] = []
         """What the last look at all processes has left stuck."""
+        self.looked_through_at = -math.inf
+        """When the last look at all processes was done, by the clock of the place."""
         self._processes_looked_at = 0.0
         self._looked_at: Optional[float] = None
         self._silent_since: Optional[float] = None
@@ -163,6 +165,7 @@ class Relief:
         judged = self._looks.look()
         self._find_polling_threads()
         self._see_kernel()
+        self.looked_through_at = self._place.monotonic()
         return judged
 
     def next_due_at(self, within_s: float) -> Optional[float]:

@@ -3,11 +3,11 @@
 import argparse
 import contextlib
 import math
-import os
 import sys
 from typing import Optional, Sequence, Tuple
 
 from bmcmedic.host.clients import STUCK_AFTER_S
+from bmcmedic.host.priority import ahead_until_the_end
 from bmcmedic.host.proc import ProcError
 from bmcmedic.host.relieve import LOOK_INTERVAL_S, Place, Relief, Report, is_root
 from bmcmedic.host.relieve_report import (
@@ -23,8 +23,6 @@ EXIT_RELIEVED = 0
 EXIT_LEFT = 1
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
-
-NICE = -10
 
 STUCK_AFTER_S_MIN = 5.0
 """A client that waits for one answer must not be taken for a stuck one."""
@@ -67,8 +65,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
     """Run it; returns the exit status."""
     options = parser().parse_args(list(arguments))
-    if place is None and options.yes:
-        _come_first()
+    with contextlib.ExitStack() as stack:
+        if place is None and options.yes:
+            stack.enter_context(ahead_until_the_end())
+        return _run(options, place)
+
+
+def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
     relief = Relief(place if place is not None else Place.here(), options.stuck_after)
     if options.undo:
         return _undo(relief, may_act=not options.dry_run, as_json=options.json)
@@ -86,12 +89,6 @@ def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
     if not is_root():
         print("bmcmedic relieve: not root: others' processes cannot be judged", file=sys.stderr)
     return _status(told)
-
-
-def _come_first() -> None:
-    """On a host with a load of 190 it is short work, and all others wait for it to be done."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,22 @@ class HostSignal:
         return False
 
 
+class First(AbstractContextManager[None]):
+    """Counts what is sent within."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.entered_at: list[int] = []
+
+    def __enter__(self) -> None:
+        self.entered_at.append(len(self.bench.host.sent))
+
+    def __exit__(self, *_: object) -> None:
+        entered_at = self.entered_at.pop()
+        if not self.entered_at:
+            self.bench.sent_first += len(self.bench.host.sent) - entered_at
+
+
 class Bench:
     def __init__(self, root: Path) -> None:
         self.host = FakeHost(root)
@@ -88,7 +104,7 @@ class Bench:
                 lambda: self.driver,
                 lambda: self.cost_s,
                 lambda: 1_700_000_000.0 + self.host.uptime_s,
-                self._first,
+                First(self),
             ),
             lambda: self.config,
             self.permission,
@@ -98,12 +114,6 @@ class Bench:
         )
 
     cost_a_look_s = 0.0
-
-    @contextmanager
-    def _first(self) -> Iterator[None]:
-        sent = len(self.host.sent)
-        yield
-        self.sent_first += len(self.host.sent) - sent
 
     sent_first = 0
 
@@ -211,23 +221,25 @@ def test_it_comes_first_as_soon_as_the_moment_is_there(
     bench.act()
     fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 51.3))
     late: list[float] = []
-    round_of_loop = bench.loop.round
+    gone_at: list[float] = []
+    round_of_loop, remove = bench.loop.round, bench.host.remove
 
     def noted() -> float:
         if bench.host.uptime_s >= fake.start_s + 60.0 and 400 in bench.host.processes:
             late.append(bench.host.uptime_s)
         return round_of_loop()
 
-    def stop() -> None:
-        if 400 not in bench.host.processes:
-            bench.loop.stop()
+    def gone(pid: int) -> None:
+        gone_at.append(bench.host.uptime_s)
+        remove(pid)
+        bench.loop.stop()
 
     monkeypatch.setattr(bench.loop, "round", noted)
-    bench.host.when_slept.append(stop)
+    monkeypatch.setattr(bench.host, "remove", gone)
     bench.loop.run()
     assert bench.host.sent == [(400, "TERM")]
     assert bench.sent_first >= 1
-    assert fake.start_s + 60.0 <= bench.host.uptime_s <= fake.start_s + 62.0
+    assert fake.start_s + 60.0 <= gone_at[0] <= fake.start_s + 62.0
     assert late == []
 
 
@@ -355,9 +367,12 @@ def test_close_looks_are_made_as_often_as_they_are_cheap(
     [
         (0.01, "ends", True),
         (0.7, "ends", True),
+        (2.1, "ends", True),
         (7.3, "ends", True),
         (0.7, "ends", False),
         (0.01, "ignores", True),
+        (0.7, "ignores", True),
+        (2.1, "ignores", True),
         (7.3, "ignores", True),
     ],
 )
@@ -370,7 +385,7 @@ def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
-    bench.cost_a_look_s = 0.2
+    bench.cost_a_look_s = 1.5
     host, ages = bench.host, dict[int, float]()
     remove = host.remove
 
@@ -397,6 +412,77 @@ def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
     assert len(ages) == CLIENTS
     assert min(ages.values()) >= 60.0
     assert max(ages.values()) <= 65.0
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "apart_s", "share_max"), [(0.02, 1.0, 0.02), (0.15, 2.0, 0.055), (1.0, 5.0, 0.21)]
+)
+def test_what_looks_with_a_date_cost_has_a_limit(
+    bench: Bench, looks: list[float], cost_s: float, apart_s: float, share_max: float
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = cost_s
+    host, begun_s, started = bench.host, bench.host.uptime_s, 0
+
+    def start() -> None:
+        nonlocal started
+        while host.uptime_s >= begun_s + started * apart_s:
+            host.add(Fake(400 + started, start_s=begun_s + started * apart_s))
+            started += 1
+
+    host.when_slept.append(start)
+    while host.uptime_s < begun_s + 120.0:
+        host.pass_time(bench.loop.round())
+    looks.clear()
+    sent, from_s = len(host.sent), host.uptime_s
+    while host.uptime_s < from_s + 600.0:
+        host.pass_time(bench.loop.round())
+    passed_s = host.uptime_s - from_s
+    assert len(looks) * cost_s / passed_s <= share_max
+    assert len(host.sent) - sent >= (passed_s - 5.0) / apart_s - 1
+
+
+def test_a_few_that_get_stuck_at_once_do_not_wait_for_that(
+    bench: Bench, looks: list[float]
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.15
+    for number in range(4):
+        bench.host.add(Fake(400 + number, start_s=bench.host.uptime_s - 30.0 + 1.5 * number))
+    while bench.host.processes:
+        bench.host.pass_time(bench.loop.round())
+    # The last crosses 4.5 s after the first.
+    assert [round(gap, 1) for gap in gaps(looks)[-3:]] == [1.5, 1.5, 1.5]
+
+
+def test_who_was_ended_is_no_reason_to_look_again_at_once(bench: Bench, looks: list[float]) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 45.0))
+    bench.rounds(20)
+    assert bench.host.sent == [(400, "TERM")]
+    ended_at, then, *_ = (at for at in looks if at >= fake.start_s + 60.0)
+    assert then - ended_at == pytest.approx(30.0, abs=0.5)
+
+
+def test_but_clients_that_could_not_be_seen_beside_them_are(
+    bench: Bench, looks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bmcmedic.host.relieve_looks.CLIENTS_MAX", 2)
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    for number in range(6):
+        bench.host.add(Fake(400 + number))
+    bench.rounds(1)
+    begun_s = bench.host.uptime_s
+    while bench.host.processes:
+        assert bench.host.uptime_s < begun_s + 60.0
+        bench.rounds(1)
+    assert len(looks) <= 8
 
 
 def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Bench) -> None:
@@ -459,6 +545,60 @@ def test_relief_does_not_wait_for_a_triage(bench: Bench, monkeypatch: pytest.Mon
     assert begun_s + 5.0 < fake.start_s + 60.0 < ended_s - 5.0
     assert ended_s == pytest.approx(begun_s + 40.0)
     assert fake.start_s + 60.0 <= gone_s[0] <= fake.start_s + 62.0
+
+
+def reload_after(bench: Bench, at_s: float, relief: ReliefConfig) -> None:
+    """Another configuration from then on, by the host's clock."""
+
+    def reload() -> None:
+        if bench.host.uptime_s >= at_s:
+            bench.config = Config(relief=relief)
+
+    bench.host.when_slept.append(reload)
+
+
+WATCH_ONLY = ReliefConfig(mode="observe")
+OLDER = ReliefConfig(mode="act", stuck_after_s=9_500.0)
+
+
+@pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
+def test_a_reload_within_a_triage_is_heeded_within_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, relief: ReliefConfig
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.rounds(1)
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 30.0))
+    bench.rounds(2)
+    reload_after(bench, fake.start_s + 50.0, relief)
+
+    def long(_roots: Roots, **given: Any) -> None:  # noqa: ANN401 - as triage's
+        given["sleep"](60.0)
+        raise Unreadable("enough")
+
+    monkeypatch.setattr("bmcmedic.agent.loop.triage", long)
+    bench.loop._is_triage_wanted = True
+    while bench.host.uptime_s < fake.start_s + 80.0:
+        bench.rounds(1)
+    assert bench.host.sent == []
+
+
+@pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
+def test_a_reload_right_before_somebody_is_to_be_ended_is_heeded(
+    bench: Bench, relief: ReliefConfig
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 51.3))
+    reload_after(bench, fake.start_s + 60.0, relief)
+
+    def stop() -> None:
+        if bench.host.uptime_s >= fake.start_s + 80.0:
+            bench.loop.stop()
+
+    bench.host.when_slept.append(stop)
+    bench.loop.run()
+    assert bench.host.sent == []
 
 
 def test_a_wait_within_a_triage_ends_when_all_is_to_end(bench: Bench) -> None:

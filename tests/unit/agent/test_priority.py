@@ -1,14 +1,21 @@
-"""Who comes first on the host, and for how long."""
+"""The agent is behind the host's own work."""
 
 from __future__ import annotations
 
 import os
 
-from bmcmedic.agent.priority import NICE, ahead_of_others
+from bmcmedic.agent.priority import NICE, stay_behind
 
 
-def test_who_comes_first_is_as_nice_afterwards_as_before() -> None:
+def test_it_stays_behind_others_and_is_never_less_nice_than_it_was_started() -> None:
+    def nice_after(begun: int) -> int:
+        child = os.fork()
+        if child == 0:
+            os.setpriority(os.PRIO_PROCESS, 0, begun)
+            stay_behind()
+            os._exit(os.getpriority(os.PRIO_PROCESS, 0))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    with ahead_of_others():
-        assert os.getpriority(os.PRIO_PROCESS, 0) in (NICE, before)  # only root may
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    assert nice_after(before) == max(before, NICE)
+    assert nice_after(NICE + 7) == NICE + 7

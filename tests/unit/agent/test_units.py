@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent import priority, units
+from bmcmedic.host.priority import NICE as FIRST
 
 EXPOSURE_MAX = {"bmcmedic-driver.service": 4.0, "bmcmedic-agent.service": 3.1}
 """What `systemd-analyze security` may say at the most; 10 is the worst.
@@ -77,8 +78,10 @@ def test_nothing_is_set_that_would_break_them_and_the_reason_stands_there(name: 
 
 def test_the_agent_may_come_first_when_it_relieves_and_is_behind_others_else() -> None:
     found = settings("bmcmedic-agent.service")
-    assert found["Nice"] == ["5"]
-    assert found["LimitNICE"] == [str(priority.NICE)]
+    assert found["Nice"] == [str(priority.NICE)]
+    assert found["LimitNICE"] == [str(FIRST)]
+    # It would turn the cpu controller on for all services of the host.
+    assert not {"CPUWeight", "StartupCPUWeight", "CPUQuota"} & set(found)
     assert found["SystemCallFilter"] == ["@system-service", "~@resources", "setpriority"]
 
 
