@@ -11,6 +11,7 @@ from bmcmedic.agent.sensor_reader import (
     GIVE_WAY_S,
     INTERFACE_SHARE_MAX,
     ROUND_S_MAX,
+    WALK_S_MAX,
     SensorReader,
 )
 from bmcmedic.driver.runtime import ThreadRuntime
@@ -81,7 +82,7 @@ def test_every_round_ends_in_time_and_tells_all_or_says_why(
     reader = SensorReader(lambda: PERIOD_S, lambda: 0, said.append, time)
     pause_s_max = max(GIVE_WAY_S, 2 * EXCHANGE_S_MAX / INTERFACE_SHARE_MAX)
     # The records and the sensors, and what was under way when each stage's time was over.
-    round_s_max = 2 * (ROUND_S_MAX + pause_s_max + EXCHANGE_S_MAX)
+    round_s_max = WALK_S_MAX + ROUND_S_MAX + 2 * (pause_s_max + EXCHANGE_S_MAX)
     for _ in range(ROUNDS):
         began_at = time.now
         reader.begin_if_due()

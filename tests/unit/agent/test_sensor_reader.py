@@ -13,15 +13,17 @@ from bmcmedic.agent.sensor_reader import (
     BURST_REQUESTS_MAX,
     BURST_S_MAX,
     DRIVER_RETRY_S,
+    FAILED_PAUSE_S_MAX,
     GIVE_WAY_S,
     INTERFACE_SHARE_MAX,
     PAUSE_S_MIN,
     PERIODS_KEPT,
     ROUND_S_MAX,
-    SILENT_REST_S,
     WALK_AGAIN_S_MIN,
+    WALK_S_MAX,
     SensorReader,
 )
+from bmcmedic.agent.silent_sensors import SILENT_REST_S_MAX
 from bmcmedic.driver.parking import Parked
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.errors import DriverUnavailable
@@ -35,7 +37,12 @@ from bmcmedic.errors import (
 )
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.reading_factors import ReadingFactors
-from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq, GetSdrReq, ReserveSdrRepositoryReq
+from bmcmedic.ipmi.commands.sdr import (
+    LAST_RECORD_ID,
+    GetSdrRepositoryInfoReq,
+    GetSdrReq,
+    ReserveSdrRepositoryReq,
+)
 from bmcmedic.ipmi.commands.sensor import (
     GetSensorReadingFactorsReq,
     GetSensorReadingFactorsRsp,
@@ -239,7 +246,7 @@ def test_a_driver_that_is_never_free_ends_the_round() -> None:
     assert bench.round() == {}
     assert bench.reader.up is False
     assert bench.time.now - began_at < PERIOD_S + 2 * ROUND_S_MAX
-    assert bench.said == ["the sensors cannot be read: they were not read within 300 s"]
+    assert bench.said == ["the sensors cannot be read: they were not read within 600 s"]
 
 
 @pytest.mark.parametrize(
@@ -316,24 +323,205 @@ def test_a_repository_that_cannot_be_read_says_why() -> None:
     assert bench.round() == {}
     assert bench.reader.up is False
     assert "cancelled the reservation" in bench.said[0]
+    bench.time.now += WALK_AGAIN_S_MIN
     bench.round()
-    assert len(bench.said) == 1  # once, not each period
+    assert bench.driver.asked
+    assert len(bench.said) == 1  # once, not each time
 
 
-def test_a_sensor_that_silences_the_bmc_is_let_alone() -> None:
+def test_a_sensor_that_silences_the_bmc_is_asked_last_and_ever_less_often() -> None:
     bench = Bench()
     bench.driver.silent_at = {2}
-    for _ in range(2):
-        assert bench.round() == {}
-        assert bench.reader.up is False
+    assert bench.round() == {}  # it may be the BMC
+    assert bench.reader.up is False
     assert bench.round().keys() == {"Inlet", "12V"}
-    assert GetSensorReadingReq(2) not in bench.driver.asked
-    bench.time.now += SILENT_REST_S
-    assert bench.round() == {}  # it gets one more chance an hour
-    assert bench.round().keys() == {"Inlet", "12V"}
+    assert bench.driver.asked[-1] == GetSensorReadingReq(2)
+    for rest_h in (1, 2, 4, 8, 16, 24, 24):
+        silent_at = bench.time.now
+        while bench.time.now + PERIOD_S < silent_at + rest_h * 3600:
+            assert bench.round().keys() == {"Inlet", "12V"}
+            assert GetSensorReadingReq(2) not in bench.driver.asked
+            bench.time.now += 1800
+        bench.time.now = silent_at + rest_h * 3600
+        assert bench.round().keys() == {"Inlet", "12V"}
+        assert bench.driver.asked[-1] == GetSensorReadingReq(2)
+    told = [line for line in bench.said if "'CPU' (record 5)" in line]
+    assert [line.rpartition("for ")[2] for line in told] == [
+        f"{rest_h} h" for rest_h in (1, 2, 4, 8, 16, 24, 24, 24)
+    ]
     bench.driver.silent_at = set()
-    bench.time.now += SILENT_REST_S
+    bench.time.now += SILENT_REST_S_MAX
     assert bench.round().keys() == {"Inlet", "CPU", "12V"}
+    bench.round()
+    assert GetSensorReadingReq(2) == bench.driver.asked[2]  # it is one as the others
+
+
+def test_the_breaker_that_a_silent_sensor_opens_does_not_make_it_be_asked_again() -> None:
+    bench = Bench()
+    bench.driver.silent_at = {2}
+    bench.round()
+    bench.round()
+    bench.restarts = (2, 0)  # as the driver counts openings
+    bench.time.now += WALK_AGAIN_S_MIN
+    assert bench.round().keys() == {"Inlet", "12V"}
+    assert bench.driver.counts[GetSdrReq] == 6
+    assert GetSensorReadingReq(2) not in bench.driver.asked
+
+
+def test_another_sensor_under_the_same_record_has_not_been_silent() -> None:
+    bench = Bench()
+    bench.driver.silent_at = {2}
+    bench.round()
+    bench.round()
+    bench.driver.bmc.profile = profile_with((HARMLESS[0], temperature(7, "New", 30)), 2000)
+    bench.time.now += WALK_AGAIN_S_MIN
+    assert bench.round() == {"Inlet": 23, "New": 30}
+
+
+def test_after_a_silent_sensor_no_other_such_is_asked_in_the_same_round() -> None:
+    bench = Bench(*HARMLESS, temperature(4, "PSU", 40))
+    bench.driver.silent_at = {2}
+    bench.round()
+    bench.driver.silent_at = {4, 2}
+    bench.time.now += FAILED_PAUSE_S_MAX
+    bench.round()
+    bench.time.now += FAILED_PAUSE_S_MAX
+    bench.round()
+    assert Counter(bench.driver.asked)[GetSensorReadingReq(2)] <= 1
+    bench.time.now += FAILED_PAUSE_S_MAX
+    assert bench.round().keys() == {"Inlet", "12V"}
+    assert len({GetSensorReadingReq(2), GetSensorReadingReq(4)} & set(bench.driver.asked)) <= 1
+
+
+def test_rounds_that_fail_become_fewer() -> None:
+    bench = Bench()
+    bench.driver.fails = {object: NoAnswer("silence")}
+    for pause_s in (PERIOD_S, 2 * PERIOD_S, 4 * PERIOD_S, 8 * PERIOD_S, FAILED_PAUSE_S_MAX):
+        bench.scrape()
+        bench.finish()
+        bench.time.now += pause_s - 1
+        bench.scrape()
+        assert bench.reader.pause_s is None
+        bench.time.now += 1
+    bench.driver.fails = {}
+    bench.scrape()
+    bench.finish()
+    assert len(bench.round()) == 3  # and one that goes well ends that
+
+
+def test_rounds_for_which_the_bmc_is_not_asked_need_not_become_fewer() -> None:
+    bench = Bench()
+    bench.driver.fails = {object: BreakerOpen("the BMC has not answered")}
+    for _ in range(4):
+        bench.round()
+        assert len(bench.driver.asked) == 1
+    bench.driver.fails = {}
+    assert len(bench.round()) == 3
+
+
+def test_a_pause_counts_from_the_end_of_what_took_long() -> None:
+    bench = Bench(*(temperature(number, f"T{number}", 30) for number in range(1, 101)))
+    bench.round()
+    bench.driver.takes_s = 0.9
+    began_at = bench.time.now + PERIOD_S
+    assert len(bench.round()) == 100
+    took_s = bench.time.now - began_at
+    assert took_s > 5 * PERIOD_S
+    bench.driver.asked.clear()
+    bench.time.now += took_s - 1
+    bench.scrape()
+    bench.finish()
+    assert bench.driver.asked == []
+    assert len(bench.values()) == 100
+    bench.time.now += 1
+    bench.scrape()
+    bench.finish()
+    assert bench.driver.counts[GetSensorReadingReq] == 100
+
+
+def test_what_a_round_had_time_for_is_told_and_the_rest_comes_first() -> None:
+    bench = Bench(*(temperature(number, f"T{number}", 30) for number in range(1, 251)))
+    bench.round()
+    bench.driver.takes_s = 0.9
+    bench.time.now += 10 * PERIOD_S  # what was read before is old
+    read = bench.round().keys()
+    assert bench.reader.up is True
+    assert 100 < len(read) < 200
+    assert "sensors were read within 600 s" in bench.said[-1]
+    bench.time.now += ROUND_S_MAX
+    rest = {f"T{number}" for number in range(1, 251)} - read
+    assert bench.round().keys() >= rest
+    told = bench.reader.told()
+    assert told is not None
+    assert bench.reader.age_s(told) <= PERIODS_KEPT * PERIOD_S + 2 * (ROUND_S_MAX + 10)
+    bench.driver.takes_s = 0.001
+    bench.time.now += ROUND_S_MAX
+    assert len(bench.round()) == 250
+    assert bench.said[-1] == "the sensors are read again"
+
+
+def lead_in_a_circle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = bench.driver.exchange
+
+    def misled(request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each its own
+        answer = exchange(request, lun=lun)
+        if isinstance(request, GetSdrReq) and answer.next_record_id == LAST_RECORD_ID:
+            return replace(answer, next_record_id=1)
+        return answer
+
+    monkeypatch.setattr(bench.driver, "exchange", misled)
+
+
+def test_records_that_nobody_can_read_are_not_asked_for_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    lead_in_a_circle(bench, monkeypatch)
+    assert bench.round() == {}
+    ended_at = bench.time.now
+    while bench.time.now + PERIOD_S < ended_at + WALK_AGAIN_S_MIN:
+        bench.round()
+        assert bench.driver.asked == []
+    bench.round()
+    assert bench.driver.counts[GetSdrReq] == 6
+
+
+def test_records_that_cannot_be_read_again_do_not_take_the_known_sensors_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.round()
+    lead_in_a_circle(bench, monkeypatch)
+    bench.restarts = (1, 0)
+    bench.time.now += WALK_AGAIN_S_MIN
+    for walks in (6, 0):
+        assert len(bench.round()) == 3
+        assert bench.driver.counts[GetSdrReq] == walks
+    assert len(bench.said) == 1
+    assert "leads in a circle" in bench.said[0]
+    monkeypatch.undo()
+    bench.time.now += WALK_AGAIN_S_MIN
+    assert len(bench.round()) == 3
+    assert bench.said[1:] == ["the sensors are read again"]
+
+
+@pytest.mark.parametrize("problem", [NoAnswer("silence"), QueueFull("full")], ids=repr)
+def test_a_record_that_silences_the_bmc_does_not_either(problem: BmcmedicError) -> None:
+    bench = Bench()
+    bench.round()
+    bench.driver.fails = {GetSdrReq: problem}
+    bench.restarts = (1, 0)
+    bench.time.now += WALK_AGAIN_S_MIN
+    bench.round()
+    assert len(bench.round()) == 3
+    assert bench.driver.counts[GetSdrReq] == 0
+
+
+def test_a_slow_bmcs_records_are_read_nevertheless() -> None:
+    bench = Bench(*(temperature(number, f"T{number}", 30) for number in range(1, 101)))
+    bench.driver.takes_s = 0.9
+    assert len(bench.round()) == 100
+    assert bench.time.now < START + PERIOD_S + WALK_S_MAX
 
 
 def test_a_non_linear_sensors_factors_are_asked_for_once_a_reading() -> None:
