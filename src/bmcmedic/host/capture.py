@@ -10,8 +10,9 @@ import tarfile
 import time
 from typing import Dict, Optional, Union
 
+from bmcmedic.host.clients import ARGUMENTS_BYTES_MAX
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import Recorded, Tree, shown, split_argv
+from bmcmedic.host.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv
 from bmcmedic.host.programs import program_of
 from bmcmedic.host.starter import Users
 from bmcmedic.host.survey import is_guest
@@ -102,8 +103,13 @@ def _masked(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
     if not cmdline:
         return cmdline
     program = program_of(executable) if isinstance(executable, str) else None
-    words = masked(split_argv(cmdline), program)
-    return b"".join(word.encode("utf-8") + b"\0" for word in words)
+    words = split_argv(cmdline)
+    is_cut = len(cmdline) in (ARGUMENTS_BYTES_MAX, READ_BYTES_MAX)
+    if is_cut:
+        words.pop()
+    shown_words = b"".join(word.encode("utf-8") + b"\0" for word in masked(words, program))
+    # What was too long to be judged is so in the capture as well.
+    return shown_words.ljust(len(cmdline), b"*") if is_cut else shown_words
 
 
 def _sessions(run: Optional[Tree]) -> Dict[str, bytes]:

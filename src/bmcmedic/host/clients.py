@@ -21,6 +21,7 @@ from bmcmedic.host.proc import (
     Tree,
     Unreadable,
     age_s,
+    shortened,
     shown,
     split_argv,
     uptime_s,
@@ -30,8 +31,13 @@ from bmcmedic.host.programs import looks_like, program_of, why_left_alone
 STUCK_AFTER_S = 60.0
 """The age from which a client that makes no progress counts as stuck, unless told otherwise."""
 
+ARGUMENTS_BYTES_MAX = 4 << 10
+"""Longer command lines are not judged. Kernels before 4.2 tell no more, and not that they cut."""
+
 ARGUMENTS_MAX = 256
 """Of so many different command lines it is remembered what they mean."""
+
+TOO_LONG = "its arguments are too long to be judged"
 
 STACKS_MAX = 64
 WCHANS_MAX = 64
@@ -52,6 +58,11 @@ _WAITS_FOR_ANSWER = (
     r"(?:\.\w+)*\Z"
 )
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
+# A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
+_SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
+# The scheduler updates only the clock of who runs: that of this thread, which before 3.17 had no
+# name, and not that of a main thread which sleeps.
+_OWN_SCHED = ("thread-self/sched", "self/sched")
 _EXEC_START = b"se.exec_start"
 _SCHED_BYTES_MAX = 1 << 10
 """It begins with the name and the moment of the last turn."""
@@ -68,10 +79,13 @@ class Now(NamedTuple):
     @classmethod
     def of(cls, tree: Tree) -> "Now":
         """Read both clocks; raises Gone or Unreadable."""
-        try:
-            sched_s = _exec_start_s(tree.read("self/sched", _SCHED_BYTES_MAX))
-        except ProcError:
-            sched_s = None
+        sched_s = None
+        for path in _OWN_SCHED:
+            try:
+                sched_s = _exec_start_s(tree.read(path, _SCHED_BYTES_MAX))
+                break
+            except ProcError:
+                continue
         return cls(uptime_s(tree), sched_s)
 
 
@@ -109,15 +123,14 @@ class Look(NamedTuple):
 
     @classmethod
     def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "Look":
-        """`with_stack`: what it waits in is told by that. Raises Gone or Unreadable."""
+        """`with_stack`: it is read in any case, and decides no more. Raises Gone or Unreadable."""
         mark = Mark.of(process)
-        wchan = None if with_stack else _wchan(process)
+        wchan = _wchan(process)
         # A stack costs more than a wchan, but kernels from 4.14 to 5.15 often have no other.
         stack: Tuple[str, ...] = ()
-        if wchan is None:
-            wchan, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
-        if wchan is None and with_stack:
-            wchan = _wchan(process)
+        if wchan is None or with_stack:
+            innermost, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
+            wchan = wchan or innermost
         return cls(mark, age_s(mark.stat, now.uptime_s), _idle_s(process, now), wchan, stack)
 
 
@@ -138,7 +151,7 @@ class Client(NamedTuple):
     identity: Identity
     program: str
     argv: List[str]
-    """Its arguments with all secrets masked."""
+    """Its arguments with all secrets masked, as many of them as are shown."""
     doubt: Optional[str]
     """Why it cannot be told to be a client at all: its executable cannot be read."""
     left_alone: Optional[str]
@@ -163,7 +176,7 @@ class Client(NamedTuple):
         if program is None:
             return None
         first = Mark.of(process)
-        argv, left_alone = _understood(program, process.read("cmdline"))
+        argv, left_alone = _understood(program, process.read("cmdline", ARGUMENTS_BYTES_MAX))
         return cls(
             identity=first.stat.identity,
             program=program,
@@ -179,7 +192,10 @@ class Client(NamedTuple):
 def _understood(program: str, cmdline: bytes) -> Tuple[List[str], Optional[str]]:
     """The arguments, masked, and why it is left alone; those of a crowd are all alike."""
     argv = split_argv(cmdline)
-    return masked(argv, program), why_left_alone(program, argv)
+    if len(cmdline) < ARGUMENTS_BYTES_MAX:
+        return shortened(masked(argv, program)), why_left_alone(program, argv)
+    # Of the last word a part may be missing by which it would be known as a secret.
+    return shortened([*masked(argv[:-1], program), "…"]), TOO_LONG
 
 
 class Finding(Enum):
@@ -333,7 +349,7 @@ def _wchan(process: Process) -> Optional[str]:
 @lru_cache(maxsize=WCHANS_MAX)
 def _function(raw: bytes) -> Optional[str]:
     text = shown(raw).strip()
-    return None if re.match(_NO_WCHAN, text) else text
+    return None if re.match(_NO_WCHAN, text) or re.match(_SCHEDULER, text) else text
 
 
 @lru_cache(maxsize=STACKS_MAX)
@@ -341,7 +357,13 @@ def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...]]:
     """What it waits in, and the functions of its stack; those of a crowd are all alike."""
     words = [line.partition("] ")[2].partition("+")[0] for line in shown(raw).splitlines()]
     frames = tuple(filter(None, words))[:STACK_FRAMES_MAX]
-    return (None if not frames or re.match(_NO_WCHAN, frames[0]) else frames[0]), frames
+    gave_up_cpu = 0
+    for count, frame in enumerate(frames, 1):
+        if re.match(_SCHEDULER, frame):
+            gave_up_cpu = count
+        elif not re.match(_NO_WCHAN, frame):
+            return (frame if count == gave_up_cpu + 1 else None), frames
+    return None, frames
 
 
 def _idle_s(process: Process, now: Now) -> Optional[float]:

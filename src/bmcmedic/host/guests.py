@@ -7,6 +7,7 @@ from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree, uptime_
 
 _VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
 _NAME = re.compile(r"(?:.*,)?guest=([^,]+)")
+NAME_CHARACTERS_MAX = 256
 THREADS_MAX = 1024
 """Of one guest; more of them are not looked at."""
 
@@ -51,7 +52,7 @@ def mark(tree: Tree, processes: List[Stat]) -> List[GuestMark]:
                 if process.stat().identity != stat.identity:
                     continue
                 threads, has_vcpus = _threads(process)
-                name = guest_name(process.argv()) or stat.comm
+                name = (guest_name(process.argv()) or stat.comm)[:NAME_CHARACTERS_MAX]
                 marks.append(GuestMark(stat.identity, name, uptime_s(tree), threads, has_vcpus))
         except ProcError:
             continue

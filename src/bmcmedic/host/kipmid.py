@@ -5,12 +5,15 @@ kernels before 5.4 and in maintenance mode, 8 to 33 % on newer ones, and a healt
 a lot takes as much. What does not move meanwhile tells (`interface`).
 """
 
+import re
 from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Mark
 from bmcmedic.host.proc import TICKS_PER_S, Identity, ProcError, Stat, Tree, uptime_s
 
-_MAX_BUSY = "module/ipmi_si/parameters/kipmid_max_busy_us"
+PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"
+
+_NAME = r"kipmi[0-9]+\Z"
 
 
 class KipmiMark(NamedTuple):
@@ -31,6 +34,11 @@ class Kipmi(NamedTuple):
     """Of one core; None: unknown, with one look only."""
     cpu_total_s: float
     """Since the module was loaded."""
+
+
+def is_polling_thread(stat: Stat) -> bool:
+    """Whether a process is one of them: its name alone proves nothing."""
+    return stat.is_kernel_thread and re.match(_NAME, stat.comm) is not None
 
 
 def mark(tree: Tree, threads: List[Stat]) -> List[KipmiMark]:
@@ -75,4 +83,4 @@ def _percent(first: KipmiMark, again: Optional[KipmiMark]) -> Optional[float]:
 
 def max_busy_us(sys: Optional[Tree]) -> Optional[str]:
     """What `kipmid_max_busy_us` is set to, as the kernel says it; None: unset, or unknown."""
-    return (sys.text(_MAX_BUSY) or None) if sys is not None else None
+    return (sys.text(PARAMETER) or None) if sys is not None else None

@@ -10,10 +10,9 @@ import re
 from typing import Callable, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.interface import Interface
-from bmcmedic.host.kipmid import Kipmi
+from bmcmedic.host.kipmid import PARAMETER, Kipmi
 from bmcmedic.host.undo_journal import Change, JournalError, UndoJournal
 
-PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"
 MAX_BUSY_US = 100
 """Takes a thread that spins at 100 % of a core to 2 to 3 %."""
 

@@ -5,14 +5,16 @@ Where it is not certain what a word is, too much is hidden rather than too littl
 """
 
 import re
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, List, Optional
 
 from bmcmedic.host.programs import CLIENTS, IPMITOOL, options, program_of
 
 MASK = "****"
 
 _NESTING_MAX = 4
-"""A command line in a command line in a command line …; deeper ones are hidden as a whole."""
+"""A command line in a command line in a command line …; deeper ones are hidden as a whole.
+
+So many quotes in quotes as well."""
 
 _MASKED_LETTERS = "KPkpy"
 """Options that hold a secret in one program or another."""
@@ -73,27 +75,33 @@ def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
         if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
             places[index] = 0
     if syntax is IPMITOOL:
-        places.update((place, 0) for place in _set_in_the_bmc(argv))
+        places.update((place, 0) for place in range(_set_in_the_bmc(argv), len(argv)))
     return places
 
 
-def _set_in_the_bmc(argv: List[str]) -> Iterator[int]:
-    """The passwords that ipmitool's own commands take as words."""
+def _set_in_the_bmc(argv: List[str]) -> int:
+    """From which word on there may be passwords that ipmitool's own commands take as words."""
+    begins = len(argv)
     for index, word in enumerate(argv):
+        if index >= begins:
+            break
         if word == "password":  # user set password ID SECRET; lan set CHANNEL password SECRET
             is_of_user = index >= 2 and argv[index - 2] == "user"
-            yield from range(index + (2 if is_of_user else 1), len(argv))
+            begins = min(begins, index + (2 if is_of_user else 1))
         elif word == "test" and argv[index - 1] == "user":  # user test ID SIZE SECRET
-            yield from range(index + 3, len(argv))
+            begins = min(begins, index + 3)
         elif word == "snmp":
-            yield from range(index + 1, len(argv))
+            begins = min(begins, index + 1)
+    return begins
 
 
-def _masked_word(word: str, nesting: int) -> str:
+def _masked_word(word: str, nesting: int, quotes: int = 0) -> str:
     if len(word) < 3 or word.isalnum():
         return word
     if nesting and word[0] in "'\"" and word[-1] == word[0]:
-        return word[0] + _masked_word(word[1:-1], nesting) + word[-1]
+        if quotes >= _NESTING_MAX:
+            return MASK
+        return word[0] + _masked_word(word[1:-1], nesting, quotes + 1) + word[-1]
     named = _NAMED.match(word) if _has_words(word) else _NAMED.search(word)
     named = named or _QEMU_SECRET.match(word)
     if named:

@@ -8,6 +8,7 @@ one process, and once that has ended every read says so, even when its pid belon
 import errno
 import os
 from functools import lru_cache
+from stat import S_ISDIR
 from types import TracebackType
 from typing import Dict, Iterable, List, NamedTuple, Optional, Type, Union
 
@@ -140,13 +141,6 @@ class Tree:
         """The processes, in no order; empty where this is no proc tree."""
         return [int(name) for name in self.names() if _is_number(name)]
 
-    def link_or_none(self, path: str) -> Optional[str]:
-        """Where a link leads, as the kernel says it; None where it tells nothing."""
-        target = _link_or_none(f"{self.root}/{path}", None)
-        if self.record is not None and target is not None:
-            self.record[path] = target
-        return target
-
     def stat(self, pid: int) -> Stat:
         """What a process is doing; raises Gone or Unreadable."""
         return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
@@ -240,7 +234,9 @@ class Process:
         try:
             # Linux 6.2 and later tell how many there are: where these are the first ones, as they
             # mostly are, they need not be listed. A folder on a disk is larger than it has entries.
-            count = os.stat("fd", dir_fd=self._directory).st_size
+            # What is no folder is a link, which may lead out of a captured tree.
+            folder = os.stat("fd", dir_fd=self._directory, follow_symlinks=False)
+            count = folder.st_size if S_ISDIR(folder.st_mode) else 0
             numbers = map(str, range(count)) if count <= _FIRST_DESCRIPTORS_MAX else ()
             found = _links("fd/", numbers, self._directory)
             if count == 0 or len(found) != count:

@@ -116,13 +116,13 @@ def why_left_alone(program: str, argv: List[str]) -> Optional[str]:
 def _remote(syntax: Syntax, argv: List[str]) -> Optional[str]:
     for letter, value, _, _ in options(syntax, argv):
         if syntax is IPMITOOL and letter == "I" and value not in _IN_BAND_INTERFACES:
-            return f"`-I {value}`: not over this host's interface"
+            return f"`-I {value:.40}`: not over this host's interface"
         if syntax is IPMITOOL and letter == "H":
             return "`-H`: asks another machine's BMC"
         if syntax is FREEIPMI and letter == "h" and value != "localhost":
             return "`-h`: asks another machine's BMC"
         if syntax is FREEIPMI and letter == "D" and value.lower().startswith("lan"):
-            return f"`-D {value}`: not over this host's interface"
+            return f"`-D {value:.40}`: not over this host's interface"
         if syntax is IPMIUTIL and letter in "NF" and value not in ("localhost", "open"):
             return f"`-{letter}`: not over this host's interface"
     if syntax is not FREEIPMI:
@@ -136,7 +136,7 @@ def _remote(syntax: Syntax, argv: List[str]) -> Optional[str]:
             return "`--hostname`: asks another machine's BMC"
         is_driver = name.startswith("--driver-t") and "--driver-type".startswith(name)
         if is_driver and value.lower().startswith("lan"):
-            return f"`--driver-type={value}`: not over this host's interface"
+            return f"`--driver-type={value:.40}`: not over this host's interface"
     return None
 
 

@@ -8,7 +8,6 @@ itself is never touched. By hand it is `relieve`. A program that runs for long c
 
 import math
 import os
-import re
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
@@ -36,7 +35,6 @@ THREADS_AGAIN_S = 60.0
 DUE_LATE_S = 0.05
 """A client is looked at so much after its moment: the kernel's clocks are coarse."""
 
-_KIPMI = re.compile(r"kipmi[0-9]+\Z")
 _BOOT_ID = "sys/kernel/random/boot_id"
 
 
@@ -222,16 +220,18 @@ class Relief:
         setting = self._throttle(bool(stuck), acts)
         blocked = self._blocked(stuck) if acts else {}
         endings = dict(blocked)
-        if acts:
-            stuck = [each for each in stuck if each.client.identity not in blocked]
-            endings.update((each.judged.client.identity, each) for each in self._ender.end(stuck))
+        stuck = [each for each in stuck if each.client.identity not in blocked]
+        ended = self._ender.end(stuck) if acts else self._ender.left_alone(stuck)
+        endings.update((each.judged.client.identity, each) for each in ended)
+        earlier = {case.judged.client.identity for case in self._left if _is_left_alone(case.ending)}
+        known = {i for i in earlier if _is_left_alone(endings.get(i))}.union(blocked)
         cases = [
             Case(
                 each,
                 starters.get(each.client.identity),
                 groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
                 endings.get(each.client.identity),
-                each.client.identity in blocked,
+                each.client.identity in known,
             )
             for each in judged
         ]
@@ -286,7 +286,7 @@ class Relief:
         self._kipmi_threads = {
             stat.identity: stat
             for stat in stats
-            if stat is not None and stat.is_kernel_thread and _KIPMI.match(stat.comm)
+            if stat is not None and kipmid.is_polling_thread(stat)
         }
 
     def _starter(self, judged: Judged) -> Optional[Starter]:
@@ -308,6 +308,10 @@ class Relief:
 def is_gone(case: Case) -> bool:
     """Whether nothing is left of a stuck client, or its proof did not hold."""
     return case.ending is not None and case.ending.outcome.is_relieved
+
+
+def _is_left_alone(ending: Optional[Ending]) -> bool:
+    return ending is not None and ending.outcome is Outcome.LEFT_ALONE
 
 
 def _is_left(case: Case, stuck_after_s: float) -> bool:

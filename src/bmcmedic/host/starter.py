@@ -21,7 +21,11 @@ _CONTAINER = (
 )
 _POD = r"kubepods[^/]*/(?:[^/]+/)*?([0-9a-f]{64})(?:/|\Z)"
 
-_CGROUP_BYTES_MAX = 4 << 10
+_CGROUP_BYTES_MAX = 64 << 10
+"""Version 1 has a line for each of a dozen hierarchies, long ones in nested containers."""
+_CGROUP_BYTES_REMEMBERED = 4 << 10
+_PATH_CHARACTERS_MAX = 4096
+"""No kernel gives a longer one."""
 _STATUS_BYTES_MAX = 1 << 10
 """It begins with what it is, and the user ids are in there."""
 
@@ -87,7 +91,9 @@ class Starters:
 
     def of(self, process: Process, stat: Stat) -> Starter:
         """Who started one of them."""
-        placed = _placed(process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b"")
+        cgroups = process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b""
+        is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
+        placed = _remembered(cgroups) if is_short else _placed(cgroups)
         key = (placed, process.login_uid(), _uid(process), stat.parent_pid)
         starter = self._known.get(key)
         if starter is None:
@@ -133,10 +139,12 @@ def starter_of(
     return Starters(proc, users, run).of(process, stat)
 
 
-@lru_cache(maxsize=CGROUPS_MAX)
 def _placed(cgroups: bytes) -> _Placed:
-    path = _service_path(shown(cgroups))
+    path = _service_path(shown(cgroups))[:_PATH_CHARACTERS_MAX]
     return _Placed(_unit(path), _session(path), _container(path))
+
+
+_remembered = lru_cache(maxsize=CGROUPS_MAX)(_placed)
 
 
 def _uid(process: Process) -> Optional[int]:

@@ -7,12 +7,12 @@ import re
 from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Client, is_device
+from bmcmedic.host.kipmid import is_polling_thread
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree
+from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree, shortened
 from bmcmedic.host.programs import looks_like, program_of
 
-# These are compiled where they are first asked: most hosts, and most runs, have no use for them.
-_KIPMI = r"kipmi[0-9]+\Z"
+# It is compiled where it is first asked: most hosts, and most runs, have no use for it.
 _HYPERVISOR = (
     r"(?:.*/)?(?:qemu-system-\w+|qemu-kvm|kvm|cloud-hypervisor|firecracker|crosvm)"
     r"(?: \(deleted\))?\Z"
@@ -27,7 +27,7 @@ class Opener(NamedTuple):
     identity: Identity
     name: str
     argv: List[str]
-    """With all secrets masked."""
+    """With all secrets masked, as many of them as are shown."""
     devices: List[str]
 
 
@@ -65,7 +65,7 @@ def survey(tree: Tree) -> Survey:
                 stat = process.stat()
                 if stat.is_kernel_thread:
                     sees_kernel = True
-                    if re.match(_KIPMI, stat.comm):
+                    if is_polling_thread(stat):
                         found.kipmi.append(stat)
                 elif stat.state != "Z":
                     if looks_like(stat.comm) is not None:
@@ -112,7 +112,7 @@ def _add_client(process: Process, executable: Optional[str], found: Survey) -> b
 
 def _opener(process: Process, devices: List[str]) -> Opener:
     stat = process.stat()
-    return Opener(stat.identity, stat.comm, masked(process.argv()), devices)
+    return Opener(stat.identity, stat.comm, shortened(masked(process.argv())), devices)
 
 
 def is_guest(executable: str) -> bool:

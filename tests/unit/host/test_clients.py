@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bmcmedic.host.clients import (
+    TOO_LONG,
     Client,
     Finding,
     Look,
@@ -27,10 +30,13 @@ from tests.support.host_clients import (
     wait_for,
     wait_until_still,
 )
-from tests.support.proc_tree import UPTIME_S, FakeProcess, stuck_ipmitool, write_proc
+from tests.support.proc_tree import UPTIME_S, FakeProcess, sched, stuck_ipmitool, write_proc
 
 LIVE = Tree("/proc")
 SELECTS = "[<0>] do_select+0x5e2/0x6f0\n[<0>] __x64_sys_select+0x1/0x2\n"
+SWITCHED = "[<0>] __switch_to+0xbc/0x118\n"
+"""How a stack begins on arm64 before 5.17, and on powerpc."""
+SCHEDULED = "[<0>] 0xc0000000fa\n" + SWITCHED + "[<0>] __schedule+0x1/0x2\n[<0>] schedule+0x1/0x2\n"
 SOON_S = 0.2
 """At most 0.4: the age from which the real processes of these tests count as stuck."""
 
@@ -132,7 +138,8 @@ def test_look_alikes_are_no_clients(clients: HostClients, tmp_path: Path) -> Non
     script.write_text("cat\n")
     for command in (["grep", "ipmitool"], ["sh", str(script)], ["tail", "-f", str(script)]):
         pid = clients.start_other(*command)
-        wait_for(lambda pid=pid: "python" not in LIVE.link_or_none(f"{pid}/exe"))  # type: ignore[misc, operator]
+        executable = Path(f"/proc/{pid}/exe")
+        wait_for(lambda executable=executable: "python" not in executable.readlink().name)  # type: ignore[misc]
         assert client_of(pid) is None
 
 
@@ -214,6 +221,9 @@ def test_the_second_look_decides(
         ({"files": {}, "wchan": "0", "stack": SELECTS}, Finding.STUCK),
         ({"wchan": "0", "stack": "[<0>] pipe_read+0x1/0x2\n"}, Finding.LEFT_ALONE),
         ({"files": {}, "wchan": "0", "stack": "[<0>] 0xffffffff812a7c50\n"}, Finding.NOT_PROVEN),
+        ({"files": {}, "wchan": "0", "stack": SWITCHED + SELECTS}, Finding.STUCK),
+        ({"wchan": "0", "stack": SWITCHED + "[<0>] pipe_read+0x1/0x2\n"}, Finding.LEFT_ALONE),
+        ({"files": {}, "wchan": "0", "stack": SWITCHED}, Finding.NOT_PROVEN),
         ({"files": None}, Finding.STUCK),
         ({"run_ns": None, "idle_s": None}, Finding.STUCK),
         ({"age_s": 59.0, "idle_s": 58.9}, Finding.YOUNG),
@@ -237,6 +247,29 @@ def test_what_it_is_decides(tmp_path: Path, changes: dict[str, object], finding:
         ({"wchan": None, "stack": SELECTS}, "do_select", ("do_select", "__x64_sys_select")),
         ({"wchan": None, "stack": ""}, None, ()),
         ({"wchan": None, "stack": "[<0>] 0xffffffff812a7c50\n"}, None, ("0xffffffff812a7c50",)),
+        (
+            {"stack": SWITCHED + "[<0>] pipe_read+0x1/0x2\n"},
+            "do_select",
+            ("__switch_to", "pipe_read"),
+        ),
+        (
+            {"wchan": None, "stack": SCHEDULED + "[<0>] schedule_timeout+0x1/0x2\n" + SELECTS},
+            "do_select",
+            (
+                "0xc0000000fa",
+                "__switch_to",
+                "__schedule",
+                "schedule",
+                "schedule_timeout",
+                "do_select",
+                "__x64_sys_select",
+            ),
+        ),
+        (
+            {"wchan": None, "stack": SWITCHED + "[<0>] 0xffffffff812a7c50\n" + SELECTS},
+            None,
+            ("__switch_to", "0xffffffff812a7c50", "do_select", "__x64_sys_select"),
+        ),
     ],
 )
 def test_what_it_waits_in_is_told_by_wchan_or_by_the_stack(
@@ -279,6 +312,77 @@ def test_a_client_shows_no_secret(tmp_path: Path) -> None:
     process = stuck_ipmitool(65_113, "-P", "s3cret", "mc", "info")
     tree = Tree(str(write_proc(tmp_path / "proc", [process])))
     assert "s3cret" not in repr(client_of(65_113, tree))
+
+
+@pytest.mark.parametrize("word", ["x" * 5000, "sol", "-Isomething"])
+@pytest.mark.parametrize("count", [1366, 20_000])
+def test_arguments_that_are_too_long_are_not_judged(tmp_path: Path, word: str, count: int) -> None:
+    words = [*["ab"] * count, word]
+    record: dict[str, bytes | str] = {}
+    tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool(65_113, *words)])), record)
+    client = client_of(65_113, tree)
+    assert client is not None
+    assert client.argv[:3] == ["ipmitool", "ab", "ab"]
+    assert len(" ".join(client.argv)) < 500
+    assert len(record["65113/cmdline"]) <= 4096
+    verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
+    assert verdict == Verdict(Finding.LEFT_ALONE, [TOO_LONG])
+
+
+def test_arguments_of_almost_a_page_are_judged(tmp_path: Path) -> None:
+    words = ["mc", "x" * 2000, "y" * 2000]
+    assert captured(tmp_path, stuck_ipmitool(65_113, *words)).is_stuck
+
+
+def test_what_is_cut_off_shows_no_secret(tmp_path: Path) -> None:
+    head = ["ipmitool", "-P", "s3cret", "x" * 4000]
+    url = "http://user:s3cret" + "s3cret" * 1000 + "@h/"
+    for pid, words in ((65_113, [*head[1:], url]), (65_114, [url])):
+        tree = Tree(str(write_proc(tmp_path / str(pid), [stuck_ipmitool(pid, *words)])))
+        client = client_of(pid, tree)
+        assert client is not None
+        assert "s3cret" not in repr(client)
+        assert client.argv[-1].endswith("…")
+
+
+def test_clients_that_are_gone_leave_little_behind(tmp_path: Path) -> None:
+    crowd = [stuck_ipmitool(pid, str(pid), *["ab"] * 20_000) for pid in range(1000, 1060)]
+    tree = Tree(str(write_proc(tmp_path / "proc", crowd)))
+    tracemalloc.start()
+    try:
+        for process in crowd:
+            assert client_of(process.pid, tree) is not None
+        assert tracemalloc.get_traced_memory()[0] < 60 * 20_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_thread_looks_by_its_own_clock_and_not_by_that_of_the_main_thread(tmp_path: Path) -> None:
+    root = write_proc(tmp_path / "proc", [])
+    assert Now.of(Tree(str(root))).sched_s == pytest.approx(UPTIME_S)
+    (root / "thread-self").mkdir()
+    (root / "thread-self/sched").write_text(sched(UPTIME_S + 2.5))
+    assert Now.of(Tree(str(root))).sched_s == pytest.approx(UPTIME_S + 2.5)
+
+
+def test_the_clock_of_a_thread_goes_on_while_the_main_thread_sleeps() -> None:
+    if Now.of(LIVE).sched_s is None:
+        pytest.skip("this kernel does not tell")
+    seen: list[float] = []
+
+    def look() -> None:
+        begun_s = Now.of(LIVE).uptime_s
+        first = Now.of(LIVE).sched_s
+        wait_for(lambda: Now.of(LIVE).uptime_s > begun_s + 0.5)
+        last = Now.of(LIVE).sched_s
+        assert first is not None
+        assert last is not None
+        seen.append(last - first)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen[0] > 0.4
 
 
 def test_a_look_knows_the_age(tmp_path: Path) -> None:

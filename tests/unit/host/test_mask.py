@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.host.mask import MASK, masked
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from _typeshed import TraceFunction
 
 SECRET = "s3cret"
 
@@ -76,6 +84,50 @@ def test_the_executable_counts_and_not_the_name_that_it_was_called_by() -> None:
         "-k",
         MASK,
     ]
+
+
+def steps(argv: list[str]) -> int:
+    """How many lines of Python it takes to mask them."""
+    count = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> TraceFunction:
+        nonlocal count
+        count += event in ("line", "call", "return")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        masked(argv)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("word", ["snmp", "password", "user", "-P", "--password", "a;", "'a'"])
+@pytest.mark.parametrize("is_in_a_line", [False, True])
+def test_twice_as_many_words_take_twice_the_work(word: str, *, is_in_a_line: bool) -> None:
+    def argv(count: int) -> list[str]:
+        words = [word] * count
+        return (
+            ["sh", "-c", " ".join(["ipmitool", *words])] if is_in_a_line else ["ipmitool", *words]
+        )
+
+    masked(argv(2))
+    assert steps(argv(400)) < 2.5 * steps(argv(200))
+
+
+@pytest.mark.parametrize("quote", ["'", '"', "'\""])
+def test_quotes_in_quotes_are_hidden_as_a_whole(quote: str) -> None:
+    word = quote * 3000 + SECRET + quote[::-1] * 3000
+    shown = masked(["sh", "-c", f"ipmitool mc {word} info"])
+    assert SECRET not in shown[2]
+    assert len(shown[2]) < 6100
+
+
+def test_of_several_places_the_first_counts() -> None:
+    line = ["ipmitool", "user", "set", "password", "2", SECRET, "snmp", SECRET, "user", "test"]
+    assert masked(line) == [*line[:5], *[MASK] * 5]
 
 
 @given(st.lists(st.text(max_size=40), max_size=8))

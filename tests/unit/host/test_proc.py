@@ -149,6 +149,25 @@ def test_nothing_in_a_captured_tree_leads_out_of_it_or_blocks(tmp_path: Path) ->
         uptime_s(tree)
 
 
+def test_open_files_of_a_captured_process_do_not_lead_out_of_it(tmp_path: Path) -> None:
+    root = write_proc(tmp_path / "proc", [FakeProcess(7, "x", files=None)])
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", "print('ready', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        (root / "7/fd").symlink_to(f"/proc/{child.pid}/fd")
+        with Tree(str(root)).hold(7) as process, pytest.raises((Gone, Unreadable)):
+            process.open_files()
+    finally:
+        child.communicate(input="\n")
+
+
 @pytest.mark.parametrize("text", ["", "x", "nan 1", "-5 1", "inf 1", "1e400 1"])
 def test_an_uptime_that_no_kernel_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "uptime").write_text(text)

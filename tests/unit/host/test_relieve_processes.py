@@ -51,7 +51,7 @@ class OnlyThese(Tree):
         raw = super().read(path, bytes_max)
         if path == "uptime":
             return b"%.2f 0.0" % (float(raw.split()[0]) + self.leap_s)
-        if path == "self/sched":
+        if path in ("thread-self/sched", "self/sched"):
             lines = raw.decode().splitlines()
             for number, line in enumerate(lines):
                 if line.startswith("se.exec_start"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,32 @@ def test_the_cgroup_tells(
 ) -> None:
     who = starter(tmp_path, cgroup=cgroup)
     assert (who.unit, who.session, who.container) == (unit, session, container)
+
+
+def test_a_dozen_hierarchies_of_nested_containers_are_read_to_the_end(tmp_path: Path) -> None:
+    nested = "/docker/" + "/docker/".join([CONTAINER] * 5)
+    lines = [f"{number}:controller{number}:{nested}" for number in range(12, 1, -1)]
+    unit = "/system.slice/zabbix.service"
+    cgroup = "\n".join([*lines, f"1:name=systemd:{unit}", ""])
+    assert cgroup.index("name=systemd") > 4096
+    assert starter(tmp_path, cgroup=cgroup).unit == "zabbix.service"
+
+
+def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
+    processes = [
+        FakeProcess(pid, "x", cgroup=f"0::/{pid}.service\n9:x:/" + "y" * 60_000)
+        for pid in range(100, 140)
+    ]
+    tree = Tree(str(write_proc(tmp_path / "proc", processes)))
+    tracemalloc.start()
+    try:
+        for process in processes:
+            with tree.hold(process.pid) as held:
+                who = starter_of(held, held.stat(), tree, Users(None), None)
+            assert who.unit == f"{process.pid}.service"
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_who_logged_in_counts_more_than_as_whom_it_runs(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.host import capture
+from bmcmedic.host.clients import TOO_LONG
+from bmcmedic.host.proc import Tree
 from bmcmedic.host.report import encoded, screen, to_json
 from bmcmedic.host.triage import NoTree, Roots, triage
 from tests.support.host_clients import HostClients, host_clients, wait_until_still
@@ -159,7 +161,7 @@ def test_many_alike_stand_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_report_stays_below_what_its_readers_take(tmp_path: Path) -> None:
-    crowd = [stuck_ipmitool(1000 + n, "ü" * 5000) for n in range(700)]
+    crowd = [stuck_ipmitool(1000 + n, "ü" * 1900) for n in range(700)]
     root = write_capture(tmp_path / "crowd", crowd, crowd)
     line = encoded(triage(Roots.captured(str(root))))
     assert len(line) < REPORT_BYTES_MAX
@@ -222,6 +224,40 @@ def test_a_module_that_is_unloaded_while_clients_hang_leaves_no_hang_behind(tmp_
     assert "ipmi0 went away while we looked" in seen["diagnosis"]["evidence"]
     assert seen["interfaces"] == []
     assert seen["kipmi"] == []
+
+
+@pytest.mark.parametrize("wchan", ["poll_schedule_timeout", "0", "pipe_read", None])
+@pytest.mark.parametrize("frame", ["do_select", "pipe_read", None])
+def test_the_verdict_is_the_same_with_stacks_and_without(
+    tmp_path: Path, wchan: str | None, frame: str | None
+) -> None:
+    stack = f"[<0>] __switch_to+0xbc/0x118\n[<0>] {frame}+0x1/0x2\n" if frame else ""
+    client = FakeProcess(**{**vars(stuck_ipmitool()), "wchan": wchan, "stack": stack})
+    roots = Roots.captured(str(write_capture(tmp_path / "arm", [client], [client])))
+    found = [triage(roots, with_stacks=with_stacks) for with_stacks in (True, False)]
+    assert len({repr([each.evidence for each in seen.stuck]) for seen in found}) == 1
+    assert found[0].spared == found[1].spared
+    waits_in = wchan if wchan not in ("0", None) else frame
+    assert bool(found[0].stuck) is (waits_in != "pipe_read")
+
+
+@pytest.mark.parametrize("words", [["ab"] * 3000, ["-P", *["x"] * 3000], ["x" * 9000]])
+def test_what_is_too_long_to_be_judged_is_so_in_a_capture_too(
+    tmp_path: Path, words: list[str]
+) -> None:
+    client = stuck_ipmitool(65_113, *words)
+    root = write_capture(tmp_path / "long", [client], [client])
+    record: dict[str, bytes | str] = {}
+    roots = Roots.captured(str(root))._replace(proc=Tree(str(root / "proc"), record))
+    spared = triage(roots).spared
+    assert spared[0].verdict.evidence == [TOO_LONG]
+    capture.write(roots, str(tmp_path / "capture.tar.gz"))
+    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
+        member = tar.extractfile("proc/65113/cmdline")
+        assert member is not None
+        shown = member.read()
+    (root / "proc/65113/cmdline").write_bytes(shown)
+    assert triage(Roots.captured(str(root))).spared == spared
 
 
 def test_an_interface_that_counts_nothing_is_one_in_a_capture_too(tmp_path: Path) -> None:
