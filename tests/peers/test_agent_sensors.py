@@ -144,7 +144,7 @@ def test_when_the_bmc_hangs_no_sensor_is_told_and_the_bmc_is_left_alone(tmp_path
             with contextlib.suppress(NoAnswer, BreakerOpen):
                 agent.driver.raw(0x0A, 0x20)
         asked = host.requests("0A/20")
-        agent.sensors._began_at = None
+        agent.sensors._last = None  # the next is due
         text = agent.scrape()
         assert 'ipmi_up{collector="ipmi"} 0.0' in text
         assert figures(text) == {}
@@ -152,7 +152,7 @@ def test_when_the_bmc_hangs_no_sensor_is_told_and_the_bmc_is_left_alone(tmp_path
         assert agent.said[0].startswith("the sensors cannot be read: the BMC does not answer")
         host.set_faults()
         eventually(lambda: not host.driver.breaker.is_open)
-        agent.sensors._began_at = None
+        agent.sensors._last = None  # the next is due
         assert figures(agent.scrape())
         assert agent.said[1:] == ["the sensors are read again"]
 
