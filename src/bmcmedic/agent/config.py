@@ -14,6 +14,7 @@ from bmcmedic.agent.shim_main import (
     OLD_OUTPUT_S_MAX,
     SHARE_S,
 )
+from bmcmedic.driver.conflicts import Conflict
 from bmcmedic.driver.process.config_table import Table, setting
 from bmcmedic.driver.process.config_values import Choice, Flag, Group, Location, Seconds, Whole
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
@@ -286,17 +287,26 @@ class Config:
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
 
-def _contradictions(config: Config) -> Iterator[str]:
+def _contradictions(config: Config) -> Iterator[Conflict]:
     """What only shows when settings are seen together."""
     controller = config.controller
     if controller.orders_allowed and controller.url is None:
-        yield "controller.orders_allowed is given; set controller.url, where orders come from"
+        yield Conflict(
+            "it is given; set controller.url, where orders come from",
+            ("controller.orders_allowed", "controller.url"),
+        )
     if controller.client_key is not None and controller.client_certificate is None:
-        yield "controller.client_key is given; give controller.client_certificate too"
+        yield Conflict(
+            "it is given; give controller.client_certificate too",
+            ("controller.client_key", "controller.client_certificate"),
+        )
     if config.metrics.group is not None and (
         config.metrics.listen is None or config.metrics.listen.unix_path is None
     ):
-        yield "metrics.group is for a Unix socket; set metrics.listen to unix:/PATH"
+        yield Conflict(
+            "it is for a Unix socket; set metrics.listen to unix:/PATH",
+            ("metrics.group", "metrics.listen"),
+        )
 
 
 _TABLE = Table(

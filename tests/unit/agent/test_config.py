@@ -83,12 +83,21 @@ mode = "act"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[controller]\norders_allowed = ["resume"]', "set controller.url"),
+        ('[controller]\norders_allowed = ["resume"]', "line 2: .*set controller.url"),
         (
             '[controller]\nurl = "https://c.example"\nclient_key = "/k"',
-            "give controller.client_certificate too",
+            "line 3: .*give controller.client_certificate too",
         ),
-        ('[metrics]\nlisten = "off"\ngroup = 5', "metrics.group is for a Unix socket"),
+        (
+            '[metrics]\nlisten = "off"\ngroup = 5',
+            "line 3: metrics.group: it is for a Unix socket",
+        ),
+        (
+            '[controller]\norders_allowed = ["resume"]\n[relief]\nmode = "x"',
+            r"2 problems\n.*line 4: relief.mode.*\n.*line 2: .*set controller.url",
+        ),
+        ('relief = {mode = "x"}', "line 1: relief.mode is 'x'"),
+        ("[[doors]]\nport = 1", r"line 1: doors is a section: write \[doors\]"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told(tmp_path: Path, text: str, said: str) -> None:

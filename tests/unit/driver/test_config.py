@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bmcmedic.driver.conflicts import Conflicts
 from bmcmedic.driver.process import config
 from bmcmedic.driver.process.config import SETTINGS, Config, load
 from bmcmedic.driver.process.config_values import quoted
+from bmcmedic.driver.process.config_watchdog import EXCHANGES_S_MAX, watchdog_settings
+from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.transport import dev_ipmi
+from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -90,15 +95,113 @@ lock_memory = "yes"
     ]
 
 
+ALL_CONFLICTS = """[watchdog]
+mode = "bmc"
+timeout_s = 5
+pat_period_s = 100
+pretimeout_s = 200
+shutdown = "rearm:1"
+[check]
+command = ["/bin/true"]
+deadline_s = 600
+[pretimeout]
+limit_s = 500
+action = "command"
+"""
+
+
+def subjects(said: str) -> list[str]:
+    """File and number of problems; then of each its place and setting."""
+    first, *others = said.splitlines()
+    return [first, *(": ".join(line.strip().split(": ")[:2]) for line in others)]
+
+
+def test_all_that_does_not_go_together_is_said_at_once_with_its_line(tmp_path: Path) -> None:
+    file = written(tmp_path, ALL_CONFLICTS)
+    said = problems_of(file)
+    assert subjects(said) == [
+        f"{file}: 8 problems",
+        "line 12: pretimeout.action",
+        "line 3: watchdog.timeout_s",
+        "line 6: watchdog.shutdown",
+        "line 5: watchdog.pretimeout_s",
+        "line 5: watchdog.pretimeout_s",
+        "line 4: watchdog.pat_period_s",
+        "line 11: pretimeout.limit_s",
+        "line 9: check.deadline_s",
+    ]
+    assert "pats every 100 s: the period is 0.1 s or more and below the watchdog time-out" in said
+
+
+def test_what_does_not_go_together_is_said_beside_what_is_wrong_by_itself(tmp_path: Path) -> None:
+    file = written(tmp_path, '[interface]\nkind = "kcs"\n' + ALL_CONFLICTS)
+    assert len(subjects(problems_of(file))) == 10
+
+
+def test_nothing_is_said_to_follow_from_what_is_wrong_by_itself(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, '[watchdog]\nmode = "bmc"\ntimeout_s = "5"\npat_period_s = 130\nshutdown = 1\n'
+    )
+    assert subjects(problems_of(file)) == [
+        f"{file}: 2 problems",
+        "line 3: watchdog.timeout_s is '5'; give a number of seconds",
+        "line 5: watchdog.shutdown is 1; give disarm, keep, or rearm:SECONDS, such as rearm:600",
+    ]
+
+
+def test_what_an_option_overrules_is_said_of_the_option(tmp_path: Path) -> None:
+    file = written(tmp_path, '[watchdog]\nmode = "bmc"\ntimeout_s = 120\npat_period_s = 10\n')
+    assert problems_of(file, watchdog__pat_period_s="110").startswith(
+        f"{file}: line 3: watchdog.timeout_s: a watchdog time-out of 120 s is too short: a pat is"
+    )
+    assert "--pat-period: pats every 130 s" in problems_of(file, watchdog__pat_period_s="130")
+    assert "--watchdog-timeout: a watchdog time-out of 20 s is too short" in problems_of(
+        file, watchdog__timeout_s="20"
+    )
+
+
+def test_what_only_the_interface_found_shows_has_its_line_too(tmp_path: Path) -> None:
+    file = written(tmp_path, '[watchdog]\nmode = "bmc"\ntimeout_s = 30\n')
+    loaded = load(file, {})  # the registers would do with it
+    with pytest.raises(Conflicts) as caught:
+        watchdog_settings(loaded, 60.0)
+    located = config.located(file, {}, caught.value)
+    assert str(located).startswith(f"{file}: line 3: watchdog.timeout_s: a watchdog time-out of 30")
+
+
+def test_how_long_an_exchange_takes_is_as_those_have_it_who_make_it() -> None:
+    assert {
+        "port-io": pytest.approx(PORT_IO_LIMITS.exchange_s + EXCHANGE_SLACK_S),
+        "dev-ipmi": dev_ipmi.EXCHANGE_S_MAX,
+        "kernel": KERNEL_EXCHANGE_S_MAX,
+    } == EXCHANGES_S_MAX
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("check = {period_s = 0,\tdeadline_s = 1}", "line 1: check.period_s is 0 s; give 0.1"),
+        ("\n[[check]]\nperiod_s = 1\n", r"line 2: check is a section: write \[check\]"),
+        ("\n[[doors]]\nport = 1\n", r"line 2: there is no section \[doors\]"),
+        ('check.period_s = 9\ncheck.deadline_s = "x"\n', "line 2: check.deadline_s is 'x'"),
+        ('[check]\n"period_s" = 0\n', "line 2: check.period_s is 0 s"),
+        ("[check.command]\na = 1\n", "line 1: check.command is {'a': 1}"),
+    ],
+)
+def test_every_way_to_write_a_setting_has_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        load(written(tmp_path, text), {})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[watchdog\n", "is not TOML: .*line 1"),
         ("kind = 1\n", r"line 1: there is no section \[kind\]; there are interface, "),
         ("check = 5\n", r"line 1: check is a section: write \[check\]"),
-        ("[pretimeout]\naction = 'command'\n", "give pretimeout.command too"),
-        ("[pretimeout]\ncommand = ['/bin/true']\n", 'set it to "command"'),
-        ("[check]\ncommand = ['/bin/true']\n", "set watchdog.mode to bmc or kernel"),
+        ("[pretimeout]\naction = 'command'\n", "line 2: .*give pretimeout.command too"),
+        ("[pretimeout]\ncommand = ['/bin/true']\n", 'line 2: .*set it to "command"'),
+        ("[check]\ncommand = ['/bin/true']\n", "line 2: .*set watchdog.mode to bmc or kernel"),
         ("[check]\ncommand = ['true']\n", "give the program by its absolute path"),
         ("[socket]\npath = 'here.sock'\n", "line 2: socket.path is 'here.sock'; .* absolute path"),
         (f"[socket]\npath = '/{'x' * 107}'\n", "has 108 bytes; 107 is the limit"),
@@ -147,7 +250,7 @@ def test_what_it_shows_is_what_it_reads(tmp_path: Path) -> None:
     options = {
         "interface.port_base": "0xca8",
         "watchdog.mode": "bmc",
-        "watchdog.timeout_s": "0.5",
+        "watchdog.timeout_s": "60.5",
         "watchdog.shutdown": "rearm:600",
         "check.command": "/bin/echo 'a \"b\\c'",
         "socket.read_users": "0,5",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bmcmedic.driver.conflicts import Conflicts
 from bmcmedic.driver.watchdog.settings import (
     CheckSettings,
     ShutdownKind,
@@ -82,6 +83,20 @@ def test_a_warning_comes_a_quarter_before_the_end_unless_it_is_set() -> None:
 def test_what_cannot_work_is_refused_with_its_numbers(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         WatchdogSettings.for_interface(PORT_IO_S, **given)
+
+
+def test_all_that_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(Conflicts) as caught:
+        WatchdogSettings.for_interface(
+            PORT_IO_S,
+            timeout_s=5.0,
+            pat_period_s=100.0,
+            pretimeout_s=200.5,
+            shutdown=ShutdownPolicy.parse("rearm:1"),
+        )
+    assert [each.names[0] for each in caught.value.conflicts] == [
+        *("pretimeout_s", "timeout_s", "shutdown", "pretimeout_s", "pretimeout_s", "pat_period_s")
+    ]
 
 
 def test_the_time_that_a_refusal_names_is_enough() -> None:

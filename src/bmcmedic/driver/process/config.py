@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bmcmedic.driver.conflicts import Conflict
 from bmcmedic.driver.process.config_table import Table, setting
 from bmcmedic.driver.process.config_values import (
     SUN_PATH_BYTES_MAX,
@@ -227,22 +228,34 @@ class Config:
         return self.socket.path or f"{self.process.runtime_dir}/driver.sock"
 
 
-def _contradictions(config: Config) -> Iterator[str]:
-    """What only shows when settings are seen together; the watchdog's numbers have their own."""
-    if config.pretimeout.action == "command" and not config.pretimeout.command:
-        yield "pretimeout.action is command; give pretimeout.command too"
-    if config.pretimeout.command and config.pretimeout.action != "command":
-        yield (
-            f"pretimeout.command is given, but pretimeout.action is {config.pretimeout.action};"
-            ' set it to "command"'
+def _contradictions(config: Config) -> Iterator[Conflict]:
+    """What only shows when settings are seen together."""
+    action, command = config.pretimeout.action, config.pretimeout.command
+    if action == "command" and not command:
+        yield Conflict(
+            "it is command; give pretimeout.command too",
+            ("pretimeout.action", "pretimeout.command"),
+        )
+    if command and action != "command":
+        yield Conflict(
+            f'it is given, but pretimeout.action is {action}; set it to "command"',
+            ("pretimeout.command", "pretimeout.action"),
         )
     if config.check.command and config.watchdog.mode == "off":
-        yield "check.command only keeps pats back: set watchdog.mode to bmc or kernel"
-    if len(config.socket_path.encode()) > SUN_PATH_BYTES_MAX:
-        yield (
-            f"the socket's path {config.socket_path} is longer than {SUN_PATH_BYTES_MAX} bytes:"
-            " set socket.path"
+        yield Conflict(
+            "it only keeps pats back: set watchdog.mode to bmc or kernel",
+            ("check.command", "watchdog.mode"),
         )
+    if len(config.socket_path.encode()) > SUN_PATH_BYTES_MAX:
+        yield Conflict(
+            f"the socket's path {config.socket_path} is longer than {SUN_PATH_BYTES_MAX} bytes:"
+            " set socket.path",
+            ("process.runtime_dir", "socket.path"),
+        )
+    if config.watchdog.mode != "off":
+        from bmcmedic.driver.process import config_watchdog
+
+        yield from config_watchdog.conflicts(config)
 
 
 _TABLE = Table(
@@ -253,6 +266,7 @@ _TABLE = Table(
 SETTINGS = _TABLE.settings
 add_options = _TABLE.add_options
 load = _TABLE.load
+located = _TABLE.located
 show = _TABLE.show
 changed = _TABLE.changed
 with_reloadable = _TABLE.with_reloadable

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from bmcmedic.driver.conflicts import Conflict, Conflicts
 from bmcmedic.driver.process.config_values import Kind, Unusable
 from bmcmedic.errors import ConfigurationError
 
@@ -57,7 +58,7 @@ class Table(Generic[C]):
     """All settings of one program."""
 
     def __init__(
-        self, config: type[C], about: str, contradictions: Callable[[C], Iterable[str]]
+        self, config: type[C], about: str, contradictions: Callable[[C], Iterable[Conflict]]
     ) -> None:
         """`config` is a dataclass of sections; `contradictions` shows between settings only."""
         self._config = config
@@ -94,18 +95,28 @@ class Table(Generic[C]):
 
         Raises: ConfigurationError with everything that is wrong.
         """
-        problems: list[str] = []
-        given = _Given(self.sections, self.settings, problems)
+        given = self._given(file, options)
+        config = self._config(**given.sections())
+        if not given.is_unread:
+            given.add(self._contradictions(config))
+        if given.problems:
+            raise given.error(file)
+        return config
+
+    def located(
+        self, file: Path | None, options: Mapping[str, str], found: Conflicts
+    ) -> ConfigurationError:
+        """The same as an error of the file: conflicts that only showed on this very host."""
+        given = self._given(file, options)
+        given.add(found.conflicts)
+        return given.error(file) if given.problems else found
+
+    def _given(self, file: Path | None, options: Mapping[str, str]) -> _Given:
+        given = _Given(self.sections, self.settings)
         if file is not None:
             given.read(file)
         given.take_options(options)
-        config = self._config(**given.sections())
-        if not problems:
-            problems.extend(self._contradictions(config))
-        if problems:
-            where = str(file) if file is not None else "the options"
-            raise ConfigurationError(_told(where, problems))
-        return config
+        return given
 
     # --------------------------------------------------------------------------------- showing it
 
@@ -165,12 +176,16 @@ class _Given:
         self,
         sections: Mapping[str, type[Any]],
         settings: tuple[Setting, ...],
-        problems: list[str],
     ) -> None:
         self._sections = sections
         self._settings = settings
-        self._problems = problems
         self._values: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
+        """Where what was given stands, for what is to be said of it."""
+        self._unusable: set[str] = set()
+        self.problems: list[str] = []
+        self.is_unread = False
+        """The file could not be read at all: nothing is known of what it would say."""
 
     def read(self, file: Path) -> None:
         """Take a file's values."""
@@ -178,32 +193,35 @@ class _Given:
             with file.open("rb") as opened:
                 raw = opened.read(CONFIG_BYTES_MAX + 1)
             if len(raw) > CONFIG_BYTES_MAX:
-                self._problems.append(
-                    f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?"
-                )
+                self._unread(f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?")
                 return
             text = raw.decode()
             document = tomllib.loads(text)
         except OSError as error:
-            self._problems.append(f"cannot be read: {error.strerror}")
+            self._unread(f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
-            self._problems.append(f"is not UTF-8 text (byte {error.start})")
+            self._unread(f"is not UTF-8 text (byte {error.start})")
         except tomllib.TOMLDecodeError as error:
-            self._problems.append(f"is not TOML: {error}")
+            self._unread(f"is not TOML: {error}")
         except RecursionError:
-            self._problems.append("is not TOML that anybody writes: it is nested too deeply")
+            self._unread("is not TOML that anybody writes: it is nested too deeply")
         else:
             self._take_document(document, _Lines(text))
+
+    def _unread(self, problem: str) -> None:
+        self.problems.append(problem)
+        self.is_unread = True
 
     def _take_document(self, document: dict[str, Any], lines: _Lines) -> None:
         for section, content in document.items():
             if section not in self._sections:
                 say = f"there is no section [{section}]{_meant(section, self._sections)}"
-                self._problems.append(f"{lines.of(section)}{say}")
+                self.problems.append(f"{lines.of(section)}{say}")
             elif not isinstance(content, dict):
-                self._problems.append(
+                self.problems.append(
                     f"{lines.of(section)}{section} is a section: write [{section}]"
                 )
+                self._unusable |= {each.name for each in self._settings if each.section == section}
             else:
                 self._take_section(section, content, lines)
 
@@ -213,7 +231,7 @@ class _Given:
             where = lines.of(section, key)
             if key not in known:
                 say = f"{section}.{key}: there is no such setting{_meant(key, known)}"
-                self._problems.append(f"{where}{say}")
+                self.problems.append(f"{where}{say}")
             else:
                 self._check(known[key], value, f"{where}{section}.{key}")
 
@@ -224,11 +242,26 @@ class _Given:
                 value = each.kind.parse(options[each.name])
                 self._check(each, value, f"{each.option}")
 
-    def _check(self, each: Setting, value: object, name: str) -> None:
+    def _check(self, each: Setting, value: object, place: str) -> None:
+        self._places[each.name] = place
         try:
             self._values[each.name] = each.kind.check(value)
         except Unusable as error:
-            self._problems.append(f"{name} {error}")
+            self._unusable.add(each.name)
+            self.problems.append(f"{place} {error}")
+
+    def add(self, conflicts: Iterable[Conflict]) -> None:
+        """Say of settings that they do not go together, where it follows from no unusable one."""
+        for text, names in conflicts:
+            if self._unusable.isdisjoint(names):
+                place = next((self._places[name] for name in names if name in self._places), None)
+                self.problems.append(text if place is None else f"{place}: {text}")
+
+    def error(self, file: Path | None) -> ConfigurationError:
+        """All that is wrong."""
+        return ConfigurationError(
+            _told(str(file) if file is not None else "the options", self.problems)
+        )
 
     def sections(self) -> dict[str, Any]:
         """What was given, and defaults for the rest."""
@@ -252,20 +285,36 @@ def _meant(word: str, known: Mapping[str, object]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
 
 
+_WORD = r"""\s*["']?[\w-]+["']?\s*"""
+_HEADER = re.compile(rf"\s*\[\[?({_WORD}(?:\.{_WORD})*)\]")
+_KEY = re.compile(rf"({_WORD}(?:\.{_WORD})*)=")
+
+
 class _Lines:
     """On which line of a TOML file a section or a key stands; tomllib does not say."""
 
     def __init__(self, text: str) -> None:
         self._found: dict[tuple[str, ...], int] = {}
-        section = ""
+        section: tuple[str, ...] = ()
         for number, line in enumerate(text.splitlines(), 1):
-            if header := re.match(r"\s*\[\s*[\"']?([\w-]+)[\"']?\s*\]", line):
-                section = header[1]
-                self._found.setdefault((section,), number)
-            elif key := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*[.=]", line):
-                self._found.setdefault((section, key[1]) if section else (key[1],), number)
+            if header := _HEADER.match(line):
+                section = _words(header[1])
+                self._note(section, number)
+            elif key := _KEY.match(line):
+                self._note(section + _words(key[1]), number)
+
+    def _note(self, names: tuple[str, ...], number: int) -> None:
+        """`a.b = 1` is the first that is seen of a, too."""
+        for length in range(1, len(names) + 1):
+            self._found.setdefault(names[:length], number)
 
     def of(self, *names: str) -> str:
-        """`line N: ` where it is known."""
-        number = self._found.get(names)
-        return f"line {number}: " if number is not None else ""
+        """`line N: ` where it is known; what is in an inline table stands where that begins."""
+        for length in range(len(names), 0, -1):
+            if (number := self._found.get(names[:length])) is not None:
+                return f"line {number}: "
+        return ""
+
+
+def _words(dotted: str) -> tuple[str, ...]:
+    return tuple(word.strip().strip("\"'") for word in dotted.split("."))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmcmedic.driver.conflicts import Conflicts
 from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, Config
@@ -61,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
         from bmcmedic.driver.process.service import Service
 
-        return Service(config, read).run()
+        try:
+            return Service(config, read).run()
+        except Conflicts as error:
+            raise configuration.located(file, given, error) from None
     except ConfigurationError as error:
         sys.stderr.write(f"bmcmedic driver: {error}\n")
         return EXIT_USAGE

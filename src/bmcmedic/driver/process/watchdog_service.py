@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.process.config import CheckConfig, Config
+from bmcmedic.driver.process.config import Config
+from bmcmedic.driver.process.config_watchdog import watchdog_settings
 from bmcmedic.driver.process.supervisor import Supervisor
 from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.watchdog.charge import WatchdogMode, require_sole_charge
@@ -21,10 +22,8 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
     StampsFile,
     WatcherSettings,
 )
-from bmcmedic.driver.watchdog.settings import CheckSettings, ShutdownPolicy, WatchdogSettings
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
 from bmcmedic.transport.dev_watchdog import DevWatchdog
 from bmcmedic.transport.in_band import InterfaceGone
 
@@ -38,35 +37,6 @@ SHUTDOWN_S_MAX = 30.0
 """The BMC has this long to take the last setting; then the driver ends all the same."""
 WATCHER_ENDS_S = 2.0
 
-ACTIONS = {
-    "none": TimeoutAction.NONE,
-    "hard-reset": TimeoutAction.HARD_RESET,
-    "power-down": TimeoutAction.POWER_DOWN,
-    "power-cycle": TimeoutAction.POWER_CYCLE,
-}
-INTERRUPTS = {
-    "none": PretimeoutInterrupt.NONE,
-    "smi": PretimeoutInterrupt.SMI,
-    "nmi": PretimeoutInterrupt.NMI,
-    "messaging": PretimeoutInterrupt.MESSAGING,
-}
-
-
-def watchdog_settings(config: Config, exchange_s_max: float) -> WatchdogSettings:
-    """What the watchdog is to do; raises ConfigurationError with the numbers."""
-    watchdog = config.watchdog
-    return WatchdogSettings.for_interface(
-        exchange_s_max,
-        timeout_s=watchdog.timeout_s,
-        action=ACTIONS[watchdog.action],
-        pretimeout_s=watchdog.pretimeout_s,
-        pretimeout_interrupt=INTERRUPTS[watchdog.pretimeout_interrupt],
-        pat_period_s=watchdog.pat_period_s,
-        pretimeout_limit_s=config.pretimeout.limit_s,
-        shutdown=ShutdownPolicy.parse(watchdog.shutdown),
-        check=_check_settings(config.check),
-    )
-
 
 def watcher_settings(config: Config) -> WatcherSettings:
     """What the pretimeout watcher is to do; raises ConfigurationError."""
@@ -77,12 +47,6 @@ def watcher_settings(config: Config) -> WatcherSettings:
         real_time_priority=priority + URGENCY_WATCHER if priority else 0,
         lock_memory=config.process.lock_memory,
     )
-
-
-def _check_settings(check: CheckConfig) -> CheckSettings | None:
-    if not check.command:
-        return None
-    return CheckSettings(check.command, period_s=check.period_s, deadline_s=check.deadline_s)
 
 
 def _kernel_watchdog(path: str | None) -> DevWatchdog:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from bmcmedic.driver.conflicts import Conflict, Conflicts
 from bmcmedic.driver.watchdog.pretimeout import LIMIT_S_MIN, WAITING_S_MAX
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.watchdog import (
@@ -91,7 +93,7 @@ class CheckSettings:
 class WatchdogSettings:
     """The BMC's timer, the pats, and the software pretimeout before it.
 
-    Units: seconds. Raises: ConfigurationError with the numbers when built with what cannot work.
+    Units: seconds. Raises: Conflicts, all with their numbers, when built with what cannot work.
     """
 
     timeout_s: float = TIMEOUT_S_DEFAULT
@@ -108,10 +110,9 @@ class WatchdogSettings:
     check: CheckSettings | None = None
 
     def __post_init__(self) -> None:
-        self._check_timer()
-        self._check_pats()
-        if self.check is not None:
-            self._check_check(self.check)
+        _require_timeout(self.timeout_s)
+        if found := [*self._timer_conflicts(), *self._pat_conflicts(), *self._check_conflicts()]:
+            raise Conflicts(found)
 
     @classmethod
     def for_interface(
@@ -130,7 +131,7 @@ class WatchdogSettings:
         """What was set, and for the rest what fits the interface.
 
         Units: seconds; `exchange_s_max`: how long one exchange can hold the interface.
-        Raises: ConfigurationError with the numbers when it cannot work.
+        Raises: Conflicts, all that there are, when it cannot work.
         """
         warns = pretimeout_interrupt is not PretimeoutInterrupt.NONE
         if timeout_s is None:
@@ -149,55 +150,45 @@ class WatchdogSettings:
             pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, quarter_s) if warns else 0
         if pat_period_s is None:
             pat_period_s = min(PAT_PERIOD_S_MAX, timeout_s / PATS_A_TIMEOUT)
+        has_limit = pretimeout_limit_s is not None
         if pretimeout_limit_s is None:
             checked_s = check.deadline_s if check is not None else 0.0
             pretimeout_limit_s = max(
                 LIMIT_S_MIN, timeout_s / 2, pat_period_s + checked_s + WAITING_S_MAX
             )
+        found: list[Conflict] = []
+        settings: WatchdogSettings | None = None
         if pretimeout_s != int(pretimeout_s):
-            raise ConfigurationError(f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s")
-        settings = cls(
-            timeout_s=timeout_s,
-            action=action,
-            pretimeout_s=int(pretimeout_s),
-            pretimeout_interrupt=pretimeout_interrupt,
-            pat_period_s=pat_period_s,
-            pretimeout_limit_s=pretimeout_limit_s,
-            shutdown=shutdown,
-            check=check,
-        )
-        settings.require_room(exchange_s_max)
-        settings.require_longer_shutdown()
+            text = f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s"
+            found.append(Conflict(text, ("pretimeout_s",)))
+        found += _room_conflicts(timeout_s, pretimeout_s, pat_period_s, exchange_s_max)
+        found += _shutdown_conflicts(shutdown, timeout_s)
+        try:
+            settings = cls(
+                timeout_s=timeout_s,
+                action=action,
+                pretimeout_s=int(pretimeout_s),
+                pretimeout_interrupt=pretimeout_interrupt,
+                pat_period_s=pat_period_s,
+                pretimeout_limit_s=pretimeout_limit_s,
+                shutdown=shutdown,
+                check=check,
+            )
+        except Conflicts as error:
+            found += error.conflicts
+        if settings is None or found:
+            raise Conflicts(_not_merely_derived(found, has_limit=has_limit))
         return settings
 
     def require_room(self, exchange_s_max: float) -> None:
         """Refuse a countdown that a pat could miss though nothing is wrong with host or BMC.
 
         A pat can be due at the end of a period, find an exchange in flight, and has one of its own.
-        Raises: ConfigurationError with the numbers.
+        Raises: Conflicts with the numbers.
         """
-        needed_s = self.pat_period_s + exchange_s_max + PAT_EXCHANGE_S
-        if self.timeout_s - self.pretimeout_s >= needed_s:
-            return
-        less = f" less a pretimeout of {self.pretimeout_s} s" if self.pretimeout_s else ""
-        raise ConfigurationError(
-            f"a watchdog time-out of {self.timeout_s:g} s{less} is too short: a pat is sent every "
-            f"{self.pat_period_s:g} s, can find an exchange under way that takes up to "
-            f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
-            f"{needed_s:g} s; make the time-out {math.ceil(needed_s) + self.pretimeout_s} s or more"
-        )
-
-    def require_longer_shutdown(self) -> None:
-        """Refuse a countdown after a shutdown that is shorter than the time-out.
-
-        Raises: ConfigurationError with the numbers.
-        """
-        after_s = self.shutdown.countdown_s
-        if self.shutdown.kind is ShutdownKind.REARM and after_s < self.timeout_s:
-            raise ConfigurationError(
-                f"at shutdown the watchdog would have {after_s:g} s, less than its time-out of "
-                f"{self.timeout_s:g} s; give rearm:{math.ceil(self.timeout_s)} or more"
-            )
+        numbers = self.timeout_s, self.pretimeout_s, self.pat_period_s
+        if found := [*_room_conflicts(*numbers, exchange_s_max)]:
+            raise Conflicts(found)
 
     def lengthened(self, timeout_s: float) -> WatchdogSettings:
         """The same with a longer time-out; raises ConfigurationError for a shorter one."""
@@ -248,51 +239,100 @@ class WatchdogSettings:
             dont_stop=True,
         )
 
-    def _check_timer(self) -> None:
-        _require_timeout(self.timeout_s)
+    def _timer_conflicts(self) -> Iterator[Conflict]:
         if not 0 <= self.pretimeout_s <= PRETIMEOUT_INTERVAL_S_MAX:
-            raise ConfigurationError(
-                f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: {self.pretimeout_s} s"
+            yield Conflict(
+                f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: "
+                f"{self.pretimeout_s} s",
+                ("pretimeout_s",),
             )
-        if self.pretimeout_s >= self.timeout_s:
-            raise ConfigurationError(
+        elif self.pretimeout_s >= self.timeout_s:
+            yield Conflict(
                 f"a pretimeout of {self.pretimeout_s} s is not below the watchdog time-out of "
-                f"{self.timeout_s:g} s"
+                f"{self.timeout_s:g} s",
+                ("pretimeout_s", "timeout_s"),
             )
-        if self.pretimeout_s and self.pretimeout_interrupt is PretimeoutInterrupt.NONE:
-            raise ConfigurationError(
+        if self.pretimeout_s > 0 and self.pretimeout_interrupt is PretimeoutInterrupt.NONE:
+            yield Conflict(
                 f"a pretimeout of {self.pretimeout_s} s without a pretimeout interrupt warns "
-                "nobody; name one (nmi, smi, messaging), or leave the pretimeout out"
+                "nobody; name one (nmi, smi, messaging), or leave the pretimeout out",
+                ("pretimeout_s", "pretimeout_interrupt"),
             )
 
-    def _check_pats(self) -> None:
+    def _pat_conflicts(self) -> Iterator[Conflict]:
         if not PAT_PERIOD_S_MIN <= self.pat_period_s < self.timeout_s:
-            raise ConfigurationError(
+            yield Conflict(
                 f"pats every {self.pat_period_s:g} s: the period is {PAT_PERIOD_S_MIN:g} s or more "
-                f"and below the watchdog time-out of {self.timeout_s:g} s"
+                f"and below the watchdog time-out of {self.timeout_s:g} s",
+                ("pat_period_s", "timeout_s"),
             )
-        least_s = self.pat_period_s + WAITING_S_MAX
-        if not max(LIMIT_S_MIN, least_s) <= self.pretimeout_limit_s < self.timeout_s:
-            raise ConfigurationError(
+        least_s = max(LIMIT_S_MIN, self.pat_period_s + WAITING_S_MAX)
+        if not least_s <= self.pretimeout_limit_s < self.timeout_s:
+            yield Conflict(
                 f"the software pretimeout fires after {self.pretimeout_limit_s:g} s without a pat: "
-                f"with one every {self.pat_period_s:g} s that is {max(LIMIT_S_MIN, least_s):g} s "
-                f"or more, and below the watchdog time-out of {self.timeout_s:g} s"
+                f"with one every {self.pat_period_s:g} s that is {least_s:g} s or more, and below "
+                f"the watchdog time-out of {self.timeout_s:g} s",
+                _LIMIT_NAMES,
             )
         if self.verify_every_pats < 1:
-            raise ConfigurationError(
-                f"the timer is looked at before every n-th pat, n from 1: {self.verify_every_pats}"
+            yield Conflict(
+                f"the timer is looked at before every n-th pat, n from 1: {self.verify_every_pats}",
+                ("verify_every_pats",),
             )
 
-    def _check_check(self, check: CheckSettings) -> None:
+    def _check_conflicts(self) -> Iterator[Conflict]:
+        if self.check is None:
+            return
         # While a check runs the host counts as well up to its start alone, and a pat may be due
         # as late as a period after its end.
-        longest_s = check.deadline_s + WAITING_S_MAX + self.pat_period_s
+        longest_s = self.check.deadline_s + WAITING_S_MAX + self.pat_period_s
         if longest_s > self.pretimeout_limit_s:
-            raise ConfigurationError(
-                f"a check command that may take {check.deadline_s:g} s and pats every "
+            yield Conflict(
+                f"a check command that may take {self.check.deadline_s:g} s and pats every "
                 f"{self.pat_period_s:g} s need a software pretimeout of {longest_s:g} s or more, "
-                f"not {self.pretimeout_limit_s:g} s"
+                f"not {self.pretimeout_limit_s:g} s",
+                ("check", "pretimeout_limit_s", "pat_period_s"),
             )
+
+
+_LIMIT_NAMES = ("pretimeout_limit_s", "check", "pat_period_s", "timeout_s")
+
+
+def _room_conflicts(
+    timeout_s: float, pretimeout_s: float, pat_period_s: float, exchange_s_max: float
+) -> Iterator[Conflict]:
+    """Where a pat could miss the countdown; see `WatchdogSettings.require_room`."""
+    needed_s = pat_period_s + exchange_s_max + PAT_EXCHANGE_S
+    if timeout_s - pretimeout_s >= needed_s:
+        return
+    less = f" less a pretimeout of {pretimeout_s:g} s" if pretimeout_s else ""
+    least_s = math.ceil(needed_s + pretimeout_s)
+    yield Conflict(
+        f"a watchdog time-out of {timeout_s:g} s{less} is too short: a pat is sent every "
+        f"{pat_period_s:g} s, can find an exchange under way that takes up to "
+        f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
+        f"{needed_s:g} s; make the time-out {least_s} s or more",
+        ("timeout_s", "pat_period_s", "pretimeout_s"),
+    )
+
+
+def _shutdown_conflicts(shutdown: ShutdownPolicy, timeout_s: float) -> Iterator[Conflict]:
+    """A countdown after a shutdown that would be shorter than the time-out."""
+    after_s = shutdown.countdown_s
+    if shutdown.kind is ShutdownKind.REARM and after_s < timeout_s:
+        yield Conflict(
+            f"at shutdown the watchdog would have {after_s:g} s, less than its time-out of "
+            f"{timeout_s:g} s; give rearm:{math.ceil(timeout_s)} or more",
+            ("shutdown", "timeout_s"),
+        )
+
+
+def _not_merely_derived(found: list[Conflict], *, has_limit: bool) -> list[Conflict]:
+    """Without what nobody set: a limit that only follows from a period that is refused itself."""
+    is_period_refused = any(each.names[0] == "pat_period_s" for each in found)
+    if has_limit or not is_period_refused:
+        return found
+    return [each for each in found if each.names != _LIMIT_NAMES]
 
 
 def _require_timeout(timeout_s: float) -> None:

@@ -1,0 +1,80 @@
+"""What the watchdog is to do, as the configuration has it; and which of it cannot go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bmcmedic.driver.conflicts import Conflict, Conflicts
+from bmcmedic.driver.watchdog.settings import CheckSettings, ShutdownPolicy, WatchdogSettings
+from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
+
+if TYPE_CHECKING:
+    from bmcmedic.driver.process.config import CheckConfig, Config
+
+ACTIONS = {
+    "none": TimeoutAction.NONE,
+    "hard-reset": TimeoutAction.HARD_RESET,
+    "power-down": TimeoutAction.POWER_DOWN,
+    "power-cycle": TimeoutAction.POWER_CYCLE,
+}
+INTERRUPTS = {
+    "none": PretimeoutInterrupt.NONE,
+    "smi": PretimeoutInterrupt.SMI,
+    "nmi": PretimeoutInterrupt.NMI,
+    "messaging": PretimeoutInterrupt.MESSAGING,
+}
+EXCHANGES_S_MAX = {"port-io": 10.2, "dev-ipmi": 60.0, "kernel": 56.0}
+"""How long an exchange takes at most. Those who make it have these numbers; loading them takes
+longer than all else that a wrong file needs to be told."""
+
+_NAMES = {
+    "check": "check.deadline_s",
+    "pretimeout_limit_s": "pretimeout.limit_s",
+}
+
+
+def watchdog_settings(config: Config, exchange_s_max: float) -> WatchdogSettings:
+    """What the watchdog is to do. Raises: Conflicts, with the names of the configuration."""
+    watchdog = config.watchdog
+    try:
+        return WatchdogSettings.for_interface(
+            exchange_s_max,
+            timeout_s=watchdog.timeout_s,
+            action=ACTIONS[watchdog.action],
+            pretimeout_s=watchdog.pretimeout_s,
+            pretimeout_interrupt=INTERRUPTS[watchdog.pretimeout_interrupt],
+            pat_period_s=watchdog.pat_period_s,
+            pretimeout_limit_s=config.pretimeout.limit_s,
+            shutdown=ShutdownPolicy.parse(watchdog.shutdown),
+            check=_check_settings(config.check),
+        )
+    except Conflicts as error:
+        raise Conflicts(map(_named, error.conflicts)) from None
+
+
+def conflicts(config: Config) -> Iterator[Conflict]:
+    """Numbers that do not go together, on whatever interface is found."""
+    kind = "kernel" if config.watchdog.mode == "kernel" else config.interface.kind
+    kinds = ("port-io", "dev-ipmi") if kind == "auto" else (kind,)
+    found = [_found(config, EXCHANGES_S_MAX[each]) for each in kinds]
+    yield from min(found, key=len)
+
+
+def _found(config: Config, exchange_s_max: float) -> tuple[Conflict, ...]:
+    try:
+        watchdog_settings(config, exchange_s_max)
+    except Conflicts as error:
+        return error.conflicts
+    return ()
+
+
+def _named(conflict: Conflict) -> Conflict:
+    names = (_NAMES.get(name, f"watchdog.{name}") for name in conflict.names)
+    return conflict._replace(names=tuple(names))
+
+
+def _check_settings(check: CheckConfig) -> CheckSettings | None:
+    if not check.command:
+        return None
+    return CheckSettings(check.command, period_s=check.period_s, deadline_s=check.deadline_s)
