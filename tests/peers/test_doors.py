@@ -146,6 +146,26 @@ def test_the_shims_failures_are_ipmitools(bench: Bench) -> None:
     assert (nonsense.returncode, nonsense.stderr) == (by_door.returncode, by_door.stderr)
 
 
+@pytest.mark.parametrize(
+    ("request_words", "key"),
+    [("raw 0x0a 0x42", "0a/42"), ("-b 6 -t 0x2c raw 0x0a 0x42", "06/34")],
+    ids=["bmc", "bridged"],
+)
+def test_what_one_session_asks_over_and_over_is_carried_out_each_time(
+    bench: Bench, request_words: str, key: str
+) -> None:
+    *bridge, raw, netfn, command = request_words.split()
+    script = bench.home / "script"
+
+    def cost_of(times: int) -> int:
+        script.write_text(f"{raw} {netfn} {command}\n" * times, encoding="ascii")
+        before = bench.host.requests(key)
+        bench.ipmitool(*bridge, "exec", str(script))
+        return bench.host.requests(key) - before
+
+    assert cost_of(140) - cost_of(1) == 139
+
+
 def test_a_bridge_to_nobody_is_an_error_at_once(bench: Bench) -> None:
     done = bench.ipmitool("-b", "6", "-t", "0x2e", "raw", "0x4", "0x2d", "0xbe")
     assert done.returncode == 1

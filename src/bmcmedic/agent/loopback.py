@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from bmcmedic.agent import door_files
 from bmcmedic.agent.door_files import DoorFiles
 from bmcmedic.agent.driver_link import DriverLink
+from bmcmedic.agent.repeats import Answer, Repeats, Work
 from bmcmedic.driver.reads import READS
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
@@ -33,7 +34,7 @@ from bmcmedic.ipmi.bridge import second_part, wrapped_request
 from bmcmedic.ipmi.commands.messaging import SendMessageReq
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
-from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.transport.addresses import Address, bind_udp
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.in_band import Ipmb
@@ -51,9 +52,6 @@ REST_S_MAX = 0.05
 LOOK_PERIOD_S = 1.0
 """How often the driver is asked whether the BMC answers."""
 LOOK_S_MAX = 2.0
-REPEAT_S_MAX = 30.0
-"""So long a datagram that comes again is answered as before and not carried out again."""
-ANSWERED_MAX = 2 * SESSIONS_MAX
 
 _CODES: Final[Mapping[ErrorKind, CompletionCode]] = {
     ErrorKind.BAD_REQUEST: CompletionCode.INVALID_DATA_FIELD,
@@ -109,7 +107,7 @@ class LoopbackDoor:
         self._files = DoorFiles(runtime_dir)
         self._report = report
         self._state: tuple[str, str] | None = None
-        self._answered: OrderedDict[tuple[int, RequestMessage], _Answered] = OrderedDict()
+        self._repeats = Repeats(2 * SESSIONS_MAX)
         self._looker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> LoopbackDoor:
@@ -221,11 +219,12 @@ class LoopbackDoor:
     def _forward(self, incoming: IncomingRequest, now: float) -> None:
         message = incoming.message
         self.counts["requests"] += 1
-        answered = self._answered.get(_key(incoming))
-        if answered is not None and now < answered.at + REPEAT_S_MAX:
+        work = self._repeats.take(incoming, now)
+        if work is not Work.NEW:
             # Its answer crossed with the repeat: what changes something must not run twice.
             self.counts["repeats"] += 1
-            self._respond(incoming, answered.completion_code, answered.data)
+            if isinstance(work, Answer):
+                self._send_answer(incoming, work)
             return
         bridged = None
         request = message
@@ -254,49 +253,49 @@ class LoopbackDoor:
     def _done(
         self, incoming: IncomingRequest, inner: RequestMessage | None, answer: ServerFrame
     ) -> None:
+        asked = inner or incoming.message
+        is_read = (asked.netfn, asked.command) in READS
         if isinstance(answer, AnswerFrame):
             if answer.age_s is not None:
                 self.counts["old_answers"] += 1
+            code, data, second = answer.completion_code, answer.data, None
             if answer.age_s is not None and answer.age_s > self.settings.old_answer_s_max:
-                self._respond(incoming, CompletionCode.DESTINATION_UNAVAILABLE)
-            elif inner is None or answer.reason is not None:
-                self._respond(incoming, answer.completion_code, answer.data)
-            else:
-                self._respond_bridged(incoming, inner, answer)
+                code, data = CompletionCode.DESTINATION_UNAVAILABLE, b""
+            elif inner is not None and answer.reason is None:
+                second = second_part(incoming.message, inner, code, data)
+                code, data = CompletionCode.OK, b""
+            self._respond(incoming, code, data, second, is_read=is_read)
             return
         code = CompletionCode.UNSPECIFIED
         if isinstance(answer, ErrorFrame):
             self.counts[f"error {answer.kind.value}"] += 1
             code = _completion_code(answer)
-        self._respond(incoming, code)
+        self._respond(incoming, code, is_read=is_read)
 
-    def _respond(self, incoming: IncomingRequest, completion_code: int, data: bytes = b"") -> None:
+    def _respond(
+        self,
+        incoming: IncomingRequest,
+        completion_code: int,
+        data: bytes = b"",
+        second: ResponseMessage | None = None,
+        *,
+        is_read: bool = False,
+    ) -> None:
+        answer = Answer(completion_code, data, second)
+        # What was refused for now is asked again, and a read may be carried out again.
+        if is_read or completion_code == CompletionCode.NODE_BUSY:
+            self._repeats.forget(incoming)
+        else:
+            self._repeats.answered(incoming, answer, self._loop.time())
+        self._send_answer(incoming, answer)
+
+    def _send_answer(self, incoming: IncomingRequest, answer: Answer) -> None:
         now = self._loop.time()
-        self._remember(incoming, completion_code, data, now)
-        datagram = self._managed_system.respond(incoming, completion_code, data, now)
+        datagram = self._managed_system.respond(incoming, answer.completion_code, answer.data, now)
         self._send(datagram, incoming.peer)
-
-    def _respond_bridged(
-        self, incoming: IncomingRequest, inner: RequestMessage, answer: AnswerFrame
-    ) -> None:
-        """The answer in its two parts (section 6.13.3)."""
-        self._respond(incoming, CompletionCode.OK)
-        message = second_part(incoming.message, inner, answer.completion_code, answer.data)
-        datagram = self._managed_system.send_message(incoming, message, self._loop.time())
-        self._send(datagram, incoming.peer)
-
-    def _remember(
-        self, incoming: IncomingRequest, completion_code: int, data: bytes, now: float
-    ) -> None:
-        message = incoming.message
-        what = (message.netfn, message.command)
-        if what in READS or what == _SEND_MESSAGE:
-            return
-        key = _key(incoming)
-        self._answered.setdefault(key, _Answered(completion_code, data, now))
-        self._answered.move_to_end(key)
-        while len(self._answered) > ANSWERED_MAX:
-            self._answered.popitem(last=False)
+        if answer.second_part is not None:  # of a bridged request (section 6.13.3)
+            datagram = self._managed_system.send_message(incoming, answer.second_part, now)
+            self._send(datagram, incoming.peer)
 
     # ---------------------------------------------------------------------------- how the BMC is
 
@@ -333,17 +332,6 @@ class LoopbackDoor:
             self._report(f"cannot write {self._files.folder}: {error.strerror}")
             return
         self._state = (word, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    completion_code: int
-    data: bytes
-    at: float
-
-
-def _key(incoming: IncomingRequest) -> tuple[int, RequestMessage]:
-    return incoming.session_id or 0, incoming.message
 
 
 def _bridged(message: RequestMessage) -> tuple[Ipmb, RequestMessage]:

@@ -333,6 +333,48 @@ def test_what_changes_something_runs_once_though_it_came_again_after_its_answer(
     eventually(lambda: len(bench.driver.submitted) == 2)
 
 
+def test_the_same_change_asked_anew_runs_each_time_though_rqseq_comes_round(bench: Bench) -> None:
+    for number in range(140):
+        bench.forward(incoming(RequestMessage(0x0A, 0x42, sequence=number % 64)))
+        bench.driver.answer()
+        eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert len(bench.driver.submitted) == 140
+    assert bench.door.status()["counts"].get("repeats", 0) == 0
+
+
+def test_a_repeat_is_known_a_few_requests_later_and_while_it_is_under_way(bench: Bench) -> None:
+    first = incoming(RequestMessage(6, 2, sequence=0))
+    bench.forward(first)
+    bench.forward(incoming(RequestMessage(0x2E, 1, sequence=1)))
+    bench.forward(first)
+    for _ in range(2):
+        bench.driver.answer()
+    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    bench.forward(first)
+    assert len(bench.driver.submitted) == 2
+    assert bench.door.status()["counts"]["repeats"] == 2
+
+
+def test_a_bridged_change_runs_once_though_it_came_again_after_its_answer(bench: Bench) -> None:
+    inner = RequestMessage(0x2E, 0x65, b"\x57\x01\0", 9, responder=0x2C, requester=0x20)
+    wrapped = Bridge(6, 0x2C).wrap(inner)
+    for sequence in (5, 5, 6):
+        bench.forward(incoming(wrapped.with_sequence(sequence)))
+        if sequence == 6 or not bench.driver.submitted:
+            bench.driver.answer()
+        eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert len(bench.driver.submitted) == 2
+    assert bench.door.status()["counts"]["repeats"] == 1
+
+
+def test_what_was_too_busy_to_be_carried_out_is_no_repeat(bench: Bench) -> None:
+    for error in (QueueFull("x"), None):
+        bench.forward(incoming(RequestMessage(6, 2, sequence=5)))
+        bench.driver.answer(error=error)
+        eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert len(bench.driver.submitted) == 2
+
+
 def test_a_read_may_run_again(bench: Bench) -> None:
     for _ in range(2):
         bench.forward(incoming(RequestMessage(6, 1, sequence=5)))

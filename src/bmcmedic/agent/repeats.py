@@ -1,0 +1,106 @@
+"""Which requests in the door's sessions have come before, so that none is carried out twice.
+
+A tool that misses an answer sends the same message again, in a packet of its own. rqSeq has 6
+bits, so the same message is another request once its session has gone on; who repeats repeats the
+last few. Pure: `now` comes in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from bmcmedic.ipmi.managed_system import IncomingRequest
+from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
+
+BEHIND_MAX: Final = 8
+"""A message that is that many requests of its session ago is no repeat any more. Tools have one
+request in flight, or a few, and rqSeq comes round after 64."""
+AGE_S_MAX: Final = 30.0
+
+
+class Work(Enum):
+    """Where a request stands that has no answer yet."""
+
+    NEW = "new"
+    UNDER_WAY = "under-way"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered with."""
+
+    completion_code: int
+    data: bytes
+    second_part: ResponseMessage | None = None
+    """Of a bridged request: what the controller behind the BMC said."""
+
+
+class _Known:
+    __slots__ = ("answer", "at", "number")
+
+    def __init__(self, number: int, at: float) -> None:
+        self.number = number
+        self.at = at
+        self.answer: Answer | None = None
+
+
+class _OneSession:
+    __slots__ = ("count", "known")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.known: OrderedDict[RequestMessage, _Known] = OrderedDict()
+
+
+class Repeats:
+    """What each session asked last; the session that was idle longest is forgotten first."""
+
+    def __init__(self, sessions_max: int) -> None:
+        self._sessions_max = sessions_max
+        self._sessions: OrderedDict[int, _OneSession] = OrderedDict()
+
+    def take(self, incoming: IncomingRequest, now: float) -> Work | Answer:
+        """A request has come: NEW: carry it out; UNDER_WAY: drop it; an Answer: give it."""
+        key = incoming.session_id or 0
+        session = self._sessions.setdefault(key, _OneSession())
+        self._sessions.move_to_end(key)
+        if len(self._sessions) > self._sessions_max:
+            self._sessions.popitem(last=False)
+        message = incoming.message
+        known = session.known.get(message)
+        if known is not None:
+            if known.answer is None:
+                return Work.UNDER_WAY
+            if session.count - known.number < BEHIND_MAX and now < known.at + AGE_S_MAX:
+                return known.answer
+        session.count += 1
+        session.known[message] = _Known(session.count, now)
+        session.known.move_to_end(message)
+        self._forget_old(session)
+        return Work.NEW
+
+    def answered(self, incoming: IncomingRequest, answer: Answer, now: float) -> None:
+        """Remember what came of it."""
+        known = self._known(incoming)
+        if known is not None and known.answer is None:
+            known.answer, known.at = answer, now
+
+    def forget(self, incoming: IncomingRequest) -> None:
+        """It was not carried out, or does no harm when it is again."""
+        if self._known(incoming) is not None:
+            del self._sessions[incoming.session_id or 0].known[incoming.message]
+
+    def _known(self, incoming: IncomingRequest) -> _Known | None:
+        session = self._sessions.get(incoming.session_id or 0)
+        return None if session is None else session.known.get(incoming.message)
+
+    @staticmethod
+    def _forget_old(session: _OneSession) -> None:
+        for message, known in list(session.known.items()):
+            if session.count - known.number < BEHIND_MAX:
+                return
+            if known.answer is not None:
+                del session.known[message]
