@@ -61,7 +61,7 @@ def _never_yields(self: DriverClaim, *, recovering: bool) -> bool:
     return self._generation != self._driver.generation
 
 
-def _put_off(self: Breaker, now: float, reason: str, **_: bool) -> bool:
+def _put_off(self: Breaker, now: float, reason: str, *_: float, **__: bool) -> bool:
     del reason
     opens = self.opened_at is None
     self.opened_at = now if opens else self.opened_at

@@ -132,6 +132,7 @@ class Run:
                 failures_max=random.choice((2, 3)),
                 probe_s_min=random.choice((0.2, 1.0)),
                 probe_s_max=random.choice((1.0, 4.0)),
+                silence_s_max=random.choice((1.0, 10.0)),
             ),
         )
         self.driver = Driver(self.interface, self.runtime, self.limits)

@@ -20,6 +20,8 @@ class BreakerLimits:
 
     failures_max: int = 3
     """Attempts in a row without an answer."""
+    silence_s_max: float = 10.0
+    """Waited in exchanges in a row without an answer, the one in flight included."""
     probe_s_min: float = 1.0
     """From opening to the first question; doubled after each that stays unanswered."""
     probe_s_max: float = 30.0
@@ -36,6 +38,7 @@ class Breaker:
         "opened_at",
         "openings",
         "reason",
+        "waited_s",
         "_wait_s",
     )
 
@@ -43,6 +46,8 @@ class Breaker:
         self.limits = limits
         self.failures = 0
         """In a row."""
+        self.waited_s = 0.0
+        """In them."""
         self.opened_at: float | None = None
         self.next_probe_at = 0.0
         self.openings = 0
@@ -60,22 +65,35 @@ class Breaker:
     def succeeded(self) -> None:
         """The BMC answered."""
         self.failures = 0
+        self.waited_s = 0.0
         self.missing = False
         self.opened_at = None
         self._wait_s = self.limits.probe_s_min
 
-    def failed(
-        self, now: float, reason: str, *, for_good: bool = False, missing: bool = False
-    ) -> bool:
-        """The BMC did not answer; True when that opened it. `for_good`: no need to see it again.
+    def waits(self, now: float, in_flight_s: float) -> bool:
+        """An exchange has been in flight for so long; True when that opened it."""
+        if self.opened_at is not None or in_flight_s <= 0.0:
+            return False
+        waited_s = self.waited_s + in_flight_s
+        if waited_s < self.limits.silence_s_max:
+            return False
+        return self.failed(now, f"no answer for {waited_s:.0f} s", in_flight_s)
 
-        `missing`: there is no interface to a BMC, which is for good too.
+    def failed(
+        self, now: float, reason: str, waited_s: float = 0.0, *, missing: bool = False
+    ) -> bool:
+        """The BMC did not answer, and was waited for so long; True when that opened it.
+
+        `missing`: there is no interface to a BMC, which need not be seen again.
         """
         self.failures += 1
+        self.waited_s += waited_s
         self.reason = reason
         self.missing = missing
         if self.opened_at is None:
-            if self.failures < self.limits.failures_max and not for_good and not missing:
+            limits = self.limits
+            may_be_chance = self.failures < limits.failures_max
+            if may_be_chance and self.waited_s < limits.silence_s_max and not missing:
                 return False
             self.opened_at = now
             self.openings += 1

@@ -461,16 +461,17 @@ class Driver:
         self.counts["failures"] += 1
         now = self._runtime.monotonic()
         with held(self._requests_lock):
-            if self.breaker.failed(now, reason, missing=missing):
+            if self.breaker.failed(now, reason, self._in_flight_s(now), missing=missing):
                 self.give_up_clients(self.breaker.refusal(now), now)
 
     def _notice_silence(self, now: float) -> None:
         """Open the breaker before an exchange that takes too long has ended; the lock is held."""
-        in_flight_s = 0.0 if self._in_flight_at is None else now - self._in_flight_at
-        if in_flight_s < self.limits.silence_s_max or self.breaker.is_open:
-            return
-        self.breaker.failed(now, f"no answer for {in_flight_s:.0f} s", for_good=True)
-        self.give_up_clients(self.breaker.refusal(now), now)
+        if self.breaker.waits(now, self._in_flight_s(now)):
+            self.give_up_clients(self.breaker.refusal(now), now)
+
+    def _in_flight_s(self, now: float) -> float:
+        in_flight_at = self._in_flight_at  # once: another thread may end the exchange meanwhile
+        return 0.0 if in_flight_at is None else now - in_flight_at
 
     def give_up_clients(self, error: BmcmedicError, now: float) -> None:
         """Whoever waits waits no longer; the lock is held."""

@@ -23,6 +23,4 @@ class DriverLimits:
     """The polled path waits for `io_lock` no longer, and takes the interface then."""
     busy_pause_s: float = 0.25
     """Before the next attempt on an interface that something else has."""
-    silence_s_max: float = 15.0
-    """An exchange in flight for longer opens the breaker, though it has not failed yet."""
     breaker: BreakerLimits = field(default_factory=BreakerLimits)

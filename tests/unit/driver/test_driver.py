@@ -398,7 +398,9 @@ def test_pats_go_on_while_it_is_open_and_close_it(bench: Bench) -> None:
 def test_it_opens_for_an_exchange_that_takes_too_long_before_that_fails() -> None:
     interface = ScriptedInterface()
     interface.by_itself = Attempt.answer
-    driver = Driver(interface, ThreadRuntime(), DriverLimits(silence_s_max=0.05))
+    driver = Driver(
+        interface, ThreadRuntime(), DriverLimits(breaker=BreakerLimits(silence_s_max=0.05))
+    )
     worker = threading.Thread(target=driver.kcs_loop)
     worker.start()
     seen = Request(GET_DEVICE_ID, deadline=in_a_minute())

@@ -244,6 +244,24 @@ def test_pats_that_fail_do_not_put_off_the_question_whether_the_bmc_is_back() ->
     assert breaker.next_probe_at == probe_at + 2.0
 
 
+def test_it_opens_once_the_bmc_was_waited_for_too_long_in_a_row() -> None:
+    breaker = Breaker(BreakerLimits(failures_max=3, silence_s_max=10.0))
+    assert not breaker.failed(108.5, "the first", 8.5)
+    assert not breaker.waits(200.0, 0.0)  # nothing in flight: nobody waits
+    assert not breaker.waits(201.4, 1.4)
+    assert breaker.waits(201.5, 1.5)
+    assert (breaker.is_open, breaker.reason) == (True, "no answer for 10 s")
+    assert not breaker.waits(202.0, 2.0)  # it is open
+
+
+def test_a_slow_failure_after_an_answer_is_one_by_itself() -> None:
+    breaker = Breaker(BreakerLimits(failures_max=3, silence_s_max=10.0))
+    breaker.failed(108.5, "the first", 8.5)
+    breaker.succeeded()
+    assert not breaker.failed(120.0, "another", 8.5)
+    assert breaker.failed(121.5, "in a row", 1.5)
+
+
 def test_a_breaker_is_described_while_another_thread_closes_it() -> None:
     class ClosedMeanwhile(Breaker):
         """Read once it is open, and then no more."""
