@@ -45,6 +45,10 @@ class Fake:
     `late`, when it gets a CPU."""
     kill: str = "ends"
     core_percent: float = 0.0
+    spaces: tuple[str, ...] = ()
+    """The pid namespaces from the host's down to its own, none where the kernel does not tell."""
+    numbers: tuple[int, ...] = ()
+    """Its pid in each of them, where the kernel tells that too."""
 
 
 class FakeHost:
@@ -180,7 +184,10 @@ class FakeHost:
         (place / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in fake.argv))
         (place / "cgroup").write_text("0::/system.slice/cron.service\n")
         (place / "loginuid").write_text("4294967295")
-        (place / "status").write_text("Uid:\t0\t0\t0\t0\n")
+        numbers = "NSpid:\t" + "\t".join(map(str, fake.numbers)) + "\n" if fake.numbers else ""
+        (place / "status").write_text(f"Name:\t{fake.comm}\nUid:\t0\t0\t0\t0\n{numbers}")
+        (place / "ns").mkdir(exist_ok=True)
+        _link(place / "ns" / "pid", f"pid:[{fake.spaces[-1]}]" if fake.spaces else None)
         if fake.wchan is not None:
             (place / "wchan").write_text(fake.wchan)
         _link(place / "exe", fake.exe)
@@ -189,7 +196,9 @@ class FakeHost:
     def _own_entry(self) -> None:
         own = self.root / "proc" / str(os.getpid())
         own.mkdir()
-        (own / "status").write_text(f"NSpid:\t{os.getpid()}\n")
+        (own / "status").write_text(f"Name:\tbmcmedic\nNSpid:\t{os.getpid()}\n")
+        (own / "ns").mkdir()
+        (own / "ns" / "pid").symlink_to("pid:[host]")
         (self.root / "proc/self").rmdir()
         (self.root / "proc/self").symlink_to(str(os.getpid()))
 

@@ -2,13 +2,17 @@
 
 A signal never goes to a process group: who starts a process between the look and the signal would
 have that ended too. A group whose every member is proven stuck ends all the same, member by member.
+For the same reason the first process of a pid namespace comes last, and only when nobody is left in
+there who is not proven stuck: with it the kernel ends them all.
 """
 
 from enum import Enum
+from signal import Signals
 from typing import Callable, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Finding, Mark, Now
-from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree
+from bmcmedic.host.namespaces import depth_as_first, fellows
+from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree
 from bmcmedic.host.relieve_looks import Judged, Looks
 from bmcmedic.host.signals import NotSent, Sender
 
@@ -38,6 +42,8 @@ class Outcome(Enum):
     SURVIVED = "survived"
     DENIED = "denied"
     """We may not send it signals."""
+    LEFT_ALONE = "left alone"
+    """Others would end with it that are not proven stuck."""
     NOT_ATTEMPTED = "not attempted"
     """Relief is switched off, or was meanwhile."""
 
@@ -72,6 +78,8 @@ class _Case:
         self.sent_at = 0.0
         self.took_s: Optional[float] = None
         self.settled: Optional[Mark] = None
+        self.depth = 0
+        """Of the pid namespace whose first process it is; 0: none."""
 
     @property
     def identity(self) -> Identity:
@@ -104,6 +112,8 @@ class Ender:
         self._is_forbidden = is_forbidden
         # One moment for a whole round of proofs: what runs after it counts as running.
         self._now: Optional[Now] = None
+        self._signals: Dict[Identity, List[str]] = {}
+        """What has been sent to whom, in the ending that goes on."""
 
     @property
     def _tree(self) -> Tree:
@@ -114,9 +124,10 @@ class Ender:
 
         Raises Gone or Unreadable where the tree has no clock.
         """
-        cases = [_Case(judged) for judged in stuck]
+        cases = self._cases(stuck)
+        self._signals = {case.identity: case.signals for case in cases}
         self._now = Now.of(self._tree)
-        for case in cases:
+        for case in _open(cases):
             self._signal(case, SIGTERM, self._prove_stuck)
         begun = self._monotonic()
         self._wait(cases, begun + SETTLE_S)
@@ -130,6 +141,41 @@ class Ender:
         for case in _open(cases):
             self._give_up(case)
         return [case.ending() for case in cases]
+
+    def left_alone(self, stuck: List[Judged]) -> List[Ending]:
+        """Those of them that would not be ended, for the sake of others; sends nothing."""
+        cases = self._cases(stuck)
+        identities = {case.identity for case in cases}
+        for case in cases:
+            if not case.depth:
+                continue
+            try:
+                with self._tree.hold(case.identity.pid) as process:
+                    living = fellows(self._tree, process, case.depth)
+                why = _why_left_alone([s for s in living if s.identity not in identities])
+            except Gone:
+                continue
+            except ProcError as error:
+                why = str(error)
+            if why is not None:
+                case.close(Outcome.LEFT_ALONE, why)
+        return [case.ending() for case in cases if case.outcome is not None]
+
+    def _cases(self, stuck: List[Judged]) -> List[_Case]:
+        """The first processes of pid namespaces stand last, the innermost before the others."""
+        cases = [_Case(judged) for judged in stuck]
+        for case in cases:
+            self._find_depth(case)
+        return sorted(cases, key=lambda case: (case.depth > 0, -case.depth))
+
+    def _find_depth(self, case: _Case) -> None:
+        try:
+            with self._tree.hold(case.identity.pid) as process:
+                case.depth = depth_as_first(self._tree, process)
+        except Gone:
+            pass  # it is found so again when it comes to a signal
+        except ProcError as error:
+            case.close(Outcome.SPARED, str(error))
 
     # ----------------------------------------------------------------------------- one signal
 
@@ -146,6 +192,10 @@ class Ender:
                 if refusal is not None:
                     self._refuse(case, refusal)
                     return
+                with_it = self._why_not_with_it(case, process, number)
+                if with_it is not None:
+                    self._refuse(case, with_it, Outcome.LEFT_ALONE)
+                    return
                 sent = self._sender.send(process, case.identity, number)
         except Gone:
             self._gone(case)
@@ -158,11 +208,21 @@ class Ender:
             case.signals.append(sent.name)
             case.through = sent.through
 
-    def _refuse(self, case: _Case, why: str) -> None:
+    def _refuse(self, case: _Case, why: str, outcome: Outcome = Outcome.SPARED) -> None:
         if case.signals:
             case.why = why  # it has the last wait to end by itself
         else:
-            case.close(Outcome.SPARED, why)
+            case.close(outcome, why)
+
+    def _why_not_with_it(self, case: _Case, process: Process, number: int) -> Optional[str]:
+        """Who would end with it has been sent the same signal by now, by a proof of its own."""
+        if not case.depth:
+            return None
+        name = Signals(number).name[3:]
+        living = fellows(self._tree, process, case.depth)
+        return _why_left_alone(
+            [stat for stat in living if name not in self._signals.get(stat.identity, [])]
+        )
 
     def _prove_stuck(self, case: _Case, process: Process) -> Optional[str]:
         again = self._looks.prove_again(case.judged, process, self._now)
@@ -237,6 +297,17 @@ class Ender:
 
 def _open(cases: List[_Case]) -> List[_Case]:
     return [case for case in cases if case.outcome is None]
+
+
+def _why_left_alone(innocent: List[Stat]) -> Optional[str]:
+    if not innocent:
+        return None
+    count, one = len(innocent), innocent[0]
+    are = "other that is" if count == 1 else "others that are"
+    return (
+        f"the first process of a container: {count} {are} not proven stuck would end with it,"
+        f" such as {one.comm} (pid {one.pid})"
+    )
 
 
 def group_members(tree: Tree, stuck: List[Judged]) -> Dict[int, int]:

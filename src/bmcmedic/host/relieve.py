@@ -9,7 +9,7 @@ itself is never touched. By hand it is `relieve`. A program that runs for long c
 import math
 import os
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 from bmcmedic.host import interface, kipmid, kipmid_throttle
 from bmcmedic.host.clients import Finding
@@ -223,7 +223,9 @@ class Relief:
         stuck = [each for each in stuck if each.client.identity not in blocked]
         ended = self._ender.end(stuck) if acts else self._ender.left_alone(stuck)
         endings.update((each.judged.client.identity, each) for each in ended)
-        earlier = {case.judged.client.identity for case in self._left if _is_left_alone(case.ending)}
+        earlier = {
+            case.judged.client.identity for case in self._left if _is_left_alone(case.ending)
+        }
         known = {i for i in earlier if _is_left_alone(endings.get(i))}.union(blocked)
         cases = [
             Case(
@@ -256,6 +258,13 @@ class Relief:
             and ending.outcome is Outcome.UNINTERRUPTIBLE
             and "KILL" in ending.signals
         }
+
+    def _left_alone_as_before(self, endings: Dict[Identity, Ending]) -> Set[Identity]:
+        """Those that are left alone for the sake of others, as at the look before."""
+        earlier = [
+            case.judged.client.identity for case in self._left if _is_left_alone(case.ending)
+        ]
+        return {identity for identity in earlier if _is_left_alone(endings.get(identity))}
 
     def _is_long(self, since: Optional[float]) -> bool:
         return since is not None and self._place.monotonic() - since >= SILENT_S
