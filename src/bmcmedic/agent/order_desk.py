@@ -36,8 +36,11 @@ from bmcmedic.errors import BmcmedicError, RemoteProtocolError, StoreError, Tran
 from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.transport.in_band import InterfaceBusy, Interrupted
 
-ACKNOWLEDGEMENTS_MAX = 128
-"""That wait for a report; the oldest goes first."""
+ACKNOWLEDGEMENTS_MAX = 8192
+"""That wait for a report, more than orders fit into one reply; the oldest goes first."""
+ACKNOWLEDGEMENTS_A_REPORT = 128
+LINES_A_REPLY = 16
+"""Of the log, for refused orders; what is beyond is counted."""
 SETTLE_S_MAX = 60.0
 """So long an order to the driver is waited for until all is as it was ordered."""
 SETTLE_POLL_S = 0.5
@@ -132,14 +135,34 @@ class OrderDesk:
     def take(self, raw_orders: list[Any]) -> None:
         """What a reply brought."""
         with self._lock:
-            for raw in raw_orders[:ORDERS_MAX]:
-                self._take(raw)
+            refused = [each for raw in raw_orders if (each := self._take(raw)) is not None]
+            for each in refused:
+                self._acknowledge(each)
+                self.states[each.state.value] += 1
+            for each in refused[:LINES_A_REPLY]:
+                self._tell(each)
+            if len(refused) > LINES_A_REPLY:
+                self._log.event(
+                    WARNING,
+                    "orders",
+                    f"{len(refused) - LINES_A_REPLY} more orders of one reply were refused:"
+                    f" {refused[-1].reason}",
+                    id=refused[-1].order_id,
+                )
+            self._sum_up_nameless([each for each in refused if not each.order_id])
         self._wakeup.set()
 
-    def _take(self, raw: object) -> None:
+    def _sum_up_nameless(self, refused: list[Acknowledgement]) -> None:
+        """Those without a usable id share one acknowledgement, which says how many they are."""
+        if len(refused) > 1:
+            reason = f"{refused[0].reason} ({len(refused)} of one reply have no usable id)"
+            self._acknowledge(replace(refused[0], reason=reason))
+
+    def _take(self, raw: object) -> Acknowledgement | None:
+        """Let it wait for its turn, or say why it is refused."""
         order_id = order_id_of(raw)
         if order_id is not None and self._is_known(order_id):
-            return
+            return None
         now = self._rules.epoch_s()
         try:
             order = read_order(raw, self._rules.host_id(), now)
@@ -149,11 +172,9 @@ class OrderDesk:
             if len(self._waiting) >= ORDERS_MAX:
                 raise BadOrder("too many orders wait here", order.order_id, order.kind.value)
         except BadOrder as error:
-            self._settle(
-                Acknowledgement(error.order_id, error.kind, OrderState.REFUSED, str(error), now)
-            )
-            return
+            return Acknowledgement(error.order_id, error.kind, OrderState.REFUSED, str(error), now)
         self._waiting.append(order)
+        return None
 
     def _is_known(self, order_id: str) -> bool:
         """Whether it was sent before; then it is only acknowledged again."""
@@ -168,9 +189,13 @@ class OrderDesk:
         return known is not None
 
     def acknowledgements(self) -> list[Acknowledgement]:
-        """What the next report says of orders."""
+        """What the next report says of orders; the others are told by those after it."""
         with self._lock:
-            return list(self._reported.values())
+            # What was done here goes before a flood of what was not.
+            told = sorted(
+                self._reported.values(), key=lambda each: each.state is OrderState.REFUSED
+            )
+            return told[:ACKNOWLEDGEMENTS_A_REPORT]
 
     def delivered(self, told: list[Acknowledgement]) -> None:
         """A report with these has arrived: what is final need not be said again."""
@@ -189,10 +214,13 @@ class OrderDesk:
         """Report it, log it, count it."""
         self._acknowledge(acknowledgement)
         self.states[acknowledgement.state.value] += 1
+        self._tell(acknowledgement)
+
+    def _tell(self, acknowledgement: Acknowledgement) -> None:
         self._log.event(
             WARNING,
             "order",
-            f"order {acknowledgement.kind}: {acknowledgement.state.value}"
+            f"order {acknowledgement.kind or 'of no kind'}: {acknowledgement.state.value}"
             + (f": {acknowledgement.reason}" if acknowledgement.reason else ""),
             id=acknowledgement.order_id,
             state=acknowledgement.state.value,

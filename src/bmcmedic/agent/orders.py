@@ -18,10 +18,12 @@ from bmcmedic.driver.socket.protocol import SECONDS_MAX
 from bmcmedic.errors import Refused
 
 ORDERS_MAX = 16
-"""Of one reply; what is beyond is not looked at."""
+"""That wait here at once; what is beyond is refused."""
 LIFE_S_MAX = 3600.0
 """An order that would be good for longer is none that somebody wants now."""
 REASON_CHARACTERS_MAX = 500
+SHOWN_CHARACTERS_MAX = 64
+"""Of what stands in the place of an order or its id, in the reason why it is none."""
 
 _ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 _KEYS = frozenset({"id", "kind", "host_id", "expires_at", "seconds"})
@@ -108,9 +110,9 @@ def read_order(raw: object, host_id: Mapping[str, str | None], now: float) -> Or
         return BadOrder(why, order_id, kind_name)
 
     if not isinstance(raw, dict):
-        raise no("an order is a JSON object")
+        raise no(f"an order is a JSON object, not {_shown(raw)}")
     if not order_id:
-        raise no("id is 1 to 128 letters, digits and . _ : -")
+        raise no(f"id is 1 to 128 letters, digits and . _ : -, not {_shown(raw.get('id'))}")
     name = raw.get("kind")
     kind_name = name[:64] if isinstance(name, str) else ""
     kinds = {kind.value: kind for kind in OrderKind}
@@ -172,6 +174,14 @@ def _not_now(expires_at: Any, now: float) -> str | None:  # noqa: ANN401 - JSON
     if expires_at > now + LIFE_S_MAX:
         return f"it would be good for more than {LIFE_S_MAX:.0f} s, by this host's clock"
     return None
+
+
+def _shown(raw: object) -> str:
+    """Enough of it for a person to find it; what is nested is not looked into."""
+    if isinstance(raw, str):
+        return repr(raw[:SHOWN_CHARACTERS_MAX])
+    kinds = {dict: "an object", list: "a list", type(None): "nothing"}
+    return kinds.get(type(raw)) or str(raw)[:SHOWN_CHARACTERS_MAX]
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -18,6 +18,7 @@ from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.order_desk import COLD_RESET_APART_S, OrderDesk, Rules
 from bmcmedic.agent.order_memory import FILE, INTERRUPTED, OrderMemory
 from bmcmedic.agent.orders import BadOrder, OrderState, read_order
+from bmcmedic.agent.report_link import REPLY_BYTES_MAX
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable
 from bmcmedic.driver.socket.protocol import WatchdogAction
@@ -386,14 +387,69 @@ def test_a_park_that_does_not_settle_is_unknown_and_one_that_is_refused_has_fail
 
 def test_a_flood_of_orders_is_bounded(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.desk.take([order(f"o{number}", "resume") for number in range(1000)])
-    assert len(desk.told()) == 0
-    told = desk.send(*[order(f"p{number}", "resume") for number in range(1000)])
+    told = desk.send(*[order(f"o{number}", "resume") for number in range(1000)])
     assert len(desk.driver.orders) == 16
-    assert len(told) == 32
-    for start in range(0, 4000, 16):
-        desk.desk.take([{"id": f"q{start + number}"} for number in range(16)])
+    assert [state for state, _ in told.values()].count("done") == 16
+    assert len(told) == 128
+    for start in range(0, 10_000, 100):
+        desk.desk.take([{"id": f"q{start + number}"} for number in range(100)])
     assert len(desk.desk.acknowledgements()) == 128
+    assert len(told_by_all_reports(desk)) == 8192
+
+
+def told_by_all_reports(desk: Desk) -> dict[str, tuple[str, str | None]]:
+    """What one report after the other says, each of which arrives."""
+    told: dict[str, tuple[str, str | None]] = {}
+    while now := desk.told():
+        told |= now
+        desk.desk.delivered(desk.desk.acknowledgements())
+    return told
+
+
+def test_all_orders_that_fit_into_a_reply_are_acknowledged(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.send(*[order(f"o{number}", "resume") for number in range(40)])
+    told = told_by_all_reports(desk)
+    assert list(told) == [f"o{number}" for number in range(40)]
+    assert [state for state, _ in told.values()] == ["done"] * 16 + ["refused"] * 24
+    assert told["o39"][1] == "too many orders wait here"
+    assert desk.desk.states == {"done": 16, "refused": 24}
+
+
+def test_as_many_as_a_reply_can_hold_are_acknowledged_over_several_reports(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    names = [f"{number:x}" for number in range(6000)]
+    assert len(json.dumps({"orders": [{"id": name} for name in names]}, separators=(",", ":"))) > (
+        REPLY_BYTES_MAX
+    )
+    desk.desk.take([{"id": name} for name in names])
+    assert set(told_by_all_reports(desk)) == set(names)
+
+
+def test_what_has_no_usable_id_is_named_in_the_log_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    lines: list[str] = []
+    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
+    desk.desk.take([order("a b\n"), order(id=7), "resume", order(id=...), order("good", "resume")])
+    assert [line.partition("not ")[2] for line in lines] == [
+        "'a b\\n'", "7", "'resume'", "nothing"
+    ]  # fmt: skip
+    state, reason = desk.told()[""]
+    assert (state, desk.desk.states["refused"]) == ("refused", 4)
+    assert "not 'a b\\n' (4 of one reply have no usable id)" in str(reason)
+
+
+def test_a_flood_of_refusals_does_not_flood_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    lines: list[str] = []
+    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
+    desk.desk.take([5] * 30_000)
+    assert len(lines) == 17
+    assert lines[-1].startswith("29984 more orders of one reply were refused: an order is a JSON")
 
 
 def test_the_memory_forgets_only_what_cannot_come_again(
