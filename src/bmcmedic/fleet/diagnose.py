@@ -71,6 +71,10 @@ def diagnose(
         return Diagnosis(kind, evidence + sick, rules_out=well)
     if sick:
         return Diagnosis(DiagnosisKind.LAN_SICK, sick, rules_out=well)
+    if report is not None and report.undecided:
+        why = "; ".join(report.undecided)
+        line = f"whether it hangs towards its host is not known: the triage could not judge: {why}"
+        return Diagnosis(DiagnosisKind.UNCLEAR, (line,), rules_out=well)
     return Diagnosis(DiagnosisKind.HEALTHY, well, rules_out=_healthy_rules_out(report))
 
 

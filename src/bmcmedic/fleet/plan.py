@@ -78,7 +78,7 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     DiagnosisKind.UNCLEAR: (
         Remedy.REFUSE,
         (
-            "the host's symptoms do not point to its BMC; if you know that they do, say so with"
+            "what the host saw does not point to its BMC; if you know that it hangs, say so with"
             " --in-band-hung"
         ),
     ),

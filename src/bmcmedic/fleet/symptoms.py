@@ -35,6 +35,9 @@ SLOW_SYMPTOMS = frozenset({"bmc-slow"})
 BUSY_SYMPTOMS = frozenset({"kipmi-busy"})
 """Names in `symptoms` of what goes with either."""
 
+UNDECIDED_KIND = "undecided"
+"""The kind of a diagnosis that is none."""
+
 BMC_SYMPTOMS = HUNG_SYMPTOMS | SLOW_SYMPTOMS | BUSY_SYMPTOMS
 
 
@@ -92,7 +95,18 @@ class _Reader:
             ),
             stuck_clients=len(self._list(top.get("stuck"), "stuck")),
             hung_since=self._hung_since(top.get("hung_since")),
+            undecided=self._undecided(top),
         )
+
+    def _undecided(self, top: Mapping[str, Any]) -> tuple[str, ...]:
+        blind = tuple(
+            f"it could not see {self._text(what, f'blind[{index}]')}"
+            for index, what in enumerate(self._list(top.get("blind"), "blind"))
+        )
+        told = self._object(top.get("diagnosis") or {}, "diagnosis")
+        if blind or told.get("kind") != UNDECIDED_KIND:
+            return blind
+        return ("its kernel waits for the BMC, and whether that hangs could not be told yet",)
 
     def _hung_since(self, value: object) -> float | None:
         return None if value is None else self._number(value, "hung_since")
@@ -176,4 +190,5 @@ def unrest(report: HostReport) -> tuple[str, ...]:
         for name in report.symptoms
         if name in BMC_SYMPTOMS and not told.get(name, False)
     ]
+    lines += [f"the host could not be judged: {why}" for why in report.undecided]
     return tuple(lines)

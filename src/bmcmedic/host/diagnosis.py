@@ -69,6 +69,8 @@ class Facts(NamedTuple):
     """Those that went away between the two looks."""
     stranded_for_s: Sequence[float] = ()
     """Of `stuck_for_s` those whose device is gone: they wait for nothing that is there."""
+    blind: Sequence[str] = ()
+    """What could not be seen, so that nothing which was seen proves the host well."""
 
     @property
     def asking_for_s(self) -> List[float]:
@@ -113,6 +115,11 @@ class Facts(NamedTuple):
         return None if queued is None else False
 
     @property
+    def is_kernel_waiting(self) -> bool:
+        """Whether the kernel waits for the BMC, as far as can be seen."""
+        return self.is_busy or bool(self.is_awaiting and self.completed == 0)
+
+    @property
     def latency_s(self) -> Optional[float]:
         """The time for one answer, at the least; None: unknown."""
         if not self.completed or self.interval_s is None:
@@ -152,6 +159,13 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 
 def _kind(facts: Facts) -> Kind:
+    kind = _kind_of_the_seen(facts)
+    # Who is blind finds no symptom anywhere.
+    is_well = kind in (Kind.NO_SYMPTOM, Kind.BUSY)
+    return Kind.UNDECIDED if is_well and facts.blind else kind
+
+
+def _kind_of_the_seen(facts: Facts) -> Kind:
     is_slow = facts.latency_s is not None and facts.latency_s >= SLOW_AFTER_S
     if facts.completed:
         if is_slow:
@@ -165,7 +179,7 @@ def _kind(facts: Facts) -> Kind:
         return Kind.NO_INTERFACE
     if facts.asking_for_s:
         return Kind.LEFT_OVER if facts.is_awaiting is False else Kind.HUNG
-    if not (facts.is_busy or (facts.is_awaiting and facts.completed == 0)):
+    if not facts.is_kernel_waiting:
         return Kind.LEFT_OVER if facts.stuck_for_s else Kind.NO_SYMPTOM
     if facts.completed is None:
         return Kind.UNDECIDED
@@ -215,6 +229,8 @@ def _words(kind: Kind, facts: Facts) -> str:
     if kind is Kind.LEFT_OVER:
         how = "answers" if facts.completed else "is not asked anything at present"
         return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
+    if kind is Kind.UNDECIDED and facts.blind:
+        return "This host cannot be judged from here: not all that matters can be seen."
     if kind is Kind.UNDECIDED:
         return "The kernel waits for the BMC; whether it hangs cannot be told yet."
     if kind is Kind.BUSY:
@@ -226,7 +242,7 @@ def _words(kind: Kind, facts: Facts) -> str:
 
 def _evidence(facts: Facts) -> List[str]:
     over = f" in {facts.interval_s:.1f} s" if facts.interval_s is not None else ""
-    lines = []
+    lines = [f"not seen: {what}" for what in facts.blind]
     if facts.stuck_for_s:
         longest = f"the longest for {duration(max(facts.stuck_for_s))}"
         lines.append(f"{_count(len(facts.stuck_for_s), 'client')} without progress, {longest}")
@@ -290,10 +306,12 @@ def _advice(kind: Kind, facts: Facts) -> List[str]:
     if kind is Kind.NO_INTERFACE:
         lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
         lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
-    if kind is Kind.UNDECIDED:
+    if kind is Kind.UNDECIDED and facts.is_kernel_waiting:
         lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.not_proven:
         lines.append(f"run it as root: {_count(facts.not_proven, 'client')} could not be looked at")
+    elif facts.blind:
+        lines.append("run it as root: it sees everything")
     return lines
 
 

@@ -29,6 +29,7 @@ def to_json(seen: Triage) -> Dict[str, Any]:
         "interval_s": seen.interval_s,
         "symptoms": told.symptoms,
         "hung_since": told.hung_since,
+        "blind": seen.blind,
         "diagnosis": {
             "kind": told.kind.value,
             "words": told.words,
@@ -130,7 +131,7 @@ def screen(seen: Triage) -> str:
     lines += _section("Guests", _guest_lines(seen))
     lines += _section("Host", _host_lines(seen))
     lines += _section("Next", told.advice)
-    symptoms = ", ".join(told.symptoms) or "none"
+    symptoms = ", ".join(told.symptoms) or ("none seen" if seen.blind else "none")
     lines += ["", f"Symptoms: {symptoms}"]
     return "\n".join(_visible(line) for line in lines)
 

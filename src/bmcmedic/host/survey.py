@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional
 from bmcmedic.host.clients import Client, is_device
 from bmcmedic.host.kipmid import is_polling_thread
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree, shortened
+from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree, shortened
 from bmcmedic.host.programs import looks_like, program_of
 
 # It is compiled where it is first asked: most hosts, and most runs, have no use for it.
@@ -46,13 +46,15 @@ class Survey(NamedTuple):
     """Processes whose open files cannot be read; not to be taken for none."""
     sees_kernel: bool
     """Whether kernel threads can be seen: inside a container they cannot."""
+    hidden: int
+    """Processes that tell nothing of themselves: /proc may be mounted so."""
 
 
 def survey(tree: Tree) -> Survey:
     """Look at every process once; what ends meanwhile is left out."""
     pids = sorted(tree.pids())
-    found = Survey(len(pids), [], [], [], [], [], 0, sees_kernel=False)
-    unread = 0
+    found = Survey(len(pids), [], [], [], [], [], 0, sees_kernel=False, hidden=0)
+    unread = hidden = 0
     sees_kernel = False
     for pid in pids:
         try:
@@ -71,9 +73,11 @@ def survey(tree: Tree) -> Survey:
                     if looks_like(stat.comm) is not None:
                         _add_client(process, None, found)
                     unread += process.open_files() is None
-        except ProcError:
+        except Gone:
             continue
-    return found._replace(unread=unread, sees_kernel=sees_kernel)
+        except ProcError:
+            hidden += 1
+    return found._replace(unread=unread, sees_kernel=sees_kernel, hidden=hidden)
 
 
 def _sort(process: Process, executable: str, found: Survey) -> bool:

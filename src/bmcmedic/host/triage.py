@@ -15,7 +15,15 @@ from bmcmedic.host.clients import (
     is_gone,
     judge,
 )
-from bmcmedic.host.proc import TICKS_PER_S, ProcError, Recorded, Tree, uptime_s
+from bmcmedic.host.proc import (
+    TICKS_PER_S,
+    Gone,
+    ProcError,
+    Recorded,
+    Tree,
+    age_s,
+    uptime_s,
+)
 from bmcmedic.host.starter import Starter, Starters, Users
 from bmcmedic.host.survey import Survey, survey
 
@@ -97,6 +105,7 @@ class Spared(NamedTuple):
 
     client: Client
     verdict: Verdict
+    age_s: float
 
 
 class Triage(NamedTuple):
@@ -117,6 +126,8 @@ class Triage(NamedTuple):
     spared: List[Spared]
     survey: Survey
     guests: List[guests.Guest]
+    blind: List[str]
+    """What could not be seen, in words; then to see no symptom proves nothing."""
     diagnosis: diagnosis.Diagnosis
 
 
@@ -166,6 +177,7 @@ def triage(
         spared=spared,
         survey=found,
         guests=guests.compare(first.guests, again.guests if again is not None else None),
+        blind=_blind(roots, found, spared, stuck_after_s),
         diagnosis=_NOT_YET,
     )
     return seen._replace(diagnosis=diagnosis.diagnose(_facts(seen)))
@@ -245,11 +257,33 @@ def _judged(
                     who = starters.of(process, look.stat)
                     stuck.append(Stuck(client, look, verdict.evidence, who))
                     continue
-        except ProcError:
+        except Gone:
             continue  # it has ended
+        except ProcError as error:
+            verdict = Verdict(Finding.NOT_PROVEN, [str(error)])
         if verdict.finding is not Finding.GONE:
-            spared.append(Spared(client, verdict))
+            spared.append(Spared(client, verdict, age_s(client.first.stat, now.uptime_s)))
     return sorted(stuck, key=lambda each: -each.look.age_s), spared
+
+
+def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: float) -> List[str]:
+    """What could not be seen that may be a client, and may be stuck."""
+    reasons = []
+    unknown = [
+        each
+        for each in spared
+        if each.verdict.finding is Finding.NOT_PROVEN and each.age_s >= stuck_after_s
+    ]
+    if unknown:
+        clients = "client" if len(unknown) == 1 else "clients"
+        why = "; ".join(unknown[0].verdict.evidence)
+        reasons.append(f"whether {len(unknown)} IPMI {clients} hang ({why})")
+    # A captured tree is not of this user, and need not hold everybody.
+    if roots.is_live and found.hidden:
+        reasons.append(f"what {found.hidden} processes are, which tell nothing of themselves")
+    if roots.is_live and not os.path.isdir(roots.proc.root + "/1"):
+        reasons.append("the processes of others, which are hidden here (hidepid)")
+    return reasons
 
 
 def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
@@ -282,4 +316,5 @@ def _facts(seen: Triage) -> diagnosis.Facts:
         sees_interface=seen.sees_interface,
         gone_interfaces=seen.gone_interfaces,
         stranded_for_s=[each.waits_s for each in seen.stuck if each.is_stranded],
+        blind=seen.blind,
     )

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         " interface, and what they say about its BMC. Nothing is changed, and the BMC not asked.",
         # The usual one loads a great deal to learn the width of the terminal.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_COLUMNS),
-        epilog="Exit status: 0 no symptom, 1 symptoms found, 2 usage.",
+        epilog="Exit status: 0 no symptom, 1 symptoms found or not to be judged, 2 usage.",
     )
     arguments.add_argument(
         "--proc-root",
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    from bmcmedic.host.diagnosis import Kind
     from bmcmedic.host.report import encoded, screen
     from bmcmedic.host.triage import NoTree, Roots, triage
 
@@ -86,6 +87,8 @@ def _run(arguments: Sequence[str]) -> int:
             roots = Roots.live(recording=options.capture is not None)
     except NoTree as error:
         return _usage(f"--proc-root: {error}")
+    if not roots.proc.pids():
+        return _usage(f"{roots.proc.root}: no processes; is it mounted?")
     seen = triage(
         roots,
         interval_s=options.interval,
@@ -101,7 +104,8 @@ def _run(arguments: Sequence[str]) -> int:
             return _usage(f"--capture: {options.capture}: {error.strerror}")
         print(f"bmcmedic triage: {files} files in {options.capture}", file=sys.stderr)
     print(encoded(seen) if options.json else screen(seen))
-    return EXIT_SYMPTOMS if seen.diagnosis.symptoms else EXIT_NO_SYMPTOM
+    is_undecided = seen.diagnosis.kind is Kind.UNDECIDED
+    return EXIT_SYMPTOMS if seen.diagnosis.symptoms or is_undecided else EXIT_NO_SYMPTOM
 
 
 def _usage(message: str) -> int:

@@ -32,6 +32,8 @@ class HostReport:
     stuck_clients: int = 0
     hung_since: float | None = None
     """Epoch seconds."""
+    undecided: tuple[str, ...] = ()
+    """Why it could not judge; then no symptom does not mean that there is none."""
 
     @property
     def kipmi_percent_max(self) -> float:

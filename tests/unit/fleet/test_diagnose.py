@@ -14,6 +14,7 @@ from bmcmedic.errors import (
     RmcpPlusStatusError,
     Unreachable,
 )
+from bmcmedic.fleet.aftermath import HostWitness
 from bmcmedic.fleet.diagnose import diagnose, identity
 from bmcmedic.fleet.observe import answer_of, reach_of
 from bmcmedic.fleet.plan import Times, plan
@@ -118,6 +119,19 @@ def test_a_self_test_counts_when_it_is_fatal_only() -> None:
 def test_what_the_host_saw_decides(changes: dict[str, object], kind: DiagnosisKind) -> None:
     report = replace(CALM, **changes)  # type: ignore[arg-type]
     assert diagnose(WELL, report).kind is kind
+
+
+def test_a_host_that_could_not_judge_makes_no_bmc_healthy() -> None:
+    blind = replace(CALM, undecided=("it could not see whether 3 IPMI clients hang",))
+    told = diagnose(WELL, blind)
+    assert told.kind is DiagnosisKind.UNCLEAR
+    assert "could not judge: it could not see whether 3 IPMI clients hang" in told.evidence[0]
+    assert plan(told, Times()).remedy is Remedy.REFUSE
+    assert diagnose(with_answer(AnswerKind.UNANSWERED), blind).kind is DiagnosisKind.LAN_SICK
+    assert diagnose(WELL, blind, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
+    seen = replace(blind, symptoms=("bmc-not-answering",))
+    assert diagnose(WELL, seen).kind is DiagnosisKind.IN_BAND_HUNG
+    assert not HostWitness.of(blind).is_well
 
 
 def test_the_operators_word_is_enough() -> None:

@@ -27,6 +27,8 @@ def document(**changes: object) -> dict[str, Any]:
         "guests": [],
         "symptoms": ["kipmi-busy", "stuck-clients"],
         "hung_since": 100,
+        "blind": [],
+        "diagnosis": {"kind": "hung"},
     }
     return whole | changes
 
@@ -52,9 +54,20 @@ def test_what_may_be_unknown_may_be_absent() -> None:
     assert not unrest(report)
 
 
+def test_why_a_host_could_not_judge_is_read() -> None:
+    assert parse(document(blind=[])).undecided == ()
+    assert parse(document(blind=["this"])).undecided == ("it could not see this",)
+    (why,) = parse(document(diagnosis={"kind": "undecided"})).undecided
+    assert "could not be told yet" in why
+    assert parse(document(diagnosis={"kind": "no-symptom"})).undecided == ()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"blind": "all"}, "blind is 'all', expected a list"),
+        ({"blind": [3]}, r"blind\[0\] is 3, expected a text"),
+        ({"diagnosis": "well"}, "diagnosis is 'well', expected an object"),
         ({"captured_at": "yesterday"}, "captured_at is 'yesterday', expected a number"),
         ({"captured_at": True}, "captured_at is True, expected a number"),
         ({"captured_at": 10**400}, "captured_at is "),

@@ -186,6 +186,22 @@ def test_a_kernel_that_waits_for_the_bmc_is_seen_beside_clients_whose_device_is_
     assert seen(kipmi=100.0, stuck=(90.0,), stranded_for_s=[90.0]).kind is Kind.UNDECIDED
 
 
+@pytest.mark.parametrize("completed", [0, 500, None])
+def test_who_is_blind_calls_nothing_well(completed: int | None) -> None:
+    told = seen(interfaces=[interface(completed)], blind=["whether 3 IPMI clients hang (why)"])
+    assert told.kind is Kind.UNDECIDED
+    assert told.symptoms == []
+    assert "cannot be judged" in told.words
+    assert "not seen: whether 3 IPMI clients hang (why)" in told.evidence
+    assert told.advice == ["run it as root: it sees everything"]
+
+
+def test_what_is_seen_counts_though_not_all_is() -> None:
+    told = seen(kipmi=100.0, stuck=(90.0,), blind=["something"])
+    assert told.kind is Kind.HUNG
+    assert "not seen: something" in told.evidence
+
+
 def test_guests_that_wait_are_told() -> None:
     guests = [Guest("a", 1, 4, 100.0, 40.0), Guest("b", 2, 4, 100.0, 0.1)]
     assert "1 of 2 guests wait for a CPU" in seen(guests=guests).evidence

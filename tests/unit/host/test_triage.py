@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
-from bmcmedic.host import capture
+from bmcmedic.host import capture, triage_main
 from bmcmedic.host.clients import TOO_LONG
 from bmcmedic.host.proc import Tree
 from bmcmedic.host.report import encoded, screen, to_json
@@ -304,6 +304,67 @@ def test_no_tree_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(NoTree, match="expected a proc tree"):
             Roots.captured(str(folder))
+
+
+def of_another_user(process: FakeProcess, root: Path) -> None:
+    """Its executable cannot be read, as that of another user's cannot."""
+    for folder in ("proc", "proc.2"):
+        link = root / folder / str(process.pid) / "exe"
+        link.unlink()
+        link.write_text("no link")
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "kind", "blind", "status"),
+    [
+        ([90.0, 90.0], "undecided", "whether 2 IPMI clients hang (its executable: exe: ", 1),
+        ([90.0, 5.0], "undecided", "whether 1 IPMI client hang", 1),
+        # What is young needs no proof to be no stuck client.
+        ([5.0], "no-symptom", None, 0),
+    ],
+)
+def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
+    tmp_path: Path, ages_s: list[float], kind: str, blind: str | None, status: int
+) -> None:
+    others = [stuck_ipmitool(900 + n, age_s=age_s) for n, age_s in enumerate(ages_s)]
+    root = write_capture(tmp_path / "x", [KTHREADD, *others], [KTHREADD, *others])
+    for each in others:
+        of_another_user(each, root)
+    done = run("--proc-root", str(root), "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["symptoms"], told["diagnosis"]["kind"]) == (status, [], kind)
+    assert len(told["blind"]) == (blind is not None)
+    if blind is not None:
+        assert told["blind"][0].startswith(blind)
+        assert parse_host_report(done.stdout.encode(), source="triage").undecided
+        shown = run("--proc-root", str(root)).stdout
+        assert "cannot be judged" in shown
+        assert "run it as root" in shown
+        assert "Symptoms: none seen" in shown
+
+
+def test_a_proc_that_hides_others_is_no_host_without_symptoms(tmp_path: Path) -> None:
+    root = write_capture(tmp_path / "x", [FakeProcess(70, "sh", ["sh"], exe="/bin/sh")], [])
+    hidden = Roots.captured(str(root))._replace(is_live=True)
+    seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
+    assert seen.blind == ["the processes of others, which are hidden here (hidepid)"]
+    (root / "proc/1").mkdir()
+    (root / "proc/1/stat").write_text("nothing that tells")
+    seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
+    assert seen.blind == ["what 1 processes are, which tell nothing of themselves"]
+    assert seen.diagnosis.kind.value == "undecided"
+
+
+def test_a_proc_without_processes_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "proc").mkdir()
+    empty = Roots.live()._replace(proc=Tree(str(tmp_path / "proc")))
+    monkeypatch.setattr(Roots, "live", lambda recording: empty if not recording else None)
+    assert triage_main.main(["--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"bmcmedic triage: {tmp_path}/proc: no processes; is it mounted?\n"
 
 
 def test_old_kernels_counters_are_read(tmp_path: Path) -> None:
