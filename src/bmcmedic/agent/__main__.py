@@ -1,5 +1,9 @@
 """`python -m bmcmedic.agent`."""
 
-from bmcmedic.agent.main import main
+from bmcmedic.driver.process import first_signals
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    first_signals.hold()  # before all that takes longer to load
+    from bmcmedic.agent.main import main
+
+    raise SystemExit(main())

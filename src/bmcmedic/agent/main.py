@@ -13,6 +13,7 @@ from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, Config
 from bmcmedic.agent.permission import MARK, has_acted
 from bmcmedic.agent.priority import stay_behind
+from bmcmedic.driver.process import first_signals
 from bmcmedic.errors import ConfigurationError
 
 EXIT_FAILED = 1
@@ -63,7 +64,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent, and return its exit status; see `parser`."""
+    first_signals.hold()
+    try:
+        return _main(arguments)
+    finally:
+        first_signals.release()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = parser().parse_args(arguments)
+    if given.print_units or given.install_units is not None or given.print_config or given.undo:
+        first_signals.release()  # it ends by itself
     try:
         if given.print_units:
             sys.stdout.write(units.printed())
@@ -86,14 +97,17 @@ def _run(given: argparse.Namespace) -> int:
 
     if given.undo:
         return undo(_readable(read))
-    config = read()
     if given.print_config:
-        sys.stdout.write(configuration.show(config))
+        sys.stdout.write(configuration.show(read()))
         return 0
-    stay_behind()  # the unit has said so already
-    from bmcmedic.agent.service import Service
-
-    return Service(config, read).run()
+    with first_signals.ends_at_once():
+        config = read()
+        stay_behind()  # the unit has said so already
+        from bmcmedic.agent.service import Service
+    try:
+        return Service(config, read).run()
+    finally:
+        first_signals.ignore()
 
 
 def _readable(read: Callable[[], Config]) -> Config:

@@ -27,9 +27,13 @@ class Program(NamedTuple):
 
     module: str
     help: str
+    is_service: bool = False
+    """It runs until a signal ends it."""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Load it and run it."""
+        if self.is_service:  # loading it takes a while, and a signal may come at once
+            importlib.import_module("bmcmedic.driver.process.first_signals").hold()
         run: Callable[[Sequence[str]], int] = importlib.import_module(self.module).main
         return run(arguments)
 
@@ -46,10 +50,12 @@ PROGRAMS = {
     "driver": Program(
         "bmcmedic.driver.process.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
+        is_service=True,
     ),
     "agent": Program(
         "bmcmedic.agent.main",
         "Watch this host beside the driver: relieve it, serve figures, report to a controller.",
+        is_service=True,
     ),
     "ipmitool": Program(
         "bmcmedic.agent.shim_main",

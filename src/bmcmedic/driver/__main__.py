@@ -1,6 +1,9 @@
 """`python -m bmcmedic.driver`."""
 
-from bmcmedic.driver.process.main import main
+from bmcmedic.driver.process import first_signals
 
 if __name__ == "__main__":
+    first_signals.hold()  # before all that takes longer to load
+    from bmcmedic.driver.process.main import main
+
     raise SystemExit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bmcmedic.driver.conflicts import Conflicts
 from bmcmedic.driver.process import config as configuration
-from bmcmedic.driver.process import realtime
+from bmcmedic.driver.process import first_signals, realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, Config
 from bmcmedic.errors import ConfigurationError
 
@@ -44,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the driver, and return its exit status; see `parser`."""
+    first_signals.hold()
+    try:
+        return _run(arguments)
+    finally:
+        first_signals.release()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = vars(parser().parse_args(arguments))
     file: Path | None = given.pop("config")
     shows_only = given.pop("print_config")
@@ -54,18 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return configuration.load(file, given)
 
     try:
-        config = read()
         if shows_only:
-            sys.stdout.write(configuration.show(config))
+            first_signals.release()
+            sys.stdout.write(configuration.show(read()))
             return 0
-        # On a host with a load of 190 the rest would take minutes to load.
-        realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
-        from bmcmedic.driver.process.service import Service
-
+        with first_signals.ends_at_once():
+            config = read()
+            # On a host with a load of 190 the rest would take minutes to load.
+            realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
+            from bmcmedic.driver.process.service import Service
         try:
             return Service(config, read).run()
         except Conflicts as error:
             raise configuration.located(file, given, error) from None
+        finally:
+            first_signals.ignore()
     except ConfigurationError as error:
         sys.stderr.write(f"bmcmedic driver: {error}\n")
         return EXIT_USAGE

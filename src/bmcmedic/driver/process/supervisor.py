@@ -78,13 +78,16 @@ class Supervisor:
     def signals_handled(self) -> Iterator[None]:
         """Signals wake the main thread, and do nothing by themselves.
 
-        They are not blocked: the check command would inherit that.
+        They are blocked no longer: the check command would inherit that. What has waited since
+        the start is handled now.
         """
         before = {number: signal.signal(number, _nothing) for number in HANDLED}
         old_fd = signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             signal.set_wakeup_fd(old_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
