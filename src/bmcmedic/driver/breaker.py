@@ -71,7 +71,7 @@ class Breaker:
         self._wait_s = self.limits.probe_s_min
 
     def waits(self, now: float, in_flight_s: float) -> bool:
-        """An exchange has been in flight for so long; True when that opened it."""
+        """An exchange, if any, has been in flight for so long; True when that opened it."""
         if self.opened_at is not None or in_flight_s <= 0.0:
             return False
         waited_s = self.waited_s + in_flight_s
@@ -82,12 +82,12 @@ class Breaker:
     def failed(
         self, now: float, reason: str, waited_s: float = 0.0, *, missing: bool = False
     ) -> bool:
-        """The BMC did not answer, and was waited for so long; True when that opened it.
+        """The BMC did not answer in so long, where it was waited for; True when that opened it.
 
         `missing`: there is no interface to a BMC, which need not be seen again.
         """
         self.failures += 1
-        self.waited_s += waited_s
+        self.waited_s += max(0.0, waited_s)
         self.reason = reason
         self.missing = missing
         if self.opened_at is None:

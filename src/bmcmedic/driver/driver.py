@@ -12,6 +12,7 @@ Spec: none; what it carries are the messages of a system interface (chapter 9).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -62,8 +63,8 @@ class Driver:
         self._poller_id: int | None = None
         self._sleepless: set[int] = set()
         self._last_answer_at: float | None = None
-        self._in_flight_at: float | None = None
-        """Since when the worker has waited for the exchange in flight."""
+        self._in_flight_at = math.inf
+        """Since when the exchange in flight is waited for; infinite while there is none."""
 
     # ------------------------------------------------------------------------ the driver's own
 
@@ -350,7 +351,7 @@ class Driver:
             self._failed(request, self._unforeseen(error))
             return
         finally:
-            self._in_flight_at = None
+            self._in_flight_at = math.inf
             io_lock.release()
             self._worker_seen_at = self._runtime.monotonic()
         if response is not None:
@@ -461,17 +462,13 @@ class Driver:
         self.counts["failures"] += 1
         now = self._runtime.monotonic()
         with held(self._requests_lock):
-            if self.breaker.failed(now, reason, self._in_flight_s(now), missing=missing):
+            if self.breaker.failed(now, reason, now - self._in_flight_at, missing=missing):
                 self.give_up_clients(self.breaker.refusal(now), now)
 
     def _notice_silence(self, now: float) -> None:
         """Open the breaker before an exchange that takes too long has ended; the lock is held."""
-        if self.breaker.waits(now, self._in_flight_s(now)):
+        if self.breaker.waits(now, now - self._in_flight_at):
             self.give_up_clients(self.breaker.refusal(now), now)
-
-    def _in_flight_s(self, now: float) -> float:
-        in_flight_at = self._in_flight_at  # once: another thread may end the exchange meanwhile
-        return 0.0 if in_flight_at is None else now - in_flight_at
 
     def give_up_clients(self, error: BmcmedicError, now: float) -> None:
         """Whoever waits waits no longer; the lock is held."""
@@ -488,6 +485,7 @@ class Driver:
         now = self._runtime.monotonic()
         last_answer_at = self._last_answer_at
         with held(self._requests_lock):
+            self._notice_silence(now)
             return {
                 "interface": self.interface.name,
                 "interface_missing": self.breaker.interface_missing,

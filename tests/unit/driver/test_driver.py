@@ -603,3 +603,20 @@ def test_stop_tells_everybody_who_waits(bench: Bench) -> None:
     assert isinstance(waiting.error, TransportError)
     late = bench.ask()
     assert isinstance(late.error, TransportError)
+
+
+def test_who_asks_how_it_stands_is_told_of_an_exchange_that_takes_too_long() -> None:
+    interface = ScriptedInterface()
+    driver = Driver(
+        interface, ThreadRuntime(), DriverLimits(breaker=BreakerLimits(silence_s_max=0.05))
+    )
+    worker = threading.Thread(target=driver.kcs_loop)
+    worker.start()
+    driver.submit(Request(GET_DEVICE_ID, deadline=in_a_minute()))
+    flying = interface.next_attempt()
+    eventually(lambda: driver.status()["breaker"]["open"])
+    flying.answer()
+    eventually(lambda: not driver.status()["breaker"]["open"])
+    driver.stop()
+    worker.join(WAIT_S_MAX)
+    assert not worker.is_alive()
