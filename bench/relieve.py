@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hogs", type=int, default=0)
     parser.add_argument(
-        "--stuck-after", type=float, default=8.0, help="longer than it takes to start them all"
+        "--stuck-after", type=float, default=20.0, help="18 or more: nobody is ended sooner"
     )
     parser.add_argument("--way", action="append", choices=WAYS, help="all, unless said")
     options = parser.parse_args()

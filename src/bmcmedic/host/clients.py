@@ -221,8 +221,13 @@ class Verdict(NamedTuple):
         return self.finding is Finding.STUCK
 
 
-def judge(client: Client, again: Optional[Look], stuck_after_s: float) -> Verdict:
-    """What a client is: pure, from the mark that it had and a later look."""
+def judge(
+    client: Client, again: Optional[Look], stuck_after_s: float, still_s_min: float = 0.0
+) -> Verdict:
+    """What a client is: pure, from the mark that it had and a later look.
+
+    `still_s_min`: so long at the least it has not run, however short `stuck_after_s` is.
+    """
     if again is None or not _is_the_same(client, again.stat) or again.stat.state in "ZXx":
         return Verdict(Finding.GONE, ["it has ended"])
     if client.doubt is not None:
@@ -234,13 +239,13 @@ def judge(client: Client, again: Optional[Look], stuck_after_s: float) -> Verdic
         return Verdict(Finding.LEFT_ALONE, ["somebody stopped it"])
     if again.age_s < stuck_after_s:
         return Verdict(Finding.YOUNG, [f"{again.age_s:.0f} s old"])
-    progress = _progress(client.first, again, stuck_after_s)
+    progress = _progress(client.first, again, max(idle_s_min(stuck_after_s), still_s_min))
     if progress is not None:
         return Verdict(Finding.PROGRESS, [progress])
     return _waiting(client, again)
 
 
-def _progress(first: Mark, again: Look, stuck_after_s: float) -> Optional[str]:
+def _progress(first: Mark, again: Look, still_s: float) -> Optional[str]:
     """What speaks for its making progress, however little."""
     if again.stat.state not in "SD":
         return "it runs"
@@ -248,7 +253,7 @@ def _progress(first: Mark, again: Look, stuck_after_s: float) -> Optional[str]:
         return "it used CPU time while we looked"
     if again.mark.turns != first.turns:
         return "it ran while we looked"
-    if again.idle_s is not None and again.idle_s < idle_s_min(stuck_after_s):
+    if again.idle_s is not None and again.idle_s < still_s:
         return f"it ran {again.idle_s:.1f} s ago"
     return None
 

@@ -15,8 +15,14 @@ CLIENTS_MAX = 4096
 APART_S_MIN = 0.5
 """Between the mark and the look that a client is judged by."""
 
-APART_S_UNTOLD = 16.0
-"""The same where the kernel does not tell when it last ran; clients wake up after 15 s or never."""
+STILL_S_MIN = 16.0
+"""Who is ended has not run for so long, whatever the threshold.
+
+Clients wake up after 15 s or never.
+"""
+
+APART_S_UNTOLD = STILL_S_MIN
+"""Between the two looks where the kernel does not tell when it last ran."""
 
 NOT_YET = "stands still, but has been watched for too short a time"
 
@@ -43,6 +49,7 @@ class Looks:
         """`stuck_after_s`: the age from which a client that makes no progress counts as stuck."""
         self.tree = tree
         self.stuck_after_s = stuck_after_s
+        self._still_s = max(idle_s_min(stuck_after_s), STILL_S_MIN)
         self._known: Dict[Identity, _Marked] = {}
         self.unseen = 0
         """Clients beyond the limit at the last look."""
@@ -113,13 +120,13 @@ class Looks:
             still_s = APART_S_UNTOLD - watched_s
         else:
             is_waiting = look.stat.state in "SD"
-            still_s = idle_s_min(self.stuck_after_s) - (look.idle_s if is_waiting else 0.0)
+            still_s = self._still_s - (look.idle_s if is_waiting else 0.0)
         return max(APART_S_MIN, self.stuck_after_s - look.age_s, still_s)
 
     def judge(self, client: Client, process: Process, now: Now) -> Judged:
         """Judge a client by the process that is held; raises Gone or Unreadable."""
         look = Look.at(process, now)
-        return Judged(client, look, judge(client, look, self.stuck_after_s))
+        return Judged(client, look, judge(client, look, self.stuck_after_s, STILL_S_MIN))
 
     def prove_again(self, judged: Judged, process: Process, now: Optional[Now] = None) -> Judged:
         """Judge a client once more, as it is now, for it is about to be acted upon.

@@ -404,6 +404,25 @@ def test_between_two_steps_that_follow_soon_such_a_kernel_proves_nothing(host: F
     assert len(relief.step(may_act=True).stuck) == 1
 
 
+def test_who_wakes_up_with_each_answer_is_not_ended_however_short_the_threshold(
+    host: FakeHost,
+) -> None:
+    slow = host.add(Fake(1001, start_s=host.uptime_s - 30.0))
+    relief = Relief(host.place(), stuck_after_s=5.0)
+    for _ in range(4):
+        slow.turns, slow.ran_at_s = slow.turns + 1, host.uptime_s
+        host.write(slow)
+        for _ in range(15):
+            host.pass_time(1.0)
+            assert not relief.step(may_act=True).stuck
+    assert host.sent == []
+    due_at = relief.next_due_at(0.0)
+    assert due_at is not None
+    assert due_at == pytest.approx(host.uptime_s + 1.0, abs=0.1)
+    host.pass_time(due_at - host.uptime_s)
+    assert outcomes(relief.step(may_act=True)) == {1001: Outcome.ENDED}
+
+
 def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:
     host.add(Fake(1001))
     relief = Relief(host.place(), STUCK_AFTER_S)
