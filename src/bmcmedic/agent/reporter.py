@@ -14,6 +14,7 @@ from bmcmedic.agent.orders import Acknowledgement
 from bmcmedic.agent.report import About, History, Pace, document
 from bmcmedic.agent.report_link import NotTaken, Reply
 from bmcmedic.agent.state import HostState
+from bmcmedic.agent.symptom_log import SymptomLog
 from bmcmedic.driver.process.log import INFO, WARNING
 from bmcmedic.driver.runtime import Runtime
 
@@ -69,6 +70,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._state: HostState | None = None
         self._history = History()
+        self._symptoms = SymptomLog(log)
         self._pace = Pace(runtime.monotonic(), random.Random())
         self._sequence = 0
         self._missed = 0
@@ -77,10 +79,11 @@ class Reporter:
         """Epoch seconds."""
 
     def publish(self, state: HostState) -> None:
-        """Take a new state; any thread. It takes the place of the one before."""
+        """Take a new state, from one thread. It takes the place of the one before."""
         with self._lock:
             self._state = state
             is_news = self._history.note(state)
+        self._symptoms.note(state)
         if is_news:
             self.news()
 

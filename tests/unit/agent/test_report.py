@@ -17,6 +17,7 @@ from bmcmedic.agent.report import CHANGES_MAX, About, History, Pace
 from bmcmedic.agent.report_link import ControllerLink, NotTaken, Reply, _read
 from bmcmedic.agent.reporter import Reporter
 from bmcmedic.agent.state import DriverView, HostState
+from bmcmedic.driver.process.log import INFO, WARNING
 from bmcmedic.driver.runtime import ThreadRuntime
 
 ABOUT = About({"hostname": "node1", "boot_id": "b"}, 1.0, "observe", None, ())
@@ -78,10 +79,26 @@ class Bench:
         self.desk = Desk()
         self.links: list[Controller] = []
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is not used
-            log = AgentLog(self.time, fd=nowhere.fileno())
+            self.log = AgentLog(self.time, fd=nowhere.fileno())
         self.reporter = Reporter(
-            lambda: self.config, lambda: ABOUT, self.desk, self._link, log, self.time, lambda: 5.0
+            lambda: self.config,
+            lambda: ABOUT,
+            self.desk,
+            self._link,
+            self.log,
+            self.time,
+            lambda: 5.0,
         )
+
+    def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str, dict[str, Any]]]:
+        """What is said in the log from now on."""
+        said: list[tuple[int, str, str, dict[str, Any]]] = []
+
+        def event(level: int, name: str, message: str, **fields: Any) -> None:  # noqa: ANN401
+            said.append((level, name, message, fields))
+
+        monkeypatch.setattr(self.log, "event", event)
+        return said
 
     def _link(self, config: ControllerConfig) -> Controller:
         self.links.append(Controller(config))
@@ -100,6 +117,67 @@ class Bench:
             wait_s = self.reporter.step()
             assert wait_s is not None
             self.time.now += min(max(wait_s, 0.001), until - self.time.now)
+
+
+def seen_of_driver(**sections: dict[str, Any] | None) -> DriverView:
+    return DriverView({"driver": {}, "watchdog": None, **sections})
+
+
+BREAKER = {"open": True, "open_for_s": 12.3, "reason": "no answer to 3 requests"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "symptom", "known"),
+    [
+        (
+            seen_of_driver(driver={"breaker": BREAKER}),
+            "bmc-not-answering",
+            "no answer to 3 requests (for 12 s)",
+        ),
+        (
+            seen_of_driver(driver={"breaker": BREAKER, "interface_missing": "no /dev/ipmi0"}),
+            "no-interface",
+            "no /dev/ipmi0",
+        ),
+        (seen_of_driver(watchdog={"failure": "no answer"}), "pats-failing", "no answer"),
+        (
+            seen_of_driver(watchdog={"check_failure": "ended with 1"}),
+            "host-check-failing",
+            "ended with 1",
+        ),
+        (DriverView(None, "no socket"), "driver-unavailable", "no socket"),
+    ],
+)
+def test_the_log_has_a_line_when_a_symptom_of_the_driver_comes_and_one_when_it_goes(
+    monkeypatch: pytest.MonkeyPatch, driver: DriverView, symptom: str, known: str
+) -> None:
+    bench = Bench(None)
+    lines = bench.lines(monkeypatch)
+    for at, view in enumerate([seen_of_driver(), driver, driver, seen_of_driver()]):
+        bench.reporter.publish(HostState(10.0 * at, view.symptoms, driver=view))
+    assert lines == [
+        (WARNING, "symptom", f"{symptom}: {known}", {"symptom": symptom}),
+        (
+            INFO,
+            "symptom-gone",
+            f"{symptom} is no longer seen, after 20 s",
+            {"symptom": symptom, "lasted_s": 20},
+        ),
+    ]
+
+
+def test_a_driver_that_says_nothing_ends_no_symptom(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(None)
+    lines = bench.lines(monkeypatch)
+    silent = seen_of_driver(driver={"breaker": BREAKER})
+    for view in (silent, DriverView(None, "gone"), silent, DriverView(None, "gone")):
+        bench.reporter.publish(HostState(1.0, view.symptoms, driver=view))
+    assert [(name, fields["symptom"]) for _, name, _, fields in lines] == [
+        ("symptom", "bmc-not-answering"),
+        ("symptom", "driver-unavailable"),
+        ("symptom-gone", "driver-unavailable"),
+        ("symptom", "driver-unavailable"),
+    ]
 
 
 def test_nobody_is_told_without_a_controller() -> None:
