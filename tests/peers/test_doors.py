@@ -275,6 +275,20 @@ def test_a_silent_bmc_is_an_error_at_once_and_nobody_stays_behind(sick_bench: Be
     assert bench.host.requests() == before
 
 
+def test_while_nobody_knows_yet_that_it_hangs_an_old_answer_is_never_given_as_new(
+    tmp_path: Path,
+) -> None:
+    settings = LoopbackSettings(port=0, request_s=5.0, shim={"share_s": "-1000"})
+    with bench_in(tmp_path, settings) as bench:
+        kept = bench.shim("power", "status")
+        assert kept.stdout == "Chassis Power is on\n"
+        bench.host.set_faults("hang")
+        for _ in range(2):
+            old = bench.shim("power", "status")
+            assert (old.returncode, old.stdout) == (0, kept.stdout)
+            assert "this is its answer from" in old.stderr
+
+
 def test_it_answers_again_by_itself(sick_bench: Bench) -> None:
     sick_bench.hang()
     sick_bench.host.set_faults()

@@ -15,11 +15,17 @@ RUNTIME_DIR = "/run/bmcmedic"
 FOLDER = "door"
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 USER = "bmcmedic"
+SHIM_USER = "bmcmedic-shim"
+"""With the same secret; it never gets an old answer, which it could not tell from a new one."""
 PASSWORD_BYTES = 20
 """As much as RMCP+ has room for."""
 FILE_BYTES_MAX = 4096
 HOLD_S_MAX = 1.0
 HOLD_POLL_S = 0.01
+STATE_PERIOD_S = 1.0
+"""How often a door that lives says anew how the BMC is."""
+STALE_S = 5.0
+"""A state that is older is that of a door that stands still."""
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _DOOR = "door"
@@ -33,6 +39,8 @@ WELL = "well"
 SILENT = "silent"
 NO_INTERFACE = "no-interface"
 NO_DRIVER = "no-driver"
+STANDS_STILL = "stands-still"
+"""No door says so: it is what a state says that was not renewed."""
 
 
 class NoDoor(Exception):
@@ -125,7 +133,7 @@ class DoorFiles:
     def publish(self, host: str, port: int, request_s: float, settings: dict[str, str]) -> None:
         """Tell where the door is, once it is open."""
         password = self.secret().decode("ascii")
-        lines = {"host": host, "port": str(port), "user": USER, "request_s": f"{request_s:g}"}
+        lines = {"host": host, "port": str(port), "user": SHIM_USER, "request_s": f"{request_s:g}"}
         text = "".join(f"{key}={value}\n" for key, value in {**lines, **settings}.items())
         self._write(
             _FREEIPMI,
@@ -142,8 +150,9 @@ class DoorFiles:
         self._write(_DOOR, text)
 
     def tell_state(self, word: str, reason: str = "") -> None:
-        """`WELL`, `SILENT`, `NO_INTERFACE` or `NO_DRIVER`, and why."""
-        self._write(_STATE, f"{word}\n{reason[:500]}\n")
+        """`WELL`, `SILENT`, `NO_INTERFACE` or `NO_DRIVER`, and why; true now."""
+        reason = " ".join(reason[:500].split())
+        self._write(_STATE, f"{word}\n{reason}\n{time.monotonic():.3f}\n")
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -186,13 +195,22 @@ def find(runtime_dir: str = RUNTIME_DIR) -> Door:
 
 
 def state(runtime_dir: str = RUNTIME_DIR) -> tuple[str, str]:
-    """How the driver and the BMC are, by the door's last look, and why."""
+    """How the driver and the BMC are, by the door's last look, and why.
+
+    `STANDS_STILL` instead of what was so before the door stopped to say it.
+    """
     try:
         raw = _read(os.path.join(runtime_dir, FOLDER, _STATE))
     except OSError:
         return NO_DRIVER, "the door says nothing"
-    word, _, reason = raw.decode("utf-8", "replace").partition("\n")
-    return word, reason.strip()
+    word, reason, said_at = (*raw.decode("utf-8", "replace").split("\n"), "", "")[:3]
+    try:
+        age_s = time.monotonic() - float(said_at)
+    except ValueError:
+        age_s = 0.0  # a door that does not say when
+    if age_s > STALE_S and word != NO_DRIVER:
+        return STANDS_STILL, f"it has said nothing for {age_s:.0f} s"
+    return word, reason
 
 
 def check_owner(found: os.stat_result, what: str) -> None:

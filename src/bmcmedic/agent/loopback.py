@@ -71,6 +71,14 @@ _CODES: Final[Mapping[ErrorKind, CompletionCode]] = {
 }
 """What tools that know nothing of a driver are told; any other error is `UNSPECIFIED`."""
 
+_SILENT: Final[Mapping[ErrorKind, str]] = {
+    ErrorKind.BREAKER_OPEN: "",
+    ErrorKind.PARKED: "the interface is parked by order",
+}
+"""What tells of a silent BMC, and how."""
+
+_WELL: Final = (door_files.WELL, "")
+
 _SEND_MESSAGE: Final = (SendMessageReq.netfn, SendMessageReq.command)
 
 
@@ -108,7 +116,7 @@ class LoopbackDoor:
         self._report = report
         self._state: tuple[str, str] | None = None
         self._repeats = Repeats(2 * SESSIONS_MAX)
-        self._looker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> LoopbackDoor:
         """Raises: ConfigurationError when the port or the folder is another's."""
@@ -128,7 +136,7 @@ class LoopbackDoor:
         except ConfigurationError:
             self._files.release()
             raise
-        self._looker = self._loop.create_task(self._look_on())
+        self._tasks = [self._loop.create_task(each) for each in (self._look_on(), self._renew())]
         return self
 
     def _open(self) -> None:
@@ -136,12 +144,14 @@ class LoopbackDoor:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             self.address = self._socket.getsockname()[:2]
-            user = User(
-                2, door_files.USER.encode(), self._files.secret(), PrivilegeLevel.ADMINISTRATOR
-            )
+            secret = self._files.secret()
+            users = [
+                User(number, name.encode(), secret, PrivilegeLevel.ADMINISTRATOR)
+                for number, name in enumerate((door_files.USER, door_files.SHIM_USER), 2)
+            ]
             self._managed_system = ManagedSystem(
                 guid=os.urandom(16),
-                users=[user],
+                users=users,
                 random_bytes=os.urandom,
                 aes=aes_cbc,
                 cipher_suites=CIPHER_SUITES,
@@ -160,9 +170,9 @@ class LoopbackDoor:
     async def __aexit__(self, *_: object) -> None:
         # First of all nobody is sent here any more.
         self._files.release()
-        if self._looker is not None:
-            self._looker.cancel()
-            await asyncio.gather(self._looker, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.link.close()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -245,7 +255,8 @@ class LoopbackDoor:
             0 if bridged else request.responder_lun,
             bridged,
             self.settings.request_s,
-            accept_old=self.settings.old_answer_s_max > 0,
+            accept_old=self.settings.old_answer_s_max > 0
+            and self._managed_system.user_name(incoming) != door_files.SHIM_USER.encode(),
         )
         inner = None if bridged is None else request
         self.link.ask(frame, lambda answer: self._done(incoming, inner, answer))
@@ -269,6 +280,9 @@ class LoopbackDoor:
         code = CompletionCode.UNSPECIFIED
         if isinstance(answer, ErrorFrame):
             self.counts[f"error {answer.kind.value}"] += 1
+            if answer.kind in _SILENT and self._state in (None, _WELL):
+                # Who is told so may look at once how the BMC is.
+                self._tell_state(door_files.SILENT, _SILENT[answer.kind])
             code = _completion_code(answer)
         self._respond(incoming, code, is_read=is_read)
 
@@ -304,6 +318,14 @@ class LoopbackDoor:
             await self._look()
             await asyncio.sleep(LOOK_PERIOD_S)
 
+    async def _renew(self) -> None:
+        """Say again what was said last: that nobody says anything is how a dead loop is told."""
+        while True:
+            await asyncio.sleep(door_files.STATE_PERIOD_S)
+            if self._state is not None:
+                with contextlib.suppress(OSError):  # reported when it changes
+                    self._files.tell_state(*self._state)
+
     async def _look(self) -> None:
         try:
             status: dict[str, Any] = await self.link.status(LOOK_S_MAX)
@@ -313,13 +335,13 @@ class LoopbackDoor:
         driver = status.get("driver", {})
         breaker = driver.get("breaker", {})
         if driver.get("parked"):
-            self._tell_state(door_files.SILENT, "the interface is parked by order")
+            self._tell_state(door_files.SILENT, _SILENT[ErrorKind.PARKED])
         elif missing := driver.get("interface_missing"):
             self._tell_state(door_files.NO_INTERFACE, str(missing))
         elif breaker.get("open"):
             self._tell_state(door_files.SILENT, str(breaker.get("reason", "")))
         else:
-            self._tell_state(door_files.WELL, "")
+            self._tell_state(*_WELL)
 
     def _tell_state(self, word: str, reason: str) -> None:
         if self._state == (word, reason):

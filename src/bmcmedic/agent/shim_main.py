@@ -38,6 +38,12 @@ DEADLINE_S = 60.0
 LONG_DEADLINE_S = 300.0
 OLD_OUTPUT_S_MAX = 300.0
 CIPHER_SUITE = "17"
+_TOLD = {
+    door_files.SILENT: "the BMC does not answer",
+    door_files.NO_INTERFACE: "there is no interface to the BMC",
+    door_files.STANDS_STILL: "the agent that has the door to the BMC stands still",
+}
+"""Where nothing is asked, and what is said of it."""
 RETRIES = 4
 
 EXIT_FAILED = 1
@@ -135,8 +141,16 @@ class _Shim:
             self.door = door_files.find(self.runtime_dir)
         except NoDoor as error:
             return str(error)
-        self.state, self.reason = door_files.state(self.runtime_dir)
+        self._look()
         return self.reason or self.state if self.state == door_files.NO_DRIVER else ""
+
+    def _look(self) -> bool:
+        """See how the BMC is now; whether it may be asked."""
+        self.state, self.reason = door_files.state(self.runtime_dir)
+        return self.state not in _TOLD
+
+    def _stands_still(self) -> bool:
+        return not self._look() and self.state == door_files.STANDS_STILL
 
     def run(self) -> int:
         """Do it; returns the exit status."""
@@ -146,6 +160,9 @@ class _Shim:
         except shim_run.Late:
             shim_run.alarm_in(0)
             return self._say(f"ended after {self._deadline_s():g} s without an end of its own")
+        except shim_run.StandsStill:
+            shim_run.alarm_in(0)
+            return self._stood_still()
         except shim_run.Signalled as signalled:
             shim_run.die_of(signalled.number)
             return EXIT_FAILED
@@ -154,22 +171,23 @@ class _Shim:
 
     def _run(self) -> int:
         results = self._results()
-        if self.state in (door_files.SILENT, door_files.NO_INTERFACE):
+        if self.state in _TOLD:
             return self._silent(results)
-        if results is None or not self.plan.is_read:
-            if results is not None:
-                results.changed()
-            try:
-                return shim_run.passed_on(self.real, self._argv(), _inside(), self._deadline_s())
-            finally:
-                if results is not None and not self.plan.is_read:
-                    results.changed()
-        if not self.plan.may_be_shared or _on_terminal():
-            return shim_run.passed_on(self.real, self._argv(), _inside(), self._deadline_s())
-        return _put(self._shared(results))
+        if results is not None and self.plan.may_be_shared and not _on_terminal():
+            return self._give(self._shared(results), results)
+        changes = None if self.plan.is_read else results
+        if changes is not None:
+            changes.changed()
+        try:
+            return shim_run.passed_on(
+                self.real, self._argv(), _inside(), self._deadline_s(), self._stands_still
+            )
+        finally:
+            if changes is not None:
+                changes.changed()
 
-    def _shared(self, results: Results) -> Result:
-        """The result of a run that is ours, or of who asks the same."""
+    def _shared(self, results: Results) -> Result | None:
+        """The result of a run that is ours, or of who asks the same; None: nobody may ask now."""
         until = shim_results.now() + self._deadline_s()
         while True:
             is_ours = results.claim()
@@ -177,19 +195,30 @@ class _Shim:
                 latest = results.latest()
                 if latest is not None and self._is_of_now(latest, results):
                     return latest
+                if not self._look():
+                    return None
                 if is_ours:
-                    argv, deadline_s = self._argv(), self._deadline_s()
-                    result = shim_run.captured(self.real, argv, _inside(), deadline_s)
-                    results.keep(result)
-                    return result
+                    return self._captured(results)
             finally:
                 results.release()
             left_s = until - shim_results.now()
             if left_s <= 0:
                 raise shim_run.Late
-            shim_run.alarm_in(left_s)
+            shim_run.alarm_in(left_s, self._stands_still)
             results.wait()
             shim_run.alarm_in(0)
+
+    def _captured(self, results: Results) -> Result:
+        argv, deadline_s = self._argv(), self._deadline_s()
+        result = shim_run.captured(self.real, argv, _inside(), deadline_s, self._stands_still)
+        # One in which the BMC fell silent is for who asked, and not for later.
+        results.keep(result, is_good=result.status == 0 and self._look())
+        return result
+
+    def _give(self, result: Result | None, results: Results) -> int:
+        if result is None or (result.status and not self._look()):
+            return self._silent(results, result)  # it failed of that
+        return _put(result)
 
     def _is_of_now(self, result: Result, results: Results) -> bool:
         share_s = float(self._setting("share_s", SHARE_S))
@@ -197,23 +226,31 @@ class _Shim:
             return False
         return result.started_at > results.changed_at()
 
-    def _silent(self, results: Results | None) -> int:
+    def _silent(self, results: Results | None, failed: Result | None = None) -> int:
         """The BMC does not answer: nobody waits for it."""
-        told = "the BMC does not answer"
-        if self.state == door_files.NO_INTERFACE:
-            told = "there is no interface to the BMC"
+        told = _TOLD[self.state]
         if self.reason:
             told += f" ({self.reason})"
         if not self.plan.is_read:
             return self._say(f"{told}; nothing was sent")
         kept = None if results is None else results.last_good()
         old_s_max = float(self._setting("old_output_s_max", OLD_OUTPUT_S_MAX))
-        age_s = float("inf") if kept is None else shim_results.now() - kept.finished_at
-        if kept is None or not 0 <= age_s <= old_s_max:
-            return self._say(f"{told}, and there is no answer of the last {old_s_max:g} s to give")
-        status = _put(kept)
-        self._say(f"{told}; this is its answer from {age_s:.0f} s ago")
-        return status
+        if kept is not None and results is not None and kept.started_at > results.changed_at():
+            age_s = shim_results.now() - kept.started_at  # of its oldest part
+            if 0 <= age_s <= old_s_max:
+                status = _put(kept)
+                self._say(f"{told}; this is its answer from {age_s:.0f} s ago")
+                return status
+        if failed is not None:
+            _put(failed)
+        since = f"of the last {old_s_max:g} s and since the last change"
+        return self._say(f"{told}, and there is no answer {since} to give")
+
+    def _stood_still(self) -> int:
+        if self.plan.is_read:
+            return self._silent(self._results())
+        told = f"{_TOLD[self.state]} ({self.reason})"
+        return self._say(f"{told}; whether this was carried out is not known")
 
     def _results(self) -> Results | None:
         names = ("TZ", "LANG", "LANGUAGE", "HOME")

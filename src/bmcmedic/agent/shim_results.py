@@ -76,14 +76,14 @@ class Results:
         return max(good, bad, key=lambda result: result.finished_at)
 
     def last_good(self) -> Result | None:
-        """The last result with exit status 0."""
+        """The last one that was kept as good."""
         return self._read(".ok")
 
-    def keep(self, result: Result) -> None:
-        """Leave it for the others; a full disk is no reason to fail."""
+    def keep(self, result: Result, *, is_good: bool) -> None:
+        """Leave it for the others, and for later if it is good; a full disk is no failure."""
         if len(result.output) + len(result.error) > KEPT_BYTES_MAX:
             return
-        path = self._name + (".ok" if result.status == 0 else ".failed")
+        path = self._name + (".ok" if is_good else ".failed")
         head = (
             f"{result.status} {result.started_at!r} {result.finished_at!r} {len(self._key)} "
             f"{len(result.output)} {len(result.error)}\n"

@@ -9,9 +9,15 @@ import time
 from bmcmedic.agent import shim_results
 from bmcmedic.agent.shim_results import Result
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TERM_S = 1.0
 """From SIGTERM to SIGKILL."""
 POLL_S = 0.01
+LOOK_PERIOD_S = 1.0
+"""How often a run looks whether what is to answer it moves."""
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -27,17 +33,37 @@ class Signalled(Exception):
         self.number = number
 
 
+class StandsStill(Exception):
+    """What is to answer the run does not move."""
+
+
+class _Ending:
+    """What is to end us raises once: after that we are ending, and must not be kept from it."""
+
+    __slots__ = ("at", "began", "stands_still")
+
+    def __init__(self) -> None:
+        self.began = False
+        self.at = 0.0
+        self.stands_still: Callable[[], bool] | None = None
+
+
+_ending = _Ending()
+
+
 def raise_at_signals() -> None:
-    """From now on a signal that ends us raises Signalled, and the alarm Late."""
+    """From now on a signal that ends us raises Signalled, and the alarm Late or StandsStill."""
     for number in _FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _signalled)
-    signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGALRM, _rang)
 
 
-def alarm_in(seconds: float) -> None:
-    """Raise Late then; 0: not at all."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def alarm_in(seconds: float, stands_still: Callable[[], bool] | None = None) -> None:
+    """Raise Late then, or StandsStill once that is so; 0: not at all."""
+    _ending.at = time.monotonic() + seconds
+    _ending.stands_still = stands_still
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, LOOK_PERIOD_S) if stands_still else seconds)
 
 
 def die_of(number: int) -> None:
@@ -46,8 +72,17 @@ def die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def captured(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> Result:
-    """Run it without input and keep what it says. Raises: Late, Signalled; OSError."""
+def captured(
+    path: str,
+    argv: list[str],
+    environment: dict[str, str],
+    deadline_s: float,
+    stands_still: Callable[[], bool] | None = None,
+) -> Result:
+    """Run it without input and keep what it says.
+
+    Raises: Late, StandsStill, Signalled; OSError.
+    """
     _fill_standard_descriptors()
     output, error = os.memfd_create("output"), os.memfd_create("error")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -55,7 +90,7 @@ def captured(path: str, argv: list[str], environment: dict[str, str], deadline_s
         actions = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, error, 2)]
         started_at = shim_results.now()
-        status = _run(path, argv, environment, actions, deadline_s, own_group=True)
+        status = _run(path, argv, environment, actions, deadline_s, stands_still, own_group=True)
         finished_at = shim_results.now()
         return Result(status, _content(output), _content(error), started_at, finished_at)
     finally:
@@ -63,11 +98,17 @@ def captured(path: str, argv: list[str], environment: dict[str, str], deadline_s
             os.close(descriptor)
 
 
-def passed_on(path: str, argv: list[str], environment: dict[str, str], deadline_s: float) -> int:
-    """Run it with our own input and output. Raises: Late, Signalled; OSError."""
+def passed_on(
+    path: str,
+    argv: list[str],
+    environment: dict[str, str],
+    deadline_s: float,
+    stands_still: Callable[[], bool] | None = None,
+) -> int:
+    """Run it with our own input and output. Raises: Late, StandsStill, Signalled; OSError."""
     # On a terminal it must stay in the group that has the terminal.
     own_group = not any(os.isatty(descriptor) for descriptor in (0, 1, 2) if _is_open(descriptor))
-    return _run(path, argv, environment, [], deadline_s, own_group=own_group)
+    return _run(path, argv, environment, [], deadline_s, stands_still, own_group=own_group)
 
 
 def _run(
@@ -76,6 +117,7 @@ def _run(
     environment: dict[str, str],
     actions: list[tuple[int, int, int]],
     deadline_s: float,
+    stands_still: Callable[[], bool] | None,
     *,
     own_group: bool,
 ) -> int:
@@ -98,14 +140,16 @@ def _run(
                 file_actions=actions, setsigmask=mask, setsigdef=defaults,
             )  # fmt: skip
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        alarm_in(deadline_s)
-        _, status = os.waitpid(pid, 0)
+        alarm_in(deadline_s, stands_still)
+        # Not reaped yet, it keeps its number, and its group's, from being another's.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         alarm_in(0)
     except BaseException:
         alarm_in(0)
         if pid:
             _end(pid, own_group=own_group)
         raise
+    _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -119,13 +163,10 @@ def _end(pid: int, *, own_group: bool) -> None:
             pass
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
-            try:
-                is_over = os.waitpid(pid, os.WNOHANG)[0]
-            except ChildProcessError:
-                return  # the signal came just as it ended by itself
-            if is_over:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 if own_group:
                     _kill_rest(pid)
+                os.waitpid(pid, 0)
                 return
             time.sleep(POLL_S)
 
@@ -139,7 +180,7 @@ def _fill_standard_descriptors() -> None:
 
 
 def _kill_rest(group: int) -> None:
-    """What it started may be there still, and keeps the group's number from being another's."""
+    """What it started may be there still; the leader is not reaped yet, so the group is its own."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -160,8 +201,19 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _signalled(number: int, _frame: object) -> None:
-    raise Signalled(number)
+    if not _ending.began:
+        _ending.began = True
+        raise Signalled(number)
 
 
-def _late(_number: int, _frame: object) -> None:
-    raise Late
+def _rang(_number: int, _frame: object) -> None:
+    if _ending.began:
+        return
+    left_s = _ending.at - time.monotonic()
+    if left_s <= 0:
+        _ending.began = True
+        raise Late
+    if _ending.stands_still is not None and _ending.stands_still():
+        _ending.began = True
+        raise StandsStill
+    signal.setitimer(signal.ITIMER_REAL, min(left_s, LOOK_PERIOD_S))

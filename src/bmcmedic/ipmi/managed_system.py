@@ -165,6 +165,11 @@ class ManagedSystem:
         """The datagram that answers `incoming`; None when its session is gone meanwhile."""
         return self.send_message(incoming, incoming.message.reply(completion_code, data), now)
 
+    def user_name(self, incoming: IncomingRequest) -> bytes | None:
+        """Who asks, by the session's user; None outside of one."""
+        slot = None if incoming.session_id is None else self._slots.get(incoming.session_id)
+        return None if slot is None or slot.user is None else slot.user.name
+
     def send_message(
         self, incoming: IncomingRequest, response: ResponseMessage, now: float
     ) -> bytes | None:

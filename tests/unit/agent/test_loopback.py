@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent import door_files
+from bmcmedic.agent import door_files, loopback
 from bmcmedic.agent.door_files import PASSWORD_BYTES, DoorFiles, NoDoor
 from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX
 from bmcmedic.agent.loopback import SESSIONS_MAX, LoopbackSettings
@@ -75,10 +75,16 @@ class Bench:
 
 
 async def asked(
-    door: RunningDoor, netfn: int, command: int, data: bytes, lun: int, bridge: Bridge | None
+    door: RunningDoor,
+    netfn: int,
+    command: int,
+    data: bytes,
+    lun: int,
+    bridge: Bridge | None,
+    user: str = "bmcmedic",
 ) -> ResponseMessage:
     deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    credentials = Credentials("bmcmedic", door.password.encode())
+    credentials = Credentials(user, door.password.encode())
     async with await LanPlus.connect(
         ("127.0.0.1", door.port),
         credentials,
@@ -185,6 +191,33 @@ def test_where_old_answers_are_not_wanted_none_is_given(tmp_path: Path) -> None:
         answer = Bench(driver, door, pool).ask(6, 1)
         driver.answer(b"\x20", age_s=1.0)
         assert answer.result().completion_code == 0xD3
+
+
+def test_the_shim_gets_no_old_answer_and_is_told_at_once_how_the_bmc_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "LOOK_PERIOD_S", 1000.0)
+    driver = FakeDriver()
+    with (
+        serving(tmp_path, driver) as served,
+        running_door(served.path, tmp_path / "run") as door,
+        ThreadPoolExecutor() as pool,
+    ):
+        eventually(lambda: door.state() == "well")
+        answer = pool.submit(
+            lambda: asyncio.run(asked(door, 6, 1, b"", 0, None, user="bmcmedic-shim"))
+        )
+        driver.answer(b"\x20", age_s=1.0)
+        assert answer.result().completion_code == CompletionCode.DESTINATION_UNAVAILABLE
+        assert door.state() == "silent"
+
+
+def test_the_state_is_renewed_while_the_door_lives(bench: Bench) -> None:
+    eventually(lambda: bench.door.state() == "well")
+    path = bench.door.runtime_dir / "door" / "state"
+    first = path.read_text(encoding="utf-8")
+    eventually(lambda: path.read_text(encoding="utf-8") != first)
+    assert path.read_text(encoding="utf-8").splitlines()[:2] == ["well", ""]
 
 
 def test_what_is_about_the_session_is_the_doors_and_about_channels_the_bmcs(bench: Bench) -> None:

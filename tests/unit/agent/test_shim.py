@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent import shim_start
+from bmcmedic.agent import door_files, shim_start
 from bmcmedic.agent.door_files import NO_DRIVER, NO_INTERFACE, SILENT, WELL, DoorFiles
 from bmcmedic.agent.shim_main import find_real, is_shim
 from bmcmedic.agent.shim_results import FILES_MAX, Result, Results, began_at, now
 
 WAIT_S_MAX = 30.0
-DOOR_WORDS = ["-I", "lanplus", "-H", "127.0.0.1", "-p", "6230", "-U", "bmcmedic"]
+DOOR_WORDS = ["-I", "lanplus", "-H", "127.0.0.1", "-p", "6230", "-U", "bmcmedic-shim"]
 NOTHING: Mapping[str, str] = {}
 THE_SCRIPT = Path(shim_start.__file__)
 
@@ -308,6 +308,32 @@ def test_when_the_shim_is_told_to_end_so_is_the_real_one(
     eventually(lambda: group_is_gone(int(pids.read_text(encoding="ascii"))))
 
 
+@pytest.mark.parametrize("words", [("mc", "info"), ("power", "on")], ids=["read", "change"])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_told_twice_to_end_it_ends_the_whole_group_all_the_same(
+    shimmed: Shimmed, words: tuple[str, str], second: int
+) -> None:
+    pids = shimmed.folder / "pids"
+    shimmed.really(f"trap '' TERM INT; sleep 600 & echo $$ > {pids}; wait; sleep 600")
+    process = shimmed.start(*words)
+    eventually(lambda: pids.exists() and pids.read_text(encoding="ascii").strip())
+    process.send_signal(signal.SIGTERM)
+
+    def is_over() -> bool:
+        process.send_signal(second)  # while it waits for the group to heed the first one
+        return process.poll() is not None
+
+    group = int(pids.read_text(encoding="ascii"))
+    try:
+        eventually(is_over)
+        assert process.returncode in (-signal.SIGTERM, -second)
+        eventually(lambda: group_is_gone(group))
+    finally:
+        if not group_is_gone(group):
+            os.killpg(group, signal.SIGKILL)
+        process.communicate(timeout=WAIT_S_MAX)
+
+
 def test_a_real_one_that_dies_of_a_signal_says_so_as_in_a_shell(shimmed: Shimmed) -> None:
     shimmed.really("kill -SEGV $$")
     assert shimmed.run("mc", "info")[0] == 128 + signal.SIGSEGV
@@ -431,6 +457,85 @@ def test_without_an_interface_it_says_that_and_sends_nothing(shimmed: Shimmed) -
     assert len(shimmed.ran()) == 1
 
 
+def falls_silent(shimmed: Shimmed, then: str) -> None:
+    """The BMC does during the run."""
+    state = shimmed.runtime_dir / "door" / "state"
+    shimmed.really(f"echo {SILENT} > {state}; chmod 600 {state}; {then}")
+
+
+def test_a_run_in_which_the_bmc_fell_silent_gives_way_to_the_last_good_one(
+    shimmed: Shimmed,
+) -> None:
+    shimmed.settings = {"share_s": "-1000"}
+    shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
+    shimmed.run("mc", "info")
+    falls_silent(shimmed, "echo half; exit 1")
+    status, output, error = shimmed.run("mc", "info")
+    assert (status, output) == (0, b"out\n")
+    assert b"the BMC does not answer; this is its answer from" in error
+    shimmed.files.tell_state(WELL)
+    falls_silent(shimmed, "echo half; exit 1")
+    status, output, error = shimmed.run("mc", "guid")  # never asked before
+    assert (status, output) == (1, b"half\n")
+    assert b"the BMC does not answer, and there is no answer" in error
+
+
+def test_a_run_in_which_the_bmc_fell_silent_is_never_kept_as_good(shimmed: Shimmed) -> None:
+    shimmed.settings = {"share_s": "-1000"}
+    shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
+    falls_silent(shimmed, "echo half")
+    assert shimmed.run("mc", "info")[:2] == (0, b"half\n")
+    assert shimmed.run("mc", "info")[:2] == (1, b"")
+    assert len(shimmed.ran()) == 1
+
+
+def test_the_age_is_that_of_the_answers_oldest_part(shimmed: Shimmed) -> None:
+    shimmed.run("mc", "info")
+    (kept,) = (shimmed.runtime_dir / "shim").glob("*.ok")
+    words = kept.read_bytes().split(b" ")
+    words[1] = repr(float(words[1]) - 40).encode()  # as if the run had begun 40 s earlier
+    kept.write_bytes(b" ".join(words))
+    shimmed.files.tell_state(SILENT)
+    assert b"answer from 4" in shimmed.run("mc", "info")[2]
+
+
+def test_after_a_change_a_silent_bmc_gets_nothing_from_before(shimmed: Shimmed) -> None:
+    shimmed.run("power", "status")
+    shimmed.run("power", "off")
+    shimmed.files.tell_state(SILENT)
+    status, output, error = shimmed.run("power", "status")
+    assert (status, output) == (1, b"")
+    assert b"no answer of the last 300 s and since the last change to give" in error
+
+
+def test_a_door_that_stands_still_is_not_believed(
+    shimmed: Shimmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shimmed.run("mc", "info")
+    real_now = time.monotonic
+    with monkeypatch.context() as earlier:
+        earlier.setattr(time, "monotonic", lambda: real_now() - 60)
+        shimmed.files.tell_state(WELL)
+    status, output, error = shimmed.run("mc", "info")
+    assert (status, output) == (0, b"out\n")
+    assert b"the agent that has the door to the BMC stands still (it has said nothing for" in error
+    for words in (("mc", "guid"), ("power", "off")):
+        assert shimmed.run(*words)[:2] == (1, b"")
+    assert len(shimmed.ran()) == 1
+    shimmed.files.tell_state(WELL)
+    assert door_files.state(str(shimmed.runtime_dir)) == (WELL, "")
+
+
+@pytest.mark.parametrize("words", [("mc", "info"), ("power", "on")], ids=["read", "change"])
+def test_a_run_ends_when_the_door_stands_still(shimmed: Shimmed, words: tuple[str, str]) -> None:
+    pids = shimmed.folder / "pids"
+    shimmed.really(f"echo $$ > {pids}; exec sleep 600")
+    status, output, error = shimmed.run(*words)  # nobody renews the state
+    assert (status, output) == (1, b"")
+    assert b"stands still" in error
+    assert group_is_gone(int(pids.read_text(encoding="ascii")))
+
+
 def test_what_is_too_old_is_not_given(shimmed: Shimmed) -> None:
     shimmed.run("mc", "info")
     shimmed.settings = {"old_output_s_max": "0"}
@@ -457,8 +562,8 @@ def results_in(folder: Path, key: bytes = b"key") -> Results:
 def test_a_result_is_kept_as_it_is_and_the_later_one_counts(tmp_path: Path) -> None:
     results = results_in(tmp_path / "run")
     assert results.latest() is None
-    results.keep(Result(0, b"good", b"\n", 1.0, 2.5))
-    results.keep(Result(1, b"", b"bad", 3.0, 4.0))
+    results.keep(Result(0, b"good", b"\n", 1.0, 2.5), is_good=True)
+    results.keep(Result(1, b"", b"bad", 3.0, 4.0), is_good=False)
     latest, good = results.latest(), results.last_good()
     assert latest is not None
     assert good is not None
@@ -467,7 +572,7 @@ def test_a_result_is_kept_as_it_is_and_the_later_one_counts(tmp_path: Path) -> N
 
 
 def test_a_result_of_another_question_is_none(tmp_path: Path) -> None:
-    results_in(tmp_path / "run").keep(Result(0, b"good", b"", 1.0, 2.0))
+    results_in(tmp_path / "run").keep(Result(0, b"good", b"", 1.0, 2.0), is_good=True)
     other = results_in(tmp_path / "run", b"other")
     assert other.latest() is None
     (kept,) = (tmp_path / "run" / "shim").glob("*.ok")
@@ -478,7 +583,7 @@ def test_a_result_of_another_question_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoilt", [b"", b"bmcmedic-shim-1\n", b"bmcmedic-shim-1\n0 1 2 3 4 5\nk"])
 def test_a_spoilt_result_is_none(tmp_path: Path, spoilt: bytes) -> None:
     results = results_in(tmp_path / "run")
-    results.keep(Result(0, b"good", b"", 1.0, 2.0))
+    results.keep(Result(0, b"good", b"", 1.0, 2.0), is_good=True)
     (kept,) = (tmp_path / "run" / "shim").glob("*.ok")
     kept.write_bytes(spoilt)
     assert results.latest() is None
@@ -489,7 +594,7 @@ def test_there_is_room_for_so_many(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "shim"
     for number in range(FILES_MAX + 1):
         (folder / str(number)).touch()
-    results.keep(Result(0, b"good", b"", 1.0, 2.0))
+    results.keep(Result(0, b"good", b"", 1.0, 2.0), is_good=True)
     assert len(list(folder.iterdir())) <= FILES_MAX // 2 + 2
     assert results.last_good() is not None
 
