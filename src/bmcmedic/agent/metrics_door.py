@@ -1,7 +1,7 @@
 """The HTTP door for metrics: a Unix socket or a loopback port, GET /metrics and nothing else.
 
-One scraper at a time, each with a deadline: a client that drips or does not read costs the others
-that long at most.
+Scrapers are served side by side, each with a deadline, and where there are too many the oldest
+goes: a client that says nothing, drips or does not read costs the others nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,22 @@ from bmcmedic.errors import ConfigurationError
 
 REQUEST_BYTES_MAX = 8192
 CLIENT_S_MAX = 2.0
-BACKLOG = 16
+CLIENTS_MAX = 64
+BACKLOG = 64
 _END = b"\r\n\r\n"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Client:
+    """One that is connected, and how far it is."""
+
+    __slots__ = ("answer", "request", "socket", "until")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.until = time.monotonic() + CLIENT_S_MAX
+        self.request = b""
+        self.answer = memoryview(b"")
 
 
 class MetricsDoor:
@@ -73,14 +86,66 @@ class MetricsDoor:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wakeup_read, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if self._wakeup_read in ready:
-                    return
-                with contextlib.suppress(OSError):
-                    client, _ = self._listener.accept()
-                    with client:
-                        self._serve(client)
+            clients: list[_Client] = []
+            try:
+                while self._serve(selector, clients):
+                    pass
+            finally:
+                for client in clients:
+                    client.socket.close()
+
+    def _serve(self, selector: selectors.BaseSelector, clients: list[_Client]) -> bool:
+        """Whatever is to be done now; False when it was told to stop."""
+        # The first is the oldest: all have the same time.
+        left_s = max(0.0, clients[0].until - time.monotonic()) if clients else None
+        over = []
+        for key, _ in selector.select(left_s):
+            if key.fileobj is self._wakeup_read:
+                return False
+            client = key.data
+            if client is None:
+                self._accept(selector, clients)
+            elif client in clients and not self._go_on(selector, client):
+                over.append(client)
+        now = time.monotonic()
+        for client in [each for each in clients if each in over or each.until <= now]:
+            _hang_up(selector, clients, client)
+        return True
+
+    def _accept(self, selector: selectors.BaseSelector, clients: list[_Client]) -> None:
+        try:
+            connected, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            if clients:  # no descriptor is left, perhaps
+                _hang_up(selector, clients, clients[0])
+            return
+        if len(clients) >= CLIENTS_MAX:
+            _hang_up(selector, clients, clients[0])
+        connected.setblocking(False)
+        client = _Client(connected)
+        clients.append(client)
+        selector.register(connected, selectors.EVENT_READ, client)
+
+    def _go_on(self, selector: selectors.BaseSelector, client: _Client) -> bool:
+        """Read what it asks, or send what it is told; False when it is over."""
+        try:
+            if not client.answer:
+                piece = client.socket.recv(REQUEST_BYTES_MAX)
+                client.request += piece
+                if not piece:
+                    return False
+                if _END not in client.request and len(client.request) < REQUEST_BYTES_MAX:
+                    return True
+                client.answer = memoryview(self._answer_to(client.request))
+                selector.modify(client.socket, selectors.EVENT_WRITE, client)
+            client.answer = client.answer[client.socket.send(client.answer) :]
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return bool(client.answer)
 
     def stop(self) -> None:
         """End soon."""
@@ -98,22 +163,13 @@ class MetricsDoor:
                 if path.lstat().st_ino == self._inode:
                     path.unlink()
 
-    def _serve(self, client: socket.socket) -> None:
-        until = time.monotonic() + CLIENT_S_MAX
-        request = b""
-        while _END not in request and len(request) < REQUEST_BYTES_MAX:
-            client.settimeout(max(0.001, until - time.monotonic()))
-            piece = client.recv(REQUEST_BYTES_MAX)
-            if not piece:
-                return
-            request += piece
+    def _answer_to(self, request: bytes) -> bytes:
         status, body = self._answer(request)
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(body)}\r\n"
             "Connection: close\r\n\r\n"
         )
-        client.settimeout(max(0.001, until - time.monotonic()))
-        client.sendall(head.encode() + body)
+        return head.encode() + body
 
     def _answer(self, request: bytes) -> tuple[str, bytes]:
         words = request.partition(b"\r\n")[0].split()
@@ -124,6 +180,12 @@ class MetricsDoor:
         if words[1].partition(b"?")[0] != b"/metrics":
             return "404 Not Found", b"there is /metrics, and nothing else\n"
         return "200 OK", b"" if words[0] == b"HEAD" else self._text()
+
+
+def _hang_up(selector: selectors.BaseSelector, clients: list[_Client], client: _Client) -> None:
+    clients.remove(client)
+    selector.unregister(client.socket)
+    client.socket.close()
 
 
 def _clear(path: Path) -> None:

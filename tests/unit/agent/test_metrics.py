@@ -357,8 +357,8 @@ def test_a_status_of_another_version_is_no_accident(status: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def opened(place: Place) -> Iterator[MetricsDoor]:
-    door = MetricsDoor(place, None, lambda: b"figures 1\n")
+def opened(place: Place, text: bytes = b"figures 1\n") -> Iterator[MetricsDoor]:
+    door = MetricsDoor(place, None, lambda: text)
     thread = threading.Thread(target=door.run)
     thread.start()
     try:
@@ -407,6 +407,38 @@ def test_a_client_that_drips_or_lies_costs_the_others_a_while(
             assert silent.recv(100) == b""
             assert long.recv(100).startswith(b"HTTP/1.1 400")
             assert binary.recv(100).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metr"], ids=["idle", "dripping"])
+def test_bad_clients_in_any_number_cost_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 4 * WAIT_S)  # nobody waits for their end
+    with opened(Place(None, "127.0.0.1", 0)) as door, contextlib.ExitStack() as bad:
+        clients = [
+            bad.enter_context(socket.create_connection(("127.0.0.1", door.port), WAIT_S))
+            for _ in range(metrics_door.CLIENTS_MAX + 5)
+        ]
+        for client in clients[5:]:
+            client.sendall(said)
+        assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
+        assert clients[0].recv(1) == b""  # the oldest made room
+        clients[-1].settimeout(0)
+        with pytest.raises(BlockingIOError):
+            clients[-1].recv(1)
+
+
+def test_a_client_that_does_not_read_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 4 * WAIT_S)
+    with (
+        opened(Place(None, "127.0.0.1", 0), b"x" * 20_000_000) as door,
+        socket.create_connection(("127.0.0.1", door.port), WAIT_S) as deaf,
+    ):
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert len(ask(door, "GET", "/metrics")[1]) == 20_000_000
+        assert deaf.recv(12) == b"HTTP/1.1 200"
 
 
 def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: Path) -> None:
