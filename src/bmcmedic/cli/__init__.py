@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.host.output import until_written
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -27,6 +27,8 @@ class Program(NamedTuple):
 
     module: str
     help: str
+    is_told: bool = True
+    """Whether it is run for what it prints."""
     is_service: bool = False
     """It runs until a signal ends it."""
 
@@ -50,16 +52,19 @@ PROGRAMS = {
     "driver": Program(
         "bmcmedic.driver.process.main",
         "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
+        is_told=False,
         is_service=True,
     ),
     "agent": Program(
         "bmcmedic.agent.main",
         "Watch this host beside the driver: relieve it, serve figures, report to a controller.",
+        is_told=False,
         is_service=True,
     ),
     "ipmitool": Program(
         "bmcmedic.agent.shim_main",
         "Run the real ipmitool through the agent's door: it ends, and nothing piles up.",
+        is_told=False,
     ),
     "shim": Program(
         "bmcmedic.agent.shim_install_main",
@@ -72,26 +77,17 @@ def main() -> None:
     """The `bmcmedic` program."""
     program = PROGRAMS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        if program is not None:
-            raise SystemExit(program.main(sys.argv[2:]))
-        importlib.import_module("bmcmedic.cli.groups").run(_GROUPS, PROGRAMS)
+        is_needed = program is None or program.is_told
+        raise SystemExit(until_written("bmcmedic", partial(_run, program), is_needed=is_needed))
     except ConfigurationError as error:
         print(f"bmcmedic: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
-    except BrokenPipeError:
-        # Whoever read our output has enough.
-        _drop_output()
-        raise SystemExit(1) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _drop_output()
-        print(f"bmcmedic: cannot write the output: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def _drop_output() -> None:
-    """What is still buffered goes nowhere, so that the interpreter does not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(program: Program | None) -> int:
+    if program is not None:
+        return program.main(sys.argv[2:])
+    importlib.import_module("bmcmedic.cli.groups").run(_GROUPS, PROGRAMS)
+    return 0

@@ -5,9 +5,10 @@ ssh host python3 - triage --json < bmcmedic-triage.pyz
 """
 
 import importlib
-import os
 import sys
 from typing import List, Optional
+
+from bmcmedic.host.output import until_written
 
 COMMANDS = {
     "triage": "bmcmedic.host.triage_main",
@@ -27,12 +28,7 @@ Each has --help."""
 def run() -> None:
     """The whole program: run the command line, and end."""
     try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+        status = until_written("bmcmedic", main)
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     sys.exit(status)

@@ -33,8 +33,48 @@ def test_a_full_disk_is_one_line() -> None:
             timeout=TIMEOUT_S,
             check=False,
         )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "bmcmedic: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's own")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "bmcmedic", "triage", "--interval", "0.1"],
+        ["-m", "bmcmedic.host", "triage", "--interval", "0.1"],
+        ["-m", "bmcmedic.host", "triage", "--interval", "0.1", "--json"],
+        ["-m", "bmcmedic", "relieve", "--dry-run"],
+        ["-m", "bmcmedic", "probe", "--help"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_a_result_that_nobody_gets_is_none(words: list[str], output: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {output}', "sh", sys.executable, *words],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    said = {
+        ">/dev/full": "bmcmedic: cannot write the output: No space left on device\n",
+        ">&-": "bmcmedic: nothing was done: standard output is closed\n",
+    }
+    assert (done.returncode, done.stderr) == (2, said[output])
+
+
+def test_a_reader_that_has_enough_makes_no_symptom() -> None:
+    with subprocess.Popen(
+        bmcmedic("triage", "--interval", "0.5"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(TIMEOUT_S) == 2
 
 
 def test_python_dash_m_is_the_same_program() -> None:
