@@ -2,7 +2,7 @@
 
 It loads as little as it can: monitoring scripts start it by the hundred on hosts that are busy.
 Whatever is not as it should be on our side (no agent, no driver, no rights, the kill switch, a
-bug), the real ipmitool is run as it was called.
+bug), the real ipmitool is run as it was called; in-band it has the same deadline then.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ SHARE_S = 1.0
 DEADLINE_S = 60.0
 LONG_DEADLINE_S = 300.0
 OLD_OUTPUT_S_MAX = 300.0
+SECONDS_MAX = 86_400.0
+"""No deadline is longer; what says so is no number that a timer takes."""
 CIPHER_SUITE = "17"
 _TOLD = {
     door_files.SILENT: "the BMC does not answer",
@@ -85,7 +87,7 @@ def run(arguments: list[str], real: str | None) -> int:
     except Exception:  # noqa: BLE001 - whatever it is, the operator's tool must work
         shim = None
     if shim is None or shim.why_not:
-        _become(real, arguments)
+        _become(real, arguments, shim.in_band_s if shim is not None else 0.0)
     assert shim is not None
     return shim.run()
 
@@ -110,8 +112,16 @@ def is_shim(path: str) -> bool:
         return False
 
 
-def _become(real: str, arguments: list[str]) -> None:
+def _become(real: str, arguments: list[str], seconds: float) -> None:
+    """Be the real one; after `seconds`, if any, the kernel ends it.
+
+    Not as a child that is looked after: who kills us would leave that behind, with the device open.
+    """
     os.environ[INSIDE_VARIABLE] = "1"
+    if 0 < seconds < SECONDS_MAX:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # goes on in what we become
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, ipmitool must not
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -131,16 +141,20 @@ class _Shim:
         self.plan: Plan = shim_words.understand(arguments)
         self.state = self.reason = ""
         self.began_at = shim_results.began_at()
+        self.in_band_s = 0.0
+        """How long the real one may take where there is no door for it; 0: as long as it likes."""
         self.why_not = self.plan.left_alone or self._why_no_door()
         """Why the real ipmitool is to be run as it was called; empty: it is not."""
 
     def _why_no_door(self) -> str:
         if os.path.lexists(os.environ.get(KILL_SWITCH_VARIABLE) or KILL_SWITCH):
             return "the kill switch is set"
+        self.in_band_s = self._deadline_s()
         try:
             self.door = door_files.find(self.runtime_dir)
         except NoDoor as error:
             return str(error)
+        self.in_band_s = self._deadline_s()
         self._look()
         return self.reason or self.state if self.state == door_files.NO_DRIVER else ""
 
@@ -278,7 +292,8 @@ class _Shim:
         return float(self._setting("deadline_s", DEADLINE_S))
 
     def _setting(self, name: str, default: float) -> float:
-        assert self.door is not None
+        if self.door is None:
+            return default
         try:
             return float(self.door.settings[name])
         except (KeyError, ValueError):

@@ -215,6 +215,33 @@ def test_without_a_driver_it_is_out_of_the_way(shimmed: Shimmed) -> None:
     assert is_as_called(shimmed, "mc", "info")
 
 
+def test_without_a_driver_the_real_one_has_the_same_deadline(shimmed: Shimmed) -> None:
+    shimmed.settings = {"deadline_s": "0.5"}
+    shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
+    shimmed.files.tell_state(NO_DRIVER, "no driver")
+    shimmed.really("exec sleep 600")
+    assert shimmed.run("mc", "info")[0] == -signal.SIGALRM
+
+
+def left_s(shimmed: Shimmed, *words: str) -> float:
+    """How long the real one has, as it sees it itself; 0: as long as it likes."""
+    code = "import signal; print(signal.getitimer(signal.ITIMER_REAL)[0])"
+    shimmed.really(f"exec {sys.executable} -IS -c '{code}'")
+    return float(shimmed.run(*words)[1])
+
+
+def test_without_an_agent_the_real_one_has_a_deadline_where_it_goes_in_band(
+    shimmed: Shimmed,
+) -> None:
+    shimmed.files.release()
+    assert 0 < left_s(shimmed, "mc", "info") <= 60
+    assert 60 < left_s(shimmed, "sdr", "list") <= 300
+    assert left_s(shimmed, "-I", "lanplus", "-H", "bmc1", "mc", "info") == 0
+    assert left_s(shimmed, "hpm", "upgrade", "x") == 0
+    (shimmed.folder / "disabled").touch()
+    assert left_s(shimmed, "mc", "info") == 0
+
+
 def test_the_kill_switch_takes_it_out_of_the_way(shimmed: Shimmed) -> None:
     (shimmed.folder / "disabled").touch()
     assert is_as_called(shimmed, "mc", "info")
