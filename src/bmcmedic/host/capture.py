@@ -8,9 +8,10 @@ import io
 import os
 import tarfile
 import time
-from typing import Dict, Optional, Union
+from typing import Dict, List, Optional, Union
 
 from bmcmedic.host.clients import ARGUMENTS_BYTES_MAX
+from bmcmedic.host.guests import naming_words
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv
 from bmcmedic.host.programs import program_of
@@ -104,12 +105,18 @@ def _masked(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
         return cmdline
     program = program_of(executable) if isinstance(executable, str) else None
     words = split_argv(cmdline)
+    if isinstance(executable, str) and is_guest(executable):
+        return _joined(masked(naming_words(words)))
     is_cut = len(cmdline) in (ARGUMENTS_BYTES_MAX, READ_BYTES_MAX)
     if is_cut:
         words.pop()
-    shown_words = b"".join(word.encode("utf-8") + b"\0" for word in masked(words, program))
+    shown_words = _joined(masked(words, program))
     # What was too long to be judged is so in the capture as well.
     return shown_words.ljust(len(cmdline), b"*") if is_cut else shown_words
+
+
+def _joined(words: List[str]) -> bytes:
+    return b"".join(word.encode("utf-8") + b"\0" for word in words)
 
 
 def _sessions(run: Optional[Tree]) -> Dict[str, bytes]:

@@ -7,6 +7,7 @@ from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree, uptime_
 
 _VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
 _NAME = re.compile(r"(?:.*,)?guest=([^,]+)")
+_NAMING = ("-name", "--name", "-uuid", "--id")
 NAME_CHARACTERS_MAX = 256
 THREADS_MAX = 1024
 """Of one guest; more of them are not looked at."""
@@ -68,6 +69,15 @@ def guest_name(argv: List[str]) -> Optional[str]:
         if word in ("-uuid", "--id"):
             return argv[index + 1]
     return None
+
+
+def naming_words(argv: List[str]) -> List[str]:
+    """As much of a guest's arguments as names it: the others hold secrets in a hundred ways."""
+    kept = argv[:1]
+    for index, word in enumerate(argv[1:-1], 1):
+        if word in _NAMING and argv[index - 1] not in _NAMING:
+            kept += [word, argv[index + 1]]
+    return kept
 
 
 def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[Guest]:

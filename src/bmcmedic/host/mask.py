@@ -19,12 +19,21 @@ So many quotes in quotes as well."""
 _MASKED_LETTERS = "KPkpy"
 """Options that hold a secret in one program or another."""
 
+_RAW_WITH_SECRETS = ([0x06, 0x47], [0x06, 0x56], [0x06, 0x34], [0x0C, 0x01])
+"""Network functions and commands whose data may hold one.
+
+Set User Password, Set Channel Security Keys, Send Message, Set LAN Configuration Parameters.
+"""
+_NETFN_NAMES = {"application": 0x06, "transport": 0x0C}
+_NUMBER_CHARACTERS_MAX = 16
+
 _NAME = r"[\w.-]*(?:pass(?:w(?:or)?d|phrase)?|pwd|secret|token|kg(?:_?key)?|k[_-]g|community)"
 _NAMED = re.compile(rf"(?<![\w.-])({_NAME}[=:])(?!//).+\Z", re.DOTALL | re.IGNORECASE)
 _LONG_OPTION = re.compile(rf"--?{_NAME}\Z", re.IGNORECASE)
 _QEMU_SECRET = re.compile(r"(secret,(?:.*,)?data=).+", re.DOTALL)
 _IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _SHELL_WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s;|&()`\\])+""", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _COMMAND_ENDS = re.compile(r"[;|&()`\n]")
 
 
@@ -76,6 +85,8 @@ def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
             places[index] = 0
     if syntax is IPMITOOL:
         places.update((place, 0) for place in range(_set_in_the_bmc(argv), len(argv)))
+    if program == "ipmi-raw":
+        places.update((place, 0) for place in range(_set_by_ipmi_raw(argv), len(argv)))
     return places
 
 
@@ -92,7 +103,32 @@ def _set_in_the_bmc(argv: List[str]) -> int:
             begins = min(begins, index + 3)
         elif word == "snmp":
             begins = min(begins, index + 1)
+        elif word == "raw" and _numbers(argv[index + 1 : index + 3], 0) in _RAW_WITH_SECRETS:
+            begins = min(begins, index + 3)
     return begins
+
+
+def _set_by_ipmi_raw(argv: List[str]) -> int:
+    """The same of FreeIPMI's ipmi-raw LUN NETFN COMMAND, whose numbers are all hexadecimal."""
+    for index in range(len(argv) - 2):
+        if _numbers(argv[index + 1 : index + 3], 16) in _RAW_WITH_SECRETS:
+            return index + 3
+    return len(argv)
+
+
+def _numbers(words: List[str], base: int) -> List[Optional[int]]:
+    return [_number(word.lower(), base) for word in words]
+
+
+def _number(word: str, base: int) -> Optional[int]:
+    if word in _NETFN_NAMES:
+        return _NETFN_NAMES[word]
+    # Python's base 0 takes no leading zeros, which are octal to strtol().
+    is_octal = base == 0 and re.match(r"0[0-7]+\Z", word) is not None
+    try:
+        return int(word[:_NUMBER_CHARACTERS_MAX], 8 if is_octal else base)
+    except ValueError:
+        return None
 
 
 def _masked_word(word: str, nesting: int, quotes: int = 0) -> str:
@@ -116,7 +152,11 @@ def _has_words(word: str) -> bool:
 
 
 def _masked_line(line: str, nesting: int) -> str:
-    """A command line in one word, as `sh -c` takes it; its blanks stay as they are."""
+    """A command line in one word, as `sh -c` takes it; its blanks stay as they are.
+
+    Lines that are continued are shown as the one that they are.
+    """
+    line = _ESCAPED.sub(lambda found: "" if found.group(1) == "\n" else found.group(), line)
     shown: List[str] = []
     words: List[str] = []
     gaps: List[str] = []
@@ -125,12 +165,20 @@ def _masked_line(line: str, nesting: int) -> str:
         gap = line[end : found.start()]
         if words and _COMMAND_ENDS.search(gap):
             shown += _joined(gaps, _masked(words, None, nesting))
+            if gap.lstrip()[:1] in ("(", "`") and _awaits_secret(words, nesting):
+                return "".join(shown) + gap + MASK  # what another command writes is the secret
             words, gaps = [], []
         gaps.append(gap)
         words.append(found.group())
         end = found.end()
     shown += _joined(gaps, _masked(words, None, nesting))
     return "".join(shown) + line[end:]
+
+
+def _awaits_secret(words: List[str], nesting: int) -> bool:
+    """Whether what comes next, in this word or as one of its own, is a secret."""
+    longer = ([*words, "x"], [*words[:-1], words[-1] + "x"])
+    return any(_masked(each, None, nesting)[-1].endswith(MASK) for each in longer)
 
 
 def _joined(gaps: List[str], words: List[str]) -> List[str]:

@@ -7,6 +7,7 @@ import re
 from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Client, is_device
+from bmcmedic.host.guests import naming_words
 from bmcmedic.host.kipmid import is_polling_thread
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree, shortened
@@ -87,7 +88,8 @@ def _sort(process: Process, executable: str, found: Survey) -> bool:
     """
     if program_of(executable) is not None:
         return _add_client(process, executable, found)
-    if is_guest(executable):
+    guest = is_guest(executable)
+    if guest:
         found.guests.append(process.stat())
     files = process.open_files()
     if files is None:
@@ -95,9 +97,9 @@ def _sort(process: Process, executable: str, found: Survey) -> bool:
     targets = files.values()
     devices = [target for target in targets if target[:9] == "/dev/ipmi" and is_device(target)]
     if devices:
-        found.openers.append(_opener(process, sorted(set(devices))))
+        found.openers.append(_opener(process, sorted(set(devices)), guest=guest))
     if _PORT in targets:
-        found.port_openers.append(_opener(process, [_PORT]))
+        found.port_openers.append(_opener(process, [_PORT], guest=guest))
     return True
 
 
@@ -114,9 +116,10 @@ def _add_client(process: Process, executable: Optional[str], found: Survey) -> b
     return holds is not None
 
 
-def _opener(process: Process, devices: List[str]) -> Opener:
-    stat = process.stat()
-    return Opener(stat.identity, stat.comm, shortened(masked(process.argv())), devices)
+def _opener(process: Process, devices: List[str], *, guest: bool) -> Opener:
+    stat, argv = process.stat(), process.argv()
+    words = masked(naming_words(argv) if guest else argv)
+    return Opener(stat.identity, stat.comm, shortened(words), devices)
 
 
 def is_guest(executable: str) -> bool:

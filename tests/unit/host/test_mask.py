@@ -41,6 +41,22 @@ WITH_A_SECRET = [
     "sh|-c|ipmitool -P my\\ s3cret mc info",
     "sh|-c|ipmitool -P 's3cret mc info",
     "bash|-c|ssh h \"ipmitool -P 's3cret' mc info\"",
+    "ipmitool|raw|0x06|0x47|0x02|0x02|s3cret",
+    "ipmitool|-b|6|-t|0x2c|raw|6|71|2|2|s3cret",
+    "ipmitool|raw|06|0X47|s3cret",
+    "ipmitool|raw|Application|0107|s3cret",
+    "ipmitool|raw|0x6|0x56|1|s3cret",
+    "ipmi-raw|0|06|47|s3cret",
+    "ipmi-raw|-D|OPENIPMI|0x00|0x6|0x47|s3cret",
+    "sh|-c|ipmitool raw 0x06 0x47 2 2 s3cret",
+    "sh|-c|ipmitool \\\n  -U a \\\n-P s3cret \\\n mc info",
+    "sh|-c|ipmitool -\\\nP s3cret mc info",
+    "sh|-c|ipmitool mc info -P\\\n s3cret",
+    "sh|-c|ipmitool -P $(echo s3cret) mc info",
+    "sh|-c|ipmitool -P$(echo s3cret) mc info",
+    "sh|-c|ipmitool -P `echo s3cret` mc info",
+    "sh|-c|IPMI_PASSWORD=`echo s3cret` ipmitool -E mc info",
+    "sh|-c|bmc-info --password $(echo s3cret)",
     "qemu-system-x86_64|-object|secret,id=a,data=s3cret|-spice|port=1,password=s3cret",
 ]
 
@@ -59,6 +75,10 @@ def test_a_secret_does_not_show(line: str) -> None:
         "ipmitool|-b|6|-t|0x2c|raw|0x4|0x2d|0xbe",
         "ipmitool|-I|lanplus|-H|h|-p|623|-U|admin|-E|-K|mc|info",
         "ipmitool|sol|activate",
+        "ipmitool|raw|0x6|0x01",
+        "ipmitool|raw",
+        "ipmi-raw|0|6|1",
+        "sh|-c|echo $(ipmitool mc info) `ipmitool -U x sdr`",
         "bmc-info|-P|-K|--password-prompt|--get-device-id",
         "sh|-c|ipmitool  sdr | awk '{ print $1; }'",
         "ipmitool|-c|import select; select.select([], [], [])",
@@ -86,6 +106,12 @@ def test_the_executable_counts_and_not_the_name_that_it_was_called_by() -> None:
     ]
 
 
+def test_commands_in_other_lines_and_substitutions_are_masked_each() -> None:
+    line = "x=$(ipmitool -P s3cret mc info); echo a\\\\\nipmitool \\\n -P s3cret sdr"
+    shown = masked(["sh", "-c", line])[2]
+    assert shown == "x=$(ipmitool -P **** mc info); echo a\\\\\nipmitool  -P **** sdr"
+
+
 def steps(argv: list[str]) -> int:
     """How many lines of Python it takes to mask them."""
     count = 0
@@ -104,7 +130,9 @@ def steps(argv: list[str]) -> int:
     return count
 
 
-@pytest.mark.parametrize("word", ["snmp", "password", "user", "-P", "--password", "a;", "'a'"])
+@pytest.mark.parametrize(
+    "word", ["snmp", "password", "user", "-P", "--password", "a;", "'a'", "raw", "$(", "-P `"]
+)
 @pytest.mark.parametrize("is_in_a_line", [False, True])
 def test_twice_as_many_words_take_twice_the_work(word: str, *, is_in_a_line: bool) -> None:
     def argv(count: int) -> list[str]:

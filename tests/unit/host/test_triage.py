@@ -472,6 +472,29 @@ def test_a_capture_tells_the_same_and_holds_no_secret(clients: HostClients, tmp_
     assert not list(unpacked.rglob("environ"))
 
 
+def test_a_capture_keeps_of_a_guest_no_more_than_its_name(tmp_path: Path) -> None:
+    process = guest(1, 1)
+    process.argv = [
+        *("qemu-system-x86_64", "-name", "guest=web7", "-uuid", "4c4c4544"),
+        *("-object", '{"qom-type":"secret","id":"a","data":"s3cret"}'),
+        *("-object", "secret,id=b,data=s3cret", "-drive", "file=rbd:p/i:id=x:key=s3cret"),
+        *("-vnc", ":1,password=s3cret", "-spice", "password=s3cret"),
+        *("-append", "x" * 5000),
+    ]
+    process.files = {"9": "/dev/ipmi0"}
+    roots = Roots.captured(str(write_capture(tmp_path / "x", [process], [process])))
+    roots.proc.record = {}
+    seen = triage(roots)
+    assert [each.name for each in seen.guests] == ["web7"]
+    kept = ["qemu-system-x86_64", "-name", "guest=web7", "-uuid", "4c4c4544"]
+    assert [each.argv for each in seen.survey.openers] == [kept]
+    capture.write(roots, str(tmp_path / "capture.tar.gz"))
+    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
+        held = tar.extractfile("proc/900/cmdline")
+        assert held is not None
+        assert held.read() == "".join(word + "\0" for word in kept).encode()
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         bmcmedic("triage", *arguments),
