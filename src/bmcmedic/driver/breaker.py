@@ -162,6 +162,10 @@ class LastAnswers(Generic[KeyT]):
         if len(self._answers) > self.answers_max:
             self._answers.popitem(last=False)
 
+    def clear(self) -> None:
+        """Something is changed: what was so is not known to be so any more."""
+        self._answers.clear()
+
     def get(self, key: KeyT, now: float) -> tuple[bytes, float] | None:
         """An answer and its age in seconds."""
         kept = self._answers.get(key)

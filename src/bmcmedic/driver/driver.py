@@ -364,6 +364,9 @@ class Driver:
     def _attempt(self, request: Request, claim: DriverClaim) -> bytes | None:
         """One exchange; None where the answer comes later, from behind the BMC."""
         request.attempts += 1
+        if request.may_change:
+            with held(self._requests_lock):
+                self._last_answers.clear()
         now = self._runtime.monotonic()
         # A client's patience is not the exchange's: cut short, it would have to be recovered from.
         deadline = now + self.interface.exchange_s_max
@@ -429,9 +432,7 @@ class Driver:
     ) -> None:
         """Tell everybody who waits for it; the lock is held."""
         self._queues.complete_request(request)
-        good = response is not None and response[_COMPLETION_CODE_AT] == 0
-        if good and request.answer_is_kept:
-            assert response is not None
+        if request.answer_is_kept and response and response[_COMPLETION_CODE_AT] == 0:
             self._last_answers.put(request.key, response, self._runtime.monotonic())
         for caller in list(request.callers()):
             caller.settle(response, error)
@@ -467,7 +468,8 @@ class Driver:
 
     def _notice_silence(self, now: float) -> None:
         """Open the breaker before an exchange that takes too long has ended; the lock is held."""
-        if self.breaker.waits(now, now - self._in_flight_at):
+        self.breaker.waits(now, now - self._in_flight_at)
+        if self.breaker.is_open:  # also for what was in flight then, and came back to the queue
             self.give_up_clients(self.breaker.refusal(now), now)
 
     def give_up_clients(self, error: BmcmedicError, now: float) -> None:

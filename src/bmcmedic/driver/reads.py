@@ -42,6 +42,26 @@ def is_kept(request: bytes) -> bool:
     return (request[0] >> 2, request[1]) not in _RESERVED
 
 
+_GROUP_EXTENSION: Final = 0x2C
+_HARMLESS: Final = frozenset(
+    {
+        # Reserve Device SDR Repository, SDR Repository, SEL
+        *((_SENSOR, 0x22), (_STORAGE, 0x22), (_STORAGE, 0x42)),
+        # Clear Message Flags, Get Message Flags, Get Message, Read Event Message Buffer
+        *((_APP, command) for command in (0x30, 0x31, 0x33, 0x35)),
+    }
+)
+
+
+def is_harmless(request: bytes) -> bool:
+    """Whether a request that is no read leaves what reads tell as it is.
+
+    Tools begin with questions for PICMG, HPM.x and DCMI, whose answers are not kept at all.
+    """
+    what = request[0] >> 2, request[1]
+    return what in _HARMLESS or what[0] == _GROUP_EXTENSION
+
+
 def is_read(request: bytes) -> bool:
     """Whether a request changes nothing, whoever sends it and however often.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from bmcmedic.driver.limits import ATTEMPTS_MAX
-from bmcmedic.driver.reads import is_kept, is_read
+from bmcmedic.driver.reads import is_harmless, is_kept, is_read
 from bmcmedic.driver.runtime import Signal
 from bmcmedic.errors import BmcmedicError, LocalProtocolError, NoAnswer, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
@@ -70,6 +70,11 @@ class Request:
     def answer_is_kept(self) -> bool:
         """Whether its good answer serves others later."""
         return self.idempotent and not self.highpri and is_kept(self.data)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether answers from before it say nothing of what is so after it."""
+        return not self.idempotent and not is_harmless(self.data)
 
     def callers(self) -> Iterator[Request]:
         """It and those that follow it, as far as they still wait."""

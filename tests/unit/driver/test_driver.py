@@ -338,6 +338,35 @@ def test_while_it_is_open_readers_get_the_last_good_answer_with_its_age(bench: B
     assert 0 <= old.answer_age_s < WAIT_S_MAX
 
 
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [
+        (b"\x00\x02\x00", False),  # Chassis Control
+        (b"\xb8\x77", False),  # an OEM's
+        (b"\x28\x22", True),  # Reserve SDR Repository
+        (b"\xb0\x00\x00", True),  # Get PICMG Properties
+    ],
+)
+@pytest.mark.parametrize("may_have_run", [False, True])
+def test_after_a_change_no_answer_from_before_is_given(
+    bench: Bench, change: bytes, is_kept: bool, may_have_run: bool
+) -> None:
+    power, flying = bench.asked(b"\x00\x01")
+    flying.answer(data=b"\x01")
+    eventually(lambda: power.done)
+    _, flying = bench.asked(change)
+    if may_have_run:
+        flying.fail(silent())
+    else:
+        flying.answer()
+    eventually(lambda: bench.driver.status()["client_requests"] == 0)
+    asked_again = bench.ask(b"\x00\x01")
+    for _ in range(LIMITS.breaker.failures_max - may_have_run):
+        bench.interface.next_attempt().fail(silent())
+    eventually(lambda: asked_again.done)
+    assert (asked_again.response is not None) == is_kept
+
+
 @pytest.mark.parametrize("walk", [b"\x28\x23", b"\x28\x43", b"\x10\x21"], ids=bytes.hex)
 def test_a_walk_pushes_no_last_answer_out(bench: Bench, walk: bytes) -> None:
     """Get SDR, SEL Entry, Device SDR: the next to ask will have another reservation."""
@@ -407,7 +436,7 @@ def test_it_opens_for_an_exchange_that_takes_too_long_before_that_fails() -> Non
     driver.submit(seen)
     eventually(lambda: seen.done)
     interface.by_itself = None
-    driver.submit(Request(SET_SOMETHING, deadline=in_a_minute()))
+    driver.submit(Request(b"\x00\x01", deadline=in_a_minute()))
     flying = interface.next_attempt()
     waiting = Request(GET_DEVICE_ID, deadline=in_a_minute())
     driver.submit(waiting)
@@ -617,6 +646,25 @@ def test_who_asks_how_it_stands_is_told_of_an_exchange_that_takes_too_long() -> 
     eventually(lambda: driver.status()["breaker"]["open"])
     flying.answer()
     eventually(lambda: not driver.status()["breaker"]["open"])
+    driver.stop()
+    worker.join(WAIT_S_MAX)
+    assert not worker.is_alive()
+
+
+def test_what_was_in_flight_when_it_opened_is_not_sent_again() -> None:
+    interface = ScriptedInterface()
+    limits = DriverLimits(breaker=BreakerLimits(silence_s_max=0.05, probe_s_min=WAIT_S_MAX))
+    driver = Driver(interface, ThreadRuntime(), limits)
+    worker = threading.Thread(target=driver.kcs_loop)
+    worker.start()
+    asked = Request(GET_SELF_TEST, deadline=in_a_minute())
+    driver.submit(asked)
+    flying = interface.next_attempt()
+    eventually(lambda: driver.status()["breaker"]["open"])
+    flying.fail(Interrupted("a pat came", may_have_run=False))
+    eventually(lambda: asked.done)
+    assert isinstance(asked.error, BreakerOpen)
+    assert not interface.has_begun
     driver.stop()
     worker.join(WAIT_S_MAX)
     assert not worker.is_alive()
