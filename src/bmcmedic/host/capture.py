@@ -85,6 +85,8 @@ def _clean(tree: Optional[Tree]) -> Recorded:
             if target is not None:
                 kept[name] = target
         elif rest == "cmdline" and pid.isdigit():
+            # One that could not be read is none of the kernel's own, and cannot be read there.
+            kept.setdefault(f"{pid}/exe", b"")
             kept[name] = _masked(content, record.get(f"{pid}/exe"))
         else:
             kept[name] = content

@@ -343,6 +343,26 @@ def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
         assert "Symptoms: none seen" in shown
 
 
+def test_who_reads_a_capture_of_a_blind_triage_sees_no_more(tmp_path: Path) -> None:
+    other = stuck_ipmitool()
+    root = write_capture(tmp_path / "x", [KTHREADD, other], [KTHREADD, other])
+    of_another_user(other, root)
+    roots = Roots.captured(str(root))
+    for tree in (roots.proc, roots.again):
+        assert tree is not None
+        tree.record = {}
+    seen = triage(roots)
+    capture.write(roots, str(tmp_path / "capture.tar.gz"))
+    unpacked = tmp_path / "unpacked"
+    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
+        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
+        tar.extractall(unpacked)  # noqa: S202
+    again = triage(Roots.captured(str(unpacked)))
+    assert seen.blind
+    assert again.blind == seen.blind
+    assert again.diagnosis.kind.value == "undecided"
+
+
 def test_a_proc_that_hides_others_is_no_host_without_symptoms(tmp_path: Path) -> None:
     root = write_capture(tmp_path / "x", [FakeProcess(70, "sh", ["sh"], exe="/bin/sh")], [])
     hidden = Roots.captured(str(root))._replace(is_live=True)
