@@ -280,7 +280,7 @@ def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: flo
         reasons.append(f"whether {len(unknown)} IPMI {clients} hang ({why})")
     # A captured tree is not of this user, and need not hold everybody.
     if roots.is_live and found.hidden:
-        reasons.append(f"what {found.hidden} processes are, which tell nothing of themselves")
+        reasons.append(f"what of the processes tells nothing of itself ({found.hidden})")
     if roots.is_live and not os.path.isdir(roots.proc.root + "/1"):
         reasons.append("the processes of others, which are hidden here (hidepid)")
     return reasons

@@ -371,7 +371,7 @@ def test_a_proc_that_hides_others_is_no_host_without_symptoms(tmp_path: Path) ->
     (root / "proc/1").mkdir()
     (root / "proc/1/stat").write_text("nothing that tells")
     seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
-    assert seen.blind == ["what 1 processes are, which tell nothing of themselves"]
+    assert seen.blind == ["what of the processes tells nothing of itself (1)"]
     assert seen.diagnosis.kind.value == "undecided"
 
 
