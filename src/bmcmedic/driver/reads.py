@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _APP, _CHASSIS, _SENSOR, _STORAGE, _TRANSPORT = 0x06, 0x00, 0x04, 0x0A, 0x0C
+_GROUP_EXTENSION = 0x2C
 
 READS: Final = frozenset(
     (netfn, command)
@@ -26,6 +27,8 @@ READS: Final = frozenset(
         (_STORAGE, (0x10, 0x11, 0x20, 0x21, 0x23, 0x28, 0x40, 0x41, 0x43, 0x48)),
         # Get LAN, SOL Configuration Parameters
         (_TRANSPORT, (0x02, 0x22)),
+        # Get PICMG Properties, VSO Capabilities; HPM.x Capabilities: ipmitool begins with them
+        (_GROUP_EXTENSION, (0x00, 0x3E)),
     )
     for command in commands
 )
@@ -42,7 +45,6 @@ def is_kept(request: bytes) -> bool:
     return (request[0] >> 2, request[1]) not in _RESERVED
 
 
-_GROUP_EXTENSION: Final = 0x2C
 _HARMLESS: Final = frozenset(
     {
         # Reserve Device SDR Repository, SDR Repository, SEL

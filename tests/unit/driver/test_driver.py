@@ -248,6 +248,18 @@ def test_an_abandoned_request_is_never_sent(bench: Bench) -> None:
     assert bench.interface.requests == [SET_SOMETHING]
 
 
+@pytest.mark.parametrize("question", [b"\xb0\x00\x00", b"\xb0\x3e\x00\x00"], ids=bytes.hex)
+def test_what_ipmitool_begins_with_is_asked_once_for_all_who_begin(
+    bench: Bench, question: bytes
+) -> None:
+    first, flying = bench.asked(question)
+    others = [bench.ask(question) for _ in range(5)]
+    flying.answer(0xC1)
+    eventually(lambda: all(other.done for other in others))
+    assert {other.response for other in others} == {first.response}
+    assert bench.interface.requests == [question]
+
+
 def test_an_exchange_goes_on_when_its_caller_is_gone_and_its_answer_is_kept(bench: Bench) -> None:
     gone, flying = bench.asked()
     bench.driver.abandon(gone)
@@ -344,7 +356,7 @@ def test_while_it_is_open_readers_get_the_last_good_answer_with_its_age(bench: B
         (b"\x00\x02\x00", False),  # Chassis Control
         (b"\xb8\x77", False),  # an OEM's
         (b"\x28\x22", True),  # Reserve SDR Repository
-        (b"\xb0\x00\x00", True),  # Get PICMG Properties
+        (b"\xb0\x02\xdc", True),  # DCMI Get Power Reading
     ],
 )
 @pytest.mark.parametrize("may_have_run", [False, True])
