@@ -89,6 +89,10 @@ class Callers(Protocol):
     def is_parked(self) -> bool:
         """Whether nothing may be sent."""
 
+    @property
+    def is_let_go(self) -> bool:
+        """Whether the worker has let the interface go for the park that is."""
+
     def check_recovering(self, data: bytes, task: str) -> None:
         """An exchange has failed and goes on."""
 
@@ -331,7 +335,7 @@ class MisfortuneInterface:
                 self._callers.fault(f"{exchange.task} polls, and is interrupted")
             self._say(f"stops {exchange.request.hex()}")
             raise Interrupted("a better claim", may_have_run=exchange.may_have_run)
-        if self.is_closed and self._callers.is_parked:
+        if self.is_closed and self._callers.is_let_go:
             self._callers.fault(f"{exchange.task} touches what was let go")
         self.is_closed = False
         if recovering:

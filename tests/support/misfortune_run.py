@@ -379,15 +379,21 @@ class Run:
             self.fault(f"{own} waited for its turn for {waited_s:.3f} s")
 
     def check_begun(self, data: bytes, task: str) -> None:
-        """What is sent to a BMC that has stopped answering."""
+        """What is sent to a BMC that has stopped answering, and not at that very moment."""
         is_clients = task == "worker" and data != PROBE and data[:2] != PAT
-        if is_clients and self.driver.breaker.is_open:
+        opened_at = self.driver.breaker.opened_at
+        if is_clients and opened_at is not None and opened_at < self.world.now:
             self.fault(f"{data.hex()} is sent although the breaker is open")
 
     @property
     def is_parked(self) -> bool:
         """Whether nothing may be sent; the time is that of the world, which no thread outruns."""
         return self.driver.parking.is_on(self.world.now)
+
+    @property
+    def is_let_go(self) -> bool:
+        """For this park: one that begins as another ends finds the interface let go, and in use."""
+        return self.is_parked and self.driver.parking.is_closed
 
     def _check_parked(self, begun_at: float) -> None:
         """When the exchange under way has ended, it is let go, and nobody waits any more."""

@@ -651,7 +651,7 @@ def test_who_asks_how_it_stands_is_told_of_an_exchange_that_takes_too_long() -> 
     driver = Driver(
         interface, ThreadRuntime(), DriverLimits(breaker=BreakerLimits(silence_s_max=0.05))
     )
-    worker = threading.Thread(target=driver.kcs_loop)
+    worker = threading.Thread(target=driver.kcs_loop, daemon=True)
     worker.start()
     driver.submit(Request(GET_DEVICE_ID, deadline=in_a_minute()))
     flying = interface.next_attempt()
@@ -667,7 +667,7 @@ def test_what_was_in_flight_when_it_opened_is_not_sent_again() -> None:
     interface = ScriptedInterface()
     limits = DriverLimits(breaker=BreakerLimits(silence_s_max=0.05, probe_s_min=WAIT_S_MAX))
     driver = Driver(interface, ThreadRuntime(), limits)
-    worker = threading.Thread(target=driver.kcs_loop)
+    worker = threading.Thread(target=driver.kcs_loop, daemon=True)
     worker.start()
     asked = Request(GET_SELF_TEST, deadline=in_a_minute())
     driver.submit(asked)
