@@ -51,7 +51,7 @@ class PatWatch:
             told = self._bmc.get()
             timer = told["watchdog"]
             if timer is not None:
-                self.seen.append(
+                self._see(
                     Seen(
                         time.monotonic(),
                         told["requests"].get("06/22", 0),
@@ -61,10 +61,18 @@ class PatWatch:
                     )
                 )
 
+    def _see(self, seen: Seen) -> None:
+        self.seen.append(seen)
+
     @property
     def pats(self) -> int:
         """How many the BMC has had."""
         return self.seen[-1].pats if self.seen else 0
+
+    @property
+    def armed(self) -> list[Seen]:
+        """What was seen since the first pat."""
+        return [each for each in self.seen if each.pats]
 
     @property
     def has_expired(self) -> bool:
@@ -73,18 +81,17 @@ class PatWatch:
 
     def gap_s_max(self) -> float:
         """The longest time from one pat to the next."""
-        longest, changed_at, last = 0.0, self.seen[0].at, self.seen[0].pats
-        for each in self.seen:
-            longest = max(longest, each.at - changed_at)
-            if each.pats != last:
-                changed_at, last = each.at, each.pats
+        longest, last = 0.0, self.armed[0]
+        for each in self.armed:
+            longest = max(longest, each.at - last.at)
+            if each.pats != last.pats:
+                last = each
         return longest
 
     def stopped_s_max(self) -> float:
         """The longest time that the timer was seen to stand, after the first pat."""
-        armed = [each for each in self.seen if each.pats]
         longest, since = 0.0, None
-        for each in armed:
+        for each in self.armed:
             since = None if each.running else each.at if since is None else since
             longest = max(longest, 0.0 if since is None else each.at - since)
         return longest

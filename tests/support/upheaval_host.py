@@ -6,13 +6,9 @@ import contextlib
 import json
 import shlex
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bmcmedic import __version__
 from bmcmedic.lab.guest.guest import Guest, Job
@@ -20,6 +16,7 @@ from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.scripts import IPMI_DEVICE
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.support import upheaval_keeper
+from tests.support.pat_watch import PatWatch, Seen
 from tests.support.upheaval_plan import SEED_VARIABLE, Strike
 
 DEADLINE_S = 120
@@ -85,78 +82,19 @@ limit_s = {PRETIMEOUT_S}
 """.encode()
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the BMC's control door told at a moment."""
-
-    at: float
-    pats: int
-    running: bool
-    left_s: float
-    has_expired: bool
-
-
-class PatWatch:
-    """Asks the BMC about its timer all the time, in a thread of its own."""
+class Operator(PatWatch):
+    """Watches the pats, and cures the BMC in time where that is asked: none gets through to it."""
 
     def __init__(self, bmc: SimProcess) -> None:
-        self._bmc = bmc
-        self._ended = threading.Event()
+        super().__init__(bmc)
         self.heals = False
-        """Whether it is the operator, who cures the BMC in time: no pat gets through to it."""
         self.has_healed = False
-        self._thread = threading.Thread(target=self._run, name="pat-watch")
-        self.seen: list[Seen] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.1):
-            told = self._bmc.get()
-            timer = told["watchdog"]
-            if timer is not None:
-                self.seen.append(
-                    Seen(
-                        time.monotonic(),
-                        told["requests"].get("06/22", 0),
-                        timer["running"],
-                        timer["present_countdown_s"],
-                        bool(timer["expiration_flags"]),
-                    )
-                )
-                if self.heals and timer["present_countdown_s"] < HEAL_S and not self.has_healed:
-                    self.has_healed = True
-                    self._bmc.set_faults()
-
-    @property
-    def pats(self) -> int:
-        """How many the BMC has had."""
-        return self.seen[-1].pats if self.seen else 0
-
-    @property
-    def armed(self) -> list[Seen]:
-        """What was seen since the first pat."""
-        return [each for each in self.seen if each.pats]
-
-    def gap_s_max(self) -> float:
-        """The longest time from one pat to the next, for people."""
-        longest, last = 0.0, self.armed[0]
-        for each in self.armed:
-            longest = max(longest, each.at - last.at)
-            if each.pats != last.pats:
-                last = each
-        return longest
+    def _see(self, seen: Seen) -> None:
+        super()._see(seen)
+        if self.heals and seen.left_s < HEAL_S and not self.has_healed:
+            self.has_healed = True
+            self._bmc.set_faults()
 
 
 class Upheaval:
@@ -167,7 +105,7 @@ class Upheaval:
         self.bmc = bmc
         self.kind = kind
         self.seed = seed
-        self.watch = PatWatch(bmc)
+        self.watch = Operator(bmc)
         self.events: list[dict[str, Any]] = []
         """All that the keeper has told, but for its looks."""
         self.last_look: dict[str, Any] = {}

@@ -96,8 +96,8 @@ class MetricsDoor:
 
     def _serve(self, selector: selectors.BaseSelector, clients: list[_Client]) -> bool:
         """Whatever is to be done now; False when it was told to stop."""
-        # The first is the oldest: all have the same time.
-        left_s = max(0.0, clients[0].until - time.monotonic()) if clients else None
+        until = min((each.until for each in clients), default=None)
+        left_s = None if until is None else max(0.0, until - time.monotonic())
         over = []
         for key, _ in selector.select(left_s):
             if key.fileobj is self._wakeup_read:
@@ -139,6 +139,7 @@ class MetricsDoor:
                 if _END not in client.request and len(client.request) < REQUEST_BYTES_MAX:
                     return True
                 client.answer = memoryview(self._answer_to(client.request))
+                client.until = time.monotonic() + CLIENT_S_MAX  # what took so long is not its fault
                 selector.modify(client.socket, selectors.EVENT_WRITE, client)
             client.answer = client.answer[client.socket.send(client.answer) :]
         except BlockingIOError:

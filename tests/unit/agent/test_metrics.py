@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,8 +357,10 @@ def test_a_status_of_another_version_is_no_accident(status: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def opened(place: Place, text: bytes = b"figures 1\n") -> Iterator[MetricsDoor]:
-    door = MetricsDoor(place, None, lambda: text)
+def opened(
+    place: Place, text: Callable[[], bytes] = lambda: b"figures 1\n"
+) -> Iterator[MetricsDoor]:
+    door = MetricsDoor(place, None, text)
     thread = threading.Thread(target=door.run)
     thread.start()
     try:
@@ -409,6 +411,19 @@ def test_a_client_that_drips_or_lies_costs_the_others_a_while(
             assert binary.recv(100).startswith(b"HTTP/1.1 400")
 
 
+def test_figures_that_took_long_to_put_together_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 0.5)
+
+    def text() -> bytes:
+        assert not threading.Event().wait(1.0)
+        return b"x" * 20_000_000
+
+    with opened(Place(None, "127.0.0.1", 0), text) as door:
+        assert ask(door, "GET", "/metrics") == (200, b"x" * 20_000_000)
+
+
 @pytest.mark.parametrize("said", [b"", b"GET /metr"], ids=["idle", "dripping"])
 def test_bad_clients_in_any_number_cost_the_others_nothing(
     monkeypatch: pytest.MonkeyPatch, said: bytes
@@ -433,7 +448,7 @@ def test_a_client_that_does_not_read_costs_the_others_nothing(
 ) -> None:
     monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 4 * WAIT_S)
     with (
-        opened(Place(None, "127.0.0.1", 0), b"x" * 20_000_000) as door,
+        opened(Place(None, "127.0.0.1", 0), lambda: b"x" * 20_000_000) as door,
         socket.create_connection(("127.0.0.1", door.port), WAIT_S) as deaf,
     ):
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
