@@ -130,7 +130,7 @@ def metrics():
     with socket.socket(socket.AF_UNIX) as door:
         door.connect("/run/bmcmedic/metrics.sock")
         door.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
-        return "bmcmedic_driver_up" in door.makefile().read()
+        return door.makefile().readline().split()[1] == "200"
 
 def secret():
     with open("/run/bmcmedic/door/password") as file:
