@@ -110,6 +110,9 @@ class PortIo:
             self._play(host, claim, now)
         finally:
             host.abort()
+        # The last access may have ended after another's exchange, and read the end of that one.
+        if host is not self._host:
+            raise _interrupted(host)
         if host.need is _DONE:
             return host.response()
         error = host.error()

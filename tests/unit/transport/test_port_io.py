@@ -23,12 +23,14 @@ from bmcmedic.ipmi.kcs import STATUS_IBF
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.kcs_errors import KcsTimeout, NothingThere
 from bmcmedic.ipmi.kcs_host import KcsLimits
+from bmcmedic.transport import port_io as port_io_module
 from bmcmedic.transport.in_band import InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.port_io import GUARD_PERIOD_S, PORT_IO_LIMITS, PortIo
 from bmcmedic.transport.port_io_registers import DevPort, PortGuard, owner_in
 from tests.support.kcs_pair import ACCESS_S, NEVER, Pair, Trouble, answer_to
 
 REQUEST = b"\x18\x01token"
+WAIT_S_MAX = 120.0
 COARSE = KcsLimits(ibf_s=5, obf_s=5, recoveries_max=3, exchange_s=10, poll_s_max=0.05)
 """As `PORT_IO_LIMITS`, with fewer looks: virtual time costs nothing, they do."""
 
@@ -237,6 +239,44 @@ def test_who_takes_over_does_not_wait_long_for_an_access_that_does_not_end() -> 
     assert wires.ask(port_io, pat) == answer_to(pat)
 
 
+class Stuck(Wires):
+    """One access to a register takes so long that somebody else has the interface meanwhile."""
+
+    def __init__(self, stuck_at: int, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self.stuck_at = stuck_at
+        self.meanwhile = meanwhile
+
+    def _touch(self) -> None:
+        super()._touch()
+        if self.accesses == self.stuck_at:
+            self.meanwhile()
+
+
+def accesses_of_an_exchange() -> int:
+    wires = Wires()
+    wires.ask(wires.port_io())
+    return wires.accesses
+
+
+@pytest.mark.parametrize("stuck_at", range(1, accesses_of_an_exchange() + 1))
+def test_who_was_taken_over_in_an_access_takes_nothing_for_its_answer(stuck_at: int) -> None:
+    """Where the other has ended, the registers look like the end of a response."""
+    answers: list[tuple[bytes, int]] = []
+    pat = b"\x18\x22pat"
+
+    def take_over() -> None:
+        port_io.take_over()
+        answers.append((wires.ask(port_io, pat), wires.accesses))
+
+    wires = Stuck(stuck_at, take_over)
+    port_io = wires.port_io()
+    with pytest.raises(Interrupted):
+        wires.ask(port_io)
+    assert answers == [(answer_to(pat), wires.accesses)]
+    assert wires.ask(port_io) == answer_to(REQUEST)
+
+
 class LiveBmc(BmcKcs):
     """Answers as soon as it is looked at."""
 
@@ -272,7 +312,12 @@ class Generation:
         return self._mine != self._owner.generation
 
 
-def test_two_threads_that_take_the_interface_from_each_other() -> None:
+def test_two_threads_that_take_the_interface_from_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Else a thread that a busy machine leaves standing in an access comes back in the middle of a
+    # pat: that is an access that does not end, and has tests of its own.
+    monkeypatch.setattr(port_io_module, "TAKE_OVER_S", WAIT_S_MAX)
     port_io, owner = PortIo(LiveBmc(), limits=COARSE), Owner()
     ended: Counter[str] = Counter()
     stop, went_on = threading.Event(), threading.Event()
@@ -296,7 +341,7 @@ def test_two_threads_that_take_the_interface_from_each_other() -> None:
     try:
         for number in range(300):
             went_on.clear()
-            assert went_on.wait(120)  # a machine that is busy besides
+            assert went_on.wait(WAIT_S_MAX)  # a machine that is busy besides
             lock = owner.fence_off()
             port_io.take_over()
             pat = b"\x18\x22" + number.to_bytes(2, "big")
@@ -305,7 +350,7 @@ def test_two_threads_that_take_the_interface_from_each_other() -> None:
             lock.release()
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(WAIT_S_MAX)
     assert not thread.is_alive()
     assert ended["wrong"] == 0
     assert ended["interrupted"] > 0
