@@ -198,6 +198,7 @@ def test_with_its_defaults_it_changes_nothing_and_ends_in_order(tmp_path: Path) 
         assert seen["bmcmedic_driver_up"] == 0
         assert seen["bmcmedic_symptom{symptom=driver-unavailable}"] == 1
         assert seen["bmcmedic_relief_acts"] == 0
+        running.wait_for("event=symptom")  # its first look has ended
         assert running.end() == 0
     assert "Traceback" not in running.said
     assert running.said.endswith("bmcmedic agent: ending\n")

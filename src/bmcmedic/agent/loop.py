@@ -157,8 +157,8 @@ class HostLoop:
     def round(self) -> float:
         """Look once, act if that is wanted, publish; returns how long to wait."""
         config = self._followed()
+        driver = self._host.driver()  # before all else: it costs little, and figures wait for it
         quick = self._quick.look()
-        driver = self._host.driver()
         self._odd = self._oddity(quick, driver)
         if self._odd is not None:
             self._relieve(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,15 @@ from prometheus_client.registry import Collector
 from bmcmedic import __version__
 from bmcmedic.agent.metrics_bmc import QUESTIONS, BmcReader
 from bmcmedic.agent.metrics_sensors import COLLECTOR, sensor_metrics
-from bmcmedic.agent.state import DRIVER_UNAVAILABLE, NO_INTERFACE, NOT_ANSWERING, HostState
+from bmcmedic.agent.state import (
+    DRIVER_UNAVAILABLE,
+    NO_INTERFACE,
+    NOT_ANSWERING,
+    DriverView,
+    HostState,
+    ReliefView,
+)
+from bmcmedic.host.end_client import Outcome
 from bmcmedic.ipmi.commands.chassis import MiscChassisState
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction, TimerUse
 
@@ -38,6 +46,21 @@ _INTERRUPTS = {
 }
 """By the labels that ipmi_exporter has."""
 _OUT_OF_REACH = {DRIVER_UNAVAILABLE, NO_INTERFACE, NOT_ANSWERING}
+_DRIVER_EVENTS = (
+    "answers",
+    "failures",
+    "fenced_off",
+    "interrupted",
+    "old_answers",
+    "parks",
+    "polled",
+    "queue_full",
+    "too_late",
+    "unforeseen_errors",
+    "worker_stuck",
+)
+_RELIEF_OUTCOMES = (*(outcome.value for outcome in Outcome), "kipmid set", "kipmid put back")
+"""What is served as 0 until it happens: of a counter that begins at 1, nobody sees the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +80,33 @@ class AgentCollector(Collector):
     """All of it, at the moment of a scrape; nothing here waits or asks anybody."""
 
     def __init__(
-        self, state: Callable[[], HostState | None], own: Callable[[], Own], bmc: BmcReader
+        self,
+        state: Callable[[], HostState | None],
+        driver_first: Callable[[], DriverView | None],
+        own: Callable[[], Own],
+        bmc: BmcReader,
     ) -> None:
+        """`driver_first` is what counts until there is a `state`: the first look takes seconds."""
         self._state = state
+        self._driver_first = driver_first
         self._own = own
         self._bmc = bmc
 
     def collect(self) -> Iterator[Metric]:
         """Every figure that is known."""
         yield from self._of_bmc()
-        state = self._state()
+        state, driver = self._seen()
+        if driver is not None:
+            yield from _of_driver(driver)
+            yield _symptoms(driver.symptoms if state is None else state.symptoms)
         if state is not None:
-            yield from _of_driver(state)
             yield from _of_host(state)
+        yield _relief_actions(ReliefView() if state is None else state.relief)
         yield from _of_agent(self._own())
+
+    def _seen(self) -> tuple[HostState | None, DriverView | None]:
+        state = self._state()
+        return state, self._driver_first() if state is None else state.driver
 
     # --------------------------------------------------------------------- as ipmi_exporter has it
 
@@ -115,11 +151,11 @@ class AgentCollector(Collector):
 
     def _bmc_is_within_reach(self) -> bool:
         """Not while the driver's breaker is open: an old temperature is worse than none."""
-        state = self._state()
-        if state is None:
+        _, driver = self._seen()
+        if driver is None:
             return True
-        is_parked = state.driver.section("driver").get("parked") is not None
-        return not is_parked and _OUT_OF_REACH.isdisjoint(state.driver.symptoms)
+        is_parked = driver.section("driver").get("parked") is not None
+        return not is_parked and _OUT_OF_REACH.isdisjoint(driver.symptoms)
 
 
 def _of_device_id(answer: Any) -> Iterator[Metric]:  # noqa: ANN401 - GetDeviceIdRsp
@@ -197,8 +233,7 @@ _ANSWERS: dict[str, Callable[[Any], Iterator[Metric]]] = {
 # ------------------------------------------------------------------------------------------ our own
 
 
-def _of_driver(state: HostState) -> Iterator[Metric]:
-    status = state.driver
+def _of_driver(status: DriverView) -> Iterator[Metric]:
     yield _gauge(
         "bmcmedic_driver_up",
         "The in-band driver answers (1) or not (0).",
@@ -237,7 +272,7 @@ def _of_queues(driver: dict[str, Any]) -> Iterator[Metric]:
         "bmcmedic_driver_events_total",
         "What happened in the driver.",
         "event",
-        driver.get("counts") or {},
+        dict.fromkeys(_DRIVER_EVENTS, 0) | (driver.get("counts") or {}),
     )
 
 
@@ -265,12 +300,15 @@ def _of_pats(watchdog: dict[str, Any]) -> Iterator[Metric]:
         yield from _maybe(name, about, watchdog.get(key))
 
 
+def _symptoms(found: Iterable[str]) -> Metric:
+    symptoms = GaugeMetricFamily("bmcmedic_symptom", "1 for each symptom.", labels=["symptom"])
+    for symptom in found:
+        symptoms.add_metric([symptom], 1)
+    return symptoms
+
+
 def _of_host(state: HostState) -> Iterator[Metric]:
     relief = state.relief
-    symptoms = GaugeMetricFamily("bmcmedic_symptom", "1 for each symptom.", labels=["symptom"])
-    for symptom in state.symptoms:
-        symptoms.add_metric([symptom], 1)
-    yield symptoms
     yield _gauge("bmcmedic_stuck_clients", "IPMI clients that are proven stuck.", relief.stuck)
     ratio = GaugeMetricFamily(
         "bmcmedic_kipmid_cpu_ratio", "What a polling thread takes of a core.", labels=["thread"]
@@ -287,11 +325,14 @@ def _of_host(state: HostState) -> Iterator[Metric]:
     yield _gauge(
         "bmcmedic_kipmid_throttled", "kipmid is throttled by us (1) or not (0).", relief.throttled
     )
-    yield _counters(
+
+
+def _relief_actions(relief: ReliefView) -> Metric:
+    return _counters(
         "bmcmedic_relief_actions_total",
         "What relief did, by what came of it.",
         "outcome",
-        dict(relief.actions),
+        dict.fromkeys(_RELIEF_OUTCOMES, 0) | dict(relief.actions),
     )
 
 

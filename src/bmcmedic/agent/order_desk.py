@@ -111,7 +111,9 @@ class OrderDesk:
         self._waiting: deque[Order] = deque()
         self._reported: OrderedDict[str, Acknowledgement] = OrderedDict()
         self._memory: OrderMemory | None = None
-        self.states: Counter[str] = Counter()
+        self.states: Counter[str] = Counter(
+            {state.value: 0 for state in OrderState if state.is_final}
+        )
         """What became of orders since the start."""
         with self._lock:
             try:

@@ -74,7 +74,7 @@ class Reporter:
         self._pace = Pace(runtime.monotonic(), random.Random())
         self._sequence = 0
         self._missed = 0
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(taken=0, failed=0)
         self.last_taken_at: float | None = None
         """Epoch seconds."""
 

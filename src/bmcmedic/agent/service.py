@@ -61,6 +61,7 @@ class Service(ProcessService[Config, AgentLog]):
         super().__init__(config, reread, AgentLog, environment)
         self._started_at = time.time()
         self._state: HostState | None = None
+        self._driver_first: DriverView | None = None
         base = place if place is not None else Place.here()
         self._place = base._replace(
             kill_switch=config.process.kill_switch, journal_directory=config.process.runtime_dir
@@ -134,7 +135,9 @@ class Service(ProcessService[Config, AgentLog]):
         reader = BmcReader(
             self._client, lambda: self._config.metrics.bmc_period_s, self._runtime, sensors
         )
-        collector = AgentCollector(lambda: self._state, self._own_figures, reader)
+        collector = AgentCollector(
+            lambda: self._state, lambda: self._driver_first, self._own_figures, reader
+        )
         metrics = Metrics(collector, reader)
         self._bmc_reader = reader
         self._metrics_door = MetricsDoor(config.metrics.listen, config.metrics.group, metrics.text)
@@ -156,9 +159,11 @@ class Service(ProcessService[Config, AgentLog]):
 
     def _driver_view(self) -> DriverView:
         try:
-            return DriverView(self._status_client.status())
+            view = DriverView(self._status_client.status())
         except BmcmedicError as error:
-            return DriverView(None, str(error))
+            view = DriverView(None, str(error))
+        self._driver_first = self._driver_first or view
+        return view
 
     def _news(self) -> None:
         self._reporter.news()  # desk and reporter know each other

@@ -14,6 +14,7 @@ import pytest
 from bmcmedic.agent.config import Config, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
+from bmcmedic.agent.quick_look import Quick, QuickLook
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.driver.runtime import Signal, ThreadRuntime
 from bmcmedic.host.proc import Unreadable
@@ -159,6 +160,26 @@ def test_a_host_that_is_well_is_seldom_looked_through(
     assert state.triage is not None
     assert state.triage["captured_at"] > first_at + 300
     assert bench.loop.round() == 5.0
+
+
+def test_the_driver_is_asked_before_the_host_is_looked_at(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    look = QuickLook.look
+
+    def told(_: Bench) -> DriverView:
+        asked.append("driver")
+        return DriverView(WELL)
+
+    def looked(quick: QuickLook) -> Quick:
+        asked.append("host")
+        return look(quick)
+
+    monkeypatch.setattr(Bench, "driver", property(told), raising=False)
+    monkeypatch.setattr(QuickLook, "look", looked)
+    bench.rounds(1)
+    assert asked == ["driver", "host"]
 
 
 def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> None:

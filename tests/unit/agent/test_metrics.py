@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import math
 import os
+import re
 import socket
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bmcmedic import driver
 from bmcmedic.agent import metrics_door
 from bmcmedic.agent.config_values import Place
 from bmcmedic.agent.metrics import AgentCollector, Metrics, Own
@@ -25,6 +27,7 @@ from bmcmedic.agent.sensor_reader import SensorReader
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.errors import ConfigurationError, NoAnswer
+from bmcmedic.host.end_client import Outcome
 from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.chassis import (
     GetChassisStatusReq,
@@ -98,7 +101,10 @@ class Bench:
         sensors = SensorReader(lambda: self.sensor_period_s, lambda: None, print, self.time)
         self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time, sensors)
         own = Own({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
-        collector = AgentCollector(lambda: self.state, lambda: own, self.reader)
+        self.driver_first: DriverView | None = None
+        collector = AgentCollector(
+            lambda: self.state, lambda: self.driver_first, lambda: own, self.reader
+        )
         self.metrics = Metrics(collector, self.reader)
 
     def read_sensors(self) -> None:
@@ -125,6 +131,43 @@ def test_nothing_is_made_up_before_anything_is_known() -> None:
     assert not [name for name in seen if name.startswith(("ipmi_bmc", "ipmi_chassis", "ipmi_up"))]
     assert "bmcmedic_driver_up" not in seen
     assert seen["bmcmedic_reports_total{outcome=taken}"] == 3
+
+
+def test_what_the_driver_said_first_is_served_until_the_first_look_has_ended() -> None:
+    bench = Bench()
+    bench.driver_first = DriverView(
+        {
+            "driver": {"breaker": {"open": True, "openings": 1}, "counts": {"failures": 3}},
+            "watchdog": {"counts": {"pats": 17}},
+        }
+    )
+    seen = bench.scrape()
+    assert seen["bmcmedic_driver_up"] == seen["bmcmedic_breaker_open"] == 1
+    assert seen["bmcmedic_pats_total"] == 17
+    assert seen["bmcmedic_driver_events_total{event=failures}"] == 3
+    assert seen["bmcmedic_symptom{symptom=bmc-not-answering}"] == 1
+    assert "bmcmedic_stuck_clients" not in seen  # nobody has looked
+    bench.state = HostState(1.0, driver=DriverView(None, "no driver runs here"))
+    seen = bench.scrape()
+    assert seen["bmcmedic_driver_up"] == 0
+    assert "bmcmedic_pats_total" not in seen
+    assert seen["bmcmedic_stuck_clients"] == 0
+
+
+def test_counters_begin_at_0() -> None:
+    bench = Bench()
+    bench.driver_first = DriverView({"driver": {"counts": {}}, "watchdog": {"in_charge": True}})
+    seen = bench.scrape()
+    for outcome in Outcome:
+        assert seen[f"bmcmedic_relief_actions_total{{outcome={outcome.value}}}"] == 0
+    assert seen["bmcmedic_relief_actions_total{outcome=kipmid set}"] == 0
+    assert seen["bmcmedic_pats_total"] == seen["bmcmedic_breaker_openings_total"] == 0
+    written = "".join(path.read_text() for path in Path(driver.__file__).parent.glob("*.py"))
+    counted = set(re.findall(r"""\bcounts\["(\w+)"\] \+=""", written))
+    assert {"answers", "parks"} < counted
+    assert {name for name in seen if name.startswith("bmcmedic_driver_events_total")} == {
+        f"bmcmedic_driver_events_total{{event={name}}}" for name in counted
+    }
 
 
 def test_what_ipmi_exporter_exports_has_its_names() -> None:

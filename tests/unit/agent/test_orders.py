@@ -408,12 +408,13 @@ def told_by_all_reports(desk: Desk) -> dict[str, tuple[str, str | None]]:
 
 def test_all_orders_that_fit_into_a_reply_are_acknowledged(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
+    assert dict(desk.desk.states) == {"done": 0, "failed": 0, "refused": 0, "unknown": 0}
     desk.send(*[order(f"o{number}", "resume") for number in range(40)])
     told = told_by_all_reports(desk)
     assert list(told) == [f"o{number}" for number in range(40)]
     assert [state for state, _ in told.values()] == ["done"] * 16 + ["refused"] * 24
     assert told["o39"][1] == "too many orders wait here"
-    assert desk.desk.states == {"done": 16, "refused": 24}
+    assert desk.desk.states == {"done": 16, "failed": 0, "refused": 24, "unknown": 0}
 
 
 def test_as_many_as_a_reply_can_hold_are_acknowledged_over_several_reports(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def test_a_driver_that_says_nothing_ends_no_symptom(monkeypatch: pytest.MonkeyPa
 
 
 def test_nobody_is_told_without_a_controller() -> None:
+    assert dict(Bench().reporter.counts) == {"taken": 0, "failed": 0}
     bench = Bench(None)
     bench.see("a")
     assert bench.reporter.step() is None
