@@ -203,6 +203,7 @@ def measure(seconds: float, others: int, clients: int, sensors: int) -> None:
         else:
             bench.start_exporter(stack)
         until(lambda: "bmcmedic_pats_total" in scrape_agent(folder))
+        until(lambda: "bmcmedic_stuck_clients" in scrape_agent(folder))  # its first look has ended
         print(
             f"{sensors} sensors, {others} other processes,"
             f" scraped each {SCRAPE_S:g} s, reported each 10 s"
