@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import selectors
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bmcmedic.ipmi.constants import PrivilegeLevel
@@ -21,7 +23,9 @@ from bmcmedic.transport.aes import aes_cbc
 
 PASSWORD = b"secret"
 CREDENTIALS = Credentials("admin", PASSWORD)
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 30.0
+_EPHEMERAL_FROM = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+_CLOSED_PORTS = itertools.cycle(range(_EPHEMERAL_FROM - 1, 1023, -1))
 
 Address = tuple[Any, ...]
 Answer = tuple[int, bytes] | None
@@ -76,7 +80,7 @@ class UdpBmc:
 
     def lets_all_sessions_go(self) -> bool:
         """Whether none is left, once the datagrams that are on their way have been worked on."""
-        until = time.monotonic() + 10.0
+        until = time.monotonic() + STOP_TIMEOUT_S
         while self.sessions() and time.monotonic() < until:
             time.sleep(0.001)
         return self.sessions() == 0
@@ -165,12 +169,19 @@ def udp_bmcs() -> Iterator[UdpBmcs]:
 
 
 def closed_address(host: str = "127.0.0.1") -> Address:
-    """An address of loopback where nothing listens."""
+    """An address of loopback where nothing listens, another one each time.
+
+    The kernel hands none of these ports out, or the next socket that is opened might get it.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        address: Address = sock.getsockname()
-        return address
+    while True:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind((host, next(_CLOSED_PORTS)))
+            except OSError:
+                continue  # somebody's
+            address: Address = sock.getsockname()
+            return address
 
 
 @contextlib.contextmanager

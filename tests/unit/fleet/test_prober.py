@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.errors import NameNotResolved
-from bmcmedic.fleet import inventory, prober, resolver
+from bmcmedic.fleet import inventory, link, prober, resolver
 from bmcmedic.fleet.inventory import Target, parse_targets
 from bmcmedic.fleet.prober import ProbeOptions, Prober
 from bmcmedic.ipmi.credentials import Credentials
@@ -28,6 +28,9 @@ from tests.support.udp_bmc import (
     silent_address,
     udp_bmcs,
 )
+
+PATIENCE_S = 30.0
+"""For who answers, on a machine that is busy besides."""
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def probe(
         found[result.target].append(result)
         on_result(result)
 
-    settings = ProbeOptions(count=rounds, period_s=0.01, **options)
+    settings = ProbeOptions(count=rounds, period_s=0.01, **({"timeout_s": PATIENCE_S} | options))
     Prober(parse_targets(names), credentials, settings, take).run()
     assert {name: len(results) for name, results in found.items()} == dict.fromkeys(names, rounds)
     return found
@@ -90,13 +93,13 @@ def test_two_hundred_of_every_kind(server: UdpBmcs) -> None:
         kinds["silent"] = [named(one_silent), named(another)]
         names = [name for group in kinds.values() for name in group]
         random.Random(3).shuffle(names)
-        found = probe(names, timeout_s=4.0)
+        found = probe(names, timeout_s=8.0)
     expected = {
         "well": (True, None),
         "closed": (False, "port closed"),
         "refusing": (True, "user name"),
         "full": (True, "no free session slot"),
-        "silent": (False, "no answer to Open Session in 4 s"),
+        "silent": (False, "no answer to Open Session in 8 s"),
     }
     for kind, (reachable, said) in expected.items():
         for name in kinds[kind]:
@@ -121,7 +124,7 @@ def test_dead_bmcs_hold_nobody_up(server: UdpBmcs) -> None:
             started_at = time.monotonic()
             probe(
                 [*dead_names, *live_names],
-                timeout_s=4.0,
+                timeout_s=8.0,
                 concurrency=4,
                 on_result=lambda r: finished.__setitem__(r.target, time.monotonic() - started_at),
             )
@@ -129,7 +132,7 @@ def test_dead_bmcs_hold_nobody_up(server: UdpBmcs) -> None:
             for sock in socks:
                 sock.close()
     assert max(finished[name] for name in live_names) < min(finished[name] for name in dead_names)
-    assert min(finished[name] for name in dead_names) >= 4.0 * 0.99
+    assert min(finished[name] for name in dead_names) >= 8.0 * 0.99
 
 
 def test_names_that_do_not_resolve_and_one_bmc_by_two_names(
@@ -163,7 +166,7 @@ def test_a_resolver_that_hangs_is_named_at_the_deadline(
     release = threading.Event()
 
     def look_up(_target: Target) -> tuple[Any, ...]:
-        release.wait(30)
+        release.wait(2 * PATIENCE_S)
         raise NameNotResolved("too late")
 
     monkeypatch.setattr(prober, "Resolver", lambda: resolver.Resolver(look_up))
@@ -171,13 +174,13 @@ def test_a_resolver_that_hangs_is_named_at_the_deadline(
     hanging = [f"hangs{n}" for n in range(100)]
     try:
         started_at = time.monotonic()
-        found = probe([*hanging, bmc.target], timeout_s=0.5)
-        assert time.monotonic() - started_at < 10
+        found = probe([*hanging, bmc.target], timeout_s=3.0)
+        assert time.monotonic() - started_at < PATIENCE_S
     finally:
         release.set()
     assert found[bmc.target][0].power == "on"
     for name in hanging:
-        assert "not resolved in 0.5 s" in (found[name][0].error or "")
+        assert "not resolved in 3 s" in (found[name][0].error or "")
 
 
 def test_an_interface_that_is_not_there() -> None:
@@ -228,12 +231,12 @@ def test_a_bmc_that_dies_in_the_middle(server: UdpBmcs) -> None:
 
     for number, bmc in enumerate(bmcs):
         bmc.execute = die(number)
-    found = probe([bmc.target for bmc in bmcs], timeout_s=1.0)
+    found = probe([bmc.target for bmc in bmcs], timeout_s=3.0)
     for number, bmc in enumerate(bmcs):
         (result,) = found[bmc.target]
         assert (result.error is None) is (number % 3 == 0), result
         if result.error:
-            assert "request 00/01 in 1 s" in result.error
+            assert "request 00/01 in 3 s" in result.error
 
 
 def test_one_in_five_lost_each_way(server: UdpBmcs) -> None:
@@ -241,12 +244,13 @@ def test_one_in_five_lost_each_way(server: UdpBmcs) -> None:
     for number, bmc in enumerate(bmcs):
         bmc.loss = 0.2
         bmc.rng.seed(number)
-    found = probe([bmc.target for bmc in bmcs], timeout_s=6.0)
+    found = probe([bmc.target for bmc in bmcs], timeout_s=12.0)
     answered = sum(result.power == "on" for (result,) in found.values())
     assert answered >= 199
 
 
-def test_kept_sessions_serve_every_round(server: UdpBmcs) -> None:
+def test_kept_sessions_serve_every_round(server: UdpBmcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "RETRANSMIT_FIRST_S", PATIENCE_S)  # else a busy machine repeats
     bmcs = [server.add() for _ in range(20)]
     found = probe([bmc.target for bmc in bmcs], rounds=5, keep_sessions=True)
     assert all(result.power == "on" for results in found.values() for result in results)
@@ -269,7 +273,7 @@ def test_kept_sessions_are_set_up_anew_where_a_bmc_restarts_between_rounds(
         if rounds[result.target] == 2:
             targets[result.target].restart()
 
-    found = probe(list(targets), rounds=3, keep_sessions=True, timeout_s=5.0, on_result=restart)
+    found = probe(list(targets), rounds=3, keep_sessions=True, on_result=restart)
     assert all(result.power == "on" for results in found.values() for result in results)
     for bmc in bmcs:
         assert bmc.executed[0, 1] == 3
@@ -286,7 +290,7 @@ def test_kept_sessions_where_ports_close_between_rounds(server: UdpBmcs) -> None
         if rounds[result.target] == 2:
             targets[result.target].close_port()
 
-    found = probe(list(targets), rounds=4, keep_sessions=True, timeout_s=2.0, on_result=close)
+    found = probe(list(targets), rounds=4, keep_sessions=True, on_result=close)
     for results in found.values():
         assert [result.power for result in results] == ["on", "on", None, None]
         assert all("port closed" in (result.error or "") for result in results[2:])
@@ -300,7 +304,7 @@ def test_an_error_about_an_idle_kept_session_does_not_stop_the_sweep(server: Udp
     def disturb(result: ProbeResult) -> None:
         results.append(result)
 
-    options = ProbeOptions(count=3, period_s=0.3, keep_sessions=True, timeout_s=2.0)
+    options = ProbeOptions(count=3, period_s=0.3, keep_sessions=True, timeout_s=PATIENCE_S)
     sweep = Prober(parse_targets([bmc.target]), CREDENTIALS, options, disturb)
     told: list[int] = []
 

@@ -11,7 +11,7 @@ from bmcmedic.errors import NameNotResolved
 from bmcmedic.fleet.inventory import Target
 from bmcmedic.fleet.resolver import RESOLVER_THREADS_MAX, Resolved, Resolver
 
-GIVE_UP_S = 20.0
+GIVE_UP_S = 60.0
 
 
 def take(resolver: Resolver, count: int) -> list[Resolved]:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +17,10 @@ REPORT = json.dumps(
 )
 
 
-def python(code: str, timeout_s: float = 20.0) -> TriageCommand:
+DEADLINE_S = 60.0
+
+
+def python(code: str, timeout_s: float = DEADLINE_S) -> TriageCommand:
     return TriageCommand((sys.executable, "-c", code), timeout_s)
 
 
@@ -47,23 +50,21 @@ def test_a_missing_program_is_named() -> None:
         asyncio.run(TriageCommand(("/no/such/program",)).run())
 
 
-def test_at_the_deadline_the_whole_group_is_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leader", ["wait", "exec sleep 600"])
+def test_at_the_deadline_the_whole_group_is_ended(tmp_path: Path, leader: str) -> None:
     pid_file = tmp_path / "pid"
-    code = (
-        "import subprocess, sys, pathlib\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n"
-        "child.wait()\n"
-    )
-    with pytest.raises(TriageFailed, match="within 2 s"):
-        asyncio.run(python(code, timeout_s=2.0).run())
-    grandchild = int(pid_file.read_text())
-    until = time.monotonic() + 10.0
-    while Path(f"/proc/{grandchild}/cmdline").exists() and time.monotonic() < until:
-        if not Path(f"/proc/{grandchild}/cmdline").read_bytes():
-            break  # a zombie that waits for its new parent
-        os.sched_yield()
-    assert time.monotonic() < until
+    command = ("/bin/sh", "-c", f"sleep 600 & echo $! > {pid_file}; {leader}")
+    for timeout_s in (0.5, 5.0, DEADLINE_S):  # a busy machine may not have begun it in time
+        with pytest.raises(TriageFailed, match=f"within {timeout_s:g} s"):
+            asyncio.run(TriageCommand(command, timeout_s).run())
+        if pid_file.exists() and pid_file.read_text().endswith("\n"):
+            break
+    grandchild = Path(f"/proc/{int(pid_file.read_text())}/cmdline")
+    until = time.monotonic() + DEADLINE_S
+    with contextlib.suppress(OSError):  # it is gone
+        while grandchild.read_bytes():  # empty: a zombie that waits for its new parent
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("code", ["print('x' * 3_000_000)", "while True: print('x' * 65536)"])

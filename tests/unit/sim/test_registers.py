@@ -17,7 +17,8 @@ from bmcmedic.sim.registers import ServedRegisters
 from bmcmedic.transport.port_io import PortIo
 
 GET_DEVICE_ID = b"\x18\x01"
-LIMITS = KcsLimits(ibf_s=2.0, obf_s=2.0, exchange_s=20.0, absent_s=0.05)
+WAIT_S_MAX = 30.0
+LIMITS = KcsLimits(ibf_s=10.0, obf_s=10.0, exchange_s=WAIT_S_MAX, absent_s=0.05)
 NEVER = float("inf")
 
 
@@ -43,7 +44,7 @@ def served(*faults: str) -> Iterator[tuple[PortIo, SimBmc, ServedRegisters]]:
         yield PortIo(registers, limits=LIMITS), bmc, registers
     finally:
         registers.stop()
-        firmware.join(5.0)
+        firmware.join(WAIT_S_MAX)
         assert not firmware.is_alive()
 
 
@@ -79,7 +80,7 @@ def test_it_answers_again_after_its_boot() -> None:
         with registers.lock:
             bmc.schedule_restart(time.monotonic(), cold=True)
             registers.changed()
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + WAIT_S_MAX
         while bmc.cold_resets == 0 or registers.read_status() == 0xFF:
             assert time.monotonic() < deadline
             time.sleep(0.001)

@@ -49,6 +49,8 @@ from tests.support.udp_bmc import (
 )
 
 CAPABILITIES = GetChannelAuthenticationCapabilitiesReq()
+PATIENCE_S = 30.0
+"""Of who is to be answered, on a machine that is busy besides."""
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-def deadline(seconds: float = 5.0) -> float:
+def deadline(seconds: float = PATIENCE_S) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
@@ -78,7 +80,7 @@ async def connect(bmc: UdpBmc, **options: Any) -> LanPlus:  # noqa: ANN401
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until the server's thread has come that far."""
-    give_up_at = deadline(10)
+    give_up_at = deadline()
     while not condition():
         assert asyncio.get_running_loop().time() < give_up_at
         await asyncio.sleep(0)
@@ -191,10 +193,10 @@ def test_a_closed_port_is_known_at_once() -> None:
         for address in (closed_address(), closed_address("::1")):
             started_at = time.monotonic()
             with pytest.raises(PortClosed, match="nothing listens"):
-                await LanPlus.connect(address, CREDENTIALS, deadline=deadline(30))
+                await LanPlus.connect(address, CREDENTIALS, deadline=deadline())
             with pytest.raises(PortClosed):
-                await sessionless_exchange(address, CAPABILITIES, deadline=deadline(30))
-            assert time.monotonic() - started_at < 10
+                await sessionless_exchange(address, CAPABILITIES, deadline=deadline())
+            assert time.monotonic() - started_at < PATIENCE_S, "not at a deadline"
 
     run(story())
 
@@ -203,11 +205,9 @@ def test_no_way_to_an_address() -> None:
     async def story() -> None:
         # Broadcast, which no socket of ours may send to.
         with pytest.raises(Unreachable):
-            await LanPlus.connect(("255.255.255.255", 623), CREDENTIALS, deadline=deadline(30))
+            await LanPlus.connect(("255.255.255.255", 623), CREDENTIALS, deadline=deadline())
         with pytest.raises(Unreachable):
-            await sessionless_exchange(
-                ("255.255.255.255", 623), CAPABILITIES, deadline=deadline(30)
-            )
+            await sessionless_exchange(("255.255.255.255", 623), CAPABILITIES, deadline=deadline())
 
     run(story())
 
@@ -231,7 +231,7 @@ def test_silence_ends_at_the_deadline() -> None:
                 started_at = time.monotonic()
                 with pytest.raises(NoAnswer):
                     await ask()
-                assert 0.3 < time.monotonic() - started_at < 5
+                assert 0.3 < time.monotonic() - started_at < PATIENCE_S / 2
 
     run(story())
 
@@ -254,6 +254,7 @@ def test_a_request_without_an_answer_leaves_the_session_usable(bmc: UdpBmc) -> N
             bmc.execute = lambda _incoming: None
             with pytest.raises(NoAnswer, match="00/01"):
                 await session.exchange(GetChassisStatusReq(), deadline(0.3))
+            await until(lambda: bmc.executed[0, 1] > 0)
             assert bmc.executed[0, 1] == 1, "repeats of a request in work are not executed"
             bmc.execute = power
             assert (await session.exchange(GetChassisStatusReq(), deadline())).power_on
@@ -269,6 +270,7 @@ def test_a_cold_reset_whose_answer_is_lost_was_sent_once(bmc: UdpBmc) -> None:
         before = bmc.datagrams
         with pytest.raises(NoAnswer):
             await session.exchange(ColdResetReq(), deadline(1.0))
+        await until(lambda: bmc.executed[6, 2] > 0)
         assert bmc.datagrams == before + 1
         assert bmc.executed[6, 2] == 1
         session.abandon()
@@ -292,7 +294,7 @@ def test_a_bmc_that_stops_listening_is_a_closed_port_each_time_it_is_asked(bmc: 
         bmc.close_port()
         for _ in range(3):
             with pytest.raises(PortClosed):
-                await session.exchange(GetChassisStatusReq(), deadline(30))
+                await session.exchange(GetChassisStatusReq(), deadline())
         await session.close()
 
     run(story())
@@ -361,7 +363,7 @@ def test_a_bmc_that_does_not_confirm_the_close_holds_nobody_up(
     async def story() -> None:
         session = await connect(bmc)
         bmc.restart()
-        await asyncio.wait_for(session.close(), 10)
+        await asyncio.wait_for(session.close(), PATIENCE_S)
 
     run(story())
 
@@ -383,12 +385,12 @@ def test_one_in_five_lost_each_way_is_no_hindrance(bmc: UdpBmc) -> None:
 
     async def story() -> None:
         async with await LanPlus.connect(
-            bmc.address, CREDENTIALS, deadline=deadline(30), retransmit_first_s=0.02
+            bmc.address, CREDENTIALS, deadline=deadline(), retransmit_first_s=0.02
         ) as session:
             for _ in range(20):
-                assert (await session.exchange(GetChassisStatusReq(), deadline(30))).power_on
+                assert (await session.exchange(GetChassisStatusReq(), deadline())).power_on
         answer = await sessionless_exchange(
-            bmc.address, CAPABILITIES, deadline=deadline(30), retransmit_first_s=0.02
+            bmc.address, CAPABILITIES, deadline=deadline(), retransmit_first_s=0.02
         )
         assert answer.ipmi_2_0
 
