@@ -73,6 +73,19 @@ def test_an_upgrade_and_a_roll_back_lose_no_pat(kernel: Kernel, seed: int) -> No
         end_and_look(host)
 
 
+@pytest.mark.parametrize("seed", plans.seeds([SHORT_SEED]))
+def test_an_upgrade_while_the_bmc_hangs_lets_no_timer_run_out(kernel: Kernel, seed: int) -> None:
+    """No last pat gets through, and no first one: the timer runs on all the while."""
+    with upheaval(kernel, "dev-ipmi", seed) as host:
+        host.add_version("/opt", NEXT_VERSION)
+        host.begin(loaded=False)
+        host.hang(timer_runs=True)
+        host.switch_version_in_a_hang("/opt", NEXT_VERSION)
+        host.recover(loaded=False)
+        host.wait_until_well()
+        end_and_look(host)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", plans.seeds(LONG_SEEDS))
 def test_whatever_is_struck_whenever(kernel: Kernel, seed: int) -> None:

@@ -28,6 +28,7 @@ SINCE_LAST_PAT_S_MAX = 10
 """Between a driver's last pat and its end, by what is done to it here."""
 HEAL_S = 90
 """Of the time on a timer that runs in a hang: enough for driver and kernel to find back."""
+HUNG_S = 3 * PAT_PERIOD_S
 UNITS = ("driver", "agent")
 KEEPER = "/usr/lib/lab/upheaval_keeper.py"
 KEEPER_LOG = "/run/lab/keeper.log"
@@ -266,6 +267,39 @@ class Upheaval:
 
     def switch_version(self, folder: str, version: str) -> None:
         """As `systemctl restart` after an upgrade."""
+        self._restart(folder)
+        self.wait_until_well()
+        self._assert_that_runs(version)
+
+    def switch_version_in_a_hang(self, folder: str, version: str) -> None:
+        """The same while no pat gets through: the next version waits for the BMC, and watches."""
+
+        def hangs() -> bool:
+            driver = self.last_look["driver"]
+            return driver is not None and (driver["last_pat_age_s"] or 0.0) > HUNG_S
+
+        self.wait_until(lambda: hangs() or self.watch.has_healed, "no pat to get through")
+        pats = self.bmc.requests("06/22")
+        self._restart(folder)
+
+        def waits() -> bool:
+            now = self.last_look
+            driver, ours = now["driver"], now["ours"]
+            return (
+                driver is not None
+                and not driver["settled"]
+                and bool(driver["pretimeout"]["watching"])
+                and driver["pretimeout"]["fired"] == 0
+                and [ours.get(name) for name in UNITS] == [[now["ready"][name]] for name in UNITS]
+                and ours.get("watcher") == [driver["pretimeout"]["watcher_pid"]]
+            )
+
+        self.wait_until(lambda: waits() or self.watch.has_healed, "the next version to wait")
+        patted = self.bmc.requests("06/22")
+        assert patted == pats or self.watch.has_healed
+        self._assert_that_runs(version)
+
+    def _restart(self, folder: str) -> None:
         ended, started = len(self.told("ended")), len(self.told("started"))
         self.order(do="restart", folder=folder)
         self.wait_until(
@@ -277,7 +311,8 @@ class Upheaval:
         )
         assert [end["code"] for end in self.told("ended")[ended:]] == [0] * len(UNITS)
         self.assert_ended_as_told()
-        self.wait_until_well()
+
+    def _assert_that_runs(self, version: str) -> None:
         for name in UNITS:
             log = self.guest.read_file(f"/run/lab/{name}.log").decode()
             assert f"bmcmedic {version}: " in log.rpartition("--- start ")[2], log
@@ -304,13 +339,14 @@ class Upheaval:
         self.watch.heals = timer_runs
         self.guest.run(": >/run/lab/hangs", check=True)
 
-    def recover(self) -> None:
+    def recover(self, *, loaded: bool = True) -> None:
         """It answers again; the throttle that the hang has brought goes."""
         self.watch.heals = False
         if self._client is not None:
             self._client.kill()  # where the hang was too short, it was never stuck
         self.bmc.set_faults()
-        self.begin_load()
+        if loaded:
+            self.begin_load()
 
     def end(self) -> None:
         """Both are stopped in order."""
