@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
@@ -36,8 +37,8 @@ from bmcmedic.ipmi.sensor_reading import Reading, read, sensors_in
 from bmcmedic.ipmi.sensor_states import Severity
 from bmcmedic.sim.profile import profile_with
 from bmcmedic.transport.lanplus import LanPlus
-from tests.support.foreign import free_ports
 from tests.support.ipmi_sim import ipmi_sim
+from tests.support.ports import unused_port
 from tests.support.sensor_zoo import ANALOG, fan, temperature, voltage
 from tests.support.sim_host import RunningDoor, SimHost, eventually, running_door, sim_host
 
@@ -71,7 +72,9 @@ class Agent:
         self.driver = DriverClient(host.socket_path, 15.0)
         reader = BmcReader(lambda: self.driver, lambda: 60.0, runtime, self.sensors)
         own = Own({}, None, {}, acts=False)
-        self._metrics = Metrics(AgentCollector(lambda: None, lambda: own, reader), reader)
+        self._metrics = Metrics(
+            AgentCollector(lambda: None, lambda: None, lambda: own, reader), reader
+        )
 
     def close(self) -> None:
         self.driver.close()
@@ -111,7 +114,7 @@ def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path
         eventually(lambda: door.state() == "well")
         with closing(Agent(host)) as agent:
             ours = figures(agent.scrape())
-        (port,) = free_ports(1)
+        port = unused_port(kind=socket.SOCK_STREAM)
         config = tmp_path / "run" / "door" / "ipmi_exporter.yml"
         with subprocess.Popen(
             [EXPORTER, f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"],

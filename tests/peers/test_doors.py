@@ -21,6 +21,7 @@ from pyghmi.ipmi.command import Command
 from bmcmedic.agent import shim_start
 from bmcmedic.agent.loopback import LoopbackSettings
 from bmcmedic.ipmi.constants import CompletionCode
+from tests.support.ports import unused_port
 from tests.support.programs import bmcmedic
 from tests.support.sim_host import RunningDoor, SimHost, eventually, running_door, sim_host
 
@@ -319,9 +320,7 @@ def test_a_restarted_driver_is_found_again(sick_bench: Bench) -> None:
 def test_ipmi_exporter(tmp_path: Path) -> None:
     settings = LoopbackSettings(port=0, request_s=5.0, old_answer_s_max=0.0)
     with bench_in(tmp_path, settings) as bench:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            listens = f"127.0.0.1:{free.getsockname()[1]}"
+        listens = f"127.0.0.1:{unused_port(kind=socket.SOCK_STREAM)}"
         config = tmp_path / "run" / "door" / "ipmi_exporter.yml"
         with subprocess.Popen(
             [EXPORTER, f"--config.file={config}", f"--web.listen-address={listens}"],

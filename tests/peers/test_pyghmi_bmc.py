@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.foreign import free_ports, serving
+from tests.support.foreign import serving
+from tests.support.ports import unused_port
 from tests.support.programs import run
 
 TIMES = ("--quiet-time", "2", "--return-time", "15", "--steady-time", "1")
@@ -65,7 +66,7 @@ class PyghmiBmc:
 
 @contextlib.contextmanager
 def pyghmi_bmc(directory: Path, mode: str, *options: str) -> Iterator[PyghmiBmc]:
-    (port,) = free_ports(1)
+    port = unused_port()
     bmc = PyghmiBmc(f"127.0.0.1:{port}", directory)
     arguments = [sys.executable, str(_PROGRAM), "127.0.0.1", str(port), mode]
     with serving([*arguments, "--log", str(bmc.log), *options], port, directory):

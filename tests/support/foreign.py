@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -16,18 +15,7 @@ from bmcmedic.transport.lanplus import sessionless_exchange
 
 READY_TIMEOUT_S = 30.0
 READY_POLL_S = 0.05
-STOP_TIMEOUT_S = 10.0
-
-
-def free_ports(count: int) -> list[int]:
-    """UDP ports that nobody has at the moment, all different."""
-    with contextlib.ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            holder = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            holder.bind(("127.0.0.1", 0))
-            ports.append(int(holder.getsockname()[1]))
-        return ports
+STOP_TIMEOUT_S = 30.0
 
 
 @contextlib.contextmanager

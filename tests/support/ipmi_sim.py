@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.foreign import free_ports, serving
+from tests.support.foreign import serving
+from tests.support.ports import unused_port
 
 GUID = "a123456789abcdefa123456789abcdef"
 
@@ -62,7 +63,7 @@ def ipmi_sim(
     configuration have 19 characters at most. `commands` are lines of its own for the BMC, such as
     sensors.
     """
-    port = port or free_ports(1)[0]
+    port = port or unused_port()
     (directory / "state").mkdir(parents=True)
     key = "" if kg is None else f'  bmc_key "{kg}"\n'
     (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID, key=key))

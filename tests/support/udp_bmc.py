@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import random
 import selectors
@@ -13,19 +12,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.transport.aes import aes_cbc
+from tests.support.ports import unused_port
 
 PASSWORD = b"secret"
 CREDENTIALS = Credentials("admin", PASSWORD)
 STOP_TIMEOUT_S = 30.0
-_EPHEMERAL_FROM = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-_CLOSED_PORTS = itertools.cycle(range(_EPHEMERAL_FROM - 1, 1023, -1))
 
 Address = tuple[Any, ...]
 Answer = tuple[int, bytes] | None
@@ -169,19 +166,9 @@ def udp_bmcs() -> Iterator[UdpBmcs]:
 
 
 def closed_address(host: str = "127.0.0.1") -> Address:
-    """An address of loopback where nothing listens, another one each time.
-
-    The kernel hands none of these ports out, or the next socket that is opened might get it.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.bind((host, next(_CLOSED_PORTS)))
-            except OSError:
-                continue  # somebody's
-            address: Address = sock.getsockname()
-            return address
+    """An address of loopback where nothing listens, another one each time."""
+    port = unused_port(host)
+    return (host, port, 0, 0) if ":" in host else (host, port)
 
 
 @contextlib.contextmanager
