@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.driver.socket.client import DriverClient
+from bmcmedic.driver.socket.errors import DriverUnavailable
 from bmcmedic.errors import BmcmedicError
 from tests.support.programs import bmcmedic, run
 from tests.support.running import DEADLINE_S, Running, until
@@ -34,6 +35,13 @@ class RunningDriver(Running):
 
     def client(self) -> DriverClient:
         return DriverClient(self.socket_path, DEADLINE_S)
+
+    def is_served(self) -> bool:
+        """Whether its socket is there and answers: it is there a moment before that."""
+        try:
+            return bool(self.status())
+        except DriverUnavailable:
+            return False
 
 
 @contextlib.contextmanager
@@ -207,8 +215,8 @@ def test_a_reload_takes_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
     with driver(
         tmp_path, "--interface", "auto", "--device", "/x", "--config", str(file)
     ) as running:
-        until(Path(running.socket_path).exists, lambda: "the socket")
-        assert running.status()["watchdog"] is None  # it is served, so signals are handled
+        until(running.is_served, lambda: running.said)  # so signals are handled
+        assert running.status()["watchdog"] is None
         file.write_text(
             "[process]\nlog_level = 'info'\n[socket]\nread_users = [5]\n[check]\nperiod_s = 3\n",
             encoding="utf-8",

@@ -28,6 +28,8 @@ from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import NoAnswer
 
 LOOK_AFTER_S = 0.1
+WAITING_S = 0.2
+"""How often it says that its pat is still queued; the shipped driver says it each second."""
 
 
 class FileBmc:
@@ -40,7 +42,7 @@ class FileBmc:
         while (self.folder / "silent").exists():
             if time.monotonic() > deadline:
                 raise NoAnswer("silent")
-            time.sleep(1.0)
+            time.sleep(WAITING_S)
             (self.folder / "waiting").touch()
             assert waiting is not None
             waiting()

@@ -70,12 +70,14 @@ class ScriptedInterface:
     def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
         attempt = Attempt(request, deadline, claim, idempotent)
         self.requests.append(request)
-        if self.by_itself is not None:
-            self.by_itself(attempt)
-        else:
-            with self._changed:
+        # In one: who sets `by_itself` and then sees none begun has to answer none by hand.
+        with self._changed:
+            by_itself = self.by_itself
+            if by_itself is None:
                 self._begun.append(attempt)
                 self._changed.notify_all()
+        if by_itself is not None:
+            by_itself(attempt)
         return attempt.outcome()
 
     def next_attempt(self) -> Attempt:

@@ -6,6 +6,8 @@ import fcntl
 import os
 import threading
 
+import pytest
+
 from bmcmedic.driver.process import log
 from bmcmedic.driver.process.log import Log, is_journal
 from bmcmedic.driver.runtime import ThreadRuntime
@@ -19,7 +21,10 @@ def pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def test_messages_are_written_in_their_order_and_no_more_than_wanted() -> None:
+def test_messages_are_written_in_their_order_and_no_more_than_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "FLUSH_S", 30.0)  # a busy machine is no reader who does not read
     reading, writing = pipe()
     messages = Log(ThreadRuntime(), log.WARNING, fd=writing)
     thread = threading.Thread(target=messages.run)

@@ -29,6 +29,10 @@ from bmcmedic.errors import ConfigurationError
 
 LIMIT_S = 2.0
 """Of the stand-in's pretimeout; it pats twice a second."""
+RESTART_S = 10.0
+"""The limit where it is to be restarted in time: on a busy machine that takes some seconds."""
+LATE_S_MAX = 5.0
+"""It fires within its limit and 1 s where it may have a processor; a busy machine lets it wait."""
 WAIT_S_MAX = 30.0
 STAND_IN = Path(__file__).parents[2] / "support" / "driver_stand_in.py"
 
@@ -61,9 +65,9 @@ class StandIn:
         self.check.chmod(0o755)
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, limit_s: float = LIMIT_S) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(STAND_IN), str(self.folder), str(LIMIT_S), *options],
+            [sys.executable, str(STAND_IN), str(self.folder), str(limit_s), *options],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -120,11 +124,11 @@ def driver(tmp_path: Path) -> Iterator[StandIn]:
                 os.kill(driver.watcher_pid, signal.SIGKILL)
 
 
-def in_time(driver: StandIn, firings: int = 1) -> None:
-    """It fires within its limit plus 1 s, which begins now; the log's own time tells."""
+def in_time(driver: StandIn, firings: int = 1, limit_s: float = LIMIT_S) -> None:
+    """It fires within its limit, which begins now; the log's own time tells."""
     begun = time.time()
     eventually(lambda: driver.firings == firings)
-    assert driver.log.stat().st_mtime <= begun + LIMIT_S + 1.0
+    assert driver.log.stat().st_mtime <= begun + limit_s + LATE_S_MAX
 
 
 def test_a_stopped_driver_makes_it_fire_once_and_again_after_a_recovery(driver: StandIn) -> None:
@@ -138,7 +142,7 @@ def test_a_stopped_driver_makes_it_fire_once_and_again_after_a_recovery(driver: 
     assert driver.firings == 1
     driver.signal(signal.SIGSTOP)
     in_time(driver, 2)
-    assert driver.stamps.watcher.last.extra == 2
+    eventually(lambda: driver.stamps.watcher.last.extra == 2)  # it says so after the log
     driver.end()
     eventually(lambda: not is_running(driver.watcher_pid))
 
@@ -178,8 +182,7 @@ def test_a_silent_bmc_with_the_pat_queued_does_not_make_it_fire(driver: StandIn)
     since = time.monotonic()
     waiting = driver.folder / "waiting"
     # The pat thread counts each time that it finds its pat still queued.
-    eventually(lambda: waiting.exists() and time.monotonic() > since + 2 * LIMIT_S)
-    assert driver.stamps.driver.last.at > since + 2 * LIMIT_S - 1.5
+    eventually(lambda: waiting.exists() and driver.stamps.driver.last.at > since + 2 * LIMIT_S)
     assert driver.firings == 0
     driver.signal(signal.SIGSTOP)
     in_time(driver)
@@ -198,28 +201,28 @@ def test_a_driver_that_ends_in_order_takes_the_watcher_with_it(driver: StandIn) 
 def test_a_driver_restarted_in_time_brings_its_own_watcher_and_nothing_fires(
     driver: StandIn,
 ) -> None:
-    driver.start()
+    driver.start(limit_s=RESTART_S)
     former = driver.watcher_pid
     driver.signal(signal.SIGKILL)
     assert driver.process is not None
     driver.process.communicate()
-    driver.start()
+    driver.start(limit_s=RESTART_S)
     assert driver.watcher_pid != former
     eventually(lambda: not is_running(former))
     assert driver.firings == 0
     driver.signal(signal.SIGSTOP)
-    in_time(driver)
+    in_time(driver, limit_s=RESTART_S)
     driver.end()
 
 
 def test_a_watcher_whose_file_was_replaced_lets_the_new_drivers_watch(driver: StandIn) -> None:
-    driver.start()
+    driver.start(limit_s=WAIT_S_MAX)
     former = driver.watcher_pid
     driver.signal(signal.SIGKILL)
     assert driver.process is not None
     driver.process.communicate()
     (driver.folder / "pretimeout.stamps").unlink()
-    driver.start()
+    driver.start(limit_s=WAIT_S_MAX)
     eventually(lambda: not is_running(former))
     assert driver.watcher_pid != former
     assert driver.firings == 0
@@ -288,7 +291,11 @@ class Watched:
     def start(self) -> None:
         self.watcher.start()
         self.callout.arm()
-        eventually(lambda: self.watcher.is_watching)
+        eventually(self._is_watching)
+
+    def _is_watching(self) -> bool:
+        self.callout.reset()  # on a busy machine it takes the watcher more than the limit to start
+        return self.watcher.is_watching
 
     def end(self) -> None:
         self.callout.end()
@@ -305,9 +312,10 @@ def test_the_command_is_run_once_an_episode(tmp_path: Path) -> None:
     eventually(lambda: "the command ended with 7" in watched.log.read_text())
     pid, silent_s, argument = ran.read_text().split()
     assert int(pid) == os.getpid()
-    assert 1.0 <= float(silent_s) < 2.0
+    assert 1.0 <= float(silent_s) < 1.0 + LATE_S_MAX
     assert argument == "argument"
-    assert watched.watcher.status()["fired"] == 1
+    eventually(lambda: watched.watcher.status()["fired"] == 1)  # it says so after the log
+    assert ran.read_text().count("\n") == 1
     watched.end()
 
 

@@ -14,7 +14,7 @@ from bmcmedic.driver.process.log import Log
 from bmcmedic.driver.process.supervisor import ServiceManager, Supervisor
 from bmcmedic.driver.runtime import ThreadRuntime
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def supervised() -> tuple[Supervisor, Log, int]:
@@ -61,7 +61,7 @@ def test_a_thread_that_was_asked_to_end_is_waited_for() -> None:
         supervisor.start("worker", ended.wait)
         supervisor.expect_ends()
         ended.set()
-        assert supervisor.join("worker")
+        assert supervisor.join("worker", DEADLINE_S)
         assert supervisor.join("nobody of that name")
 
 
@@ -73,8 +73,8 @@ def test_a_priority_that_is_too_high_for_one_thread_is_said() -> None:
         supervisor.expect_ends()
         supervisor.start("pat", nothing, urgency=2)
         supervisor.start("socket", nothing)
-        assert supervisor.join("pat")
-        assert supervisor.join("socket")
+        assert supervisor.join("pat", DEADLINE_S)
+        assert supervisor.join("socket", DEADLINE_S)
     assert written(log, reading) == (
         "bmcmedic driver: warning: the pat thread goes before no other: the limit is 10\n"
     )
