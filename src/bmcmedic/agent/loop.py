@@ -362,9 +362,11 @@ class HostLoop:
         """One line for what was done, and one when what would be done has changed."""
         outcomes = Counter(map(outcome_of, report.stuck))
         setting = report.setting
-        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        parts = [ended] if ended else []
         if setting.action in ("set", "put back") or setting.failed:
-            told += f"; kipmid_max_busy_us: {setting.action} ({setting.why})"
+            parts.append(f"kipmid_max_busy_us: {setting.action} ({setting.why})")
+        told = "; ".join(parts)
         is_done = report.acted and (_dealt_with(report) or setting.action in ("set", "put back"))
         if not told or (told == self._told and not is_done):
             self._told = told
