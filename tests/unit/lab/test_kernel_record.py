@@ -36,6 +36,14 @@ def record(*, ok: bool = True, name: ScenarioName = ScenarioName.PILE_UP) -> Rec
     return Record(name, timeline, verdict, "6.1.0", {"boots": 1}, {"state": "up"})
 
 
+@pytest.mark.parametrize(("oldest_at", "ok"), [(None, True), (12.0, True), (9.9, False)])
+def test_young_clients_at_work_are_not_those_of_the_hang(oldest_at: float | None, ok: bool) -> None:
+    timeline = Timeline(samples=[sample(20.0, clients=3, stuck=1, oldest_at=oldest_at)])
+    verdict = Verdict()
+    verdict.check_clients(timeline, healed_at=10.0)
+    assert [each.ok for each in verdict.checks] == [ok]
+
+
 def test_it_is_ok_when_every_check_is() -> None:
     assert record().ok
     assert not record(ok=False).ok

@@ -26,6 +26,7 @@ def sample(at: float, kipmi_s: float | None = 0.0, **more: object) -> Sample:
         "idle_s": 0.0,
         "clients": 0,
         "stuck": 0,
+        "oldest_at": None,
         "started": 0,
         "pats": [],
         "waiting_s": None,

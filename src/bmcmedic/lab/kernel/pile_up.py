@@ -73,7 +73,10 @@ def play(bench: Bench, verdict: Verdict) -> None:
     reset_at = bench.say(f"out of band, ipmitool mc reset cold: {said}")
     with bench.phase("recovery"):
         bench.wait_until(
-            lambda: bench.last.stuck == 0 and bool(_answered_since(bench, reset_at)),
+            lambda: (
+                not bench.timeline.has_older_client(reset_at)
+                and bool(_answered_since(bench, reset_at))
+            ),
             "the clients to end and a pat to be answered",
         )
         bench.wait_until(lambda: _is_calm(bench, reset_at), "kipmi0 to fall below 1 %")
@@ -134,7 +137,7 @@ def _judge(
         percent(after),
         ok=after is not None and after < HEALED_PERCENT_MAX,
     )
-    verdict.check("no client is stuck any more", str(bench.last.stuck), ok=bench.last.stuck == 0)
+    verdict.check_clients(timeline, reset_at)
     described = bench.bmc.get()
     guest = bench.guest
     verdict.check(

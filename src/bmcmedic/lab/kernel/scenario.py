@@ -42,6 +42,15 @@ class Verdict:
         """Add one."""
         self.checks.append(Check(words, found, ok))
 
+    def check_clients(self, timeline: Timeline, healed_at: float) -> None:
+        """Those of the hang have ended; a slow guest may yet have young ones at work."""
+        last = timeline.samples[-1]
+        self.check(
+            "no client of the hang is left",
+            f"of {last.clients} that are there, {last.stuck} stand still",
+            ok=not timeline.has_older_client(healed_at),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:

@@ -219,8 +219,8 @@ def is_client(pid):
 
 
 def clients(now, known):
-    "How many there are, how many of them are stuck, and the CPU time that each has had."
-    stuck, seen = 0, {{}}
+    "How many are stuck; of each its CPU time and since when no more; when the oldest began."
+    stuck, seen, oldest_at = 0, {{}}, None
     starters = {{str(number(path)) for path in glob.glob("/run/lab/*.starter")}}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -232,10 +232,12 @@ def clients(now, known):
             used = int(fields[11]) + int(fields[12])
         except OSError:
             continue
-        seen[pid] = used
-        old = now - int(fields[19]) / TICK >= STUCK_AFTER_S
-        stuck += old and fields[0] in "SD" and known.get(pid) == used
-    return stuck, seen
+        started_at = int(fields[19]) / TICK
+        before, since = known.get(pid, (None, None))
+        seen[pid] = (used, since if before == used else now)
+        stuck += fields[0] in "SD" and now - seen[pid][1] >= STUCK_AFTER_S
+        oldest_at = started_at if oldest_at is None else min(oldest_at, started_at)
+    return stuck, seen, oldest_at
 
 
 def number(path):
@@ -263,7 +265,7 @@ def watch():
                 else:
                     waiting_since = None
                     done.append([float(each) for each in numbers])
-            stuck, known = clients(now, known)
+            stuck, known, oldest_at = clients(now, known)
             with open("/proc/stat") as file:
                 cpu = [int(each) / TICK for each in file.readline().split()[1:9]]
             now = time.monotonic()
@@ -273,6 +275,7 @@ def watch():
                 "idle_s": round(cpu[3] + cpu[4], 3),
                 "clients": len(known),
                 "stuck": stuck,
+                "oldest_at": oldest_at,
                 "started": sum(number(path) or 0 for path in glob.glob("/run/lab/*.started")),
                 "pats": done,
                 "waiting_s": None if waiting_since is None else round(now - waiting_since, 3),

@@ -37,7 +37,9 @@ class Sample:
     clients: int
     """Processes whose executable is ipmitool."""
     stuck: int
-    """Those of them that are old, wait, and have had no CPU time since the last look."""
+    """Those of them that wait, and have had no CPU time for some seconds."""
+    oldest_at: float | None
+    """When the first of those that are there was started; None: there is none."""
     started: int
     """How many the monitoring has started until now."""
     pats: tuple[Pat, ...]
@@ -111,6 +113,11 @@ class Timeline:
     def between(self, since: float, until: float) -> list[Sample]:
         """The samples of a part of the run."""
         return [sample for sample in self.samples if since <= sample.at <= until]
+
+    def has_older_client(self, than: float) -> bool:
+        """Whether a client that was started before then is still there, by the last look."""
+        oldest_at = self.samples[-1].oldest_at if self.samples else None
+        return oldest_at is not None and oldest_at < than
 
     def kipmi_percent(self, since: float, until: float | None = None) -> float | None:
         """The share of a core that kipmi0 had; None where fewer than two looks tell."""
