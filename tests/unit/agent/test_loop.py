@@ -223,8 +223,8 @@ def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: 
     assert state.relief.actions["kipmid put back"] == 1
     assert not state.relief.throttled
     assert (state.odd, state.symptoms) == (None, ())
-    assert not bench.permission.acted
     assert " relief: kipmid_max_busy_us: put back (" in bench.said()
+    assert not bench.permission.acted
 
 
 def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
