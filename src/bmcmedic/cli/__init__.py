@@ -6,10 +6,10 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.host.output import until_written
+from bmcmedic.host.typed import NamedTuple
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

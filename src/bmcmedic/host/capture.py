@@ -8,7 +8,6 @@ import io
 import os
 import tarfile
 import time
-from typing import Dict, List, Optional, Union
 
 from bmcmedic.host.clients import ARGUMENTS_BYTES_MAX
 from bmcmedic.host.guests import naming_words
@@ -18,6 +17,7 @@ from bmcmedic.host.programs import program_of
 from bmcmedic.host.starter import Users
 from bmcmedic.host.survey import is_guest
 from bmcmedic.host.triage import Roots
+from bmcmedic.host.typed import Dict, List, Optional, Union
 
 _SHOWN_FILES = ("/dev/ipmi", "/dev/pts/", "/dev/port")
 _OTHER = "other"

@@ -9,7 +9,6 @@ meanwhile.
 import re
 from enum import Enum
 from functools import lru_cache
-from typing import List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import (
@@ -27,6 +26,7 @@ from bmcmedic.host.proc import (
     uptime_s,
 )
 from bmcmedic.host.programs import looks_like, program_of, why_left_alone
+from bmcmedic.host.typed import List, NamedTuple, Optional, Tuple
 
 STUCK_AFTER_S = 60.0
 """The age from which a client that makes no progress counts as stuck, unless told otherwise."""

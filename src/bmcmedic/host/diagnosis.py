@@ -5,11 +5,11 @@ share of a core alone. And a diagnosis says what it rules out, and what it canno
 """
 
 from enum import Enum
-from typing import List, NamedTuple, Optional, Sequence
 
 from bmcmedic.host.guests import Guest
 from bmcmedic.host.interface import Interface
 from bmcmedic.host.kipmid import Kipmi
+from bmcmedic.host.typed import List, NamedTuple, Optional, Sequence
 
 KIPMI_AT_REST_PERCENT = 1.0
 """Below this share of a core a `kipmi` thread is at rest: the kernel waits for nothing."""

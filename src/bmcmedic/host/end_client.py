@@ -8,13 +8,13 @@ there who is not proven stuck: with it the kernel ends them all.
 
 from enum import Enum
 from signal import Signals
-from typing import Callable, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Finding, Mark, Now
 from bmcmedic.host.namespaces import depth_as_first, fellows
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree
 from bmcmedic.host.relieve_looks import Judged, Looks
 from bmcmedic.host.signals import NotSent, Sender
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 SIGTERM = 15
 SIGKILL = 9

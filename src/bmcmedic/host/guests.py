@@ -1,9 +1,9 @@
 """KVM guests, and how long their virtual CPUs wait for a real one: the harm that is done."""
 
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.proc import Identity, ProcError, Process, Stat, Tree, uptime_s
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
 
 _VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
 _NAME = re.compile(r"(?:.*,)?guest=([^,]+)")

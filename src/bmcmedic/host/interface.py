@@ -5,9 +5,9 @@ reads them hangs with it.
 """
 
 import re
-from typing import Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.proc import Tree
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
 
 _NAME = re.compile(r"ipmi[0-9]+\Z")
 _CLASS = "class/ipmi"

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from typing import Optional
+
+from bmcmedic.host.typed import Optional
 
 KILL_SWITCH = "/etc/bmcmedic/disabled"
 

@@ -6,10 +6,10 @@ a lot takes as much. What does not move meanwhile tells (`interface`).
 """
 
 import re
-from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Mark
 from bmcmedic.host.proc import TICKS_PER_S, Identity, ProcError, Stat, Tree, uptime_s
+from bmcmedic.host.typed import List, NamedTuple, Optional
 
 PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"
 

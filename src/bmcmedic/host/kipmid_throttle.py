@@ -7,10 +7,10 @@ still stands: what an operator has set since is the operator's.
 
 import os
 import re
-from typing import Callable, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.interface import Interface
 from bmcmedic.host.kipmid import PARAMETER, Kipmi
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 from bmcmedic.host.undo_journal import Change, JournalError, UndoJournal
 
 MAX_BUSY_US = 100

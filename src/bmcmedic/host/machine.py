@@ -1,8 +1,7 @@
 """The host as a whole: who it is, how loaded, and what of it may write port 0x80."""
 
-from typing import Dict, List, NamedTuple, Optional
-
 from bmcmedic.host.proc import ProcError, Tree, shown
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
 
 IO_DELAY_TYPES = {0: "port 0x80", 1: "port 0xed", 2: "a loop", 3: "none"}
 """`kernel.io_delay_type`: how the kernel waits after each slow port access."""

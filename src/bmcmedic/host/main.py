@@ -6,9 +6,9 @@ ssh host python3 - triage --json < bmcmedic-triage.pyz
 
 import importlib
 import sys
-from typing import List, Optional
 
 from bmcmedic.host.output import until_written
+from bmcmedic.host.typed import List, Optional
 
 COMMANDS = {
     "triage": "bmcmedic.host.triage_main",

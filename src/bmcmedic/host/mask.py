@@ -5,9 +5,9 @@ Where it is not certain what a word is, too much is hidden rather than too littl
 """
 
 import re
-from typing import Dict, List, Optional
 
 from bmcmedic.host.programs import CLIENTS, IPMITOOL, options, program_of
+from bmcmedic.host.typed import Dict, List, Optional
 
 MASK = "****"
 

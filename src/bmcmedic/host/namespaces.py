@@ -1,9 +1,9 @@
 """Pid namespaces: with the first process of one, the kernel ends all that live in it."""
 
 import os
-from typing import List, Optional
 
 from bmcmedic.host.proc import Gone, Process, Stat, Tree, Unreadable
+from bmcmedic.host.typed import List, Optional
 
 _LINK = "ns/pid"
 _STATUS_BYTES_MAX = 4 << 10

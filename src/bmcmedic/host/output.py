@@ -3,7 +3,8 @@
 import errno
 import os
 import sys
-from typing import Callable
+
+from bmcmedic.host.typed import Callable
 
 EXIT_NO_OUTPUT = 2
 """As for wrong usage: there is no result."""

@@ -11,7 +11,8 @@ import os
 import signal
 import time
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, Optional
+
+from bmcmedic.host.typed import Any, Callable, Dict, Iterator, Optional
 
 NICE = -10
 """With a load of 190 it is short work, and all others wait for it to be done."""

@@ -10,7 +10,8 @@ import os
 from functools import lru_cache
 from stat import S_ISDIR
 from types import TracebackType
-from typing import Dict, Iterable, List, NamedTuple, Optional, Type, Union
+
+from bmcmedic.host.typed import Dict, Iterable, List, NamedTuple, Optional, Type, Union
 
 READ_BYTES_MAX = 64 << 10
 """Of one file; the rest is not read."""
@@ -141,6 +142,10 @@ class Tree:
         """The processes, in no order; empty where this is no proc tree."""
         return [int(name) for name in self.names() if _is_number(name)]
 
+    def has_processes(self) -> bool:
+        """Whether this is a proc tree with somebody in it, such as us."""
+        return os.path.isdir(self.root + "/self") or bool(self.pids())
+
     def stat(self, pid: int) -> Stat:
         """What a process is doing; raises Gone or Unreadable."""
         return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
@@ -221,8 +226,11 @@ class Process:
 
     def link_or_none(self, name: str) -> Optional[str]:
         """The same, and None where it tells nothing."""
-        target = _link_or_none(name, self._directory)
-        if self._tree.record is not None and target is not None:
+        try:
+            target = _link(name, self._directory)
+        except OSError:
+            return None
+        if self._tree.record is not None:
             self._tree.record[f"{self.pid}/{name}"] = target
         return target
 
@@ -403,17 +411,11 @@ def _links(place: str, names: Iterable[str], directory: int) -> Dict[str, str]:
     """Those of them that are there."""
     found = {}
     for name in names:
-        target = _link_or_none(place + name, directory)
-        if target is not None:
-            found[name] = target
+        try:
+            found[name] = _link(place + name, directory)
+        except OSError:
+            continue
     return found
-
-
-def _link_or_none(path: str, directory: Optional[int]) -> Optional[str]:
-    try:
-        return _link(path, directory)
-    except OSError:
-        return None
 
 
 def _refusal(error: OSError, path: str) -> ProcError:

@@ -5,7 +5,8 @@ ever because that is its work, and at a console (`ipmiconsole`) somebody sits: t
 """
 
 import re
-from typing import Iterator, List, NamedTuple, Optional
+
+from bmcmedic.host.typed import Iterator, List, NamedTuple, Optional
 
 
 class Syntax(NamedTuple):

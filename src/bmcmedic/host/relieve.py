@@ -9,7 +9,6 @@ itself is never touched. By hand it is `relieve`. A program that runs for long c
 import math
 import os
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 from bmcmedic.host import interface, kipmid, kipmid_throttle
 from bmcmedic.host.clients import Finding
@@ -22,6 +21,7 @@ from bmcmedic.host.proc import Identity, ProcError, Stat, Tree
 from bmcmedic.host.relieve_looks import APART_S_UNTOLD, NOT_YET, Judged, Looks
 from bmcmedic.host.signals import Sender, why_pids_mean_nothing
 from bmcmedic.host.starter import Starter, Users, starter_of
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional, Set
 from bmcmedic.host.undo_journal import DIRECTORY, UndoJournal
 
 LOOK_INTERVAL_S = 1.0

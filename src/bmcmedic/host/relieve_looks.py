@@ -4,10 +4,9 @@ The first look only marks how far each has come; from the second on they are jud
 has made progress is marked anew, so that what counts is what it did since.
 """
 
-from typing import Dict, List, NamedTuple, Optional
-
 from bmcmedic.host.clients import Client, Finding, Look, Now, Verdict, idle_s_min, judge
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable, age_s
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
 
 CLIENTS_MAX = 4096
 """At one look; more of them wait for the next, when some of these have ended."""

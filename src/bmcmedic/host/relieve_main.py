@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 import sys
-from typing import Optional, Sequence, Tuple
 
 from bmcmedic.host.clients import STUCK_AFTER_S
 from bmcmedic.host.priority import ahead_until_the_end
@@ -18,6 +17,7 @@ from bmcmedic.host.relieve_report import (
     screen,
     setting_lines,
 )
+from bmcmedic.host.typed import Optional, Sequence, Tuple
 
 EXIT_RELIEVED = 0
 EXIT_LEFT = 1

@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Finding
 from bmcmedic.host.diagnosis import duration
@@ -11,6 +10,7 @@ from bmcmedic.host.kipmid import Kipmi
 from bmcmedic.host.kipmid_throttle import Setting
 from bmcmedic.host.proc import shortened
 from bmcmedic.host.relieve import Case, Report
+from bmcmedic.host.typed import Any, Dict, List, NamedTuple, Optional
 
 ROWS_MAX = 1000
 """Of one list in the JSON; the counts beside it stay right."""

@@ -1,7 +1,6 @@
 """A triage as JSON and as one screen of text."""
 
 from collections import Counter
-from typing import Any, Dict, List, Optional, Tuple
 
 from bmcmedic.host.diagnosis import duration
 from bmcmedic.host.machine import IO_DELAY_TYPES
@@ -9,6 +8,7 @@ from bmcmedic.host.proc import TICKS_PER_S, shortened
 from bmcmedic.host.starter import Starter
 from bmcmedic.host.survey import Opener
 from bmcmedic.host.triage import Spared, Stuck, Triage
+from bmcmedic.host.typed import Any, Dict, List, Optional, Tuple
 
 REPORT_BYTES_MAX = 900_000
 """Below what readers of a report take; longer lists are cut, and `stuck_count` stays right."""

@@ -10,9 +10,9 @@ import errno
 import os
 import platform
 import signal
-from typing import Callable, NamedTuple, Optional
 
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree
+from bmcmedic.host.typed import Callable, NamedTuple, Optional
 
 _PIDFD_SEND_SIGNAL = 424
 # The machines on which the call has that number.

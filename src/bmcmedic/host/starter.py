@@ -2,9 +2,9 @@
 
 import re
 from functools import lru_cache
-from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host.proc import Process, Stat, Tree, shown
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
 
 INIT_PID = 1
 USERS_MAX = 100_000

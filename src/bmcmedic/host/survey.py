@@ -4,7 +4,6 @@ It is the dear part of triage, so each process costs a few reads, and only those
 """
 
 import re
-from typing import List, NamedTuple, Optional
 
 from bmcmedic.host.clients import Client, is_device
 from bmcmedic.host.guests import naming_words
@@ -12,6 +11,7 @@ from bmcmedic.host.kipmid import is_polling_thread
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree, shortened
 from bmcmedic.host.programs import looks_like, program_of
+from bmcmedic.host.typed import List, NamedTuple, Optional
 
 # It is compiled where it is first asked: most hosts, and most runs, have no use for it.
 _HYPERVISOR = (

@@ -2,7 +2,6 @@
 
 import os
 import time
-from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
 from bmcmedic.host.clients import (
@@ -26,6 +25,7 @@ from bmcmedic.host.proc import (
 )
 from bmcmedic.host.starter import Starter, Starters, Users
 from bmcmedic.host.survey import Survey, survey
+from bmcmedic.host.typed import Callable, List, NamedTuple, Optional, Tuple
 
 INTERVAL_S = 2.0
 INTERVAL_S_MAX = 300.0

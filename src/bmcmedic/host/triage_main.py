@@ -1,10 +1,13 @@
 """`bmcmedic triage`: its options, output and exit status."""
 
-import argparse
 import gc
 import os
 import sys
-from typing import Sequence
+
+from bmcmedic.host.typed import TYPE_CHECKING, NamedTuple, Optional, Sequence
+
+if TYPE_CHECKING:
+    import argparse
 
 EXIT_NO_SYMPTOM = 0
 EXIT_SYMPTOMS = 1
@@ -16,8 +19,20 @@ HELP_COLUMNS = 100
 # What does the work is imported within the functions: by then the garbage collector is off.
 
 
-def parser() -> argparse.ArgumentParser:
+class Options(NamedTuple):
+    """What `bmcmedic triage` was told."""
+
+    proc_root: Optional[str]
+    interval: float
+    stuck_after: float
+    capture: Optional[str]
+    json: bool
+
+
+def parser() -> "argparse.ArgumentParser":
     """The options of `bmcmedic triage`."""
+    import argparse
+
     from bmcmedic.host.clients import STUCK_AFTER_S
     from bmcmedic.host.triage import INTERVAL_S
 
@@ -70,12 +85,48 @@ def main(arguments: Sequence[str]) -> int:
         gc.enable()
 
 
+def options_of(arguments: Sequence[str]) -> Options:
+    """What the arguments say; ends the program where they say nothing that can be done."""
+    plain = _plain(arguments)
+    return plain if plain is not None else Options(**vars(parser().parse_args(list(arguments))))
+
+
+def _plain(arguments: Sequence[str]) -> Optional[Options]:
+    """The same for arguments that leave no doubt; None for others.
+
+    To load argparse and to have it read them takes 3 of the 100 ms that a triage may take.
+    """
+    from bmcmedic.host.clients import STUCK_AFTER_S
+    from bmcmedic.host.triage import INTERVAL_S
+
+    options = Options(None, INTERVAL_S, STUCK_AFTER_S, None, json=False)
+    words = iter(arguments)
+    for word in words:
+        if word == "--json":
+            options = options._replace(json=True)
+            continue
+        value = next(words, "")
+        if not value or value[0] == "-":
+            return None
+        if word == "--proc-root":
+            options = options._replace(proc_root=value)
+        elif word == "--capture":
+            options = options._replace(capture=value)
+        elif word == "--interval" and _is_interval_s(value):
+            options = options._replace(interval=float(value))
+        elif word == "--stuck-after" and _is_seconds(value):
+            options = options._replace(stuck_after=float(value))
+        else:
+            return None
+    return options
+
+
 def _run(arguments: Sequence[str]) -> int:
     from bmcmedic.host.diagnosis import Kind
     from bmcmedic.host.report import encoded, screen
     from bmcmedic.host.triage import NoTree, Roots, triage
 
-    options = parser().parse_args(list(arguments))
+    options = options_of(arguments)
     if options.capture is not None and options.proc_root is not None:
         return _usage("--capture is of this host, and cannot go with --proc-root")
     if options.capture is not None and os.path.exists(options.capture):
@@ -87,7 +138,7 @@ def _run(arguments: Sequence[str]) -> int:
             roots = Roots.live(recording=options.capture is not None)
     except NoTree as error:
         return _usage(f"--proc-root: {error}")
-    if not roots.proc.pids():
+    if not roots.proc.has_processes():
         return _usage(f"{roots.proc.root}: no processes; is it mounted?")
     seen = triage(
         roots,
@@ -113,20 +164,33 @@ def _usage(message: str) -> int:
     return EXIT_USAGE
 
 
-def _seconds(text: str) -> float:
+def _is_seconds(text: str) -> bool:
     try:
-        seconds = float(text)
+        return 0.0 <= float(text) < float("inf")
     except ValueError:
-        seconds = -1.0
-    if not 0.0 <= seconds < float("inf"):
+        return False
+
+
+def _is_interval_s(text: str) -> bool:
+    from bmcmedic.host.triage import INTERVAL_S_MAX
+
+    return _is_seconds(text) and 0.1 <= float(text) <= INTERVAL_S_MAX
+
+
+def _seconds(text: str) -> float:
+    import argparse
+
+    if not _is_seconds(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds
+    return float(text)
 
 
 def _interval_s(text: str) -> float:
+    import argparse
+
     from bmcmedic.host.triage import INTERVAL_S_MAX
 
     seconds = _seconds(text)
-    if not 0.1 <= seconds <= INTERVAL_S_MAX:
+    if not _is_interval_s(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not 0.1 to {INTERVAL_S_MAX:g} seconds")
     return seconds

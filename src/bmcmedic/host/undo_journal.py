@@ -11,7 +11,8 @@ import json
 import os
 import stat
 from types import TracebackType
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Type
+
+from bmcmedic.host.typed import Any, Callable, Dict, List, NamedTuple, Optional, Type
 
 DIRECTORY = "/run/bmcmedic"
 FILE_BYTES_MAX = 64 << 10
