@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from bmcmedic.agent import door_files
 from bmcmedic.agent.door_files import DoorFiles
 from bmcmedic.agent.driver_link import DriverLink
+from bmcmedic.agent.noise import Noise
 from bmcmedic.agent.repeats import Answer, Repeats, Work
 from bmcmedic.driver.reads import READS
 from bmcmedic.driver.socket.errors import ErrorKind
@@ -165,6 +166,7 @@ class LoopbackDoor:
         except OSError:
             self._socket.close()
             raise
+        self._noise = Noise(self._socket)
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     async def __aexit__(self, *_: object) -> None:
@@ -186,7 +188,7 @@ class LoopbackDoor:
             "reason": reason,
             "sessions": self._managed_system.session_count,
             "unanswered": self.link.unanswered,
-            "discarded_datagrams": self._managed_system.discarded_count,
+            "discarded_datagrams": self._managed_system.discarded_count + self._noise.dropped,
             "counts": dict(self.counts + self.link.counts),
         }
 
@@ -212,10 +214,13 @@ class LoopbackDoor:
             self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _receive(self, data: bytes, peer: Address, now: float) -> None:
+        if self._noise.is_to_drop(peer, now):
+            return
         outcome = self._managed_system.receive_datagram(data, peer, now)
         if isinstance(outcome, bytes):
             self._send(outcome, peer)
         elif outcome is not None and outcome.session_id is not None:
+            self._noise.is_in_session(peer)
             self._forward(outcome, now)
 
     def _send(self, datagram: bytes | None, peer: object) -> None:
@@ -319,9 +324,13 @@ class LoopbackDoor:
             await asyncio.sleep(LOOK_PERIOD_S)
 
     async def _renew(self) -> None:
-        """Say again what was said last: that nobody says anything is how a dead loop is told."""
+        """Each second.
+
+        Say again what was said last: that nobody says anything is how a dead loop is told.
+        """
         while True:
             await asyncio.sleep(door_files.STATE_PERIOD_S)
+            self._noise.release(self._loop.time())
             if self._state is not None:
                 with contextlib.suppress(OSError):  # reported when it changes
                     self._files.tell_state(*self._state)

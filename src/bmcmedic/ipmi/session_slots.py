@@ -158,13 +158,17 @@ class SessionSlots:
         """End them all."""
         self._slots.clear()
 
-    def free_oldest_set_up(self) -> bool:
-        """Give up the oldest session that is still being set up; False when there is none."""
-        for session_id, slot in self._slots.items():
-            if slot.session is None:
-                del self._slots[session_id]
-                return True
-        return False
+    def free_oldest_set_up(self, peer: Hashable) -> bool:
+        """Give up the oldest session that is still being set up; False when there is none.
+
+        One of `peer`'s own if there is any: who begins over and over keeps out itself alone.
+        """
+        set_ups = [slot for slot in self._slots.values() if slot.session is None]
+        if not set_ups:
+            return False
+        oldest = next((slot for slot in set_ups if slot.peer == peer), set_ups[0])
+        del self._slots[oldest.managed_session_id]
+        return True
 
     def expire(self, now: float) -> None:
         """End those that were idle for too long."""
@@ -211,7 +215,7 @@ class SessionSlots:
         if suite is None or suite.id not in self._suites:
             return None, RmcpPlusStatus.NO_CIPHER_SUITE_MATCH
         if len(self._slots) >= self.slots_max and not (
-            self.yields_set_ups and self.free_oldest_set_up()
+            self.yields_set_ups and self.free_oldest_set_up(peer)
         ):
             return None, RmcpPlusStatus.INSUFFICIENT_RESOURCES
         session_id = random_session_id(self._random_bytes)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import random
+import select
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from bmcmedic.agent import door_files, loopback
 from bmcmedic.agent.door_files import PASSWORD_BYTES, DoorFiles, NoDoor
 from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX
 from bmcmedic.agent.loopback import SESSIONS_MAX, LoopbackSettings
+from bmcmedic.agent.noise import DATAGRAMS_A_WINDOW_MAX
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.errors import (
     BmcmedicError,
@@ -45,6 +48,8 @@ from tests.support.driver_socket import FakeDriver, FakeWatchdog, eventually, se
 from tests.support.sim_host import RunningDoor, running_door
 
 DEADLINE_S = 20.0
+POLL_S = 0.05
+DATAGRAMS_NO_BUFFER_HOLDS = 20_000
 NOBODY = ("127.0.0.1", 9)
 
 
@@ -419,28 +424,81 @@ def test_a_read_may_run_again(bench: Bench) -> None:
 # ------------------------------------------------------------------------------------- hostile
 
 
+def open_session(number: int) -> bytes:
+    """Half a set-up."""
+    message = OpenSessionRequest.for_suite(0, PrivilegeLevel.USER, number + 1, cipher_suite(17))
+    return Packet(PayloadType.OPEN_SESSION_REQUEST, False, False, 0, 0, message.encode()).encode()
+
+
 def test_half_a_set_up_in_any_number_keeps_nobody_out(bench: Bench) -> None:
-    suite = cipher_suite(17)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
-        flood.settimeout(DEADLINE_S)
-        for number in range(2 * SESSIONS_MAX):
-            message = OpenSessionRequest.for_suite(0, PrivilegeLevel.USER, number + 1, suite)
-            packet = Packet(PayloadType.OPEN_SESSION_REQUEST, False, False, 0, 0, message.encode())
-            flood.sendto(packet.encode(), ("127.0.0.1", bench.door.port))
-            flood.recv(512)
+    a_sender = DATAGRAMS_A_WINDOW_MAX // 2
+    for _ in range(2 * SESSIONS_MAX // a_sender):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+            flood.settimeout(DEADLINE_S)
+            for number in range(a_sender):
+                flood.sendto(open_session(number), ("127.0.0.1", bench.door.port))
+                flood.recv(512)
     assert bench.door.status()["sessions"] == SESSIONS_MAX
     answer = bench.ask(6, 1)
     bench.driver.answer(b"\x20")
     assert answer.result().data == b"\x20"
 
 
+def test_who_begins_over_and_over_gives_up_its_own_set_ups(bench: Bench) -> None:
+    slots = bench.door.door._managed_system._slots
+    loud, other = ("127.0.0.1", 1), ("127.0.0.1", 2)
+
+    def receive(peer: tuple[str, int], number: int) -> None:
+        bench.door.call(
+            lambda: bench.door.door._receive(open_session(number), peer, bench.door.loop.time())
+        )
+
+    receive(other, 0)
+    for number in range(SESSIONS_MAX):
+        receive(loud, number)
+    assert [slot.peer for slot in slots] == [other] + [loud] * (SESSIONS_MAX - 1)
+    receive(("127.0.0.1", 3), 0)
+    assert len(slots) == SESSIONS_MAX
+    assert other not in {slot.peer for slot in slots}, "the oldest, where one's own is not there"
+
+
+def test_a_flood_from_one_address_takes_no_room_from_the_others(bench: Bench) -> None:
+    held, until = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        until.wait(DEADLINE_S)
+
+    address = ("127.0.0.1", bench.door.port)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        other.settimeout(DEADLINE_S)
+        for _ in range(DATAGRAMS_A_WINDOW_MAX + 1):
+            flood.sendto(b"noise", address)
+        eventually(lambda: bench.door.status()["discarded_datagrams"] > DATAGRAMS_A_WINDOW_MAX)
+        bench.door.loop.call_soon_threadsafe(hold)  # as on a busy machine
+        assert held.wait(DEADLINE_S)
+        for _ in range(DATAGRAMS_NO_BUFFER_HOLDS):
+            flood.sendto(b"noise", address)
+        other.sendto(open_session(0), address)
+        while not select.select([bench.door.door._socket], [], [], POLL_S)[0]:
+            other.sendto(open_session(0), address)
+        until.set()
+        assert other.recv(512)
+    assert bench.door.status()["sessions"] == 1
+
+
 def test_noise_is_dropped_and_counted(bench: Bench) -> None:
     noise = random.Random(1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for _ in range(300):
-            data = noise.randbytes(noise.randrange(1, 600))
-            sender.sendto(data, ("127.0.0.1", bench.door.port))
-            sender.sendto(b"\x06\0\xff\x07" + data, ("127.0.0.1", bench.door.port))
+    address = ("127.0.0.1", bench.door.port)
+    for _ in range(10):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(30):
+                data = noise.randbytes(noise.randrange(1, 600))
+                sender.sendto(data, address)
+                sender.sendto(b"\x06\0\xff\x07" + data, address)
     answer = bench.ask(6, 1)
     bench.driver.answer(b"\x20")
     assert answer.result().data == b"\x20"
