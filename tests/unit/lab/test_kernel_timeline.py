@@ -13,6 +13,7 @@ from bmcmedic.lab.kernel.timeline import (
     highest_percent,
     kipmi_percent,
     lowest_percent,
+    median_percent,
     pat_facts,
     percent,
     seconds,
@@ -56,6 +57,15 @@ def test_shares_are_of_the_guests_own_clock() -> None:
     assert highest_percent(seen[:3], 5.0) is None
     assert kipmi_percent(seen[:1]) is None
     assert kipmi_percent([sample(0, None), sample(1, None)]) is None
+
+
+def test_the_median_share_is_not_that_of_one_look() -> None:
+    # 2 % a second, and once 90 %.
+    shares = [0.0, 0.02, 0.04, 0.94, 0.96, 0.98]
+    seen = [sample(float(at), kipmi_s) for at, kipmi_s in enumerate(shares)]
+    assert median_percent(seen) == pytest.approx(2)
+    assert median_percent(seen[:1]) is None
+    assert median_percent([sample(0, None), sample(1, None)]) is None
 
 
 def test_a_window_is_never_shorter_than_asked_for() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any, Self
 
 SUCCESS = 0
@@ -164,6 +166,17 @@ def highest_percent(samples: Sequence[Sample], window_s: float) -> float | None:
 def lowest_percent(samples: Sequence[Sample], window_s: float) -> float | None:
     """The lowest share of kipmi0 over any window of that length, or a little more."""
     return min(_window_shares(samples, window_s), default=None)
+
+
+def median_percent(samples: Sequence[Sample]) -> float | None:
+    """The median of kipmi0's shares from one look to the next.
+
+    On a busy machine single looks are too high: an emulated processor that is not let run goes on
+    to count for the thread that it was at.
+    """
+    shares = (kipmi_percent(pair) for pair in pairwise(samples))
+    known = [share for share in shares if share is not None]
+    return median(known) if known else None
 
 
 def percent(share: float | None) -> str:
