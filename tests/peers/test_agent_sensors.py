@@ -40,7 +40,14 @@ from bmcmedic.transport.lanplus import LanPlus
 from tests.support.ipmi_sim import ipmi_sim
 from tests.support.ports import unused_port
 from tests.support.sensor_zoo import ANALOG, fan, temperature, voltage
-from tests.support.sim_host import RunningDoor, SimHost, eventually, running_door, sim_host
+from tests.support.sim_host import (
+    HANG_LIMITS,
+    RunningDoor,
+    SimHost,
+    eventually,
+    running_door,
+    sim_host,
+)
 
 EXPORTER = "prometheus-ipmi-exporter"
 TOOL = "ipmimonitoring"
@@ -140,7 +147,7 @@ def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path
 
 @pytest.mark.usefixtures("quick")
 def test_when_the_bmc_hangs_no_sensor_is_told_and_the_bmc_is_left_alone(tmp_path: Path) -> None:
-    with sim_host(tmp_path) as host, closing(Agent(host)) as agent:
+    with sim_host(tmp_path, HANG_LIMITS) as host, closing(Agent(host)) as agent:
         assert 'ipmi_up{collector="ipmi"} 1.0' in agent.scrape()
         host.set_faults("hang")
         while not host.driver.breaker.is_open:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
+"""On a machine that is busy besides, a start alone takes seconds."""
 POLL_S = 0.02
 
 

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from bmcmedic.errors import BmcmedicError
 
-STOP_TIMEOUT_S = 10.0
-HTTP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 30.0
+HTTP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)

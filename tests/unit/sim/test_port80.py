@@ -16,7 +16,7 @@ from bmcmedic.sim.rack import BmcSpec, Rack
 from bmcmedic.transport.addresses import Address
 from tests.support.sim import START, sim_bmc
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 SMALL_BYTES = 4 << 20
 WRITES_TO_THE_END = 9_011
 """Of 4 MiB 80 % are free, and 1 MiB of them stays; 256 bytes a write."""
@@ -35,7 +35,7 @@ async def rack_of(
     *faults: str, place: Address | Path = ("127.0.0.1", 0)
 ) -> AsyncIterator[tuple[Rack, Callable[[], dict[str, Any]]]]:
     spec = BmcSpec(
-        port80=place, memory_bytes=SMALL_BYTES, faults=FaultSet.parse([*faults, "boot:0.2"])
+        port80=place, memory_bytes=SMALL_BYTES, faults=FaultSet.parse([*faults, "boot:2"])
     )
     async with Rack([spec]) as rack:
         loop = asyncio.get_running_loop()
