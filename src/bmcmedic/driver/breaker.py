@@ -70,14 +70,13 @@ class Breaker:
         self.opened_at = None
         self._wait_s = self.limits.probe_s_min
 
-    def waits(self, now: float, in_flight_s: float) -> bool:
-        """An exchange, if any, has been in flight for so long; True when that opened it."""
+    def waits(self, now: float, in_flight_s: float) -> None:
+        """An exchange, if any, has been in flight for so long, which may open it."""
         if self.opened_at is not None or in_flight_s <= 0.0:
-            return False
+            return
         waited_s = self.waited_s + in_flight_s
-        if waited_s < self.limits.silence_s_max:
-            return False
-        return self.failed(now, f"no answer for {waited_s:.0f} s", in_flight_s)
+        if waited_s >= self.limits.silence_s_max:
+            self.failed(now, f"no answer for {waited_s:.0f} s", in_flight_s)
 
     def failed(
         self, now: float, reason: str, waited_s: float = 0.0, *, missing: bool = False
