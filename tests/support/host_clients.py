@@ -28,7 +28,7 @@ IGNORES_SIGTERM = f"import signal; signal.signal(15, signal.SIG_IGN); {STUCK}"
 SLEEPS = "import time; time.sleep(1000)"
 READS = "input()"
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 _WAITS = ("select", "poll", "nanosleep", "pipe", "tty", "wait_woken")
 
 

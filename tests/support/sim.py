@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 START = 1_000.0
 EPOCH_OFFSET_S = 1_700_000_000.0
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 def sim_bmc(

@@ -119,7 +119,8 @@ def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
 def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
     pid = clients.start("sdr", code=PROGRESS)
     wait_for(lambda: Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100 > SOON_S)
-    assert verdict_on(pid).finding is Finding.PROGRESS
+    # It runs each 0.05 s, and on a busy machine as often as it is let.
+    wait_for(lambda: verdict_on(pid).finding is Finding.PROGRESS)
 
 
 def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:

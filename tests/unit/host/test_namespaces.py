@@ -210,7 +210,7 @@ def test_in_a_real_container_the_innocent_lives_on(clients: HostClients, tmp_pat
                 os.kill(sleeper, signal.SIGKILL)
             report = relieve(tmp_path, OnlyThese(), {stuck}, sender)
             assert outcomes(report) == {stuck: Outcome.KILLED}
-            assert not is_alive(stuck)
+            wait_for(lambda: not is_alive(stuck))
         finally:
             box.kill()
     assert Tree("/proc").stat_or_none(box.pid) is None

@@ -23,6 +23,7 @@ from tests.support.host_clients import (
     STUCK,
     HostClients,
     host_clients,
+    wait_for,
 )
 
 STUCK_AFTER_S = 60.0
@@ -163,7 +164,8 @@ def test_exactly_the_stuck_ones_end(
     report = relieve(tmp_path, OnlyThese(), stuck | innocent, sender)
     assert outcomes(report) == dict.fromkeys(stuck, Outcome.ENDED)
     assert {case.ending.through for case in report.stuck if case.ending} == {through}
-    assert not any(map(is_alive, stuck))
+    # One whose executable is gone has ended; what is left of it may still wait for a processor.
+    wait_for(lambda: not any(map(is_alive, stuck)))
     assert all(map(is_alive, innocent))
     groups = {case.group for case in report.stuck if case.group and case.group.number == leader}
     assert groups == {(leader, 3, 2)} or groups == {(leader, 2, 2)}
@@ -175,7 +177,7 @@ def test_who_stays_after_sigterm_is_killed(clients: HostClients, tmp_path: Path,
     pid = clients.start("mc", "info", code=code)
     report = relieve(tmp_path, OnlyThese(), {pid}, Sender.of_this_system())
     assert outcomes(report) == {pid: Outcome.KILLED}
-    assert not is_alive(pid)
+    wait_for(lambda: not is_alive(pid))
 
 
 def test_who_works_after_sigterm_is_let_work(clients: HostClients, tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_the_command_ends_them_where_nothing_is_injected() -> None:
         [*apart, sys.executable, "-c", IN_A_NAMESPACE],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         cwd=Path(__file__).parents[3],
     )
