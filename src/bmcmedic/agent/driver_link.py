@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
+from bmcmedic.driver.reads import is_read
 from bmcmedic.driver.socket.connection import ServerLimits
 from bmcmedic.driver.socket.errors import (
     DriverGone,
@@ -27,6 +28,7 @@ from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
     ID_MAX,
+    AnswerFrame,
     BadLine,
     CancelFrame,
     ClientFrame,
@@ -224,7 +226,22 @@ class DriverLink:
             return  # one whose time had passed
         self._requests_in_flight -= asked.is_request
         self._tell(asked, frame)
+        question = _read(asked.frame)
+        if question is not None and isinstance(frame, AnswerFrame) and frame.age_s is None:
+            self._share(question, frame)
         self._pump()
+
+    def _share(self, question: bytes, answer: AnswerFrame) -> None:
+        """Tell those who wait for their turn to ask the same, as the driver would have.
+
+        A tool begins each session with the same four reads: without this, as many tools at once
+        as are not in flight ask a slow BMC for them over and over.
+        """
+        same = [asked for asked in self._waiting if _read(asked.frame) == question]
+        for asked in same:
+            self._waiting.remove(asked)
+            self.counts["shared"] += 1
+            self._tell(asked, answer)
 
     def lost(self, last: ErrorFrame | None = None) -> None:
         """The connection is gone."""
@@ -300,6 +317,13 @@ class _Connection(asyncio.Protocol):
         if transport is not None and self._link.is_of(transport):
             cast("asyncio.Transport", transport).abort()
             self._link.lost()
+
+
+def _read(frame: RequestFrame | StatusFrame) -> bytes | None:
+    """What one asks that the driver lets others share; None: it is nothing of that kind."""
+    if isinstance(frame, RequestFrame) and frame.bridge is None and is_read(frame.message):
+        return frame.message
+    return None
 
 
 def error_frame(error: BmcmedicError) -> ErrorFrame:

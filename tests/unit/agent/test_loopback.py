@@ -321,6 +321,39 @@ def test_no_more_is_in_flight_than_the_driver_takes_and_the_rest_waits(bench: Be
     eventually(lambda: bench.door.status()["unanswered"] == 0)
 
 
+def test_who_waits_for_its_turn_to_read_the_same_gets_the_answer_too(bench: Bench) -> None:
+    reads = 3 * IN_FLIGHT_MAX
+    for number in range(reads):
+        bench.forward(incoming(RequestMessage(6, 1, sequence=number)))
+    others = [(6, 1, b"\x00"), (6, 4, b""), (6, 2, b"")]  # another read, another, and a change
+    for netfn, command, data in others:
+        bench.forward(incoming(RequestMessage(netfn, command, data)))
+    eventually(lambda: len(bench.driver.submitted) == IN_FLIGHT_MAX)
+    bench.driver.answer(b"\x20")
+    eventually(lambda: len(bench.driver.submitted) == IN_FLIGHT_MAX + 1)
+    for _ in range(IN_FLIGHT_MAX - 1 + len(others)):
+        bench.driver.answer(b"\x20")
+    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    asked = [request.data for request in bench.driver.submitted]
+    assert asked[IN_FLIGHT_MAX:] == [
+        bytes((netfn << 2, command)) + data for netfn, command, data in others
+    ]
+    assert bench.door.status()["counts"]["shared"] == reads - IN_FLIGHT_MAX
+
+
+def test_neither_changes_nor_errors_nor_old_answers_are_shared(bench: Bench) -> None:
+    commands = [1] * IN_FLIGHT_MAX + [2, 1, 2, 1]
+    for sequence, command in enumerate(commands):
+        bench.forward(incoming(RequestMessage(6, command, sequence=sequence)))
+    bench.driver.answer(error=NoAnswer("silence"))
+    bench.driver.answer(b"\x20", age_s=3.0)
+    for _ in commands[2:]:
+        bench.driver.answer(error=NoAnswer("silence"))
+    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert [request.data[1] for request in bench.driver.submitted] == commands
+    assert "shared" not in bench.door.status()["counts"]
+
+
 def test_no_more_than_so_many_wait(bench: Bench) -> None:
     def fill() -> None:
         for number in range(IN_FLIGHT_MAX + WAITING_MAX + 1):
