@@ -50,6 +50,10 @@ class RunningAgent(Running):
 
 def configure(folder: Path, *lines: str, socket_path: str | None = None) -> Path:
     """The agent's file; everything it writes is below `folder`."""
+    own = "\n".join(lines) + "\n"
+    if "stuck_after_s" not in own:  # else it tells of what other tests start on this machine
+        own += "" if "[relief]\n" in own else "[relief]\n"
+        own = own.replace("[relief]\n", "[relief]\nstuck_after_s = 86400\n")
     file = folder / "agent.toml"
     text = f"""
 [driver]
@@ -63,7 +67,7 @@ runtime_dir = "{folder}/run"
 state_dir = "{folder}/state"
 kill_switch = "{folder}/disabled"
 """
-    file.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+    file.write_text(text + own, encoding="utf-8")
     return file
 
 
