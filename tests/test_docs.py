@@ -38,7 +38,7 @@ from tools import draw_states
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
-HELP_TIMEOUT_S = 30
+HELP_TIMEOUT_S = 90
 
 WHERE_COMMANDS_STAND = {
     "probe": ["docs/probe.md"],

@@ -53,7 +53,7 @@ class Machine:
             env={"PATH": str(self.bin), "PYTHON": python},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=False,
         )
 

@@ -10,7 +10,7 @@ from pyghmi.ipmi.command import Command
 
 from tests.support.sim import RunningRack, running_bmc
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 
 # pyghmi keeps its sockets for the life of the process.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")

@@ -11,7 +11,7 @@ import pytest
 from tests.support.programs import bmcmedic
 
 FULL = Path("/dev/full")
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 
 
 @pytest.mark.parametrize("command", ["probe", "reset", "heal"])

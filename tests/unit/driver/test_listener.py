@@ -14,7 +14,7 @@ import pytest
 from bmcmedic.driver.socket.listener import PATH_BYTES_MAX, listen, passed_socket, peer_of
 from bmcmedic.errors import ConfigurationError
 
-CHILD_TIMEOUT_S = 30
+CHILD_TIMEOUT_S = 90
 
 
 def mode(path: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from bmcmedic.driver.process import realtime
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 
 TRY_ALL = """
 import ctypes, json, os, resource, sys, threading

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 BMCMEDIC = (sys.executable, "-m", "bmcmedic")
 
 
