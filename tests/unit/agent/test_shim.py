@@ -19,7 +19,7 @@ from bmcmedic.agent.door_files import NO_DRIVER, NO_INTERFACE, SILENT, WELL, Doo
 from bmcmedic.agent.shim_main import find_real, is_shim
 from bmcmedic.agent.shim_results import FILES_MAX, Result, Results, began_at, now
 
-WAIT_S_MAX = 30.0
+WAIT_S_MAX = 90.0
 DOOR_WORDS = ["-I", "lanplus", "-H", "127.0.0.1", "-p", "6230", "-U", "bmcmedic-shim"]
 NOTHING: Mapping[str, str] = {}
 THE_SCRIPT = Path(shim_start.__file__)
@@ -48,8 +48,15 @@ class Shimmed:
 
     def open(self, state: str = WELL, reason: str = "") -> None:
         assert self.files.hold()
-        self.files.tell_state(state, reason)
+        self.tell(state, reason)
         self.files.publish("127.0.0.1", 6230, 15.0, self.settings)
+
+    def tell(self, state: str, reason: str = "") -> None:
+        """Say it with a time to come: a door renews it, and a test may take longer than that."""
+        later = time.monotonic() + 600.0
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda: later)
+            self.files.tell_state(state, reason)
 
     def really(self, script: str) -> None:
         self.real.write_text(f'#!/bin/sh\necho "$@" >> {self.runs}\n{script}\n', encoding="utf-8")
@@ -211,14 +218,14 @@ def test_a_dead_agents_files_mislead_nobody(shimmed: Shimmed) -> None:
 
 
 def test_without_a_driver_it_is_out_of_the_way(shimmed: Shimmed) -> None:
-    shimmed.files.tell_state(NO_DRIVER, "no driver")
+    shimmed.tell(NO_DRIVER, "no driver")
     assert is_as_called(shimmed, "mc", "info")
 
 
 def test_without_a_driver_the_real_one_has_the_same_deadline(shimmed: Shimmed) -> None:
     shimmed.settings = {"deadline_s": "0.5"}
     shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
-    shimmed.files.tell_state(NO_DRIVER, "no driver")
+    shimmed.tell(NO_DRIVER, "no driver")
     shimmed.really("exec sleep 600")
     assert shimmed.run("mc", "info")[0] == -signal.SIGALRM
 
@@ -308,14 +315,14 @@ def group_is_gone(group: int) -> bool:
 
 @pytest.mark.parametrize("words", [("mc", "info"), ("power", "on")], ids=["read", "change"])
 def test_at_the_deadline_the_whole_group_is_ended(shimmed: Shimmed, words: tuple[str, str]) -> None:
-    shimmed.settings = {"deadline_s": "0.5"}
+    shimmed.settings = {"deadline_s": "2"}
     shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
     pids = shimmed.folder / "pids"
     # One that does not heed SIGTERM, with a child.
     shimmed.really(f"trap '' TERM; sleep 600 & echo $$ > {pids}; wait; sleep 600")
     status, output, error = shimmed.run(*words)
     assert (status, output) == (1, b"")
-    assert b"ended after 0.5 s" in error
+    assert b"ended after 2 s" in error
     group = int(pids.read_text(encoding="ascii"))
     eventually(lambda: group_is_gone(group))
 
@@ -456,7 +463,7 @@ def test_a_folder_that_is_not_ours_alone_is_not_used(shimmed: Shimmed) -> None:
 def test_a_silent_bmc_gets_the_last_good_output_with_its_age(shimmed: Shimmed) -> None:
     shimmed.run("mc", "info")
     shimmed.really("exit 1")
-    shimmed.files.tell_state(SILENT, "no answer")
+    shimmed.tell(SILENT, "no answer")
     status, output, error = shimmed.run("mc", "info")
     assert (status, output) == (0, b"out\n")
     assert error.startswith(b"err\nbmcmedic ipmitool: the BMC does not answer (no answer); this is")
@@ -466,7 +473,7 @@ def test_a_silent_bmc_gets_the_last_good_output_with_its_age(shimmed: Shimmed) -
 def test_a_silent_bmc_is_an_error_where_nothing_is_known(shimmed: Shimmed) -> None:
     shimmed.really("exit 1")
     shimmed.run("mc", "info")
-    shimmed.files.tell_state(SILENT, "no answer")
+    shimmed.tell(SILENT, "no answer")
     for words in (("mc", "info"), ("mc", "guid"), ("power", "off")):
         status, output, error = shimmed.run(*words)
         assert (status, output) == (1, b"")
@@ -476,7 +483,7 @@ def test_a_silent_bmc_is_an_error_where_nothing_is_known(shimmed: Shimmed) -> No
 
 def test_without_an_interface_it_says_that_and_sends_nothing(shimmed: Shimmed) -> None:
     shimmed.run("mc", "info")
-    shimmed.files.tell_state(NO_INTERFACE, "no device")
+    shimmed.tell(NO_INTERFACE, "no device")
     assert b"there is no interface to the BMC (no device); nothing was" in shimmed.run("mc", "x")[2]
     status, output, error = shimmed.run("mc", "info")
     assert (status, output) == (0, b"out\n")
@@ -500,7 +507,7 @@ def test_a_run_in_which_the_bmc_fell_silent_gives_way_to_the_last_good_one(
     status, output, error = shimmed.run("mc", "info")
     assert (status, output) == (0, b"out\n")
     assert b"the BMC does not answer; this is its answer from" in error
-    shimmed.files.tell_state(WELL)
+    shimmed.tell(WELL)
     falls_silent(shimmed, "echo half; exit 1")
     status, output, error = shimmed.run("mc", "guid")  # never asked before
     assert (status, output) == (1, b"half\n")
@@ -522,14 +529,14 @@ def test_the_age_is_that_of_the_answers_oldest_part(shimmed: Shimmed) -> None:
     words = kept.read_bytes().split(b" ")
     words[1] = repr(float(words[1]) - 40).encode()  # as if the run had begun 40 s earlier
     kept.write_bytes(b" ".join(words))
-    shimmed.files.tell_state(SILENT)
+    shimmed.tell(SILENT)
     assert b"answer from 4" in shimmed.run("mc", "info")[2]
 
 
 def test_after_a_change_a_silent_bmc_gets_nothing_from_before(shimmed: Shimmed) -> None:
     shimmed.run("power", "status")
     shimmed.run("power", "off")
-    shimmed.files.tell_state(SILENT)
+    shimmed.tell(SILENT)
     status, output, error = shimmed.run("power", "status")
     assert (status, output) == (1, b"")
     assert b"no answer of the last 300 s and since the last change to give" in error
@@ -549,7 +556,7 @@ def test_a_door_that_stands_still_is_not_believed(
     for words in (("mc", "guid"), ("power", "off")):
         assert shimmed.run(*words)[:2] == (1, b"")
     assert len(shimmed.ran()) == 1
-    shimmed.files.tell_state(WELL)
+    shimmed.tell(WELL)
     assert door_files.state(str(shimmed.runtime_dir)) == (WELL, "")
 
 
@@ -557,24 +564,25 @@ def test_a_door_that_stands_still_is_not_believed(
 def test_a_run_ends_when_the_door_stands_still(shimmed: Shimmed, words: tuple[str, str]) -> None:
     pids = shimmed.folder / "pids"
     shimmed.really(f"echo $$ > {pids}; exec sleep 600")
+    shimmed.files.tell_state(WELL)
     status, output, error = shimmed.run(*words)  # nobody renews the state
     assert (status, output) == (1, b"")
     assert b"stands still" in error
-    assert group_is_gone(int(pids.read_text(encoding="ascii")))
+    eventually(lambda: group_is_gone(int(pids.read_text(encoding="ascii"))))
 
 
 def test_what_is_too_old_is_not_given(shimmed: Shimmed) -> None:
     shimmed.run("mc", "info")
     shimmed.settings = {"old_output_s_max": "0"}
     shimmed.files.publish("127.0.0.1", 6230, 15.0, shimmed.settings)
-    shimmed.files.tell_state(SILENT)
+    shimmed.tell(SILENT)
     status, output, error = shimmed.run("mc", "info")
     assert (status, output) == (1, b"")
     assert b"no answer of the last 0 s" in error
 
 
 def test_remote_uses_do_not_care(shimmed: Shimmed) -> None:
-    shimmed.files.tell_state(SILENT)
+    shimmed.tell(SILENT)
     assert is_as_called(shimmed, "-I", "lanplus", "-H", "bmc1", "mc", "info")
 
 
