@@ -49,7 +49,7 @@ from tests.support import sim
 from tests.support.sensor_zoo import ANALOG
 from tests.support.sim import START, sim_bmc
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 ANSWERS: dict[type[Any], Any] = {
     GetDeviceIdReq: GetDeviceIdRsp.decode(bytes.fromhex("2001017302df570100620100000000")),
     GetChassisStatusReq: GetChassisStatusRsp(
@@ -437,7 +437,7 @@ def test_the_door_serves_figures_and_nothing_else() -> None:
 def test_a_client_that_drips_or_lies_costs_the_others_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 0.2)
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 1.5)
     with opened(Place(None, "127.0.0.1", 0)) as door:
         address = ("127.0.0.1", door.port)
         with (
@@ -457,10 +457,10 @@ def test_a_client_that_drips_or_lies_costs_the_others_a_while(
 def test_figures_that_took_long_to_put_together_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 0.5)
+    monkeypatch.setattr(metrics_door, "CLIENT_S_MAX", 1.5)
 
     def text() -> bytes:
-        assert not threading.Event().wait(1.0)
+        assert not threading.Event().wait(2.0)
         return b"x" * 20_000_000
 
     with opened(Place(None, "127.0.0.1", 0), text) as door:
