@@ -57,8 +57,8 @@ def test_a_driver_that_ends_in_order_leaves_the_timer_as_it_was_told(
     assert seen["running"] is running, json.dumps(seen)
     if running:
         assert countdown_s - 30 < seen["present_countdown_s"] <= countdown_s
-    left = guest.run("ps -o args | grep [p]retimeout_watcher").output
-    assert left == "", "the watcher has gone, too"
+    watcher = "ps -o args | grep [p]retimeout_watcher"
+    guest.wait_until(lambda: guest.run(watcher).output == "", DEADLINE_S, "the watcher's end")
 
 
 def test_a_check_that_hangs_ends_in_a_panic_and_the_timer_runs_out(

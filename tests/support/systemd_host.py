@@ -284,7 +284,13 @@ class SystemdHost:
         return [json.loads(line) for line in told.splitlines()]
 
     def has_said(self, unit: str, text: str) -> bool:
-        return any(text in str(entry["MESSAGE"]) for entry in self.journal(unit))
+        """Whether it says so, or will have in a moment: the journal comes after the word."""
+        self.guest.wait_until(
+            lambda: any(text in str(entry["MESSAGE"]) for entry in self.journal(unit)),
+            DEADLINE_S,
+            f"{text!r} from {unit}",
+        )
+        return True
 
     def log(self) -> str:
         return self.guest.run(
