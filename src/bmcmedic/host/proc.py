@@ -413,7 +413,7 @@ def _links(place: str, names: Iterable[str], directory: int) -> Dict[str, str]:
     for name in names:
         try:
             found[name] = _link(place + name, directory)
-        except OSError:
+        except OSError:  # noqa: PERF203 - one that is gone leaves the others
             continue
     return found
 
