@@ -236,7 +236,8 @@ class LoopbackDoor:
         self.counts["requests"] += 1
         work = self._repeats.take(incoming, now)
         if work is not Work.NEW:
-            # Its answer crossed with the repeat: what changes something must not run twice.
+            # Its answer crossed with the repeat: what changes something must not run twice, and
+            # what only reads need not.
             self.counts["repeats"] += 1
             if isinstance(work, Answer):
                 self._send_answer(incoming, work)
@@ -301,11 +302,10 @@ class LoopbackDoor:
         is_read: bool = False,
     ) -> None:
         answer = Answer(completion_code, data, second)
-        # What was refused for now is asked again, and a read may be carried out again.
-        if is_read or completion_code == CompletionCode.NODE_BUSY:
+        if completion_code == CompletionCode.NODE_BUSY:  # refused for now, and asked again
             self._repeats.forget(incoming)
         else:
-            self._repeats.answered(incoming, answer, self._loop.time())
+            self._repeats.answered(incoming, answer, self._loop.time(), is_read=is_read)
         self._send_answer(incoming, answer)
 
     def _send_answer(self, incoming: IncomingRequest, answer: Answer) -> None:

@@ -19,6 +19,9 @@ BEHIND_MAX: Final = 8
 """A message that is that many requests of its session ago is no repeat any more. Tools have one
 request in flight, or a few, and rqSeq comes round after 64."""
 AGE_S_MAX: Final = 30.0
+READ_AGE_S_MAX: Final = 0.25
+"""Who asks a read again wants news, but for one whose answer crossed with the repeat: that comes at
+once, and as the next of its session."""
 
 
 class Work(Enum):
@@ -39,12 +42,13 @@ class Answer:
 
 
 class _Known:
-    __slots__ = ("answer", "at", "number")
+    __slots__ = ("answer", "at", "is_read", "number")
 
     def __init__(self, number: int, at: float) -> None:
         self.number = number
         self.at = at
         self.answer: Answer | None = None
+        self.is_read = False
 
 
 class _OneSession:
@@ -74,7 +78,7 @@ class Repeats:
         if known is not None:
             if known.answer is None:
                 return Work.UNDER_WAY
-            if session.count - known.number < BEHIND_MAX and now < known.at + AGE_S_MAX:
+            if _is_repeat(known, session.count, now):
                 return known.answer
         session.count += 1
         session.known[message] = _Known(session.count, now)
@@ -82,14 +86,16 @@ class Repeats:
         self._forget_old(session)
         return Work.NEW
 
-    def answered(self, incoming: IncomingRequest, answer: Answer, now: float) -> None:
+    def answered(
+        self, incoming: IncomingRequest, answer: Answer, now: float, *, is_read: bool = False
+    ) -> None:
         """Remember what came of it."""
         known = self._known(incoming)
         if known is not None and known.answer is None:
-            known.answer, known.at = answer, now
+            known.answer, known.at, known.is_read = answer, now, is_read
 
     def forget(self, incoming: IncomingRequest) -> None:
-        """It was not carried out, or does no harm when it is again."""
+        """It was not carried out."""
         if self._known(incoming) is not None:
             del self._sessions[incoming.session_id or 0].known[incoming.message]
 
@@ -104,3 +110,10 @@ class Repeats:
                 return
             if known.answer is not None:
                 del session.known[message]
+
+
+def _is_repeat(known: _Known, count: int, now: float) -> bool:
+    behind, age_s = count - known.number, now - known.at
+    if known.is_read:
+        return behind == 0 and age_s < READ_AGE_S_MAX
+    return behind < BEHIND_MAX and age_s < AGE_S_MAX

@@ -22,6 +22,7 @@ from bmcmedic.agent.door_files import PASSWORD_BYTES, DoorFiles, NoDoor
 from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX
 from bmcmedic.agent.loopback import SESSIONS_MAX, LoopbackSettings
 from bmcmedic.agent.noise import DATAGRAMS_A_WINDOW_MAX
+from bmcmedic.agent.repeats import AGE_S_MAX, READ_AGE_S_MAX, Answer, Repeats, Work
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.errors import (
     BmcmedicError,
@@ -446,12 +447,40 @@ def test_what_was_too_busy_to_be_carried_out_is_no_repeat(bench: Bench) -> None:
     assert len(bench.driver.submitted) == 2
 
 
-def test_a_read_may_run_again(bench: Bench) -> None:
+GET_DEVICE_ID, COLD_RESET = RequestMessage(6, 1, sequence=5), RequestMessage(6, 2, sequence=5)
+
+
+def test_a_read_whose_answer_crossed_with_its_repeat_is_not_read_twice(bench: Bench) -> None:
     for _ in range(2):
-        bench.forward(incoming(RequestMessage(6, 1, sequence=5)))
+        bench.forward(incoming(GET_DEVICE_ID))
+        if not bench.driver.submitted:
+            bench.driver.answer(b"\x20")
+        eventually(lambda: bench.door.status()["unanswered"] == 0)
+    assert len(bench.driver.submitted) == 1
+    assert bench.door.status()["counts"]["repeats"] == 1
+
+
+def test_a_read_that_comes_after_something_else_runs_again(bench: Bench) -> None:
+    for number, message in enumerate((GET_DEVICE_ID, COLD_RESET, GET_DEVICE_ID), 1):
+        bench.forward(incoming(message))
         bench.driver.answer(b"\x20")
         eventually(lambda: bench.door.status()["unanswered"] == 0)
-    assert len(bench.driver.submitted) == 2
+        assert len(bench.driver.submitted) == number
+
+
+@pytest.mark.parametrize(
+    ("message", "kept_s"), [(GET_DEVICE_ID, READ_AGE_S_MAX), (COLD_RESET, AGE_S_MAX)]
+)
+def test_a_read_is_a_repeat_for_a_moment_and_a_change_for_longer(
+    message: RequestMessage, kept_s: float
+) -> None:
+    repeats, answer = Repeats(1), Answer(0, b"\x20")
+    asked = incoming(message)
+    assert repeats.take(asked, 0.0) is Work.NEW
+    assert repeats.take(asked, 1.0) is Work.UNDER_WAY
+    repeats.answered(asked, answer, 2.0, is_read=message is GET_DEVICE_ID)
+    assert repeats.take(asked, 2.0 + 0.9 * kept_s) == answer
+    assert repeats.take(asked, 2.0 + kept_s) is Work.NEW
 
 
 # ------------------------------------------------------------------------------------- hostile
