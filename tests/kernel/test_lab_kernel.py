@@ -53,7 +53,7 @@ LEAST = {
         "bmc.cold_resets": 1,
     },
     ScenarioName.FLOOD: {"bmc.own_watchdog_reboots": 1, "bmc.port80_writes": 100_000},
-    ScenarioName.GUARDED: {"driver.silent_s": 30, "driver.sets": 2, "clients.started": 20},
+    ScenarioName.GUARDED: {"driver.silent_s": 30, "driver.sets": 2, "clients.started": 16},
     ScenarioName.UNARMED: {"clients.stuck_max": 10},
 }
 
