@@ -166,7 +166,7 @@ class LoopbackDoor:
         except OSError:
             self._socket.close()
             raise
-        self._noise = Noise(self._socket)
+        self._noise = Noise(self._socket, self._has_session)
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     async def __aexit__(self, *_: object) -> None:
@@ -222,6 +222,9 @@ class LoopbackDoor:
         elif outcome is not None and outcome.session_id is not None:
             self._noise.is_in_session(peer)
             self._forward(outcome, now)
+
+    def _has_session(self, peer: Address) -> bool:
+        return self._managed_system.has_session(peer, self._loop.time())
 
     def _send(self, datagram: bytes | None, peer: object) -> None:
         if datagram is None:

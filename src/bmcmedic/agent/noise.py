@@ -1,8 +1,8 @@
 """Who sends the loopback door more than any tool does: told apart by address, and shut out.
 
 What a flood fills is the socket's buffer, and then nobody else is heard. So the kernel is told to
-drop what comes from there before it takes any room; a sender on this machine cannot use an address
-that is another's.
+drop what comes from there before it takes any room. On one machine anybody can send from another's
+address, so who has a session is never shut out, and such a flood costs what any flood does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import socket
 import struct
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from bmcmedic.transport.addresses import Address
@@ -42,8 +43,9 @@ _WHOLE: Final = 0xFFFF_FFFF
 class Noise:
     """For one IPv4 socket."""
 
-    def __init__(self, heard_by: socket.socket) -> None:
+    def __init__(self, heard_by: socket.socket, has_session: Callable[[Address], bool]) -> None:
         self._socket = heard_by
+        self._has_session = has_session
         self._heard: Counter[Address] = Counter()
         self._window_ends_at = 0.0
         self._muted: dict[Address, float] = {}
@@ -59,7 +61,7 @@ class Noise:
             self._heard.clear()
             self._window_ends_at = now + WINDOW_S
         self._heard[peer] += 1
-        if self._heard[peer] <= DATAGRAMS_A_WINDOW_MAX:
+        if self._heard[peer] <= DATAGRAMS_A_WINDOW_MAX or self._has_session(peer):
             return False
         self.dropped += 1
         if len(self._muted) < MUTED_MAX:
@@ -80,11 +82,13 @@ class Noise:
             self._tell_kernel()
 
     def _tell_kernel(self) -> None:
+        # Two at once may be more than it has room for, and the old one would stay.
+        with contextlib.suppress(OSError):  # there was none
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        if not self._muted:
+            return
         # Where it does not take that, all is dropped here: dearer, but dropped.
         with contextlib.suppress(OSError):
-            if not self._muted:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-                return
             code = array.array("B", _filter(list(self._muted)))
             at, length = code.buffer_info()
             program = _PROGRAM.pack(length // _INSTRUCTION.size, at)

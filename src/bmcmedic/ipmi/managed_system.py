@@ -132,6 +132,10 @@ class ManagedSystem:
     def session_slots(self, slots_max: int) -> None:
         self._slots.slots_max = slots_max
 
+    def has_session(self, peer: Hashable, now: float) -> bool:
+        """Whether that peer is in an active session."""
+        return any(self._slots.active(slot.managed_session_id, peer, now) for slot in self._slots)
+
     def forget_sessions(self) -> None:
         """What a restart of the BMC does to its sessions."""
         self._slots.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class Bench:
         self._stack = stack
         self.now = 100.0
         self.socket = stack.enter_context(bind_udp(("127.0.0.1", 0)))
-        self.noise = Noise(self.socket)
+        self.in_session: set[object] = set()
+        self.noise = Noise(self.socket, self.in_session.__contains__)
 
     def sender(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         made = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -90,6 +92,48 @@ def test_what_comes_in_a_session_or_a_later_second_does_not_add_up(bench: Bench)
         busy.send(b"x")
         assert bench.hear() == b"x"
         bench.now += 2 * WINDOW_S / DATAGRAMS_A_WINDOW_MAX
+
+
+def test_who_has_a_session_is_heard_whatever_comes_from_its_address(bench: Bench) -> None:
+    tool = bench.sender()
+    bench.in_session.add(tool.getsockname())
+    for _ in range(3 * DATAGRAMS_A_WINDOW_MAX):
+        tool.send(b"x")
+        assert bench.hear() == b"x"
+    bench.in_session.clear()
+    tool.send(b"x")
+    assert bench.hear() is None
+
+
+class RoomForOne:
+    """A socket of a kernel that has room for one filter, and none for the next beside it."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+        self.is_full = False
+
+    def setsockopt(self, level: int, option: int, value: bytes | int) -> None:
+        is_attach = option == noise._SO_ATTACH_FILTER
+        if is_attach and self.is_full:
+            raise OSError(errno.ENOMEM, "no room")
+        self.real.setsockopt(level, option, value)
+        self.is_full = is_attach
+
+
+def test_no_old_filter_stays_where_there_is_no_room_for_two(bench: Bench) -> None:
+    bench.noise._socket = RoomForOne(bench.socket)  # type: ignore[assignment]
+    first, second, other = bench.sender(), bench.sender(), bench.sender()
+    bench.mute(first)
+    bench.now += MUTED_S / 2
+    bench.mute(second)
+    for sender in (first, second, other):
+        sender.send(b"x")
+    assert bench.hear() == b"x"
+    assert bench.noise.dropped == 2  # the kernel has let neither in
+    bench.now += MUTED_S / 2
+    bench.noise.release(bench.now)
+    first.send(b"again")
+    bench.hear_until(b"again")
 
 
 def test_so_many_are_kept_out_by_the_kernel_and_more_are_dropped_here(bench: Bench) -> None:
