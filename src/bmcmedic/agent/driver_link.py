@@ -58,13 +58,15 @@ Done: TypeAlias = Callable[[ServerFrame], None]
 class _Asked:
     """A question that has no answer yet."""
 
-    __slots__ = ("deadline", "done", "frame", "timer")
+    __slots__ = ("deadline", "done", "frame", "may_share", "timer")
 
     def __init__(self, frame: RequestFrame | StatusFrame, deadline: float, done: Done) -> None:
         self.frame = frame
         self.deadline = deadline
         self.done = done
         self.timer: asyncio.TimerHandle | None = None
+        self.may_share = False
+        """Whether what the driver says from now on was answered after this was asked."""
 
     @property
     def is_request(self) -> bool:
@@ -153,6 +155,8 @@ class DriverLink:
             self._waiting.append(asked)
         else:
             self._waiting.appendleft(asked)
+        # What is read in this turn or the next may lie in the socket already.
+        loop.call_soon(loop.call_soon, setattr, asked, "may_share", True)
         self._pump()
 
     def _pump(self) -> None:
@@ -227,7 +231,7 @@ class DriverLink:
         self._requests_in_flight -= asked.is_request
         self._tell(asked, frame)
         question = _read(asked.frame)
-        if question is not None and isinstance(frame, AnswerFrame) and frame.age_s is None:
+        if question is not None and isinstance(frame, AnswerFrame) and _is_of_now(frame):
             self._share(question, frame)
         self._pump()
 
@@ -237,7 +241,9 @@ class DriverLink:
         A tool begins each session with the same four reads: without this, as many tools at once
         as are not in flight ask a slow BMC for them over and over.
         """
-        same = [asked for asked in self._waiting if _read(asked.frame) == question]
+        same = [
+            asked for asked in self._waiting if asked.may_share and _read(asked.frame) == question
+        ]
         for asked in same:
             self._waiting.remove(asked)
             self.counts["shared"] += 1
@@ -324,6 +330,11 @@ def _read(frame: RequestFrame | StatusFrame) -> bytes | None:
     if isinstance(frame, RequestFrame) and frame.bridge is None and is_read(frame.message):
         return frame.message
     return None
+
+
+def _is_of_now(answer: AnswerFrame) -> bool:
+    """Whether the BMC has just said so: not once before, and not the driver in its place."""
+    return answer.age_s is None and answer.reason is None
 
 
 def error_frame(error: BmcmedicError) -> ErrorFrame:

@@ -138,7 +138,7 @@ def _run(arguments: Sequence[str]) -> int:
             roots = Roots.live(recording=options.capture is not None)
     except NoTree as error:
         return _usage(f"--proc-root: {error}")
-    if not roots.proc.has_processes():
+    if not (roots.proc.has_processes() if roots.is_live else roots.proc.pids()):
         return _usage(f"{roots.proc.root}: no processes; is it mounted?")
     seen = triage(
         roots,

@@ -10,20 +10,28 @@ import select
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bmcmedic.agent import door_files, loopback
 from bmcmedic.agent.door_files import PASSWORD_BYTES, DoorFiles, NoDoor
-from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX
+from bmcmedic.agent.driver_link import IN_FLIGHT_MAX, WAITING_MAX, DriverLink
 from bmcmedic.agent.loopback import SESSIONS_MAX, LoopbackSettings
 from bmcmedic.agent.noise import DATAGRAMS_A_WINDOW_MAX
 from bmcmedic.agent.repeats import AGE_S_MAX, READ_AGE_S_MAX, Answer, Repeats, Work
 from bmcmedic.driver.socket.errors import ErrorKind
+from bmcmedic.driver.socket.protocol import (
+    AnswerFrame,
+    RequestFrame,
+    ServerFrame,
+    decode_question,
+    encode_answer,
+)
 from bmcmedic.errors import (
     BmcmedicError,
     BreakerOpen,
@@ -43,6 +51,7 @@ from bmcmedic.ipmi.managed_system import IncomingRequest
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import Packet, PayloadType
 from bmcmedic.ipmi.rakp import OpenSessionRequest
+from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.lanplus import LanPlus
 from tests.support.driver_socket import FakeDriver, FakeWatchdog, eventually, serving
@@ -355,6 +364,62 @@ def test_neither_changes_nor_errors_nor_old_answers_are_shared(bench: Bench) -> 
     assert "shared" not in bench.door.status()["counts"]
 
 
+def test_a_read_is_not_answered_from_before_it_was_asked_nor_by_the_driver(tmp_path: Path) -> None:
+    """Before it, there may be somebody else's change, who was told of it and then asks here."""
+    asked: list[RequestFrame] = []
+    told: dict[str, ServerFrame] = {}
+
+    def ask(link: DriverLink, name: str, command: int) -> None:
+        frame = RequestFrame(0, 6, command, deadline_s=DEADLINE_S)
+        link.ask(frame, lambda answer: told.__setitem__(name, answer))
+
+    async def story() -> None:
+        writers: list[asyncio.StreamWriter] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            while line := await reader.readline():
+                asked.append(cast("RequestFrame", decode_question(line.rstrip(b"\n"))))
+
+        def answer(data: bytes, code: int = 0, reason: str | None = None) -> None:
+            first = next(frame for frame in asked if frame.command == GET_DEVICE_ID.command)
+            asked.remove(first)
+            writers[0].write(encode_answer(AnswerFrame(first.frame_id, code, data, None, reason)))
+
+        async def until(condition: Callable[[], bool]) -> None:
+            give_up_at = asyncio.get_running_loop().time() + DEADLINE_S
+            while not condition():
+                assert asyncio.get_running_loop().time() < give_up_at
+                await asyncio.sleep(0)
+
+        path = str(tmp_path / "driver")
+        server = await asyncio.start_unix_server(serve, path)
+        link = DriverLink(path)
+        for number in range(IN_FLIGHT_MAX):
+            ask(link, f"before {number}", 2 if number else GET_DEVICE_ID.command)
+        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        answer(b"old")  # lies in the socket: nothing here has read it yet
+        ask(link, "after", GET_DEVICE_ID.command)
+        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        assert "after" not in told
+        ask(link, "last", GET_DEVICE_ID.command)
+        await until(lambda: link._waiting[0].may_share)
+        answer(b"", CompletionCode.NODE_BUSY, "too many of yours are in flight")
+        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        answer(b"new")
+        await until(lambda: "last" in told)
+        await link.close()
+        server.close()
+        for writer in writers:
+            writer.close()
+        await server.wait_closed()
+
+    asyncio.run(story())
+    assert cast("AnswerFrame", told["before 0"]).data == b"old"
+    assert cast("AnswerFrame", told["after"]).reason is not None
+    assert cast("AnswerFrame", told["last"]).data == b"new"
+
+
 def test_no_more_than_so_many_wait(bench: Bench) -> None:
     def fill() -> None:
         for number in range(IN_FLIGHT_MAX + WAITING_MAX + 1):
@@ -484,6 +549,28 @@ def test_a_read_is_a_repeat_for_a_moment_and_a_change_for_longer(
 
 
 # ------------------------------------------------------------------------------------- hostile
+
+
+def test_who_forges_the_address_of_an_open_session_does_not_shut_it_out(bench: Bench) -> None:
+    door = bench.door.door
+
+    def flood() -> None:
+        (slot,) = door._managed_system._slots
+        for _ in range(3 * DATAGRAMS_A_WINDOW_MAX):
+            door._receive(b"noise", cast("Address", slot.peer), 100.0)
+
+    async def story() -> None:
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        credentials = Credentials("bmcmedic", bench.door.password.encode())
+        async with await LanPlus.connect(
+            ("127.0.0.1", bench.door.port), credentials, deadline=deadline
+        ) as bmc:
+            bench.door.call(flood)
+            answered = asyncio.create_task(bmc.raw(6, 1, b"", deadline))
+            await asyncio.to_thread(bench.driver.answer, b"\x20")
+            assert (await answered).data == b"\x20"
+
+    asyncio.run(story())
 
 
 def open_session(number: int) -> bytes:

@@ -387,6 +387,14 @@ def test_a_proc_without_processes_is_none(
     assert printed.err == f"bmcmedic triage: {tmp_path}/proc: no processes; is it mounted?\n"
 
 
+def test_a_captured_proc_without_processes_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    assert triage_main.main(["--proc-root", str(tmp_path)]) == 2
+    assert "no processes; is it mounted?" in capsys.readouterr().err
+
+
 def test_old_kernels_counters_are_read(tmp_path: Path) -> None:
     stats = "hosed_count:           7\ncomplete_transactions: {}\n"
     root = write_capture(tmp_path / "old", [stuck_ipmitool()], [stuck_ipmitool()])
