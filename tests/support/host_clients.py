@@ -153,7 +153,7 @@ def wait_until_still(pid: int, for_s: float = 0.4) -> None:
 
     def is_still() -> bool:
         with tree.hold(pid) as process:
-            look = Look.at(process, Now.of(tree))
+            look = Look.at(process, Now.of(tree, [process.stat().processor]))
         return min(look.age_s, look.age_s if look.idle_s is None else look.idle_s) > for_s
 
     wait_for(is_still)
@@ -170,16 +170,9 @@ def wait_for(holds: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> N
 
 @contextmanager
 def host_clients(folder: Path) -> Iterator[HostClients]:
-    """Clients that are ended at the end.
-
-    They and who looks at them stay on one CPU: where stolen time is accounted for, each CPU has a
-    clock of its own, and to tell those apart takes longer than these tests wait.
-    """
+    """Clients that are ended at the end."""
     clients = HostClients(folder)
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {sorted(everywhere)[os.getpid() % len(everywhere)]})
     try:
         yield clients
     finally:
-        os.sched_setaffinity(0, everywhere)
         clients.close()

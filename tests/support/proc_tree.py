@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ TICKS_PER_S = 100
 UPTIME_S = 1_000_000.0
 BOOTED_AT = 1_700_000_000
 KERNEL_THREAD = 0x0020_8040
+CLOCKS_BEHIND_S = (0.0, 900.0, -3_000.0)
+"""Of three CPUs, as where interrupts are accounted for and mostly one CPU has them."""
 
 
 @dataclass
@@ -30,6 +33,7 @@ class FakeProcess:
     delay_ns: int = 1_000
     turns: int = 12
     idle_s: float | None = None
+    processor: int = 0
     wchan: str | None = "do_select"
     stack: str | None = None
     """None: it begins with what `wchan` says, as a kernel has it; "": it is not readable."""
@@ -44,7 +48,8 @@ class FakeProcess:
         start = round((uptime_s - self.age_s) * TICKS_PER_S)
         group = self.group if self.group is not None else self.pid
         fields = [self.state, self.parent_pid, group, group, self.terminal, -1, self.flags]
-        fields += [0, 0, 0, 0, self.cpu_ticks, 0, 0, 0, 20, 0, 1, 0, start, 0, 0]
+        fields += [0, 0, 0, 0, self.cpu_ticks, 0, 0, 0, 20, 0, 1, 0, start]
+        fields += [*[0] * 16, self.processor]
         head = f"{self.pid} (".encode() + self.comm.encode() + b") "
         return head + " ".join(map(str, fields)).encode() + b"\n"
 
@@ -64,7 +69,8 @@ class FakeProcess:
             text = f"{self.run_ns} {self.delay_ns} {self.turns}\n"
             (folder / "schedstat").write_text(text)
         if self.idle_s is not None:
-            (folder / "sched").write_text(sched(uptime_s - self.idle_s))
+            behind_s = CLOCKS_BEHIND_S[self.processor]
+            (folder / "sched").write_text(sched(uptime_s - behind_s - self.idle_s))
         if self.wchan is not None:
             (folder / "wchan").write_text(self.wchan)
         stack = self.stack
@@ -81,6 +87,18 @@ class FakeProcess:
             task.mkdir(parents=True)
             (task / "comm").write_text(name + "\n")
             (task / "schedstat").write_text(f"{run_ns} {delay_ns} 5\n")
+
+
+def write_clocks(
+    tasks: Path, uptime_s: float, clocks_behind_s: Sequence[float] = CLOCKS_BEHIND_S
+) -> None:
+    """What the threads of a triage tell of the CPUs that they visited, as a capture has it."""
+    for cpu, behind_s in enumerate(clocks_behind_s):
+        thread = FakeProcess(77_000 + cpu, "python3", idle_s=0.0, processor=cpu, files=None)
+        place = tasks / str(thread.pid)
+        place.mkdir(parents=True)
+        (place / "stat").write_bytes(thread.stat(uptime_s))
+        (place / "sched").write_text(sched(uptime_s - behind_s))
 
 
 def sched(at_s: float) -> str:
@@ -126,8 +144,7 @@ def write_proc(root: Path, processes: list[FakeProcess], uptime_s: float = UPTIM
     cpus = "".join(f"cpu{number} 1 2 3\n" for number in range(64))
     (root / "stat").write_text(f"cpu  1 2 3\n{cpus}btime {BOOTED_AT}\n")
     (root / "loadavg").write_text("190.00 150.00 100.00 3/900 7\n")
-    (root / "self").mkdir()
-    (root / "self/sched").write_text(sched(uptime_s))
+    write_clocks(root / "self/task", uptime_s)
     kernel = root / "sys/kernel"
     (kernel / "random").mkdir(parents=True)
     (kernel / "hostname").write_text("sick-host\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from bmcmedic.host.proc import Tree
 from bmcmedic.host.relieve import Place
 from bmcmedic.host.signals import Sender
+from tests.support.proc_tree import CLOCKS_BEHIND_S, write_clocks
 
 BOOT_ID = "5f0c2a34-0000-4000-8000-3d7be1f0a001"
 STUCK_START_S = 1_000.0
@@ -40,6 +41,7 @@ class Fake:
     turns: int = 12
     ran_at_s: float | None = None
     has_sched: bool = True
+    processor: int = 0
     term: str = "ends"
     """`ends`, `ignores` it, `wakes` up and waits again, `runs` on, `blocks` in the kernel, or ends
     `late`, when it gets a CPU."""
@@ -62,6 +64,9 @@ class FakeHost:
         self.completed = 4711
         self.hosed = 3
         self.heeds_limit = False
+        self.clocks_behind_s = list(CLOCKS_BEHIND_S)
+        self.interrupted = [0.0] * len(CLOCKS_BEHIND_S)
+        """Of each CPU's time, the share that interrupts have."""
         self.when_slept: list[Callable[[], None]] = []
         self.kill_switch = root / "disabled"
         self.journal = root / "run" / "bmcmedic"
@@ -123,6 +128,8 @@ class FakeHost:
 
     def pass_time(self, seconds: float) -> None:
         self.uptime_s += seconds
+        for cpu, share in enumerate(self.interrupted):
+            self.clocks_behind_s[cpu] += seconds * share
         for fake in self.processes.values():
             if fake.core_percent:
                 is_throttled = fake.flags and self.heeds_limit
@@ -174,11 +181,12 @@ class FakeHost:
         fields = [
             fake.state, fake.parent, fake.group or fake.pid, fake.group or fake.pid, fake.terminal,
             -1, fake.flags, 0, 0, 0, 0, fake.run_ns // 10_000_000, 0, 0, 0, 20, 0, 1, 0,
-            int(fake.start_s * 100),
+            int(fake.start_s * 100), *[0] * 16, fake.processor,
         ]  # fmt: skip
         (place / "stat").write_text(f"{fake.pid} ({fake.comm}) {' '.join(map(str, fields))}\n")
         (place / "schedstat").write_text(f"{fake.run_ns} 1000 {fake.turns}\n")
         ran_at_s = fake.start_s + 0.1 if fake.ran_at_s is None else fake.ran_at_s
+        ran_at_s -= CLOCKS_BEHIND_S[fake.processor]
         if fake.has_sched:
             (place / "sched").write_text(f"se.exec_start    :    {ran_at_s * 1000.0:.6f}\n")
         (place / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in fake.argv))
@@ -204,8 +212,9 @@ class FakeHost:
 
     def _tell_time(self) -> None:
         (self.root / "proc/uptime").write_text(f"{self.uptime_s:.2f} 0.00\n")
-        own = self.root / "proc" / str(os.getpid())
-        (own / "sched").write_text(f"se.exec_start  :  {self.uptime_s * 1000.0:.6f}\n")
+        tasks = self.root / "proc" / str(os.getpid()) / "task"
+        shutil.rmtree(tasks, ignore_errors=True)
+        write_clocks(tasks, self.uptime_s, self.clocks_behind_s)
 
     def _tell_counters(self) -> None:
         device = self.root / "sys/class/ipmi/ipmi0/device"

@@ -19,6 +19,8 @@ PROBE = rb"""#!/usr/bin/python3
 # Tries what a service should be able to do and what it should not: as ExecStartPre= of a unit it
 # has all that the unit sets, the seccomp filter, the control group and the mounts included.
 import ctypes, errno, json, mmap, os, socket, sys, time
+from bmcmedic.host.cpu_clocks import clocks_s
+from bmcmedic.host.proc import Tree
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +51,10 @@ def raised_session():
         time.sleep(0.2)  # the kernel takes one such change within 0.1 s
         with open("/proc/self/autogroup", "w") as file:
             file.write(str(nice))
+
+def clocks_read():
+    if sorted(clocks_s(Tree("/proc"), [0, 1])) != [0, 1]:
+        raise PermissionError(errno.EPERM, "no clocks")
 
 def others_seen():
     with open("/run/lab/other") as file:
@@ -81,6 +87,7 @@ TRIED = {
     "real-time priority": lambda: os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(12)),
     "a raised priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, -10),
     "a raised session": raised_session,
+    "the clock of each CPU": clocks_read,
     "lock memory": lambda: call("mlockall", 1),
     "writable code": writable_code,
     "a user namespace": lambda: call("unshare", 0x10000000),

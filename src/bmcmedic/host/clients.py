@@ -10,11 +10,11 @@ import re
 from enum import Enum
 from functools import lru_cache
 
+from bmcmedic.host.cpu_clocks import clocks_s, turn_at_s
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import (
     Gone,
     Identity,
-    ProcError,
     Process,
     Stat,
     Tree,
@@ -26,7 +26,7 @@ from bmcmedic.host.proc import (
     uptime_s,
 )
 from bmcmedic.host.programs import looks_like, program_of, why_left_alone
-from bmcmedic.host.typed import List, NamedTuple, Optional, Tuple
+from bmcmedic.host.typed import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 STUCK_AFTER_S = 60.0
 """The age from which a client that makes no progress counts as stuck, unless told otherwise."""
@@ -60,12 +60,8 @@ _WAITS_FOR_ANSWER = (
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
-# The scheduler updates only the clock of who runs: that of this thread, which before 3.17 had no
-# name, and not that of a main thread which sleeps.
-_OWN_SCHED = ("thread-self/sched", "self/sched")
-_EXEC_START = b"se.exec_start"
 _SCHED_BYTES_MAX = 1 << 10
-"""It begins with the name and the moment of the last turn."""
+"""Of `sched`: it begins with the name, and the moment of the last turn."""
 _LINE_BYTES_MAX = 256
 
 
@@ -73,20 +69,14 @@ class Now(NamedTuple):
     """The moment of a look, by the clocks that processes are measured with."""
 
     uptime_s: float
-    sched_s: Optional[float]
-    """The scheduler's own clock; None where it does not tell."""
+    clocks_s: Dict[int, float]
+    """Those that last turns are noted by, of the CPUs that were asked for; see `clocks_s`."""
 
     @classmethod
-    def of(cls, tree: Tree) -> "Now":
-        """Read both clocks; raises Gone or Unreadable."""
-        sched_s = None
-        for path in _OWN_SCHED:
-            try:
-                sched_s = _exec_start_s(tree.read(path, _SCHED_BYTES_MAX))
-                break
-            except ProcError:
-                continue
-        return cls(uptime_s(tree), sched_s)
+    def of(cls, tree: Tree, cpus: Iterable[int] = ()) -> "Now":
+        """Read the clocks; raises Gone or Unreadable where not even the uptime is told."""
+        clocks = clocks_s(tree, cpus)
+        return cls(uptime_s(tree), clocks)
 
 
 class Mark(NamedTuple):
@@ -103,6 +93,15 @@ class Mark(NamedTuple):
         """Raises Gone or Unreadable."""
         return cls(process.stat(), *_schedstat(process))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a CPU, or waits for one."""
+        return self.stat.state not in "SD"
+
+    def has_moved_since(self, earlier: "Mark") -> bool:
+        """Whether it has come any further than at an earlier mark of the same process."""
+        return (self.stat.cpu_ticks, *self[1:]) != (earlier.stat.cpu_ticks, *earlier[1:])
+
 
 class Look(NamedTuple):
     """A close look at a process."""
@@ -110,7 +109,7 @@ class Look(NamedTuple):
     mark: Mark
     age_s: float
     idle_s: Optional[float]
-    """For how long it has not run at all, where the kernel tells."""
+    """For how long it has not run at all, at the least, where the kernel tells."""
     wchan: Optional[str]
     """The kernel function that it waits in; None: not readable."""
     stack: Tuple[str, ...] = ()
@@ -124,6 +123,11 @@ class Look(NamedTuple):
     @classmethod
     def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "Look":
         """`with_stack`: it is read in any case, and decides no more. Raises Gone or Unreadable."""
+        # Its mark comes after that moment: who is given a CPU in between, and maybe another one, by
+        # whose clock the moment would say something else, has had a turn more.
+        turn_s = None
+        if now.clocks_s:
+            turn_s = turn_at_s(process.read_or_none("sched", _SCHED_BYTES_MAX))
         mark = Mark.of(process)
         wchan = _wchan(process)
         # A stack costs more than a wchan, but kernels from 4.14 to 5.15 often have no other.
@@ -131,7 +135,11 @@ class Look(NamedTuple):
         if wchan is None or with_stack:
             innermost, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
             wchan = wchan or innermost
-        return cls(mark, age_s(mark.stat, now.uptime_s), _idle_s(process, now), wchan, stack)
+        clock_s = now.clocks_s.get(mark.stat.processor)
+        idle_s = None
+        if turn_s is not None and clock_s is not None:
+            idle_s = max(0.0, clock_s - turn_s)
+        return cls(mark, age_s(mark.stat, now.uptime_s), idle_s, wchan, stack)
 
 
 class Holdings(NamedTuple):
@@ -186,6 +194,12 @@ class Client(NamedTuple):
             holdings=holdings_or_none(process),
             first=first,
         )
+
+
+def cpus_of(clients: Iterable[Client]) -> Set[int]:
+    """The CPUs that clients last ran on, of those that are judged by when that was."""
+    judged = (each for each in clients if each.doubt is None and each.left_alone is None)
+    return {each.first.stat.processor for each in judged}
 
 
 @lru_cache(maxsize=ARGUMENTS_MAX)
@@ -247,7 +261,7 @@ def judge(
 
 def _progress(first: Mark, again: Look, still_s: float) -> Optional[str]:
     """What speaks for its making progress, however little."""
-    if again.stat.state not in "SD":
+    if again.mark.is_running:
         return "it runs"
     if again.stat.cpu_ticks != first.stat.cpu_ticks or again.mark.run_ns != first.run_ns:
         return "it used CPU time while we looked"
@@ -369,23 +383,3 @@ def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...]]:
         elif not re.match(_NO_WCHAN, frame):
             return (frame if count == gave_up_cpu + 1 else None), frames
     return None, frames
-
-
-def _idle_s(process: Process, now: Now) -> Optional[float]:
-    """For how long it has not run: the scheduler's mark of its last turn, against its clock."""
-    if now.sched_s is None:
-        return None
-    then = _exec_start_s(process.read_or_none("sched", _SCHED_BYTES_MAX))
-    return None if then is None else max(0.0, now.sched_s - then)
-
-
-def _exec_start_s(raw: Optional[bytes]) -> Optional[float]:
-    at = raw.find(_EXEC_START) if raw is not None else -1
-    if raw is None or at < 0:
-        return None
-    try:
-        seconds = float(raw[raw.find(b":", at) + 1 : raw.find(b"\n", at)]) / 1000.0
-    except ValueError:
-        return None
-    # Zero is what the scheduler writes when it forgets the mark, such as on the way to another CPU.
-    return seconds if 0.0 < seconds < float("inf") else None

@@ -9,7 +9,7 @@ there who is not proven stuck: with it the kernel ends them all.
 from enum import Enum
 from signal import Signals
 
-from bmcmedic.host.clients import Finding, Mark, Now
+from bmcmedic.host.clients import Finding, Mark, Now, cpus_of
 from bmcmedic.host.namespaces import depth_as_first, fellows
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Stat, Tree
 from bmcmedic.host.relieve_looks import Judged, Looks
@@ -111,7 +111,7 @@ class Ender:
         self._sleep = sleep
         self._is_forbidden = is_forbidden
         # One moment for a whole round of proofs: what runs after it counts as running.
-        self._now: Optional[Now] = None
+        self._now = Now(0.0, {})
         self._signals: Dict[Identity, List[str]] = {}
         """What has been sent to whom, in the ending that goes on."""
 
@@ -126,7 +126,7 @@ class Ender:
         """
         cases = self._cases(stuck)
         self._signals = {case.identity: case.signals for case in cases}
-        self._now = Now.of(self._tree)
+        self._now = Now.of(self._tree, cpus_of(case.judged.client for case in cases))
         for case in _open(cases):
             self._signal(case, SIGTERM, self._prove_stuck)
         begun = self._monotonic()
@@ -134,6 +134,7 @@ class Ender:
         for case in _open(cases):
             self._settle(case)
         self._wait(cases, begun + TERM_WAIT_S)
+        # SIGTERM may have woken them up: when they last ran says nothing more.
         self._now = Now.of(self._tree)
         for case in _open(cases):
             self._signal(case, SIGKILL, self._prove_ignored)
@@ -234,13 +235,12 @@ class Ender:
         return None
 
     def _prove_ignored(self, case: _Case, process: Process) -> Optional[str]:
-        """SIGTERM may have woken it up: what counts is what it has done since it settled."""
+        """What counts is what it has done since it settled."""
         if case.settled is None:
             return "it was not seen standing still after SIGTERM"
-        now = self._now._replace(sched_s=None) if self._now is not None else None
         first = case.judged.client._replace(first=case.settled)
         since = case.judged._replace(client=first)
-        again = self._looks.prove_again(since, process, now)
+        again = self._looks.prove_again(since, process, self._now)
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:

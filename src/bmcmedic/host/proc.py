@@ -13,6 +13,9 @@ from types import TracebackType
 
 from bmcmedic.host.typed import Dict, Iterable, List, NamedTuple, Optional, Type, Union
 
+PROC = "/proc"
+"""Where the kernel of this machine tells of its processes."""
+
 READ_BYTES_MAX = 64 << 10
 """Of one file; the rest is not read."""
 
@@ -34,7 +37,7 @@ _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR})
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _FIRST_DESCRIPTORS_MAX = 16
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
-_STAT_FIELDS = 20
+_STAT_FIELDS = 37
 """So many of them are looked at, and every kernel writes more."""
 _STAT_BYTES_MAX = 1 << 10
 _NUMBER_BYTES_MAX = 32
@@ -81,6 +84,8 @@ class Stat(NamedTuple):
     cpu_ticks: int
     threads: int
     start_ticks: int
+    processor: int
+    """The CPU that it last ran on."""
 
     @property
     def identity(self) -> Identity:
@@ -104,6 +109,11 @@ class Tree:
         """`record`: where everything that is read is noted, for a capture."""
         self.root = root
         self.record = record
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether it is the kernel's own, and shows what we do."""
+        return self.root == PROC
 
     def read(self, path: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
         """The bytes of a file; raises Gone or Unreadable."""
@@ -327,6 +337,7 @@ def parse_stat(pid: int, raw: bytes) -> Stat:
             int(fields[11]) + int(fields[12]),
             int(fields[17]),
             int(fields[19]),
+            int(fields[36]),
         )
     except ValueError:
         raise Unreadable(f"{pid}/stat holds no numbers") from None

@@ -17,7 +17,7 @@ from bmcmedic.host.interface import Counters, Interface
 from bmcmedic.host.kill_switch import KILL_SWITCH, why_disabled
 from bmcmedic.host.kipmid import Kipmi, KipmiMark
 from bmcmedic.host.kipmid_throttle import KipmidThrottle, Setting
-from bmcmedic.host.proc import Identity, ProcError, Stat, Tree
+from bmcmedic.host.proc import PROC, Identity, ProcError, Stat, Tree
 from bmcmedic.host.relieve_looks import APART_S_UNTOLD, NOT_YET, Judged, Looks
 from bmcmedic.host.signals import Sender, why_pids_mean_nothing
 from bmcmedic.host.starter import Starter, Users, starter_of
@@ -56,7 +56,7 @@ class Place(NamedTuple):
     def here(cls) -> "Place":
         """The host that this runs on."""
         return cls(
-            proc=Tree("/proc"),
+            proc=Tree(PROC),
             sys=Tree("/sys"),
             etc=Tree("/etc"),
             run=Tree("/run"),

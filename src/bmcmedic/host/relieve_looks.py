@@ -4,7 +4,16 @@ The first look only marks how far each has come; from the second on they are jud
 has made progress is marked anew, so that what counts is what it did since.
 """
 
-from bmcmedic.host.clients import Client, Finding, Look, Now, Verdict, idle_s_min, judge
+from bmcmedic.host.clients import (
+    Client,
+    Finding,
+    Look,
+    Now,
+    Verdict,
+    cpus_of,
+    idle_s_min,
+    judge,
+)
 from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable, age_s
 from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
 
@@ -60,7 +69,7 @@ class Looks:
 
         Raises Gone or Unreadable where the tree has no clock.
         """
-        now = Now.of(self.tree)
+        now = Now.of(self.tree, cpus_of(marked.client for marked in self._known.values()))
         judged: List[Judged] = []
         known: Dict[Identity, _Marked] = {}
         due: List[Optional[float]] = []
@@ -79,7 +88,7 @@ class Looks:
                     if apart_s < APART_S_MIN:
                         due.append(self._due_s_of_new(marked, now))
                         continue
-                    seen = self.judge(marked.client, process, now)
+                    seen = self._judge(marked.client, process, now, apart_s)
                     judged.append(seen if _is_enough(seen, apart_s) else _not_yet(seen))
             except ProcError:
                 continue  # it has ended, or tells nothing: nothing is proven of it
@@ -122,16 +131,23 @@ class Looks:
             still_s = self._still_s - (look.idle_s if is_waiting else 0.0)
         return max(APART_S_MIN, self.stuck_after_s - look.age_s, still_s)
 
-    def judge(self, client: Client, process: Process, now: Now) -> Judged:
-        """Judge a client by the process that is held; raises Gone or Unreadable."""
+    def _judge(self, client: Client, process: Process, now: Now, watched_s: float) -> Judged:
+        """Judge a client by the process that is held; raises Gone or Unreadable.
+
+        `watched_s`: if it stands where its first mark has it, it has not run for so long.
+        """
         look = Look.at(process, now)
+        # A CPU's clock stands still while interrupts have the CPU, and a watcher's does not.
+        is_still = look.mark.turns is not None and not look.mark.has_moved_since(client.first)
+        if is_still and look.idle_s is not None and look.idle_s < watched_s:
+            look = look._replace(idle_s=watched_s)
         return Judged(client, look, judge(client, look, self.stuck_after_s, STILL_S_MIN))
 
-    def prove_again(self, judged: Judged, process: Process, now: Optional[Now] = None) -> Judged:
+    def prove_again(self, judged: Judged, process: Process, now: Now) -> Judged:
         """Judge a client once more, as it is now, for it is about to be acted upon.
 
-        A `now` without the scheduler's clock leaves out for how long it has not run. Raises Gone
-        when it has ended, Unreadable when it does not tell.
+        A `now` without the clocks of CPUs leaves out for how long it has not run. Raises Gone when
+        it has ended, Unreadable when it does not tell.
         """
         fresh = Client.of(process)
         if fresh is None or fresh.identity != judged.client.identity:
@@ -139,15 +155,14 @@ class Looks:
         if not _is_same(fresh, judged.client):
             raise Unreadable("it runs another program now")
         client = fresh._replace(first=judged.client.first)
-        return self.judge(client, process, now if now is not None else Now.of(self.tree))
+        return self._judge(client, process, now, judged.look.idle_s or 0.0)
 
 
 def _has_moved(judged: Judged) -> bool:
-    """Whether it is to be marked anew; what a young one did in its start-up is no matter."""
-    if judged.verdict.finding is not Finding.YOUNG:
-        return judged.verdict.finding is Finding.PROGRESS
-    first, again = judged.client.first, judged.look.mark
-    return (first.stat.cpu_ticks, *first[1:]) != (again.stat.cpu_ticks, *again[1:])
+    """Whether it is to be marked anew."""
+    if judged.verdict.finding not in (Finding.YOUNG, Finding.PROGRESS):
+        return False
+    return judged.look.mark.is_running or judged.look.mark.has_moved_since(judged.client.first)
 
 
 def _is_enough(judged: Judged, apart_s: float) -> bool:

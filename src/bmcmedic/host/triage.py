@@ -11,10 +11,13 @@ from bmcmedic.host.clients import (
     Look,
     Now,
     Verdict,
+    cpus_of,
     is_gone,
     judge,
 )
+from bmcmedic.host.cpu_clocks import latest_turns_s
 from bmcmedic.host.proc import (
+    PROC,
     TICKS_PER_S,
     Gone,
     ProcError,
@@ -58,7 +61,7 @@ class Roots(NamedTuple):
             record: Recorded = {}
             return Tree(root, record if recording else None)
 
-        proc, again = tree("/proc"), tree("/proc")
+        proc, again = tree(PROC), tree(PROC)
         return cls(proc, again, tree("/sys"), tree("/sys"), tree("/run"), tree("/etc"), True)
 
     @classmethod
@@ -243,9 +246,12 @@ def _judged(
     """The clients that are proven stuck, oldest first, and the others that are still there."""
     tree = roots.proc if roots.again is None else roots.again
     try:
-        now = Now.of(tree)
+        now = Now.of(tree, cpus_of(found.clients))
     except ProcError:
-        now = Now(now_s(tree), None)
+        now = Now(now_s(tree), {})
+    if roots.again is None:
+        # Nobody has read the clocks for a bare proc tree. They were not behind any turn.
+        now = now._replace(clocks_s=latest_turns_s(tree))
     starters = Starters(tree, Users(roots.etc), roots.run)
     stuck, spared = [], []
     for client in found.clients:

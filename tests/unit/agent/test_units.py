@@ -82,7 +82,9 @@ def test_the_agent_may_come_first_when_it_relieves_and_is_behind_others_else() -
     assert found["LimitNICE"] == [str(FIRST)]
     # It would turn the cpu controller on for all services of the host.
     assert not {"CPUWeight", "StartupCPUWeight", "CPUQuota"} & set(found)
-    assert found["SystemCallFilter"] == ["@system-service", "~@resources", "setpriority"]
+    assert found["SystemCallFilter"] == [
+        "@system-service", "~@resources", "setpriority sched_setaffinity",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", units.NAMES)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ from bmcmedic.host.clients import (
     Mark,
     Now,
     Verdict,
+    cpus_of,
     judge,
 )
-from bmcmedic.host.proc import ProcError, Tree
+from bmcmedic.host.proc import ProcError, Process, Tree
 from bmcmedic.host.programs import CLIENTS, program_of, why_left_alone
 from tests.support.host_clients import (
     PROGRESS,
@@ -31,7 +31,13 @@ from tests.support.host_clients import (
     wait_for,
     wait_until_still,
 )
-from tests.support.proc_tree import UPTIME_S, FakeProcess, sched, stuck_ipmitool, write_proc
+from tests.support.proc_tree import (
+    CLOCKS_BEHIND_S,
+    UPTIME_S,
+    FakeProcess,
+    stuck_ipmitool,
+    write_proc,
+)
 
 LIVE = Tree("/proc")
 SELECTS = "[<0>] do_select+0x5e2/0x6f0\n[<0>] __x64_sys_select+0x1/0x2\n"
@@ -69,7 +75,7 @@ def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
     assert client is not None
     marked_at_s = Now.of(LIVE).uptime_s
     wait_for(lambda: Now.of(LIVE).uptime_s > marked_at_s + 0.2)
-    return judge(client, look_again(client, LIVE, Now.of(LIVE)), stuck_after_s)
+    return judge(client, look_again(client, LIVE, Now.of(LIVE, cpus_of([client]))), stuck_after_s)
 
 
 def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
@@ -373,40 +379,61 @@ def test_clients_that_are_gone_leave_little_behind(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_a_thread_looks_by_its_own_clock_and_not_by_that_of_the_main_thread(tmp_path: Path) -> None:
-    root = write_proc(tmp_path / "proc", [])
-    assert Now.of(Tree(str(root))).sched_s == pytest.approx(UPTIME_S)
-    (root / "thread-self").mkdir()
-    (root / "thread-self/sched").write_text(sched(UPTIME_S + 2.5))
-    assert Now.of(Tree(str(root))).sched_s == pytest.approx(UPTIME_S + 2.5)
+@pytest.mark.parametrize("processor", range(len(CLOCKS_BEHIND_S)))
+@pytest.mark.parametrize(("idle_s", "finding"), [(5.0, Finding.PROGRESS), (600.0, Finding.STUCK)])
+def test_the_moment_of_a_turn_is_by_the_clock_of_the_cpu_that_had_it(
+    tmp_path: Path, processor: int, idle_s: float, finding: Finding
+) -> None:
+    one = FakeProcess(**{**vars(stuck_ipmitool()), "idle_s": idle_s, "processor": processor})
+    root = write_proc(tmp_path / "proc", [one])
+    verdict = captured(tmp_path / "again", one)
+    assert verdict.finding is finding
+    assert f"{idle_s:.0f}" in "; ".join(verdict.evidence)
+    # Where nobody can run on that CPU, the clock of another one says nothing about it.
+    shutil.rmtree(root / f"self/task/{77_000 + processor}")
+    tree = Tree(str(root))
+    with tree.hold(one.pid) as process:
+        assert Look.at(process, Now.of(tree, [processor])).idle_s is None
 
 
-def test_the_clock_of_a_thread_goes_on_while_the_main_thread_sleeps() -> None:
-    if Now.of(LIVE).sched_s is None:
-        pytest.skip("this kernel does not tell")
-    seen: list[float] = []
+@pytest.mark.parametrize("file", ["sched", "stat", "schedstat"])
+def test_who_runs_on_another_cpu_while_it_is_looked_at_is_not_stuck(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of the CPU that it came from, the moment of its turn lies hours back."""
+    before = FakeProcess(**{**vars(stuck_ipmitool()), "processor": 2})
+    after = {"idle_s": 0.0, "processor": 1, "turns": 13}
+    root = write_proc(tmp_path / "proc", [before])
+    other = write_proc(tmp_path / "other", [FakeProcess(**{**vars(before), **after})])
+    tree = Tree(str(root))
+    client, now = client_of(before.pid, tree), Now.of(tree, [2])
+    assert client is not None
+    read = Process.read
 
-    def look() -> None:
-        # Of this thread alone. Each CPU has a clock of its own, less what it was stolen.
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        begun_s = Now.of(LIVE).uptime_s
-        first = Now.of(LIVE).sched_s
-        wait_for(lambda: Now.of(LIVE).uptime_s > begun_s + 0.5)
-        last = Now.of(LIVE).sched_s
-        assert first is not None
-        assert last is not None
-        seen.append(last - first)
+    def and_then_it_runs(process: Process, name: str, bytes_max: int = 1 << 16) -> bytes:
+        raw = read(process, name, bytes_max)
+        if name == file:
+            for changed in ("sched", "stat", "schedstat"):
+                shutil.copy(other / str(before.pid) / changed, root / str(before.pid) / changed)
+        return raw
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert seen[0] > 0.4
+    def none_there(process: Process, name: str, bytes_max: int = 1 << 16) -> bytes | None:
+        return and_then_it_runs(process, name, bytes_max)
+
+    monkeypatch.setattr(Process, "read", and_then_it_runs)
+    monkeypatch.setattr(Process, "read_or_none", none_there)
+    with tree.hold(before.pid) as process:
+        look = Look.at(process, now)
+        again = Look.at(process, now)
+    # What it does after its mark is for the next look to see.
+    assert judge(client, look, 60.0).is_stuck is (file == "schedstat")
+    assert judge(client, again, 60.0).finding is Finding.PROGRESS
 
 
 def test_a_look_knows_the_age(tmp_path: Path) -> None:
     tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool(age_s=90.0)])))
     with tree.hold(65_113) as process:
-        look = Look.at(process, Now(UPTIME_S, None))
+        look = Look.at(process, Now(UPTIME_S, {}))
         assert Mark.of(process) == look.mark
     assert look.age_s == pytest.approx(90.0)
     assert look.idle_s is None

@@ -49,6 +49,8 @@ def before_the_signals(
 def test_exactly_the_stuck_end(host: FakeHost, has_pidfds: bool) -> None:
     host.add(Fake(1001))
     host.add(Fake(1002, argv=["ipmitool", "-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe"]))
+    host.add(Fake(1003, processor=1))
+    host.add(Fake(1004, processor=2))
     innocent = [
         Fake(2001, exe="/usr/bin/vim", argv=["vim", "ipmitool.sh"]),
         Fake(2002, exe="/usr/bin/grep", argv=["grep", "ipmitool"]),
@@ -62,6 +64,8 @@ def test_exactly_the_stuck_end(host: FakeHost, has_pidfds: bool) -> None:
         Fake(2010, state="T"),
         Fake(2011, ran_at_s=host.uptime_s - 5.0),
         Fake(2012, wchan="pipe_read"),
+        Fake(2015, ran_at_s=host.uptime_s - 5.0, processor=1),
+        Fake(2016, ran_at_s=host.uptime_s - 5.0, processor=2),
         Fake(2013, wchan=None, device=False),
         Fake(2014, exe=None),
     ]
@@ -70,8 +74,8 @@ def test_exactly_the_stuck_end(host: FakeHost, has_pidfds: bool) -> None:
 
     report = relieve(host, has_pidfds=has_pidfds)
 
-    assert sorted(host.sent) == [(1001, "TERM"), (1002, "TERM")]
-    assert {case.judged.client.identity.pid for case in report.stuck} == {1001, 1002}
+    assert sorted(host.sent) == [(pid, "TERM") for pid in (1001, 1002, 1003, 1004)]
+    assert {case.judged.client.identity.pid for case in report.stuck} == {1001, 1002, 1003, 1004}
     assert set(host.processes) == {fake.pid for fake in innocent}
     assert all(case.ending and case.ending.outcome is Outcome.ENDED for case in report.stuck)
     through = "pidfd" if has_pidfds else "pid"
@@ -421,6 +425,28 @@ def test_who_wakes_up_with_each_answer_is_not_ended_however_short_the_threshold(
     assert due_at == pytest.approx(host.uptime_s + 1.0, abs=0.1)
     host.pass_time(due_at - host.uptime_s)
     assert outcomes(relief.step(may_act=True)) == {1001: Outcome.ENDED}
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_cpu_whose_clock_stands_still_for_interrupts_hides_nobody_for_ever(
+    host: FakeHost, share: float
+) -> None:
+    host.interrupted[1] = share
+    host.add(Fake(1001, start_s=host.uptime_s, processor=1))
+    answered = host.add(Fake(1002, start_s=host.uptime_s, processor=1))
+    relief = Relief(host.place(), STUCK_AFTER_S)
+    for _ in range(12):
+        assert not relief.step(may_act=True).stuck
+        host.pass_time(5.0)
+    answered.turns += 1
+    answered.ran_at_s = host.uptime_s - 60.0 * share  # by that CPU's clock
+    host.write(answered)
+    host.pass_time(1.0)
+    assert outcomes(relief.step(may_act=True)) == {1001: Outcome.ENDED, 1002: None}
+    host.pass_time(57.0)
+    assert not relief.step(may_act=True).stuck
+    host.pass_time(2.0)
+    assert outcomes(relief.step(may_act=True)) == {1002: Outcome.ENDED}
 
 
 def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:

@@ -52,7 +52,7 @@ class OnlyThese(Tree):
         raw = super().read(path, bytes_max)
         if path == "uptime":
             return b"%.2f 0.0" % (float(raw.split()[0]) + self.leap_s)
-        if path in ("thread-self/sched", "self/sched"):
+        if path.startswith("self/task/") and path.endswith("/sched"):
             lines = raw.decode().splitlines()
             for number, line in enumerate(lines):
                 if line.startswith("se.exec_start"):

@@ -63,7 +63,7 @@ def test_a_record_is_what_typing_makes_of_it() -> None:
 
 
 def test_records_of_triage_go_through_a_pickle() -> None:
-    stat = Stat(7, "ipmitool", "S", 1, 7, 7, 0, 0, 0, 1, 99)
+    stat = Stat(7, "ipmitool", "S", 1, 7, 7, 0, 0, 0, 1, 99, 0)
     assert pickle.loads(pickle.dumps(stat)) == stat  # noqa: S301 - our own
     assert stat.identity == Identity(7, 99)
 
