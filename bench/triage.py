@@ -42,7 +42,7 @@ FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 MARK = {"stat": 1024, "schedstat": 256}
 FIRST = {**MARK, "cmdline": 4096}
-AGAIN = {**MARK, "wchan": 256, "sched": 1024, "cgroup": 65536, "loginuid": 32, "status": 1024}
+AGAIN = {**MARK, "wchan": 256, "sched": 1024, "cgroup": 65536, "loginuid": 32}
 
 def look(name, files, *, links):
     folder = os.open("/proc/" + name, FOLDER)
@@ -50,6 +50,7 @@ def look(name, files, *, links):
         descriptor = os.open(file, FILE, dir_fd=folder)
         os.read(descriptor, size)
         os.close(descriptor)
+    os.fstat(folder)
     if links:
         os.readlink("exe", dir_fd=folder)
         for number in range(os.stat("fd", dir_fd=folder).st_size):

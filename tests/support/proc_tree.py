@@ -62,7 +62,7 @@ class FakeProcess:
         (folder / "cgroup").write_text(self.cgroup)
         login = 0xFFFF_FFFF if self.login_uid is None else self.login_uid
         (folder / "loginuid").write_text(str(login))
-        (folder / "status").write_text(f"Name:\t{self.comm}\nUid:\t{self.uid}\t0\t0\t0\n")
+        (folder / "status").write_text(f"Name:\t{self.comm}\nUid:\t0\t{self.uid}\t0\t0\n")
         if self.exe is not None:
             (folder / "exe").symlink_to(self.exe)
         if self.run_ns is not None:

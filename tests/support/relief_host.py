@@ -70,7 +70,7 @@ class FakeHost:
         self.when_slept: list[Callable[[], None]] = []
         self.kill_switch = root / "disabled"
         self.journal = root / "run" / "bmcmedic"
-        for folder in ("proc/sys/kernel/random", "proc/self", "sys", "etc", "run"):
+        for folder in ("proc/1", "proc/sys/kernel/random", "proc/self", "sys", "etc", "run"):
             (root / folder).mkdir(parents=True)
         (root / "proc/sys/kernel/random/boot_id").write_text(BOOT_ID + "\n")
         self._own_entry()

@@ -138,5 +138,5 @@ def _users(roots: Roots) -> str:
             uids.append(int(content))
         elif isinstance(content, bytes) and name.endswith("/status"):
             line = shown(content).partition("\nUid:")[2].split()
-            uids += [int(word) for word in line[:1] if word.isdigit()]
+            uids += [int(word) for word in line[1:2] if word.isdigit()]
     return Users(roots.etc).lines(uids)

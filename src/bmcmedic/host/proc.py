@@ -41,6 +41,8 @@ _STAT_FIELDS = 37
 """So many of them are looked at, and every kernel writes more."""
 _STAT_BYTES_MAX = 1 << 10
 _NUMBER_BYTES_MAX = 32
+_STATUS_BYTES_MAX = 1 << 10
+"""Of `status`, to where it tells of the user."""
 _TICKS_MAX = 1 << 62
 _PIECE_BYTES = 1 << 10
 """What a kernel gives at once at the least, when there is more to come."""
@@ -155,6 +157,12 @@ class Tree:
     def has_processes(self) -> bool:
         """Whether this is a proc tree with somebody in it, such as us."""
         return os.path.isdir(self.root + "/self") or bool(self.pids())
+
+    def hidden(self) -> Optional[str]:
+        """What a /proc that is mounted so (hidepid) does not show; None: it hides nobody."""
+        if os.path.isdir(self.root + "/1"):
+            return None
+        return "the processes of others, which are hidden here (hidepid)"
 
     def stat(self, pid: int) -> Stat:
         """What a process is doing; raises Gone or Unreadable."""
@@ -301,6 +309,16 @@ class Process:
         """The lines of its `status`; raises Gone or Unreadable."""
         lines = shown(self.read("status")).splitlines()
         return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+    def uid(self) -> Optional[int]:
+        """As whom it runs: its effective user id; None: unknown."""
+        if self._tree.is_of_this_machine and self._tree.record is None:
+            # To that user its directory belongs, and to ask so costs a tenth.
+            return os.fstat(self._directory).st_uid
+        status = b"\n" + (self.read_or_none("status", _STATUS_BYTES_MAX) or b"")
+        # In a name, the kernel writes a line's end as two characters.
+        words = status.partition(b"\nUid:")[2].split(None, 2)[1:2]
+        return int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 10 else None
 
     def login_uid(self) -> Optional[int]:
         """Who logged in and started it, however far back; None: nobody, or unknown."""

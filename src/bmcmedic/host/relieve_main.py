@@ -72,7 +72,8 @@ def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
 
 
 def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
-    relief = Relief(place if place is not None else Place.here(), options.stuck_after)
+    place = place if place is not None else Place.here()
+    relief = Relief(place, options.stuck_after)
     if options.undo:
         return _undo(relief, may_act=not options.dry_run, as_json=options.json)
     try:
@@ -82,10 +83,13 @@ def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
         print(f"bmcmedic relieve: /proc tells nothing: {error}", file=sys.stderr)
         return EXIT_LEFT
     mode, why = _mode(report, options)
-    told = Told(report, mode, why, options.stuck_after, after, report.left(options.stuck_after))
+    left, hidden = report.left(options.stuck_after), place.proc.hidden()
+    told = Told(report, mode, why, options.stuck_after, after, left, hidden)
     print(encoded(told) if options.json else screen(told, relief.throttle.path))
     if why is not None:
         print(f"bmcmedic relieve: nothing was done: {why}", file=sys.stderr)
+    if hidden is not None:
+        print(f"bmcmedic relieve: what could not be seen: {hidden}", file=sys.stderr)
     if not is_root():
         print("bmcmedic relieve: not root: others' processes cannot be judged", file=sys.stderr)
     return _status(told)
@@ -113,7 +117,7 @@ def _status(told: Told) -> int:
     report = told.report
     if told.mode in ("disabled", "refused") and report.is_to_do:
         return EXIT_REFUSED
-    if told.left or report.unseen or report.setting.failed:
+    if told.left or report.unseen or told.hidden or report.setting.failed:
         return EXIT_LEFT
     if told.after is not None and told.after.stuck_count:
         return EXIT_LEFT

@@ -39,6 +39,8 @@ class Told(NamedTuple):
     after: Optional[After]
     """None: nothing was done."""
     left: List[Case]
+    hidden: Optional[str]
+    """What /proc does not show us; None: it hides nobody."""
 
 
 def encoded(told: Told) -> str:
@@ -56,6 +58,7 @@ def encoded(told: Told) -> str:
             "clients": [_client(case) for case in report.stuck[:ROWS_MAX]],
             "spared": [_spared(case) for case in _spared_cases(report)[:ROWS_MAX]],
             "unseen": report.unseen,
+            "blind": [told.hidden] if told.hidden is not None else [],
             "left": [case.judged.client.identity.pid for case in told.left[:ROWS_MAX]],
             "left_count": len(told.left),
             "kipmi": _kipmi(report.kipmi_before, told.after),

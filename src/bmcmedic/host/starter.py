@@ -26,8 +26,6 @@ _CGROUP_BYTES_MAX = 64 << 10
 _CGROUP_BYTES_REMEMBERED = 4 << 10
 _PATH_CHARACTERS_MAX = 4096
 """No kernel gives a longer one."""
-_STATUS_BYTES_MAX = 1 << 10
-"""It begins with what it is, and the user ids are in there."""
 
 
 class Starter(NamedTuple):
@@ -94,7 +92,7 @@ class Starters:
         cgroups = process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b""
         is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
         placed = _remembered(cgroups) if is_short else _placed(cgroups)
-        key = (placed, process.login_uid(), _uid(process), stat.parent_pid)
+        key = (placed, process.login_uid(), process.uid(), stat.parent_pid)
         starter = self._known.get(key)
         if starter is None:
             starter = self._known[key] = self._told(*key)
@@ -145,13 +143,6 @@ def _placed(cgroups: bytes) -> _Placed:
 
 
 _remembered = lru_cache(maxsize=CGROUPS_MAX)(_placed)
-
-
-def _uid(process: Process) -> Optional[int]:
-    raw = b"\n" + (process.read_or_none("status", _STATUS_BYTES_MAX) or b"")
-    # In a name, the kernel writes a line's end as two characters.
-    word = raw[raw.find(b"\nUid:") + 5 :].split(None, 1)[:1] if b"\nUid:" in raw else []
-    return int(word[0]) if word and word[0].isdigit() and len(word[0]) <= 10 else None
 
 
 def _service_path(cgroups: str) -> str:

@@ -287,9 +287,8 @@ def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: flo
     # A captured tree is not of this user, and need not hold everybody.
     if roots.is_live and found.hidden:
         reasons.append(f"what of the processes tells nothing of itself ({found.hidden})")
-    if roots.is_live and not os.path.isdir(roots.proc.root + "/1"):
-        reasons.append("the processes of others, which are hidden here (hidepid)")
-    return reasons
+    hidden = roots.proc.hidden() if roots.is_live else None
+    return [*reasons, hidden] if hidden is not None else reasons
 
 
 def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:

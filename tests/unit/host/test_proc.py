@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.host.proc import Gone, Process, Tree, Unreadable, parse_stat, shown, uptime_s
+from bmcmedic.host.proc import (
+    Gone,
+    Process,
+    Recorded,
+    Tree,
+    Unreadable,
+    parse_stat,
+    shown,
+    uptime_s,
+)
 from tests.support.proc_tree import KTHREADD, FakeProcess, kipmi, write_proc
 
 
@@ -115,6 +124,22 @@ def test_a_zombie_can_be_read() -> None:
             assert process.argv() == []
     finally:
         child.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_as_whom_it_runs_is_told_by_whom_it_belongs_to_and_by_its_status() -> None:
+    code = "import os; os.setresuid(0, 4242, 0); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        record: Recorded = {}
+        for tree in (Tree("/proc"), Tree("/proc", record)):
+            with tree.hold(child.pid) as process:
+                assert process.uid() == 4242
+        assert set(record) == {f"{child.pid}/status"}
+        child.communicate(b"\n", timeout=60)
 
 
 def test_closing_twice_does_nothing() -> None:

@@ -38,6 +38,18 @@ def as_text(host: FakeHost, capsys: pytest.CaptureFixture[str], *words: str) -> 
     return status, capsys.readouterr().out
 
 
+def test_where_others_are_hidden_nobody_is_said_to_be_relieved(
+    host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = as_json(host, capsys, "--yes")
+    assert (status, document["blind"]) == (0, [])
+    (host.root / "proc/1").rmdir()
+    status, document = as_json(host, capsys, "--yes")
+    assert (status, document["blind"]) == (1, [host.place().proc.hidden()])
+    assert main(["--yes"], host.place()) == 1
+    assert "could not be seen: the processes of others" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("terminal")
 def test_on_a_terminal_it_says_exactly_what_it_would_do(
     host: FakeHost, capsys: pytest.CaptureFixture[str]
