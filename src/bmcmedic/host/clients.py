@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from bmcmedic.host.cpu_clocks import clocks_s, turn_at_s
+from bmcmedic.host.cpu_clocks import SCHED_BYTES_MAX, clocks_s, turn_at_s
 from bmcmedic.host.mask import masked
 from bmcmedic.host.proc import (
     Gone,
@@ -60,8 +60,6 @@ _WAITS_FOR_ANSWER = (
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
-_SCHED_BYTES_MAX = 1 << 10
-"""Of `sched`: it begins with the name, and the moment of the last turn."""
 _LINE_BYTES_MAX = 256
 
 
@@ -127,7 +125,7 @@ class Look(NamedTuple):
         # whose clock the moment would say something else, has had a turn more.
         turn_s = None
         if now.clocks_s:
-            turn_s = turn_at_s(process.read_or_none("sched", _SCHED_BYTES_MAX))
+            turn_s = turn_at_s(process.read_or_none("sched", SCHED_BYTES_MAX))
         mark = Mark.of(process)
         wchan = _wchan(process)
         # A stack costs more than a wchan, but kernels from 4.14 to 5.15 often have no other.

@@ -6,11 +6,10 @@ clocks of two CPUs may be hours apart. The moment of a process says something be
 the very CPU that it last ran on, and nobody can read that clock but by running there.
 """
 
-import _thread
 import os
 import time
 
-from bmcmedic.host.proc import PROC, ProcError, Tree, parse_stat
+from bmcmedic.host.proc import PROC, ProcError, Tree
 from bmcmedic.host.typed import Dict, Iterable, List, Optional, Set
 
 AT_ONCE_MAX = 32
@@ -19,11 +18,14 @@ AT_ONCE_MAX = 32
 READ_S_MAX = 0.5
 """For all of them; a real-time program may keep a CPU to itself for as long as it likes."""
 
-_TASKS = "self/task"
+END_S_MAX = 1.0
+"""For one of them to end, once it may."""
+
+SCHED_BYTES_MAX = 1 << 10
+"""Of a `sched`: it begins with the name, and the moment of the last turn."""
+
+_TASKS = "self/task/"
 _EXEC_START = b"se.exec_start"
-_SCHED_BYTES_MAX = 1 << 10
-"""Of `sched`: it begins with the name, and the moment of the last turn."""
-_STAT_BYTES_MAX = 1 << 10
 
 
 def clocks_s(tree: Tree, cpus: Iterable[int]) -> Dict[int, float]:
@@ -34,7 +36,7 @@ def clocks_s(tree: Tree, cpus: Iterable[int]) -> Dict[int, float]:
     """
     found: Dict[int, float] = {}
     if not tree.is_of_this_machine:
-        _note_turns(tree, _tasks(tree), found)
+        _note_turns(tree, _TASKS, tree.pids(_TASKS), found)
         return found
     try:
         everywhere = os.sched_getaffinity(0)
@@ -51,7 +53,8 @@ def clocks_s(tree: Tree, cpus: Iterable[int]) -> Dict[int, float]:
 def latest_turns_s(tree: Tree) -> Dict[int, float]:
     """What the clock of each CPU had come to at the least when somebody last ran there."""
     found: Dict[int, float] = {}
-    _note_turns(tree, [*_tasks(tree), *map(str, tree.pids())], found)
+    _note_turns(tree, _TASKS, tree.pids(_TASKS), found)
+    _note_turns(tree, "", tree.pids(), found)
     return found
 
 
@@ -71,29 +74,27 @@ def turn_at_s(sched: Optional[bytes]) -> Optional[float]:
 class _Visitor:
     """A thread of ours that has its turn on one CPU, and waits there until that has been read.
 
-    It is sent there while it waits: who asks for himself to be moved stands still, and with him the
-    interpreter, until that CPU lets him run.
+    It is sent there while it waits: who asks to be moved itself stands still, and with it the
+    interpreter, until that CPU lets it run.
     """
 
     def __init__(self, cpu: int, everywhere: Set[int]) -> None:
         """Raises RuntimeError where no thread can be had."""
-        self._told, self._go, self._leave = (_thread.allocate_lock() for _ in range(3))
-        for lock in (self._told, self._go, self._leave):
-            lock.acquire()
+        import threading  # no run that finds no client has a use for it
+
         self._everywhere = everywhere
-        others = _threads() if _native_id is None else set()
-        self.thread_id: Optional[int] = None
-        _thread.start_new_thread(self._run, ())
-        self._told.acquire()
-        if self.thread_id is None:
-            self.thread_id = _only_one(_threads() - others)
+        self._go, self._told, self._leave = (threading.Lock() for _ in range(3))
+        for lock in (self._go, self._told, self._leave):
+            lock.acquire()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        # Python 3.8 and later know its number; before that it is the one that was not there before.
+        others = set() if hasattr(self._thread, "native_id") else _threads()
+        self._thread.start()
+        self.thread_id = getattr(self._thread, "native_id", None) or _only_one(_threads() - others)
         self._is_sent = _is_sent(self.thread_id, {cpu})
         self._go.release()
 
     def _run(self) -> None:
-        if _native_id is not None:
-            self.thread_id = _native_id()
-        self._told.release()
         self._go.acquire()
         self._told.release()
         self._leave.acquire()
@@ -107,6 +108,10 @@ class _Visitor:
         _is_sent(self.thread_id, self._everywhere)
         self._leave.release()
 
+    def join(self) -> None:
+        """Wait for its end: a program must not end beside a thread that is about to."""
+        self._thread.join(END_S_MAX)
+
 
 def _is_sent(thread_id: Optional[int], cpus: Set[int]) -> bool:
     if thread_id is None:
@@ -118,12 +123,8 @@ def _is_sent(thread_id: Optional[int], cpus: Set[int]) -> bool:
     return True
 
 
-# Python 3.8 and later know it; before that it is the one that was not there before.
-_native_id = getattr(_thread, "get_native_id", None)
-
-
 def _threads() -> Set[int]:
-    return {int(name) for name in os.listdir(PROC + "/" + _TASKS)}
+    return set(Tree(PROC).pids(_TASKS))
 
 
 def _only_one(threads: Set[int]) -> Optional[int]:
@@ -138,27 +139,24 @@ def _told(tree: Tree, cpus: List[int], everywhere: Set[int], until: float) -> Di
         for cpu in cpus:
             visitors.append(_Visitor(cpu, everywhere))
         come = [visitor.thread_id for visitor in visitors if visitor.has_come(until)]
-        _note_turns(tree, [f"{_TASKS}/{thread_id}" for thread_id in come], found)
+        _note_turns(tree, _TASKS, [number for number in come if number is not None], found)
     except RuntimeError:
         pass  # there are too many threads already
     finally:
         for visitor in visitors:
             visitor.leave()
+        for visitor in visitors:
+            visitor.join()
     return found
 
 
-def _tasks(tree: Tree) -> List[str]:
-    return [f"{_TASKS}/{name}" for name in tree.names(_TASKS)]
-
-
-def _note_turns(tree: Tree, places: Iterable[str], found: Dict[int, float]) -> None:
+def _note_turns(tree: Tree, folder: str, ids: Iterable[int], found: Dict[int, float]) -> None:
     """Note what the turns of processes, or threads, say of the clocks of the CPUs they had."""
-    for place in places:
+    for number in ids:
         try:
-            raw = tree.read(f"{place}/stat", _STAT_BYTES_MAX)
-            cpu = parse_stat(int(place.rpartition("/")[2]), raw).processor
-            at_s = turn_at_s(tree.read(f"{place}/sched", _SCHED_BYTES_MAX))
-        except (ProcError, ValueError):
+            cpu = tree.stat(number, folder).processor
+            at_s = turn_at_s(tree.read(f"{folder}{number}/sched", SCHED_BYTES_MAX))
+        except ProcError:
             continue
         if at_s is not None:
             found[cpu] = max(at_s, found.get(cpu, 0.0))

@@ -150,9 +150,9 @@ class Tree:
             self.record.update((f"{path}/{name}", b"") for name in ["", *(n + "/" for n in names)])
         return names
 
-    def pids(self) -> List[int]:
-        """The processes, in no order; empty where this is no proc tree."""
-        return [int(name) for name in self.names() if _is_number(name)]
+    def pids(self, folder: str = "") -> List[int]:
+        """The processes, or the threads of `PID/task/`, in no order; empty where there are none."""
+        return [int(name) for name in self.names(folder) if _is_number(name)]
 
     def has_processes(self) -> bool:
         """Whether this is a proc tree with somebody in it, such as us."""
@@ -164,9 +164,9 @@ class Tree:
             return None
         return "the processes of others, which are hidden here (hidepid)"
 
-    def stat(self, pid: int) -> Stat:
-        """What a process is doing; raises Gone or Unreadable."""
-        return parse_stat(pid, self.read(f"{pid}/stat", _STAT_BYTES_MAX))
+    def stat(self, pid: int, folder: str = "") -> Stat:
+        """What a process, or a thread of `PID/task/`, is doing; raises Gone or Unreadable."""
+        return parse_stat(pid, self.read(f"{folder}{pid}/stat", _STAT_BYTES_MAX))
 
     def stat_or_none(self, pid: int) -> Optional[Stat]:
         """The same, and None where it tells nothing."""

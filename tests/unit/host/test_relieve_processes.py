@@ -45,8 +45,8 @@ class OnlyThese(Tree):
         self.these: set[int] = set()
         self.leap_s = leap_s
 
-    def pids(self) -> list[int]:
-        return [pid for pid in super().pids() if pid in self.these]
+    def pids(self, folder: str = "") -> list[int]:
+        return [pid for pid in super().pids(folder) if folder or pid in self.these]
 
     def read(self, path: str, bytes_max: int = 64 << 10) -> bytes:
         raw = super().read(path, bytes_max)
