@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.host.relieve_looks import STILL_S_MIN
+from bmcmedic.host.clients import WATCHED_S_MIN
 from bmcmedic.lab.guest.guest import Guest, GuestOptions
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.scripts import LAB_FILES
@@ -203,7 +203,7 @@ def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(desk: Des
     resets = desk.bmc.get()["cold_resets"]
     desk.fall_ill()
     poll(
-        lambda: all(each["idle_s"] > STILL_S_MIN + 1 for each in desk.triage()[1]["stuck"]),
+        lambda: all(each["idle_s"] > WATCHED_S_MIN + 1 for each in desk.triage()[1]["stuck"]),
         "clients that have stood still for long enough to be ended",
     )
     done = desk.relieve()

@@ -32,6 +32,7 @@ class FakeProcess:
     run_ns: int | None = 31_000_000
     delay_ns: int = 1_000
     turns: int = 12
+    counts_switches: bool = True
     idle_s: float | None = None
     processor: int = 0
     wchan: str | None = "do_select"
@@ -62,7 +63,11 @@ class FakeProcess:
         (folder / "cgroup").write_text(self.cgroup)
         login = 0xFFFF_FFFF if self.login_uid is None else self.login_uid
         (folder / "loginuid").write_text(str(login))
-        (folder / "status").write_text(f"Name:\t{self.comm}\nUid:\t0\t{self.uid}\t0\t0\n")
+        switches = f"voluntary_ctxt_switches:\t{self.turns}\nnonvoluntary_ctxt_switches:\t1\n"
+        if not self.counts_switches:
+            switches = ""
+        users = f"Uid:\t0\t{self.uid}\t0\t0\n"
+        (folder / "status").write_text(f"Name:\t{self.comm}\n{users}{switches}")
         if self.exe is not None:
             (folder / "exe").symlink_to(self.exe)
         if self.run_ns is not None:

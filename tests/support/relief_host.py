@@ -193,7 +193,8 @@ class FakeHost:
         (place / "cgroup").write_text("0::/system.slice/cron.service\n")
         (place / "loginuid").write_text("4294967295")
         numbers = "NSpid:\t" + "\t".join(map(str, fake.numbers)) + "\n" if fake.numbers else ""
-        (place / "status").write_text(f"Name:\t{fake.comm}\nUid:\t0\t0\t0\t0\n{numbers}")
+        switches = f"voluntary_ctxt_switches:\t{fake.turns}\nnonvoluntary_ctxt_switches:\t0\n"
+        (place / "status").write_text(f"Name:\t{fake.comm}\nUid:\t0\t0\t0\t0\n{switches}{numbers}")
         (place / "ns").mkdir(exist_ok=True)
         _link(place / "ns" / "pid", f"pid:[{fake.spaces[-1]}]" if fake.spaces else None)
         if fake.wchan is not None:

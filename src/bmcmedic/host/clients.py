@@ -46,6 +46,14 @@ WCHANS_MAX = 64
 STACK_FRAMES_MAX = 8
 _STACK_BYTES_MAX = 4 << 10
 
+WATCHED_S_MIN = 16.0
+"""So long a client must have stood still before our eyes where nobody tells when it last ran.
+
+Clients wake up after 15 s or never.
+"""
+
+NOT_YET = "stands still, but since when is not told, and it was watched for too short a time"
+
 STARTING_S_MAX = 2.0
 """What a client takes to get from its start to its first question, on a sick host."""
 
@@ -61,6 +69,7 @@ _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
 _LINE_BYTES_MAX = 256
+_STATUS_BYTES_MAX = 4 << 10
 
 
 class Now(NamedTuple):
@@ -98,7 +107,12 @@ class Mark(NamedTuple):
 
     def has_moved_since(self, earlier: "Mark") -> bool:
         """Whether it has come any further than at an earlier mark of the same process."""
-        return (self.stat.cpu_ticks, *self[1:]) != (earlier.stat.cpu_ticks, *earlier[1:])
+        return _progressed(earlier) != _progressed(self)
+
+
+def _progressed(mark: Mark) -> Tuple[Optional[int], ...]:
+    # Who has been sent to another CPU is on its way to a turn there.
+    return (mark.stat.cpu_ticks, mark.stat.processor, *mark[1:])
 
 
 class Look(NamedTuple):
@@ -121,8 +135,8 @@ class Look(NamedTuple):
     @classmethod
     def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "Look":
         """`with_stack`: it is read in any case, and decides no more. Raises Gone or Unreadable."""
-        # Its mark comes after that moment: who is given a CPU in between, and maybe another one, by
-        # whose clock the moment would say something else, has had a turn more.
+        # Its mark comes after that moment: who has a turn in between, and maybe on another CPU, by
+        # whose clock the moment would say something else, has moved.
         turn_s = None
         if now.clocks_s:
             turn_s = turn_at_s(process.read_or_none("sched", SCHED_BYTES_MAX))
@@ -254,7 +268,16 @@ def judge(
     progress = _progress(client.first, again, max(idle_s_min(stuck_after_s), still_s_min))
     if progress is not None:
         return Verdict(Finding.PROGRESS, [progress])
+    if again.mark.turns is None:
+        return Verdict(Finding.NOT_PROVEN, ["whether it has run cannot be read"])
     return _waiting(client, again)
+
+
+def unless_too_soon(verdict: Verdict, look: Look, watched_s: float) -> Verdict:
+    """The same, but nobody is stuck who may have run shortly before it was watched."""
+    if not verdict.is_stuck or look.idle_s is not None or watched_s >= WATCHED_S_MIN:
+        return verdict
+    return Verdict(Finding.NOT_PROVEN, [NOT_YET])
 
 
 def _progress(first: Mark, again: Look, still_s: float) -> Optional[str]:
@@ -263,7 +286,7 @@ def _progress(first: Mark, again: Look, still_s: float) -> Optional[str]:
         return "it runs"
     if again.stat.cpu_ticks != first.stat.cpu_ticks or again.mark.run_ns != first.run_ns:
         return "it used CPU time while we looked"
-    if again.mark.turns != first.turns:
+    if again.mark.has_moved_since(first):
         return "it ran while we looked"
     if again.idle_s is not None and again.idle_s < still_s:
         return f"it ran {again.idle_s:.1f} s ago"
@@ -354,9 +377,17 @@ def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
     try:
         run_ns, _, turns = (raw or b"").split()
         # A kernel that does not keep them writes zeros.
-        return (int(run_ns), int(turns)) if int(run_ns) > 0 else (None, None)
+        if int(run_ns) > 0:
+            return int(run_ns), int(turns)
     except ValueError:
-        return None, None
+        pass
+    # Each turn ends, and every kernel counts the ends; to read them costs three times as much.
+    return None, _ended_turns(process.read_or_none("status", _STATUS_BYTES_MAX) or b"")
+
+
+def _ended_turns(status: bytes) -> Optional[int]:
+    counts = re.findall(rb"^(?:non)?voluntary_ctxt_switches:\t(\d+)$", status, re.MULTILINE)
+    return sum(map(int, counts)) if len(counts) == 2 else None
 
 
 def _wchan(process: Process) -> Optional[str]:

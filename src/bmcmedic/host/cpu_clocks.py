@@ -10,7 +10,7 @@ import os
 import time
 
 from bmcmedic.host.proc import PROC, ProcError, Tree
-from bmcmedic.host.typed import Dict, Iterable, List, Optional, Set
+from bmcmedic.host.typed import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 AT_ONCE_MAX = 32
 """Threads of ours that run on CPUs to read their clocks."""
@@ -34,28 +34,28 @@ def clocks_s(tree: Tree, cpus: Iterable[int]) -> Dict[int, float]:
     Left out is each one that cannot be told: it is off or not ours to run on, or somebody keeps it
     to himself. A capture holds those that were told.
     """
-    found: Dict[int, float] = {}
+    wanted = sorted(set(cpus))
     if not tree.is_of_this_machine:
-        _note_turns(tree, _TASKS, tree.pids(_TASKS), found)
-        return found
+        told = _latest(_turns(tree, _TASKS, tree.pids(_TASKS)))
+        return {cpu: told[cpu] for cpu in wanted if cpu in told}
     try:
         everywhere = os.sched_getaffinity(0)
     except (AttributeError, OSError):
-        return found  # such as PyPy, which knows of no such thing
-    wanted = sorted(set(cpus))
+        return {}  # such as PyPy, which knows of no such thing
+    found: Dict[int, float] = {}
     until = time.monotonic() + READ_S_MAX
-    while wanted and time.monotonic() < until:
-        found.update(_told(tree, wanted[:AT_ONCE_MAX], everywhere, until))
+    for left in range(-(-len(wanted) // AT_ONCE_MAX), 0, -1):
+        now = time.monotonic()
+        # What keeps some of them waiting is not to use up the time of all.
+        found.update(_told(tree, wanted[:AT_ONCE_MAX], everywhere, now + (until - now) / left))
         del wanted[:AT_ONCE_MAX]
     return found
 
 
 def latest_turns_s(tree: Tree) -> Dict[int, float]:
     """What the clock of each CPU had come to at the least when somebody last ran there."""
-    found: Dict[int, float] = {}
-    _note_turns(tree, _TASKS, tree.pids(_TASKS), found)
-    _note_turns(tree, "", tree.pids(), found)
-    return found
+    turns = [*_turns(tree, _TASKS, tree.pids(_TASKS)), *_turns(tree, "", tree.pids(), "SD")]
+    return _latest(turns)
 
 
 def turn_at_s(sched: Optional[bytes]) -> Optional[float]:
@@ -133,30 +133,50 @@ def _only_one(threads: Set[int]) -> Optional[int]:
 
 def _told(tree: Tree, cpus: List[int], everywhere: Set[int], until: float) -> Dict[int, float]:
     """The clocks that visitors of ours tell of until then."""
-    found: Dict[int, float] = {}
     visitors: List[_Visitor] = []
     try:
-        for cpu in cpus:
-            visitors.append(_Visitor(cpu, everywhere))
+        _send(cpus, everywhere, visitors)
         come = [visitor.thread_id for visitor in visitors if visitor.has_come(until)]
-        _note_turns(tree, _TASKS, [number for number in come if number is not None], found)
-    except RuntimeError:
-        pass  # there are too many threads already
+        return _latest(_turns(tree, _TASKS, [number for number in come if number is not None]))
     finally:
         for visitor in visitors:
             visitor.leave()
         for visitor in visitors:
             visitor.join()
-    return found
 
 
-def _note_turns(tree: Tree, folder: str, ids: Iterable[int], found: Dict[int, float]) -> None:
-    """Note what the turns of processes, or threads, say of the clocks of the CPUs they had."""
+def _send(cpus: List[int], everywhere: Set[int], visitors: List[_Visitor]) -> None:
+    try:
+        for cpu in cpus:
+            visitors.append(_Visitor(cpu, everywhere))
+    except RuntimeError:
+        return  # there are too many threads already: those that are there will do
+
+
+def _turns(
+    tree: Tree, folder: str, ids: Iterable[int], states: str = ""
+) -> Iterator[Tuple[int, float]]:
+    """The last turns of processes, or threads: the CPU, and the moment by its clock.
+
+    Who is on the way to another CPU has the moment of the one and the number of the other: of
+    whom we have not sent ourselves, only those that are and stay in one of these states count.
+    """
     for number in ids:
         try:
-            cpu = tree.stat(number, folder).processor
+            before = tree.stat(number, folder)
             at_s = turn_at_s(tree.read(f"{folder}{number}/sched", SCHED_BYTES_MAX))
+            after = tree.stat(number, folder)
         except ProcError:
             continue
-        if at_s is not None:
-            found[cpu] = max(at_s, found.get(cpu, 0.0))
+        is_there = before.processor == after.processor
+        if states:
+            is_there = is_there and before.state in states and after.state in states
+        if is_there and at_s is not None:
+            yield before.processor, at_s
+
+
+def _latest(turns: Iterable[Tuple[int, float]]) -> Dict[int, float]:
+    found: Dict[int, float] = {}
+    for cpu, at_s in turns:
+        found[cpu] = max(at_s, found.get(cpu, at_s))
+    return found

@@ -6,6 +6,7 @@ share of a core alone. And a diagnosis says what it rules out, and what it canno
 
 from enum import Enum
 
+from bmcmedic.host.clients import WATCHED_S_MIN
 from bmcmedic.host.guests import Guest
 from bmcmedic.host.interface import Interface
 from bmcmedic.host.kipmid import Kipmi
@@ -71,6 +72,8 @@ class Facts(NamedTuple):
     """Of `stuck_for_s` those whose device is gone: they wait for nothing that is there."""
     blind: Sequence[str] = ()
     """What could not be seen, so that nothing which was seen proves the host well."""
+    unwatched: int = 0
+    """Clients that may be stuck, but stood still before our eyes for too short a time."""
 
     @property
     def asking_for_s(self) -> List[float]:
@@ -308,9 +311,11 @@ def _advice(kind: Kind, facts: Facts) -> List[str]:
         lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
     if kind is Kind.UNDECIDED and facts.is_kernel_waiting:
         lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
+    if facts.unwatched:
+        lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")
     if facts.not_proven:
         lines.append(f"run it as root: {_count(facts.not_proven, 'client')} could not be looked at")
-    elif facts.blind:
+    elif facts.blind and not facts.unwatched:
         lines.append("run it as root: it sees everything")
     return lines
 

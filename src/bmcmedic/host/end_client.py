@@ -226,7 +226,9 @@ class Ender:
         )
 
     def _prove_stuck(self, case: _Case, process: Process) -> Optional[str]:
-        again = self._looks.prove_again(case.judged, process, self._now)
+        again = self._looks.prove_again(
+            case.judged, process, self._now, case.judged.look.idle_s or 0.0
+        )
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:
@@ -240,7 +242,7 @@ class Ender:
             return "it was not seen standing still after SIGTERM"
         first = case.judged.client._replace(first=case.settled)
         since = case.judged._replace(client=first)
-        again = self._looks.prove_again(since, process, self._now)
+        again = self._looks.prove_again(since, process, self._now, 0.0)
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:

@@ -160,9 +160,11 @@ class Tree:
 
     def hidden(self) -> Optional[str]:
         """What a /proc that is mounted so (hidepid) does not show; None: it hides nobody."""
-        if os.path.isdir(self.root + "/1"):
-            return None
-        return "the processes of others, which are hidden here (hidepid)"
+        try:
+            os.listdir(self.root + "/1")
+        except OSError:
+            return "the processes of others, which are hidden here (hidepid)"
+        return None
 
     def stat(self, pid: int, folder: str = "") -> Stat:
         """What a process, or a thread of `PID/task/`, is doing; raises Gone or Unreadable."""

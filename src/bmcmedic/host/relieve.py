@@ -11,17 +11,17 @@ import os
 import time
 
 from bmcmedic.host import interface, kipmid, kipmid_throttle
-from bmcmedic.host.clients import Finding
+from bmcmedic.host.clients import NOT_YET, WATCHED_S_MIN, Finding
 from bmcmedic.host.end_client import Ender, Ending, Outcome, group_members
 from bmcmedic.host.interface import Counters, Interface
 from bmcmedic.host.kill_switch import KILL_SWITCH, why_disabled
 from bmcmedic.host.kipmid import Kipmi, KipmiMark
 from bmcmedic.host.kipmid_throttle import KipmidThrottle, Setting
 from bmcmedic.host.proc import PROC, Identity, ProcError, Stat, Tree
-from bmcmedic.host.relieve_looks import APART_S_UNTOLD, NOT_YET, Judged, Looks
+from bmcmedic.host.relieve_looks import APART_S_MIN, Judged, Looks
 from bmcmedic.host.signals import Sender, why_pids_mean_nothing
 from bmcmedic.host.starter import Starter, Users, starter_of
-from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional, Set
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 from bmcmedic.host.undo_journal import DIRECTORY, UndoJournal
 
 LOOK_INTERVAL_S = 1.0
@@ -153,7 +153,7 @@ class Relief:
         self._place.sleep(LOOK_INTERVAL_S)
         judged = self.look()
         if any(NOT_YET in each.verdict.evidence for each in judged):
-            self._place.sleep(APART_S_UNTOLD)
+            self._place.sleep(WATCHED_S_MIN + APART_S_MIN)
             judged = self.look()
         return self._act(judged, may_act, is_by_hand=True)
 
@@ -258,13 +258,6 @@ class Relief:
             and ending.outcome is Outcome.UNINTERRUPTIBLE
             and "KILL" in ending.signals
         }
-
-    def _left_alone_as_before(self, endings: Dict[Identity, Ending]) -> Set[Identity]:
-        """Those that are left alone for the sake of others, as at the look before."""
-        earlier = [
-            case.judged.client.identity for case in self._left if _is_left_alone(case.ending)
-        ]
-        return {identity for identity in earlier if _is_left_alone(endings.get(identity))}
 
     def _is_long(self, since: Optional[float]) -> bool:
         return since is not None and self._place.monotonic() - since >= SILENT_S

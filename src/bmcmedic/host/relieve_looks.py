@@ -5,6 +5,8 @@ has made progress is marked anew, so that what counts is what it did since.
 """
 
 from bmcmedic.host.clients import (
+    NOT_YET,
+    WATCHED_S_MIN,
     Client,
     Finding,
     Look,
@@ -13,8 +15,18 @@ from bmcmedic.host.clients import (
     cpus_of,
     idle_s_min,
     judge,
+    unless_too_soon,
 )
-from bmcmedic.host.proc import Gone, Identity, ProcError, Process, Tree, Unreadable, age_s
+from bmcmedic.host.proc import (
+    Gone,
+    Identity,
+    ProcError,
+    Process,
+    Tree,
+    Unreadable,
+    age_s,
+    uptime_s,
+)
 from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
 
 CLIENTS_MAX = 4096
@@ -22,17 +34,6 @@ CLIENTS_MAX = 4096
 
 APART_S_MIN = 0.5
 """Between the mark and the look that a client is judged by."""
-
-STILL_S_MIN = 16.0
-"""Who is ended has not run for so long, whatever the threshold.
-
-Clients wake up after 15 s or never.
-"""
-
-APART_S_UNTOLD = STILL_S_MIN
-"""Between the two looks where the kernel does not tell when it last ran."""
-
-NOT_YET = "stands still, but has been watched for too short a time"
 
 
 class Judged(NamedTuple):
@@ -44,7 +45,7 @@ class Judged(NamedTuple):
 
 
 class _Marked(NamedTuple):
-    """A client with its mark, and when that was made."""
+    """A client with its mark, and when that had been made."""
 
     client: Client
     at_uptime_s: float
@@ -57,7 +58,7 @@ class Looks:
         """`stuck_after_s`: the age from which a client that makes no progress counts as stuck."""
         self.tree = tree
         self.stuck_after_s = stuck_after_s
-        self._still_s = max(idle_s_min(stuck_after_s), STILL_S_MIN)
+        self._still_s = max(idle_s_min(stuck_after_s), WATCHED_S_MIN)
         self._known: Dict[Identity, _Marked] = {}
         self.unseen = 0
         """Clients beyond the limit at the last look."""
@@ -77,7 +78,7 @@ class Looks:
         for pid in self.tree.pids():
             try:
                 with self.tree.hold(pid) as process:
-                    marked = self._mark(process, now)
+                    marked = self._mark(process)
                     if marked is None:
                         continue
                     if len(known) >= CLIENTS_MAX:
@@ -89,26 +90,28 @@ class Looks:
                         due.append(self._due_s_of_new(marked, now))
                         continue
                     seen = self._judge(marked.client, process, now, apart_s)
-                    judged.append(seen if _is_enough(seen, apart_s) else _not_yet(seen))
+                    verdict = unless_too_soon(seen.verdict, seen.look, apart_s)
+                    judged.append(seen._replace(verdict=verdict))
             except ProcError:
                 continue  # it has ended, or tells nothing: nothing is proven of it
+        marked_at_s = uptime_s(self.tree)
         for each in judged:
             if _has_moved(each):
                 renewed = each.client._replace(first=each.look.mark)
-                known[renewed.identity] = _Marked(renewed, now.uptime_s)
+                known[renewed.identity] = _Marked(renewed, marked_at_s)
             due.append(self._due_s(each, now.uptime_s - known[each.client.identity].at_uptime_s))
         self._known = known
         self.due_s = [seconds for seconds in due if seconds is not None]
         return sorted(judged, key=lambda each: each.client.identity[::-1])
 
-    def _mark(self, process: Process, now: Now) -> Optional[_Marked]:
+    def _mark(self, process: Process) -> Optional[_Marked]:
         """The client that a process is now, with its earlier mark if it is still the same."""
         fresh = Client.of(process)
         if fresh is None:
             return None
         earlier = self._known.get(fresh.identity)
         if earlier is None or not _is_same(fresh, earlier.client):
-            return _Marked(fresh, now.uptime_s)
+            return _Marked(fresh, uptime_s(self.tree))
         return _Marked(fresh._replace(first=earlier.client.first), earlier.at_uptime_s)
 
     def _due_s_of_new(self, marked: _Marked, now: Now) -> Optional[float]:
@@ -125,29 +128,29 @@ class Looks:
         ):
             return None
         if look.idle_s is None:
-            still_s = APART_S_UNTOLD - watched_s
+            still_s = WATCHED_S_MIN - watched_s
         else:
-            is_waiting = look.stat.state in "SD"
-            still_s = self._still_s - (look.idle_s if is_waiting else 0.0)
+            still_s = self._still_s - (0.0 if look.mark.is_running else look.idle_s)
         return max(APART_S_MIN, self.stuck_after_s - look.age_s, still_s)
 
-    def _judge(self, client: Client, process: Process, now: Now, watched_s: float) -> Judged:
+    def _judge(self, client: Client, process: Process, now: Now, still_s: float) -> Judged:
         """Judge a client by the process that is held; raises Gone or Unreadable.
 
-        `watched_s`: if it stands where its first mark has it, it has not run for so long.
+        `still_s`: if it stands where its first mark has it, it has not run for so long.
         """
         look = Look.at(process, now)
         # A CPU's clock stands still while interrupts have the CPU, and a watcher's does not.
         is_still = look.mark.turns is not None and not look.mark.has_moved_since(client.first)
-        if is_still and look.idle_s is not None and look.idle_s < watched_s:
-            look = look._replace(idle_s=watched_s)
-        return Judged(client, look, judge(client, look, self.stuck_after_s, STILL_S_MIN))
+        if is_still and look.idle_s is not None and look.idle_s < still_s:
+            look = look._replace(idle_s=still_s)
+        verdict = judge(client, look, self.stuck_after_s, WATCHED_S_MIN)
+        return Judged(client, look, verdict)
 
-    def prove_again(self, judged: Judged, process: Process, now: Now) -> Judged:
+    def prove_again(self, judged: Judged, process: Process, now: Now, still_s: float) -> Judged:
         """Judge a client once more, as it is now, for it is about to be acted upon.
 
-        A `now` without the clocks of CPUs leaves out for how long it has not run. Raises Gone when
-        it has ended, Unreadable when it does not tell.
+        `still_s`: as that judgement had it. Raises Gone when it has ended, Unreadable when it does
+        not tell.
         """
         fresh = Client.of(process)
         if fresh is None or fresh.identity != judged.client.identity:
@@ -155,7 +158,7 @@ class Looks:
         if not _is_same(fresh, judged.client):
             raise Unreadable("it runs another program now")
         client = fresh._replace(first=judged.client.first)
-        return self._judge(client, process, now, judged.look.idle_s or 0.0)
+        return self._judge(client, process, now, still_s)
 
 
 def _has_moved(judged: Judged) -> bool:
@@ -163,16 +166,6 @@ def _has_moved(judged: Judged) -> bool:
     if judged.verdict.finding not in (Finding.YOUNG, Finding.PROGRESS):
         return False
     return judged.look.mark.is_running or judged.look.mark.has_moved_since(judged.client.first)
-
-
-def _is_enough(judged: Judged, apart_s: float) -> bool:
-    told = judged.look.idle_s is not None
-    return told or not judged.verdict.is_stuck or apart_s >= APART_S_UNTOLD
-
-
-def _not_yet(judged: Judged) -> Judged:
-    """Who answers a slow BMC wakes up once in many seconds, and some kernels do not tell when."""
-    return judged._replace(verdict=Verdict(Finding.NOT_PROVEN, [NOT_YET]))
 
 
 def _is_same(one: Client, other: Client) -> bool:

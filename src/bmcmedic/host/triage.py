@@ -5,6 +5,7 @@ import time
 
 from bmcmedic.host import diagnosis, guests, interface, kipmid, machine
 from bmcmedic.host.clients import (
+    NOT_YET,
     STUCK_AFTER_S,
     Client,
     Finding,
@@ -14,8 +15,9 @@ from bmcmedic.host.clients import (
     cpus_of,
     is_gone,
     judge,
+    unless_too_soon,
 )
-from bmcmedic.host.cpu_clocks import latest_turns_s
+from bmcmedic.host.cpu_clocks import clocks_s, latest_turns_s
 from bmcmedic.host.proc import (
     PROC,
     TICKS_PER_S,
@@ -162,12 +164,13 @@ def triage(
     again = None
     if roots.again is not None:
         again = _moment(roots.again, roots.sys_again or roots.sys, found)
-    stuck, spared = _judged(roots, found, stuck_after_s, with_stacks)
+    watched_s = again.uptime_s - first.uptime_s if again is not None else 0.0
+    stuck, spared = _judged(roots, found, stuck_after_s, watched_s, with_stacks)
     now = machine.read(roots.proc, roots.sys)
     seen = Triage(
         machine=now,
         captured_at=round(_captured_at(roots, epoch_s), 3),
-        interval_s=round(again.uptime_s - first.uptime_s, 2) if again is not None else None,
+        interval_s=round(watched_s, 2) if again is not None else None,
         kipmi=kipmid.compare(first.kipmi, again.kipmi if again is not None else None),
         max_busy_us=kipmid.max_busy_us(roots.sys),
         interfaces=interface.compare(
@@ -241,24 +244,22 @@ def now_s(proc: Tree) -> float:
 
 
 def _judged(
-    roots: Roots, found: Survey, stuck_after_s: float, with_stacks: bool
+    roots: Roots, found: Survey, stuck_after_s: float, watched_s: float, with_stacks: bool
 ) -> Tuple[List[Stuck], List[Spared]]:
     """The clients that are proven stuck, oldest first, and the others that are still there."""
     tree = roots.proc if roots.again is None else roots.again
-    try:
-        now = Now.of(tree, cpus_of(found.clients))
-    except ProcError:
-        now = Now(now_s(tree), {})
     if roots.again is None:
         # Nobody has read the clocks for a bare proc tree. They were not behind any turn.
-        now = now._replace(clocks_s=latest_turns_s(tree))
+        now = Now(now_s(tree), latest_turns_s(tree))
+    else:
+        now = Now(now_s(tree), clocks_s(tree, cpus_of(found.clients)))
     starters = Starters(tree, Users(roots.etc), roots.run)
     stuck, spared = [], []
     for client in found.clients:
         try:
             with tree.hold(client.identity.pid) as process:
                 look = Look.at(process, now, with_stack=with_stacks)
-                verdict = judge(client, look, stuck_after_s)
+                verdict = unless_too_soon(judge(client, look, stuck_after_s), look, watched_s)
                 if verdict.is_stuck:
                     who = starters.of(process, look.stat)
                     stuck.append(Stuck(client, look, verdict.evidence, who))
@@ -306,13 +307,16 @@ def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
 
 
 def _facts(seen: Triage) -> diagnosis.Facts:
+    unproven = [s.verdict for s in seen.spared if s.verdict.finding is Finding.NOT_PROVEN]
+    unwatched = sum(NOT_YET in verdict.evidence for verdict in unproven)
     return diagnosis.Facts(
         captured_at=seen.captured_at,
         interval_s=seen.interval_s,
         kipmi=seen.kipmi,
         interfaces=seen.interfaces,
         stuck_for_s=[each.waits_s for each in seen.stuck],
-        not_proven=sum(s.verdict.finding is Finding.NOT_PROVEN for s in seen.spared),
+        not_proven=len(unproven) - unwatched,
+        unwatched=unwatched,
         load=seen.machine.load[0] if seen.machine.load else None,
         cpus=seen.machine.cpus,
         guests=seen.guests,

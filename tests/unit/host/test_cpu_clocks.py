@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,7 +115,6 @@ def has_no_thread(_thread: threading.Thread) -> None:
         (os, "sched_setaffinity", refuse),
         (threading.Thread, "start", has_no_thread),
         (cpu_clocks._Visitor, "has_come", lambda _self, _until: False),
-        (cpu_clocks, "READ_S_MAX", 0.0),
     ],
 )
 def test_what_cannot_be_read_is_left_out(
@@ -122,6 +122,61 @@ def test_what_cannot_be_read_is_left_out(
 ) -> None:
     monkeypatch.setattr(module, name, stub)
     assert clocks_s(LIVE, CPUS) == {}
+
+
+def test_who_does_not_come_holds_nobody_up_and_may_leave_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[set[int]] = []
+
+    def stays_away(visitor: cpu_clocks._Visitor) -> None:
+        visitor._leave.acquire()
+        left.append(os.sched_getaffinity(0))
+
+    monkeypatch.setattr(cpu_clocks._Visitor, "_run", stays_away)
+    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", 0.05)
+    told: list[dict[int, float]] = []
+    thread = threading.Thread(target=lambda: told.append(clocks_s(LIVE, CPUS)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    assert told == [{}]
+    assert left == [set(CPUS)] * len(CPUS)
+
+
+@tells
+@pytest.mark.skipif(len(CPUS) < 2, reason="it takes another CPU")
+def test_one_that_does_not_come_blinds_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_come, asked = cpu_clocks._Visitor.has_come, []
+
+    def not_the_first(visitor: cpu_clocks._Visitor, until: float) -> bool:
+        asked.append(visitor)
+        if len(asked) > 1:
+            return has_come(visitor, until)
+        wait_for(lambda: time.monotonic() > until)
+        return False
+
+    monkeypatch.setattr(cpu_clocks._Visitor, "has_come", not_the_first)
+    monkeypatch.setattr(cpu_clocks, "AT_ONCE_MAX", 1)
+    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", TIMEOUT_S / 20)
+    assert sorted(clocks_s(LIVE, CPUS)) == CPUS[1:]
+
+
+@tells
+@pytest.mark.skipif(len(CPUS) < 2, reason="it takes another CPU")
+def test_where_there_can_be_no_more_threads_those_that_are_there_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def only_one(thread: threading.Thread) -> None:
+        if started:
+            has_no_thread(thread)
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", only_one)
+    assert sorted(clocks_s(LIVE, CPUS)) == CPUS[:1]
 
 
 def test_nobody_is_sent_anywhere_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +208,10 @@ def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up() -> None:
 
 def test_a_capture_holds_those_that_were_told(tmp_path: Path) -> None:
     tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool()])))
-    assert clocks_s(tree, []) == pytest.approx(
-        {cpu: UPTIME_S - behind_s for cpu, behind_s in enumerate(CLOCKS_BEHIND_S)}
-    )
+    told = {cpu: UPTIME_S - behind_s for cpu, behind_s in enumerate(CLOCKS_BEHIND_S)}
+    assert clocks_s(tree, [0, 1, 2, 3]) == pytest.approx(told)
+    assert clocks_s(tree, [1]) == pytest.approx({1: told[1]})
+    assert clocks_s(tree, []) == {}
 
 
 def test_a_clock_was_not_behind_the_latest_turn_of_anybody(tmp_path: Path) -> None:
@@ -165,10 +221,11 @@ def test_a_clock_was_not_behind_the_latest_turn_of_anybody(tmp_path: Path) -> No
         FakeProcess(9, "c", idle_s=20.0, processor=1),
         FakeProcess(10, "d", idle_s=None, processor=0),
         FakeProcess(11, "e", idle_s=5.0, processor=2),
+        FakeProcess(12, "on its way there", state="R", idle_s=0.0, processor=1),
     ]
     root = write_proc(tmp_path / "proc", processes)
     (root / "11/stat").write_bytes(b"nonsense")
-    assert latest_turns_s(Tree(str(root))) == clocks_s(Tree(str(root)), [])
+    assert latest_turns_s(Tree(str(root))) == clocks_s(Tree(str(root)), [0, 1, 2])
     shutil.rmtree(root / "self")
     assert latest_turns_s(Tree(str(root))) == pytest.approx(
         {1: UPTIME_S - CLOCKS_BEHIND_S[1] - 10.0}

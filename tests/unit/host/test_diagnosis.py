@@ -209,6 +209,7 @@ def test_guests_that_wait_are_told() -> None:
 
 def test_who_could_not_be_looked_at_is_told() -> None:
     assert "3 clients could not be looked at" in seen(not_proven=3).advice[0]
+    assert "--interval 17" in seen(unwatched=3, blind=["whether 3 hang"]).advice[0]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bmcmedic.host.clients import Client
 from bmcmedic.host.end_client import Ending, Outcome
-from bmcmedic.host.proc import Tree
+from bmcmedic.host.proc import Process, Tree
 from bmcmedic.host.relieve import Relief, Report
 from bmcmedic.host.relieve_looks import Judged
-from tests.support.relief_host import Fake, FakeHost
+from tests.support.relief_host import UPTIME_S, Fake, FakeHost
 
 STUCK_AFTER_S = 60.0
 
@@ -447,6 +448,47 @@ def test_a_cpu_whose_clock_stands_still_for_interrupts_hides_nobody_for_ever(
     assert not relief.step(may_act=True).stuck
     host.pass_time(2.0)
     assert outcomes(relief.step(may_act=True)) == {1002: Outcome.ENDED}
+
+
+def test_who_ran_while_the_first_look_was_under_way_has_not_stood_still_since_it_began(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = host.add(Fake(1001, start_s=host.uptime_s - 100.0))
+    of = Client.of
+
+    def slowly(process: Process) -> Client | None:
+        host.pass_time(2.0)
+        one.turns, one.ran_at_s = one.turns + 1, host.uptime_s
+        host.write(one)
+        return of(process)
+
+    relief = Relief(host.place(), 5.0)
+    monkeypatch.setattr(Client, "of", slowly)
+    relief.look()
+    monkeypatch.setattr(Client, "of", of)
+    host.pass_time(15.0)
+    assert not relief.step(may_act=True).stuck
+    host.pass_time(1.5)
+    assert outcomes(relief.step(may_act=True)) == {1001: Outcome.ENDED}
+
+
+def test_without_a_clock_of_its_cpu_a_client_is_watched_for_longer(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.add(Fake(1001, processor=1))
+    answered = host.add(Fake(1002, processor=1))
+    monkeypatch.setattr("bmcmedic.host.clients.clocks_s", lambda _tree, _cpus: {0: host.uptime_s})
+
+    def answer() -> None:
+        if host.uptime_s > UPTIME_S + 10.0 and not host.sent:
+            answered.turns += 1
+            host.write(answered)
+
+    host.when_slept.append(answer)
+    report = relieve(host)
+    assert host.sent == [(1001, "TERM")]
+    assert outcomes(report) == {1001: Outcome.ENDED, 1002: None}
+    assert UPTIME_S + 16.0 < host.uptime_s < UPTIME_S + 20.0
 
 
 def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:

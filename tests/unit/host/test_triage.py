@@ -14,7 +14,7 @@ import pytest
 
 from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.host import capture, triage_main
-from bmcmedic.host.clients import TOO_LONG
+from bmcmedic.host.clients import NOT_YET, TOO_LONG
 from bmcmedic.host.proc import Tree
 from bmcmedic.host.report import encoded, screen, to_json
 from bmcmedic.host.triage import NoTree, Roots, triage
@@ -180,6 +180,38 @@ def test_a_bare_proc_tree_has_one_look(tmp_path: Path) -> None:
     assert [row["pid"] for row in seen["stuck"]] == [65_113]
     assert "bmc-not-answering" in seen["symptoms"]
     assert seen["interfaces"] == []
+
+
+@pytest.mark.parametrize(("age_s", "is_stuck"), [(300.0, True), (60.0, False)])
+def test_in_a_bare_proc_tree_the_latest_turn_of_anybody_tells_the_time(
+    tmp_path: Path, age_s: float, *, is_stuck: bool
+) -> None:
+    client = stuck_ipmitool(age_s=age_s)
+    client.processor = 1
+    other = FakeProcess(70, "sh", ["sh"], exe="/bin/sh", idle_s=30.0, processor=1)
+    root = write_proc(tmp_path / "bare", [KTHREADD, client, other])
+    shutil.rmtree(root / "self")
+    seen = report(root)
+    assert [row["idle_s"] for row in seen["stuck"]] == ([269.99] if is_stuck else [])
+    if not is_stuck:
+        assert seen["spared"][0]["reason"] == "it ran 30.0 s ago"
+
+
+@pytest.mark.parametrize(("interval_s", "kind"), [(2.0, "undecided"), (17.0, "hung")])
+def test_where_nobody_tells_when_a_client_ran_it_must_have_been_watched(
+    tmp_path: Path, interval_s: float, kind: str
+) -> None:
+    client = stuck_ipmitool()
+    client.processor = 1
+    processes = [KTHREADD, client]
+    root = write_capture(tmp_path / "x", processes, processes, interval_s=interval_s)
+    shutil.rmtree(root / "proc.2/self/task/77001")
+    seen = report(root)
+    assert seen["diagnosis"]["kind"] == kind
+    assert [row["idle_s"] for row in seen["stuck"]] == ([] if kind == "undecided" else [None])
+    if kind == "undecided":
+        assert NOT_YET in seen["blind"][0]
+        assert seen["diagnosis"]["advice"] == ["watch the clients for longer: --interval 17"]
 
 
 def stuck_without(device: str | None) -> FakeProcess:
