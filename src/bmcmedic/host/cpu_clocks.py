@@ -91,7 +91,7 @@ class _Visitor:
         others = set() if hasattr(self._thread, "native_id") else _threads()
         self._thread.start()
         self.thread_id = getattr(self._thread, "native_id", None) or _only_one(_threads() - others)
-        self._is_sent = _is_sent(self.thread_id, {cpu})
+        self._is_sent = _send(self.thread_id, {cpu})
         self._go.release()
 
     def _run(self) -> None:
@@ -105,7 +105,7 @@ class _Visitor:
 
     def leave(self) -> None:
         """It ends, and where it has not had a turn yet, it may have it anywhere."""
-        _is_sent(self.thread_id, self._everywhere)
+        _send(self.thread_id, self._everywhere)
         self._leave.release()
 
     def join(self) -> None:
@@ -113,7 +113,8 @@ class _Visitor:
         self._thread.join(END_S_MAX)
 
 
-def _is_sent(thread_id: Optional[int], cpus: Set[int]) -> bool:
+def _send(thread_id: Optional[int], cpus: Set[int]) -> bool:
+    """Have a thread run there and nowhere else; whether that can be done."""
     if thread_id is None:
         return False
     try:
@@ -135,7 +136,7 @@ def _told(tree: Tree, cpus: List[int], everywhere: Set[int], until: float) -> Di
     """The clocks that visitors of ours tell of until then."""
     visitors: List[_Visitor] = []
     try:
-        _send(cpus, everywhere, visitors)
+        _start(visitors, cpus, everywhere)
         come = [visitor.thread_id for visitor in visitors if visitor.has_come(until)]
         return _latest(_turns(tree, _TASKS, [number for number in come if number is not None]))
     finally:
@@ -145,7 +146,7 @@ def _told(tree: Tree, cpus: List[int], everywhere: Set[int], until: float) -> Di
             visitor.join()
 
 
-def _send(cpus: List[int], everywhere: Set[int], visitors: List[_Visitor]) -> None:
+def _start(visitors: List[_Visitor], cpus: List[int], everywhere: Set[int]) -> None:
     try:
         for cpu in cpus:
             visitors.append(_Visitor(cpu, everywhere))
