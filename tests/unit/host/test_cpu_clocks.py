@@ -38,7 +38,9 @@ tells = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind() -> Iterator[None]:
+def _leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # What a test asks for it is told, however busy the machine is.
+    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", TIMEOUT_S)
     threads, affinity = threading.enumerate(), os.sched_getaffinity(0)
     yield
     # Python's threads have ended by now; the kernel's may have a moment yet.
@@ -157,7 +159,7 @@ def test_one_that_does_not_come_blinds_no_other(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cpu_clocks._Visitor, "has_come", not_the_first)
     monkeypatch.setattr(cpu_clocks, "AT_ONCE_MAX", 1)
-    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", TIMEOUT_S / 20)
+    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", 3.0)
     assert sorted(clocks_s(LIVE, CPUS)) == CPUS[1:]
 
 
@@ -185,10 +187,14 @@ def test_nobody_is_sent_anywhere_where_nothing_is_asked(monkeypatch: pytest.Monk
     assert clocks_s(LIVE, []) == {}
 
 
+@tells
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may run in real time")
 @pytest.mark.skipif(len(CPUS) < 2, reason="the other CPU is for who looks")
-def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up() -> None:
+def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The kernel lets others have a turn there once in a second, or never."""
+    monkeypatch.setattr(cpu_clocks, "READ_S_MAX", 0.2)
     code = (
         f"import os, time; os.sched_setaffinity(0, {{{CPUS[1]}}});"
         " os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)); print(flush=True);"
@@ -198,9 +204,8 @@ def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        told = clocks_s(LIVE, CPUS)
+        wait_for(lambda: CPUS[0] in clocks_s(LIVE, CPUS))
         child.kill()
-    assert CPUS[0] in told or not told  # none: this kernel does not tell
 
 
 # ------------------------------------------------------------------------------------- captures
