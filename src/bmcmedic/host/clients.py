@@ -311,7 +311,7 @@ def _waiting(client: Client, again: Look) -> Verdict:
     if again.wchan is not None:
         evidence.append(f"waits in {again.wchan}")
     if again.idle_s is not None:
-        evidence.append(f"has not run for {again.idle_s:.0f} s")
+        evidence.append(f"has not run for {int(again.idle_s)} s")  # at the least
     else:
         evidence.append("no CPU time while we looked")
     if holds is not None and holds.devices:

@@ -314,7 +314,8 @@ def _advice(kind: Kind, facts: Facts) -> List[str]:
     if facts.unwatched:
         lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")
     if facts.not_proven:
-        lines.append(f"run it as root: {_count(facts.not_proven, 'client')} could not be looked at")
+        clients = _count(facts.not_proven, "client")
+        lines.append(f"run it as root, with CAP_SYS_PTRACE: {clients} could not be looked at")
     elif facts.blind and not facts.unwatched:
         lines.append("run it as root: it sees everything")
     return lines

@@ -46,7 +46,9 @@ def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
                 # Nothing that lives in ours ends with one below it.
                 if link is not None and link == ours:
                     continue
-                if link in (None, home) or _may_be_below(process, depth):
+                # Some kernels keep that from root too, such as of the first process of all.
+                depth_min = depth if link is None else depth + 1
+                if link == home or _may_be_as_deep(process, depth_min):
                     stat = process.stat()
                     if not stat.is_kernel_thread and stat.state not in "ZXx":
                         found.append(stat)
@@ -55,9 +57,13 @@ def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
     return found
 
 
-def _may_be_below(process: Process, depth: int) -> bool:
-    numbers = _numbers(process)
-    return not numbers or len(numbers) - 1 > depth
+def _may_be_as_deep(process: Process, depth: int) -> bool:
+    """Raises Gone."""
+    try:
+        numbers = _numbers(process)
+    except Unreadable:
+        return True
+    return not numbers or len(numbers) - 1 >= depth
 
 
 def _numbers(process: Process) -> List[bytes]:

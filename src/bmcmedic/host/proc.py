@@ -274,6 +274,7 @@ class Process:
                 raise _refusal(error, "fd") from None
             return None
         if self._tree.record is not None:
+            self._tree.record[f"{self.pid}/fd/"] = b""  # where it has none, that is told as well
             for name, target in found.items():
                 self._tree.record[f"{self.pid}/fd/{name}"] = target
         return found

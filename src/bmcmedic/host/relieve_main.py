@@ -36,15 +36,16 @@ def parser() -> argparse.ArgumentParser:
         description="End the clients of this host's BMC that are proven stuck, and throttle kipmid"
         " while the BMC hangs. The BMC is not asked. Without --yes nothing is changed.",
         epilog="Exit status: 0 nothing is left stuck; 1 something is, or would be without --yes;"
-        " 2 usage; 3 refused: no terminal and no --yes, or this host is switched off.",
+        " 2 usage; 3 refused: no terminal and no --yes, this host is switched off, or /proc is of"
+        " another pid namespace.",
     )
     arguments.add_argument(
         "--stuck-after",
         metavar="S",
         type=_stuck_after_s,
         default=STUCK_AFTER_S,
-        help="the age from which a client that makes no progress counts as stuck"
-        " (default: %(default)g)",
+        help="the age from which a client that makes no progress counts as stuck,"
+        f" {STUCK_AFTER_S_MIN:g} or more (default: %(default)g)",
     )
     how = arguments.add_mutually_exclusive_group()
     how.add_argument(
@@ -140,6 +141,6 @@ def _stuck_after_s(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not STUCK_AFTER_S_MIN <= seconds <= STUCK_AFTER_S_MAX:
-        limits = f"{STUCK_AFTER_S_MIN:.0f} to {STUCK_AFTER_S_MAX:.0f} seconds"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {limits}")
+        limits = f"{STUCK_AFTER_S_MIN:.0f} to {STUCK_AFTER_S_MAX:.0f}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, {limits}")
     return seconds

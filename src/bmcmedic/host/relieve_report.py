@@ -6,6 +6,7 @@ from collections import Counter
 
 from bmcmedic.host.clients import Finding
 from bmcmedic.host.diagnosis import duration
+from bmcmedic.host.end_client import Outcome
 from bmcmedic.host.kipmid import Kipmi
 from bmcmedic.host.kipmid_throttle import Setting
 from bmcmedic.host.proc import shortened
@@ -164,8 +165,8 @@ def _value(text: Optional[str]) -> str:
 
 
 def _stuck_lines(told: Told) -> List[str]:
-    """Each client that is ended, up to a screen of them, those that are not relieved first."""
-    stuck = sorted(told.report.stuck, key=lambda case: case not in told.left)
+    """Each client that is ended, up to a screen of them, those that did not end at once first."""
+    stuck = sorted(told.report.stuck, key=lambda case: _rank(case, told))
     lines = []
     for case in stuck[:LINES_MAX]:
         lines.append(f"{_what(case)} pid {case.judged.client.identity.pid}: {_command(case)}")
@@ -174,6 +175,13 @@ def _stuck_lines(told: Told) -> List[str]:
         counted = Counter(_what(case) for case in stuck[LINES_MAX:])
         lines += [f"{what} {count} more" for what, count in counted.most_common()]
     return lines
+
+
+def _rank(case: Case, told: Told) -> int:
+    if case in told.left:
+        return 0
+    is_plain = case.ending is None or case.ending.outcome is Outcome.ENDED
+    return 2 if is_plain else 1
 
 
 def _what(case: Case) -> str:

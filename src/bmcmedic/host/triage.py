@@ -279,7 +279,9 @@ def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: flo
     unknown = [
         each
         for each in spared
-        if each.verdict.finding is Finding.NOT_PROVEN and each.age_s >= stuck_after_s
+        if each.verdict.finding is Finding.NOT_PROVEN
+        and each.age_s >= stuck_after_s
+        and each.client.left_alone is None
     ]
     if unknown:
         clients = "client" if len(unknown) == 1 else "clients"

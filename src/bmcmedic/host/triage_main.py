@@ -54,7 +54,7 @@ def parser() -> "argparse.ArgumentParser":
         metavar="S",
         type=_interval_s,
         default=INTERVAL_S,
-        help="seconds between the two looks (default: %(default)g)",
+        help="seconds between the two looks, 0.1 to 300 (default: %(default)g)",
     )
     arguments.add_argument(
         "--stuck-after",
@@ -181,7 +181,7 @@ def _seconds(text: str) -> float:
     import argparse
 
     if not _is_seconds(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return float(text)
 
 

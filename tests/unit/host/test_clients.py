@@ -194,7 +194,7 @@ def test_the_incidents_specimen_is_stuck(tmp_path: Path) -> None:
     assert verdict.evidence == [
         "state S",
         "waits in do_select",
-        "has not run for 3600 s",
+        "has not run for 3599 s",
         "has /dev/ipmi0 open",
     ]
 

@@ -142,6 +142,24 @@ def test_a_kernel_without_these_numbers_is_asked_for_the_namespaces_alone(host: 
     assert outcomes(report) == {1001: Outcome.LEFT_ALONE, 1003: Outcome.ENDED}
 
 
+@pytest.mark.parametrize(
+    ("hidden", "outcome"),
+    [
+        (Fake(1, exe="/sbin/init", comm="init", numbers=(1,)), Outcome.ENDED),
+        (fellow(2001, (), exe="/bin/sh", comm="sh"), Outcome.ENDED),
+        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 2)), Outcome.LEFT_ALONE),
+        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 3, 2)), Outcome.LEFT_ALONE),
+        (Fake(2001, exe="/bin/sh", comm="sh"), Outcome.LEFT_ALONE),
+    ],
+)
+def test_who_tells_no_namespace_may_live_in_none_that_is_deeper_than_its_numbers(
+    host: FakeHost, hidden: Fake, outcome: Outcome
+) -> None:
+    host.add(first())
+    host.add(hidden)
+    assert outcomes(relieved(host)) == {1001: outcome}
+
+
 def test_who_else_is_there_that_cannot_be_read_is_no_proof(host: FakeHost) -> None:
     host.add(Fake(1001, numbers=(1001, 1)))
     report = relieved(host)

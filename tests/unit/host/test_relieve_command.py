@@ -64,7 +64,7 @@ def test_on_a_terminal_it_says_exactly_what_it_would_do(
     assert said.splitlines() == [
         "would end pid 1001: ipmitool mc info",
         (
-            "    2 h 30 min old; state S, waits in do_select, has not run for 9001 s,"
+            "    2 h 30 min old; state S, waits in do_select, has not run for 9000 s,"
             " has /dev/ipmi0 open; root, cron.service; not touched: 1 more of its process group"
         ),
         "left alone: pid 1002: ipmitool mc info: left alone: on somebody's terminal",

@@ -375,6 +375,33 @@ def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
         assert "Symptoms: none seen" in shown
 
 
+def test_who_has_nothing_open_has_so_in_a_capture_too(tmp_path: Path) -> None:
+    client = stuck_ipmitool()
+    client.files = {}
+    root = write_capture(tmp_path / "x", [KTHREADD, client], [KTHREADD, client])
+    roots = Roots.captured(str(root))
+    for tree in (roots.proc, roots.again):
+        assert tree is not None
+        tree.record = {}
+    seen = to_json(triage(roots))
+    capture.write(roots, str(tmp_path / "capture.tar.gz"))
+    unpacked = tmp_path / "unpacked"
+    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
+        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
+        tar.extractall(unpacked)  # noqa: S202
+    again = report(unpacked)
+    assert [row["devices"] for row in seen["stuck"]] == [[]]
+    assert (again["stuck"], again["unread"]) == (seen["stuck"], seen["unread"])
+
+
+def test_who_means_to_wait_makes_nobody_blind(tmp_path: Path) -> None:
+    remote = stuck_ipmitool(65_113, "-I", "lanplus", "-H", "h", "mc", "info")
+    root = write_capture(tmp_path / "x", [KTHREADD, remote], [KTHREADD, remote])
+    of_another_user(remote, root)
+    seen = report(root)
+    assert (seen["blind"], seen["diagnosis"]["kind"]) == ([], "no-symptom")
+
+
 def test_who_reads_a_capture_of_a_blind_triage_sees_no_more(tmp_path: Path) -> None:
     other = stuck_ipmitool()
     root = write_capture(tmp_path / "x", [KTHREADD, other], [KTHREADD, other])

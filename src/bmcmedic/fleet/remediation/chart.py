@@ -93,7 +93,11 @@ def identity_detail(observation: Observation, report: HostReport) -> str:
     known = (observation.system_guid, observation.device_guid)
     guids = dict.fromkeys(guid.hex() for guid in known if guid is not None)
     host = report.product_uuid or report.bmc_guid
-    has = f"has the id {host}" if host else "gives no id (triage reads it as root only)"
+    has = (
+        f"has the id {host}"
+        if host
+        else "gives no id (triage reads it as root only, and some hosts have none)"
+    )
     return (
         f"host {report.hostname or 'unnamed'} {has}, the BMC {' and '.join(guids) or 'gives none'}"
     )
