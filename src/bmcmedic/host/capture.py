@@ -12,7 +12,7 @@ import time
 from bmcmedic.host.clients import ARGUMENTS_BYTES_MAX
 from bmcmedic.host.guests import naming_words
 from bmcmedic.host.mask import masked
-from bmcmedic.host.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv
+from bmcmedic.host.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv, uid_of
 from bmcmedic.host.programs import program_of
 from bmcmedic.host.starter import Users
 from bmcmedic.host.survey import is_guest
@@ -137,6 +137,6 @@ def _users(roots: Roots) -> str:
         if isinstance(content, bytes) and name.endswith("/loginuid") and content.isdigit():
             uids.append(int(content))
         elif isinstance(content, bytes) and name.endswith("/status"):
-            line = shown(content).partition("\nUid:")[2].split()
-            uids += [int(word) for word in line[1:2] if word.isdigit()]
+            uid = uid_of(content)
+            uids += [uid] if uid is not None else []
     return Users(roots.etc).lines(uids)

@@ -318,16 +318,20 @@ class Process:
         if self._tree.is_of_this_machine and self._tree.record is None:
             # To that user its directory belongs, and to ask so costs a tenth.
             return os.fstat(self._directory).st_uid
-        status = b"\n" + (self.read_or_none("status", _STATUS_BYTES_MAX) or b"")
-        # In a name, the kernel writes a line's end as two characters.
-        words = status.partition(b"\nUid:")[2].split(None, 2)[1:2]
-        return int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 10 else None
+        return uid_of(self.read_or_none("status", _STATUS_BYTES_MAX) or b"")
 
     def login_uid(self) -> Optional[int]:
         """Who logged in and started it, however far back; None: nobody, or unknown."""
         word = (self.read_or_none("loginuid", _NUMBER_BYTES_MAX) or b"").strip()
         uid = int(word) if word.isdigit() else NO_LOGIN
         return uid if uid < NO_LOGIN else None
+
+
+def uid_of(status: bytes) -> Optional[int]:
+    """The effective user id in a /proc/PID/status; None: it has none."""
+    # In a name, the kernel writes a line's end as two characters.
+    words = (b"\n" + status).partition(b"\nUid:")[2].split(None, 2)[1:2]
+    return int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 10 else None
 
 
 def split_argv(cmdline: bytes) -> List[str]:

@@ -427,11 +427,8 @@ def test_who_runs_while_it_is_looked_at_is_not_stuck(
                 shutil.copy(other / str(before.pid) / changed, root / str(before.pid) / changed)
         return raw
 
-    def none_there(process: Process, name: str, bytes_max: int = 1 << 16) -> bytes | None:
-        return and_then_it_runs(process, name, bytes_max)
-
     monkeypatch.setattr(Process, "read", and_then_it_runs)
-    monkeypatch.setattr(Process, "read_or_none", none_there)
+    monkeypatch.setattr(Process, "read_or_none", and_then_it_runs)
     with tree.hold(before.pid) as process:
         look = Look.at(process, now)
         again = Look.at(process, now)

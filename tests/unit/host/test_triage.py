@@ -47,6 +47,15 @@ def report(root: Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - tria
     return dict(json.loads(encoded(triage(Roots.captured(str(root)), **options))))
 
 
+def unpack(path: Path) -> Path:
+    """A capture, as its reader unpacks it."""
+    folder = path.with_name("unpacked")
+    with tarfile.open(path) as tar:
+        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
+        tar.extractall(folder)  # noqa: S202
+    return folder
+
+
 def the_incident(tmp_path: Path) -> Path:
     """kipmi0 at 100 %, orphans weeks apart, a guest that waits for its CPUs, and innocents."""
     others = [
@@ -303,10 +312,7 @@ def test_an_interface_that_counts_nothing_is_one_in_a_capture_too(tmp_path: Path
         tree.record = {}
     triage(roots)
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
-    unpacked = tmp_path / "unpacked"
-    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
-        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
-        tar.extractall(unpacked)  # noqa: S202
+    unpacked = unpack(tmp_path / "capture.tar.gz")
     assert (unpacked / "sys/class/ipmi/ipmi0").is_dir()
     assert (unpacked / "sys.2/class/ipmi/ipmi0").is_dir()
 
@@ -385,10 +391,7 @@ def test_who_has_nothing_open_has_so_in_a_capture_too(tmp_path: Path) -> None:
         tree.record = {}
     seen = to_json(triage(roots))
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
-    unpacked = tmp_path / "unpacked"
-    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
-        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
-        tar.extractall(unpacked)  # noqa: S202
+    unpacked = unpack(tmp_path / "capture.tar.gz")
     again = report(unpacked)
     assert [row["devices"] for row in seen["stuck"]] == [[]]
     assert (again["stuck"], again["unread"]) == (seen["stuck"], seen["unread"])
@@ -412,10 +415,7 @@ def test_who_reads_a_capture_of_a_blind_triage_sees_no_more(tmp_path: Path) -> N
         tree.record = {}
     seen = triage(roots)
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
-    unpacked = tmp_path / "unpacked"
-    with tarfile.open(tmp_path / "capture.tar.gz") as tar:
-        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
-        tar.extractall(unpacked)  # noqa: S202
+    unpacked = unpack(tmp_path / "capture.tar.gz")
     again = triage(Roots.captured(str(unpacked)))
     assert seen.blind
     assert again.blind == seen.blind
@@ -542,10 +542,7 @@ def test_a_capture_tells_the_same_and_holds_no_secret(clients: HostClients, tmp_
     path = tmp_path / "capture.tar.gz"
     assert capture.write(roots, str(path)) > 10
     assert path.stat().st_mode & 0o777 == 0o600
-    unpacked = tmp_path / "unpacked"
-    with tarfile.open(path) as tar:
-        tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
-        tar.extractall(unpacked)  # noqa: S202
+    unpacked = unpack(path)
     again = triage(Roots.captured(str(unpacked)), stuck_after_s=0.1)
     assert pid in {each.client.identity.pid for each in again.stuck}
     assert [each.evidence for each in again.stuck] == [each.evidence for each in seen.stuck]
