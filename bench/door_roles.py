@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmcmedic.agent import door_files
-from bmcmedic.agent.shim_install import script
+from bmcmedic.agent.loopback import published_files
+from bmcmedic.agent.shim.install import script
 from bmcmedic.errors import BmcmedicError, CompletionCodeError
 
 PAT_PERIOD_S_MIN = 0.1
@@ -76,8 +76,8 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
     from bmcmedic.driver.requests import Request, RequestQueues
     from bmcmedic.sim.bmc import SimBmc
     from bmcmedic.sim.faults import FaultSet
+    from bmcmedic.sim.front_ends.kcs import ServedRegisters
     from bmcmedic.sim.profile import server_profile
-    from bmcmedic.sim.registers import ServedRegisters
     from bmcmedic.transport.in_band import Claim, InBand
     from bmcmedic.transport.port_io import PortIo
 
@@ -215,7 +215,7 @@ def be_sessions(folder: str, first: int, count: int) -> None:
     from bmcmedic.transport.lanplus import Credentials, LanPlus
 
     counts = Counts()
-    door = door_files.find(folder)
+    door = published_files.find(folder)
     password = Path(door.password_file).read_bytes().splitlines()[0]
     credentials = Credentials(door.user, password)
 
@@ -246,7 +246,7 @@ def be_sessions(folder: str, first: int, count: int) -> None:
 
 
 def be_shims(folder: str, first: int, count: int) -> None:
-    from bmcmedic.agent import shim_start
+    from bmcmedic.agent.shim import start as shim_start
 
     counts = Counts()
     real = shutil.which("ipmitool")

@@ -24,8 +24,8 @@ from bench.pid_namespace import until
 from bmcmedic.driver.process import config as driver_config
 from bmcmedic.driver.process.service import Service
 from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import SENSORS, profile_with, server_profile
-from bmcmedic.sim.registers import ServedRegisters
 from bmcmedic.sim.sdr_build import Sensor
 from bmcmedic.transport.in_band import InBand
 from bmcmedic.transport.port_io import PortIo

@@ -38,8 +38,8 @@ from bench.agent import cpu_s
 from bench.hanging_driver import SOCKET, hang, hanging_driver, running
 from bench.pid_namespace import LIMIT_S, crowd, run_apart, until
 from bmcmedic.driver.socket.client import DriverClient
-from bmcmedic.host.proc import ProcError, Tree, age_s, uptime_s
-from bmcmedic.host.relieve import Place, Relief
+from bmcmedic.host.kernel.proc import ProcError, Tree, age_s, uptime_s
+from bmcmedic.host.relieve.relieve import Place, Relief
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic
 

@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmcmedic.agent import shim_start
-from bmcmedic.agent.loopback import LoopbackSettings
-from bmcmedic.agent.shim_install import script
+from bmcmedic.agent.loopback.server import LoopbackSettings
+from bmcmedic.agent.shim import start
+from bmcmedic.agent.shim.install import script
 from tests.support.sim_host import RunningDoor, SimHost, eventually, running_door, sim_host
 
 RUNS = 40
@@ -93,7 +93,7 @@ def ways_of(
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     eventually(lambda: door.state() == "well")
     installed = directory / "ipmitool"
-    installed.write_text(script(sys.executable, shim_start.__file__, real), encoding="utf-8")
+    installed.write_text(script(sys.executable, start.__file__, real), encoding="utf-8")
     installed.chmod(0o755)
     way = ["-I", "lanplus", "-H", "127.0.0.1", "-p", str(door.port), "-U", "bmcmedic", "-C", "17"]
     ways = {

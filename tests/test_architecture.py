@@ -16,7 +16,7 @@ import pytest
 
 import bmcmedic
 import bmcmedic.ipmi.commands
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "bmcmedic"

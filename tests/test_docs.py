@@ -17,14 +17,14 @@ import typer.main
 import bmcmedic.cli
 from bmcmedic.agent import config as agent_config
 from bmcmedic.agent.config import OrderKind
-from bmcmedic.agent.orders import Acknowledgement, OrderState
-from bmcmedic.agent.report import About, History, document
+from bmcmedic.agent.controller.orders import Acknowledgement, OrderState
+from bmcmedic.agent.controller.report import About, History, document
 from bmcmedic.agent.state import HostState, ReliefView
 from bmcmedic.cli.remedy import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
-from bmcmedic.host import diagnosis, guests
-from bmcmedic.host.report import to_json
-from bmcmedic.host.triage import Roots, triage
+from bmcmedic.host.triage import diagnosis, guests
+from bmcmedic.host.triage.report import to_json
+from bmcmedic.host.triage.triage import Roots, triage
 from bmcmedic.lab.starvation.scenario import Design, Record, Scenario
 from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
@@ -293,10 +293,12 @@ def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
         if f"`{each.name}`" not in page and f"`.{each.key}`" not in page
     }
     assert missing == set()
-    source = text("src/bmcmedic/agent/metrics.py")
+    source = text("src/bmcmedic/agent/metrics/collector.py")
     figures = set(re.findall(r'"(bmcmedic_[a-z_]+)"', source))
     assert len(figures) > 20
-    sensors = set(re.findall(r'"(ipmi_[a-z_]+)"', text("src/bmcmedic/agent/metrics_sensors.py")))
+    sensors = set(
+        re.findall(r'"(ipmi_[a-z_]+)"', text("src/bmcmedic/agent/metrics/sensor_metrics.py"))
+    )
     assert len(sensors) > 10
     assert {name for name in figures | sensors if name not in page} == set()
 

@@ -99,9 +99,10 @@ def sources() -> dict[str, str]:
     """The modules by their names."""
     package = SOURCE / "bmcmedic" / "host"
     found = {"bmcmedic": (SOURCE / "bmcmedic" / "__init__.py").read_text(encoding="utf-8")}
-    for path in sorted(package.glob("*.py")):
-        name = "bmcmedic.host" if path.stem == "__init__" else f"bmcmedic.host.{path.stem}"
-        if path.stem != "__main__":
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts[-1] != "__main__":
+            name = ".".join(parts).removesuffix(".__init__")
             found[name] = path.read_text(encoding="utf-8")
     return found
 

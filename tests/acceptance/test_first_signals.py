@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent.permission import MARK
+from bmcmedic.agent.watch.permission import MARK
 from tests.support.running import Running
 
 SIGNALLED = """
@@ -62,7 +62,7 @@ MOMENTS = [
     ("agent", "bmcmedic.agent.main"),
     ("agent", "bmcmedic.agent.config"),
     ("agent", "bmcmedic.agent.service"),
-    ("agent", "bmcmedic.agent.metrics"),
+    ("agent", "bmcmedic.agent.metrics.collector"),
 ]
 """Programs, and modules that they load: of the agent the last while it is put together."""
 
@@ -111,6 +111,6 @@ def test_an_end_that_is_asked_for_in_the_first_moments_is_an_orderly_one(
 
 def test_what_ends_by_itself_is_ended_by_a_signal_as_any_program_is(tmp_path: Path) -> None:
     (tmp_path / MARK).touch()
-    module = "bmcmedic.host.relieve"
+    module = "bmcmedic.host.relieve.relieve"
     with signalled(tmp_path, "agent", module, signal.SIGTERM, "--undo") as running:
         assert running.process.wait(60) == -signal.SIGTERM

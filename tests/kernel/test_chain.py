@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.host.clients import WATCHED_S_MIN
+from bmcmedic.host.client.stuck import WATCHED_S_MIN
 from bmcmedic.lab.guest.guest import Guest, GuestOptions
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.scripts import LAB_FILES

@@ -17,7 +17,6 @@ import pytest
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.driver.socket.protocol import WatchdogAction
 from bmcmedic.driver.watchdog.pat_paths import BmcPats
@@ -31,6 +30,7 @@ from bmcmedic.errors import (
 )
 from bmcmedic.ipmi.commands.device import ColdResetReq, GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import ResetWatchdogTimerReq, SetWatchdogTimerReq
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import Ipmb
 from tests.support.driver_socket import (
     GET_DEVICE_ID,

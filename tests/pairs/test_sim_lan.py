@@ -28,7 +28,7 @@ from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem
 from bmcmedic.ipmi.packet import PresencePing
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import LanFront, LanPort
+from bmcmedic.sim.front_ends.lan import LanFront, LanPort
 from bmcmedic.sim.rack import DEFAULT_USERS, BmcSpec, Rack
 from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.lanplus import LanPlus

@@ -20,21 +20,21 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bmcmedic.agent import sensor_reader
-from bmcmedic.agent.loopback import LoopbackSettings
-from bmcmedic.agent.metrics import AgentCollector, Metrics, Own
-from bmcmedic.agent.metrics_bmc import BmcReader
-from bmcmedic.agent.sensor_reader import SensorReader
-from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.agent.loopback.server import LoopbackSettings
+from bmcmedic.agent.metrics import sensor_reader
+from bmcmedic.agent.metrics.bmc_reader import BmcReader
+from bmcmedic.agent.metrics.collector import AgentCollector, Metrics, Own
+from bmcmedic.agent.metrics.sensor_reader import SensorReader
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BreakerOpen, CompletionCodeError, NoAnswer
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq
 from bmcmedic.ipmi.commands.sensor import GetSensorReadingReq
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.sdr_walk import SdrRepository, walk
 from bmcmedic.ipmi.sensor_reading import Reading, read, sensors_in
 from bmcmedic.ipmi.sensor_states import Severity
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.profile import profile_with
 from bmcmedic.transport.lanplus import LanPlus
 from tests.support.ipmi_sim import ipmi_sim

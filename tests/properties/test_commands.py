@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import bmcmedic.ipmi.commands
 from bmcmedic.errors import CompletionCodeError, LocalProtocolError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.commands.sdr_records import decode_sdr_record
 from bmcmedic.ipmi.commands.sel_records import decode_sel_record

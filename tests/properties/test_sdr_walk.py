@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from bmcmedic.errors import CompletionCodeError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import (
     GetSdrRepositoryInfoRsp,
     GetSdrReq,

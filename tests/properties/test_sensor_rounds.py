@@ -7,17 +7,17 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given
 
-from bmcmedic.agent.sensor_reader import (
+from bmcmedic.agent.metrics.sensor_reader import (
     GIVE_WAY_S,
     INTERFACE_SHARE_MAX,
     ROUND_S_MAX,
     WALK_S_MAX,
     SensorReader,
 )
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable
 from bmcmedic.errors import BmcmedicError, BreakerOpen, NoAnswer, QueueFull, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.profile import profile_with
 from bmcmedic.transport.in_band import InterfaceGone, Interrupted
 from tests.support.sensor_zoo import ANALOG

@@ -10,9 +10,9 @@ from hypothesis.strategies import SearchStrategy
 
 from bmcmedic.errors import LocalProtocolError
 from bmcmedic.ipmi.commands import (
-    _command,
     channel,
     chassis,
+    command,
     dcmi,
     device,
     fru,
@@ -35,7 +35,7 @@ U2, U3, U4, U5, U6, U7, U8, U10, U15, U16, U24, U32 = (
 )
 BOOL = st.booleans()
 LEVEL = st.sampled_from(PrivilegeLevel)
-EMPTY = st.builds(_command.EmptyRsp)
+EMPTY = st.builds(command.EmptyRsp)
 
 
 def octets(minimum: int, maximum: int | None = None) -> SearchStrategy[bytes]:
@@ -198,7 +198,7 @@ REQUESTS: dict[type, SearchStrategy[Any]] = {
 }
 
 RESPONSES: dict[type, SearchStrategy[Any]] = {
-    _command.EmptyRsp: EMPTY,
+    command.EmptyRsp: EMPTY,
     channel.GetChannelAccessRsp: record(
         channel.GetChannelAccessRsp,
         access_mode=st.sampled_from(channel.AccessMode),

@@ -18,8 +18,8 @@ from pathlib import Path
 from bmcmedic.driver.process import config
 from bmcmedic.driver.process.service import Service
 from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.registers import ServedRegisters
 from bmcmedic.transport.in_band import InBand
 from bmcmedic.transport.port_io import PortIo
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.runtime import ThreadRuntime
+from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.connection import ServerLimits
-from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.listener import listen
 from bmcmedic.driver.socket.policy import Access, Peer, Rights
 from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, QueueFull
+from bmcmedic.service.runtime import ThreadRuntime
 
 WAIT_S_MAX = 30.0
 GET_DEVICE_ID = {"netfn": 6, "command": 1}

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import bmcmedic.driver.watchdog.pretimeout_process
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
 from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
 from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
@@ -26,6 +25,7 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
 from bmcmedic.driver.watchdog.settings import CheckSettings, WatchdogSettings
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import NoAnswer
+from bmcmedic.service.runtime import ThreadRuntime
 
 LOOK_AFTER_S = 0.1
 WAITING_S = 0.2

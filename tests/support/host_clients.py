@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmcmedic.host.clients import Look, Now
-from bmcmedic.host.proc import Tree
+from bmcmedic.host.client.stuck import Look, Now
+from bmcmedic.host.kernel.proc import Tree
 
 STUCK = "import select; select.select([], [], [])"
 """Waits as ipmitool up to 1.8.15 does, for ever."""

@@ -16,7 +16,7 @@ from bmcmedic.driver.requests import Request
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, Refused
 from bmcmedic.ipmi.kcs import Phase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, KcsTimeout, KcsViolation
-from bmcmedic.sim.world import World
+from bmcmedic.sim.virtual_time.world import World
 from bmcmedic.transport.in_band import Claim, InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 
 EXCHANGE_S_MAX = 1.0

@@ -15,8 +15,8 @@ from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.requests import Key, Request
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, QueueFull
-from bmcmedic.sim.world import World
-from bmcmedic.sim.world_runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.world import World
 from bmcmedic.transport.in_band import Ipmb
 from tests.support.misfortune_interface import (
     EXCHANGE_S_MAX,

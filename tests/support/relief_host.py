@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmcmedic.host.proc import Tree
-from bmcmedic.host.relieve import Place
-from bmcmedic.host.signals import Sender
+from bmcmedic.host.kernel.proc import Tree
+from bmcmedic.host.kernel.signals import Sender
+from bmcmedic.host.relieve.relieve import Place
 from tests.support.proc_tree import CLOCKS_BEHIND_S, write_clocks
 
 BOOT_ID = "5f0c2a34-0000-4000-8000-3d7be1f0a001"

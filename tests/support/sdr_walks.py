@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bmcmedic.errors import CompletionCodeError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq, GetSdrRepositoryInfoRsp
 from bmcmedic.ipmi.sdr_walk import SdrRepository, walk
 from bmcmedic.sim.bmc import SimBmc

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmcmedic.agent.loopback import LoopbackDoor, LoopbackSettings
+from bmcmedic.agent.loopback.server import LoopbackDoor, LoopbackSettings
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.listener import listen
 from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, NoAnswer
 from bmcmedic.ipmi.bridge import Bridge
 from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import Door
 from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.registers import ServedRegisters
 from bmcmedic.transport.in_band import Claim, Ipmb
 from bmcmedic.transport.port_io import PortIo
 

@@ -19,8 +19,8 @@ PROBE = rb"""#!/usr/bin/python3
 # Tries what a service should be able to do and what it should not: as ExecStartPre= of a unit it
 # has all that the unit sets, the seccomp filter, the control group and the mounts included.
 import ctypes, errno, json, mmap, os, socket, sys, time
-from bmcmedic.host.cpu_clocks import clocks_s
-from bmcmedic.host.proc import Tree
+from bmcmedic.host.kernel.cpu_clocks import clocks_s
+from bmcmedic.host.kernel.proc import Tree
 
 libc = ctypes.CDLL(None, use_errno=True)
 

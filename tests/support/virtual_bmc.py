@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bmcmedic.errors import NoAnswer
+from bmcmedic.fleet.host_evidence.symptoms import parse_host_report
+from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.link import KNOCK_RETRANSMIT_S, retransmit_after
-from bmcmedic.fleet.symptoms import parse_host_report
-from bmcmedic.fleet.triage_command import TriageFailed
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S, ConsoleOptions
 from bmcmedic.ipmi.constants import PrivilegeLevel

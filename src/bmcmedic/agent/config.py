@@ -8,19 +8,19 @@ from enum import Enum
 from pathlib import Path
 
 from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
-from bmcmedic.agent.shim_main import (
+from bmcmedic.agent.shim.main import (
     DEADLINE_S,
     LONG_DEADLINE_S,
     OLD_OUTPUT_S_MAX,
     SHARE_S,
 )
-from bmcmedic.driver.conflicts import Conflict
-from bmcmedic.driver.process.config_table import Table, setting
-from bmcmedic.driver.process.config_values import Choice, Flag, Group, Location, Seconds, Whole
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
-from bmcmedic.host.clients import STUCK_AFTER_S
-from bmcmedic.host.kill_switch import KILL_SWITCH
-from bmcmedic.host.undo_journal import DIRECTORY
+from bmcmedic.host.client.stuck import STUCK_AFTER_S
+from bmcmedic.host.relieve.kill_switch import KILL_SWITCH
+from bmcmedic.host.relieve.undo_journal import DIRECTORY
+from bmcmedic.service.config_table import Table, setting
+from bmcmedic.service.config_values import Choice, Flag, Group, Location, Seconds, Whole
+from bmcmedic.service.conflicts import Conflict
 
 CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
 STATE_DIRECTORY = "/var/lib/bmcmedic"

@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Mapping
 
-from bmcmedic.driver.process.log import INFO, Log
-from bmcmedic.driver.runtime import Runtime
+from bmcmedic.service.log import INFO, Log
+from bmcmedic.service.runtime import Runtime
 
 FIELD_CHARACTERS_MAX = 200
 _PLAIN = re.compile(r"[\w.:/@+-]+\Z", re.ASCII)

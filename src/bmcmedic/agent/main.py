@@ -11,10 +11,10 @@ from pathlib import Path
 from bmcmedic.agent import config as configuration
 from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, Config
-from bmcmedic.agent.permission import MARK, has_acted
 from bmcmedic.agent.priority import stay_behind
-from bmcmedic.driver.process import first_signals
+from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.service import first_signals
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -121,7 +121,7 @@ def _readable(read: Callable[[], Config]) -> Config:
 
 def undo(config: Config) -> int:
     """Put back what an agent left behind; nothing, where none did."""
-    from bmcmedic.host.relieve import Place, Relief
+    from bmcmedic.host.relieve.relieve import Place, Relief
 
     if not has_acted(config.process.runtime_dir):
         return 0

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 from bmcmedic import __version__
 from bmcmedic.agent import config as configuration
 from bmcmedic.agent.config import Config, ControllerConfig
+from bmcmedic.agent.controller.order_queue import OrderDesk, Rules
+from bmcmedic.agent.controller.report import About
+from bmcmedic.agent.controller.reporter import Link, Reporter
 from bmcmedic.agent.log import AgentLog
-from bmcmedic.agent.loop import Host, HostLoop
-from bmcmedic.agent.order_desk import OrderDesk, Rules
-from bmcmedic.agent.permission import Permission
-from bmcmedic.agent.report import About
-from bmcmedic.agent.reporter import Link, Reporter
 from bmcmedic.agent.state import DriverView, HostState
-from bmcmedic.driver.process.config_table import Setting
-from bmcmedic.driver.process.log import ERROR, INFO, WARNING
-from bmcmedic.driver.process.process_service import ProcessService
+from bmcmedic.agent.watch.host_loop import Host, HostLoop
+from bmcmedic.agent.watch.permission import Permission
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.host import machine
-from bmcmedic.host.relieve import Place
+from bmcmedic.host.relieve.relieve import Place
+from bmcmedic.host.triage import machine
+from bmcmedic.service.config_table import Setting
+from bmcmedic.service.log import ERROR, INFO, WARNING
+from bmcmedic.service.process_service import ProcessService
 
 if TYPE_CHECKING:
-    from bmcmedic.agent.doors import DoorThread
-    from bmcmedic.agent.metrics_bmc import BmcReader
-    from bmcmedic.agent.metrics_door import MetricsDoor
+    from bmcmedic.agent.loopback.thread import DoorThread
+    from bmcmedic.agent.metrics.bmc_reader import BmcReader
+    from bmcmedic.agent.metrics.endpoint import MetricsDoor
 
 TICK_S = 2.0
 STATUS_S_MAX = 1.0
@@ -114,16 +114,16 @@ class Service(ProcessService[Config, AgentLog]):
             self._build_metrics(config)
         self._door: DoorThread | None = None
         if config.doors.loopback:
-            from bmcmedic.agent.doors import DoorThread
+            from bmcmedic.agent.loopback.thread import DoorThread
 
             self._door = DoorThread(config, lambda line: self._log.event(WARNING, "door", line))
 
     def _build_metrics(self, config: Config) -> None:
         """Loaded only where they are wanted: they are a fifth of the agent's memory."""
-        from bmcmedic.agent.metrics import AgentCollector, Metrics
-        from bmcmedic.agent.metrics_bmc import BmcReader
-        from bmcmedic.agent.metrics_door import MetricsDoor
-        from bmcmedic.agent.sensor_reader import SensorReader
+        from bmcmedic.agent.metrics.bmc_reader import BmcReader
+        from bmcmedic.agent.metrics.collector import AgentCollector, Metrics
+        from bmcmedic.agent.metrics.endpoint import MetricsDoor
+        from bmcmedic.agent.metrics.sensor_reader import SensorReader
 
         assert config.metrics.listen is not None
         sensors = SensorReader(
@@ -153,7 +153,7 @@ class Service(ProcessService[Config, AgentLog]):
 
     def _link(self, config: ControllerConfig) -> Link:
         # Loaded only where there is a controller: TLS is a third of the agent's memory.
-        from bmcmedic.agent.report_link import ControllerLink
+        from bmcmedic.agent.controller.https_link import ControllerLink
 
         return ControllerLink(config, self._environment)
 
@@ -183,7 +183,7 @@ class Service(ProcessService[Config, AgentLog]):
         )
 
     def _own_figures(self) -> Any:  # noqa: ANN401 - Own is loaded with the metrics
-        from bmcmedic.agent.metrics import Own
+        from bmcmedic.agent.metrics.collector import Own
 
         return Own(
             reports=dict(self._reporter.counts),

@@ -35,18 +35,18 @@ class Program(NamedTuple):
     def main(self, arguments: Sequence[str]) -> int:
         """Load it and run it."""
         if self.is_service:  # loading it takes a while, and a signal may come at once
-            importlib.import_module("bmcmedic.driver.process.first_signals").hold()
+            importlib.import_module("bmcmedic.service.first_signals").hold()
         run: Callable[[Sequence[str]], int] = importlib.import_module(self.module).main
         return run(arguments)
 
 
 PROGRAMS = {
     "triage": Program(
-        "bmcmedic.host.triage_main",
+        "bmcmedic.host.triage.main",
         "Look at this host: stuck IPMI clients, kipmi threads, and what they say about its BMC.",
     ),
     "relieve": Program(
-        "bmcmedic.host.relieve_main",
+        "bmcmedic.host.relieve.main",
         "End this host's IPMI clients that are proven stuck, and throttle kipmid in a hang.",
     ),
     "driver": Program(
@@ -62,12 +62,12 @@ PROGRAMS = {
         is_service=True,
     ),
     "ipmitool": Program(
-        "bmcmedic.agent.shim_main",
+        "bmcmedic.agent.shim.main",
         "Run the real ipmitool through the agent's door: it ends, and nothing piles up.",
         is_told=False,
     ),
     "shim": Program(
-        "bmcmedic.agent.shim_install_main",
+        "bmcmedic.agent.shim.install_main",
         "Put the shim in the place of /usr/bin/ipmitool, or take it away.",
     ),
 }

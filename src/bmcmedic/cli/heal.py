@@ -27,10 +27,10 @@ from bmcmedic.cli.remedy import (
     times,
 )
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.fleet.host_evidence.triage_command import TriageCommand
 from bmcmedic.fleet.inventory import parse_target
 from bmcmedic.fleet.remediation import Remediation
-from bmcmedic.fleet.symptoms import REPORT_BYTES_MAX, parse_host_report
-from bmcmedic.fleet.triage_command import TriageCommand
 from bmcmedic.model.heal import HostReport
 
 

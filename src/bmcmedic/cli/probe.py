@@ -22,7 +22,7 @@ from bmcmedic.cli.common import (
 )
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.inventory import parse_targets
-from bmcmedic.fleet.prober import ProbeOptions, Prober
+from bmcmedic.fleet.sweep.prober import ProbeOptions, Prober
 from bmcmedic.model.probe import ProbeResult
 
 CONCURRENCY_MAX = 65_536

@@ -16,9 +16,9 @@ import typer
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import DELAY_S_MAX, FaultSet
+from bmcmedic.sim.front_ends.vm_serial import parse_vm_socket
 from bmcmedic.sim.leak import MEMORY_BYTES
 from bmcmedic.sim.rack import DEFAULT_USER, Account, BmcSpec, Rack, rack_specs
-from bmcmedic.sim.vm import parse_vm_socket
 from bmcmedic.transport.addresses import format_address, parse_address
 
 SECRET_FILE_BYTES_MAX = 256

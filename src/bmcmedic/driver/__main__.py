@@ -1,6 +1,6 @@
 """`python -m bmcmedic.driver`."""
 
-from bmcmedic.driver.process import first_signals
+from bmcmedic.service import first_signals
 
 if __name__ == "__main__":
     first_signals.hold()  # before all that takes longer to load

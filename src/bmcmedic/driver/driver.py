@@ -22,9 +22,9 @@ from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
-from bmcmedic.driver.runtime import Lock, Runtime, held
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, NoAnswer, Refused, RemoteProtocolError, TransportError
+from bmcmedic.service.runtime import Lock, Runtime, held
 from bmcmedic.transport.in_band import InBand, InterfaceBusy, Interrupted
 
 _GET_DEVICE_ID: Final = b"\x18\x01"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bmcmedic.driver.runtime import Lock, Runtime, Signal, held
+from bmcmedic.service.runtime import Lock, Runtime, Signal, held
 from bmcmedic.transport.in_band import InterfaceBusy
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 from bmcmedic.driver.limits import ATTEMPTS_MAX
 from bmcmedic.driver.reads import is_harmless, is_kept, is_read
-from bmcmedic.driver.runtime import Signal
 from bmcmedic.errors import BmcmedicError, LocalProtocolError, NoAnswer, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
+from bmcmedic.service.runtime import Signal
 from bmcmedic.transport.in_band import Ipmb
 
 Key: TypeAlias = "tuple[bytes, Ipmb | None]"

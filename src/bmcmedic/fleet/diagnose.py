@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bmcmedic.fleet.symptoms import (
+from bmcmedic.fleet.host_evidence.symptoms import (
     BUSY_SYMPTOMS,
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,

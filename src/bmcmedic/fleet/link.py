@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 from bmcmedic.clock import Clock, SystemClock
 from bmcmedic.errors import NameNotResolved
-from bmcmedic.fleet.claim import Claim
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.fleet.reset_lock import Claim
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.transport.lan_engine import Address

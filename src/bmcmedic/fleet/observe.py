@@ -32,8 +32,8 @@ from bmcmedic.fleet.link import (
     BmcSession,
     Timekeeper,
 )
-from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq, GetChassisStatusRsp
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.device import (
     GetDeviceGuidReq,
     GetDeviceIdReq,

@@ -11,8 +11,8 @@ from bmcmedic.host.output import until_written
 from bmcmedic.host.typed import List, Optional
 
 COMMANDS = {
-    "triage": "bmcmedic.host.triage_main",
-    "relieve": "bmcmedic.host.relieve_main",
+    "triage": "bmcmedic.host.triage.main",
+    "relieve": "bmcmedic.host.relieve.main",
 }
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.errors import RemoteProtocolError
-from bmcmedic.ipmi.commands._command import require_range
+from bmcmedic.ipmi.commands.command import require_range
 from bmcmedic.ipmi.commands.messaging import SendMessageReq, Tracking
 from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage

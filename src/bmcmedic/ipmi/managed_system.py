@@ -13,7 +13,7 @@ from typing import Any
 
 from bmcmedic.errors import InvalidDataField, RemoteProtocolError
 from bmcmedic.ipmi.cipher_suites import CIPHER_SUITES
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.commands.session import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from bmcmedic.errors import CompletionCodeError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import (
     FIRST_RECORD_ID,
     LAST_RECORD_ID,

@@ -22,13 +22,13 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.constants import RMCP_PORT, PrivilegeLevel
 from bmcmedic.ipmi.managed_system import User
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.control import ControlDoor
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet
-from bmcmedic.sim.lan import LanFront, LanPort, ensure_descriptors
+from bmcmedic.sim.front_ends.control import ControlDoor
+from bmcmedic.sim.front_ends.lan import LanFront, LanPort, ensure_descriptors
+from bmcmedic.sim.front_ends.port80 import Port80Port
+from bmcmedic.sim.front_ends.vm_serial import VmPort, bind_stream
 from bmcmedic.sim.leak import MEMORY_BYTES
-from bmcmedic.sim.port80 import Port80Port
 from bmcmedic.sim.profile import Lan, server_profile
-from bmcmedic.sim.vm import VmPort, bind_stream
 from bmcmedic.sim.watchdog import WatchdogSettings
 from bmcmedic.transport.addresses import Address, bind_udp
 

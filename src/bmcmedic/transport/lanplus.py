@@ -22,7 +22,7 @@ from bmcmedic.errors import (
 )
 from bmcmedic.ipmi.bridge import Bridge, is_first_part
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.messaging import SendMessageReq
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
 from bmcmedic.ipmi.console_options import (

@@ -10,8 +10,8 @@ import pytest
 from bmcmedic.agent import config
 from bmcmedic.agent.config import SETTINGS, Config, load, with_reloadable
 from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
-from bmcmedic.driver.process.config_values import Unusable
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.service.config_values import Unusable
 
 
 def written(folder: Path, text: str) -> Path:

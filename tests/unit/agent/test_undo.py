@@ -8,7 +8,7 @@ import pytest
 
 from bmcmedic.agent import main
 from bmcmedic.agent.config import Config
-from bmcmedic.host.undo_journal import DIRECTORY
+from bmcmedic.host.relieve.undo_journal import DIRECTORY
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent import priority, units
-from bmcmedic.host.priority import NICE as FIRST
+from bmcmedic.host.relieve.priority import NICE as FIRST
 
 EXPOSURE_MAX = {"bmcmedic-driver.service": 4.0, "bmcmedic-agent.service": 3.1}
 """What `systemd-analyze security` may say at the most; 10 is the worst.

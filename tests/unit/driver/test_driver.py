@@ -15,7 +15,6 @@ from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.errors import (
     BreakerOpen,
     NoAnswer,
@@ -26,6 +25,7 @@ from bmcmedic.errors import (
 )
 from bmcmedic.ipmi.kcs import Phase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, NothingThere
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 

@@ -13,8 +13,8 @@ from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.requests import Request, RequestQueues
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, BreakerOpen, NoAnswer, TransportError
-from bmcmedic.sim.world import World
-from bmcmedic.sim.world_runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.world import World
 from bmcmedic.transport.in_band import Claim, InterfaceBusy, Ipmb
 
 PAT = b"\x18\x22"

@@ -12,9 +12,9 @@ import pytest
 
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import NoAnswer
+from bmcmedic.service.runtime import ThreadRuntime
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 from tests.support.virtual_runtime import VirtualRuntime
 

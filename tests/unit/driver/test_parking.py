@@ -14,10 +14,10 @@ from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.parking import Parked
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.runtime import ThreadRuntime
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import NoAnswer, TransportError
 from bmcmedic.ipmi.commands.messaging import GetBmcGlobalEnablesReq
+from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import Interrupted
 from tests.support.driver_socket import serving
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface

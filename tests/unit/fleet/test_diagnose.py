@@ -14,8 +14,8 @@ from bmcmedic.errors import (
     RmcpPlusStatusError,
     Unreachable,
 )
-from bmcmedic.fleet.aftermath import HostWitness
 from bmcmedic.fleet.diagnose import diagnose, identity
+from bmcmedic.fleet.host_evidence.host_verdict import HostWitness
 from bmcmedic.fleet.observe import answer_of, reach_of
 from bmcmedic.fleet.plan import Times, plan
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq

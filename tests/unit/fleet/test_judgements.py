@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from bmcmedic.fleet.act import TimerLook, is_harmless, was_patted
-from bmcmedic.fleet.aftermath import judge_host
-from bmcmedic.fleet.host_marks import HostMarks, host_changes
+from bmcmedic.fleet.host_evidence.host_marks import HostMarks, host_changes
+from bmcmedic.fleet.host_evidence.host_verdict import judge_host
 from bmcmedic.fleet.verify import (
     OldSession,
     Restart,

@@ -146,19 +146,19 @@ def test_an_error_in_it_shows_its_line(program: Path) -> None:
         "spec = u.spec_from_loader('one', loader)\n"
         "one = u.module_from_spec(spec); loader.exec_module(one)\n"
         "sys.meta_path.insert(0, one.Modules(one.MODULES))\n"
-        "from bmcmedic.host.proc import parse_stat\n"
+        "from bmcmedic.host.kernel.proc import parse_stat\n"
         "try: parse_stat(1, None)\n"
         "except AttributeError: traceback.print_exc()\n"
     )
     done = run([interpreter("python"), "-I", "-c", code])
-    assert "bmcmedic-triage.pyz/bmcmedic.host.proc" in done.stderr
+    assert "bmcmedic-triage.pyz/bmcmedic.host.kernel.proc" in done.stderr
     assert 'raw.find(b"(")' in done.stderr
 
 
 def test_its_sources_can_be_read(program: Path, tmp_path: Path) -> None:
     assert run([str(program), "--sources", str(tmp_path)]).returncode == 0
-    unpacked = (tmp_path / "bmcmedic/host/proc.py").read_text()
-    assert unpacked == build_pyz.sources()["bmcmedic.host.proc"]
+    unpacked = (tmp_path / "bmcmedic/host/kernel/proc.py").read_text()
+    assert unpacked == build_pyz.sources()["bmcmedic.host.kernel.proc"]
     assert (tmp_path / "bmcmedic/host/__init__.py").exists()
 
 

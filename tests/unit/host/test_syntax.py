@@ -12,7 +12,7 @@ import pytest
 import bmcmedic.host
 
 HOST = Path(bmcmedic.host.__file__).parent
-MODULES = sorted(HOST.glob("*.py"))
+MODULES = sorted(HOST.rglob("*.py"))
 VERMIN = str(Path(sys.executable).with_name("vermin"))
 TIMEOUT_S = 60
 
@@ -30,7 +30,7 @@ def test_what_3_6_has_not_is_recognised(tmp_path: Path) -> None:
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(HOST)))
 def test_it_imports_the_standard_library_and_itself(module: Path) -> None:
     imported = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):

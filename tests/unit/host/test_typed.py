@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.host import typed
-from bmcmedic.host.proc import Identity, Stat
+from bmcmedic.host.kernel.proc import Identity, Stat
 from tests.support.proc_tree import KTHREADD, kipmi, stuck_ipmitool, write_capture
 
 TIMEOUT_S = 60

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.errors import CompletionCodeError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import (
     LAST_RECORD_ID,
     WHOLE_RECORD,

@@ -4,7 +4,7 @@ import gc
 import socket
 import tracemalloc
 
-from bmcmedic.sim.lan import LanFront
+from bmcmedic.sim.front_ends.lan import LanFront
 from bmcmedic.sim.rack import DEFAULT_USERS
 from tests.support.sim import sim_bmc
 

@@ -7,7 +7,7 @@ import pytest
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.lan import ensure_descriptors
+from bmcmedic.sim.front_ends.lan import ensure_descriptors
 from bmcmedic.sim.rack import host_uuid, rack_specs
 from bmcmedic.transport.addresses import bind_udp, format_address, parse_address
 from tests.support.sim import running_rack

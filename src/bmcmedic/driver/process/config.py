@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmcmedic.driver.conflicts import Conflict
-from bmcmedic.driver.process.config_table import Table, setting
-from bmcmedic.driver.process.config_values import (
+from bmcmedic.service.config_table import Table, setting
+from bmcmedic.service.config_values import (
     SUN_PATH_BYTES_MAX,
     Choice,
     CommandLine,
@@ -20,6 +19,7 @@ from bmcmedic.driver.process.config_values import (
     Users,
     Whole,
 )
+from bmcmedic.service.conflicts import Conflict
 
 CONFIG_FILE = Path("/etc/bmcmedic/driver.toml")
 COUNTDOWN_S_MAX = 6553.5

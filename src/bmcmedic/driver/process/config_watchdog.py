@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bmcmedic.driver.conflicts import Conflict, Conflicts
 from bmcmedic.driver.watchdog.settings import CheckSettings, ShutdownPolicy, WatchdogSettings
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
+from bmcmedic.service.conflicts import Conflict, Conflicts
 
 if TYPE_CHECKING:
     from bmcmedic.driver.process.config import CheckConfig, Config

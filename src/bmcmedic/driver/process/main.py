@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmcmedic.driver.conflicts import Conflicts
 from bmcmedic.driver.process import config as configuration
-from bmcmedic.driver.process import first_signals, realtime
+from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, Config
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.service import first_signals
+from bmcmedic.service.conflicts import Conflicts
 
 EXIT_USAGE = 2
 

@@ -11,19 +11,19 @@ from bmcmedic import __version__
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
+from bmcmedic.driver.process.bmc_status_log import Way, WayTold
 from bmcmedic.driver.process.config import Config
-from bmcmedic.driver.process.config_table import Setting
 from bmcmedic.driver.process.found_interface import FoundInterface, Makers
-from bmcmedic.driver.process.log import Log
-from bmcmedic.driver.process.process_service import ProcessService
 from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
-from bmcmedic.driver.process.way_told import Way, WayTold
 from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
 from bmcmedic.driver.socket.policy import Access
 from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.driver.watchdog.pretimeout_process import StampsFile
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.service.config_table import Setting
+from bmcmedic.service.log import Log
+from bmcmedic.service.process_service import ProcessService
 from bmcmedic.transport import dev_ipmi
 from bmcmedic.transport.dev_ipmi import DevIpmi
 from bmcmedic.transport.in_band import InBand

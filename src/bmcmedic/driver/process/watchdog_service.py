@@ -9,11 +9,9 @@ from typing import Any
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process.config import Config
 from bmcmedic.driver.process.config_watchdog import watchdog_settings
-from bmcmedic.driver.process.supervisor import Supervisor
-from bmcmedic.driver.runtime import Runtime
-from bmcmedic.driver.watchdog.charge import WatchdogMode, require_sole_charge
 from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX, KernelPats
+from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_charge
 from bmcmedic.driver.watchdog.pat_paths import BmcPats, PatPath
 from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
 from bmcmedic.driver.watchdog.pretimeout_process import (
@@ -24,6 +22,8 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
 )
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.service.runtime import Runtime
+from bmcmedic.service.supervisor import Supervisor
 from bmcmedic.transport.dev_watchdog import DevWatchdog
 from bmcmedic.transport.in_band import InterfaceGone
 

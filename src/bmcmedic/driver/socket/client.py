@@ -37,7 +37,7 @@ from bmcmedic.driver.socket.protocol import (
     encode_question,
 )
 from bmcmedic.errors import LocalProtocolError, QueueFull, Refused
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.transport.in_band import Ipmb
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.connection import error_frame
-from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.errors import NoRights
 from bmcmedic.driver.socket.policy import Rights
 from bmcmedic.driver.socket.protocol import (

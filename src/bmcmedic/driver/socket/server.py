@@ -14,10 +14,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.socket import policy
+from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.connection import Connection, Pending, ServerLimits, error_frame
-from bmcmedic.driver.socket.doors import DriverDoor, WatchdogDoor
 from bmcmedic.driver.socket.errors import Cancelled, ErrorKind
 from bmcmedic.driver.socket.listener import Listener, peer_of
 from bmcmedic.driver.socket.orders import Orders
@@ -40,6 +39,7 @@ from bmcmedic.driver.socket.protocol import (
 )
 from bmcmedic.errors import NoAnswer, QueueFull
 from bmcmedic.ipmi.constants import CompletionCode
+from bmcmedic.service.runtime import Runtime
 
 SEND_BUFFER_BYTES = 32_768
 """What the kernel holds for a client that does not read."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.watchdog.settings import CHECK_OUTPUT_BYTES_MAX, CheckSettings
+from bmcmedic.service.runtime import Runtime
 
 KILLED_S_MAX = 1.0
 """A killed check ends within this time, or it is left behind: it hangs in the kernel."""

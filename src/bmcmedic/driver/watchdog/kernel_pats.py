@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.watchdog.pat_paths import Waiting
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.driver.watchdog.settings import ShutdownKind, WatchdogSettings
@@ -17,6 +16,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     PretimeoutInterrupt,
     TimeoutAction,
 )
+from bmcmedic.service.runtime import Runtime
 from bmcmedic.transport.dev_watchdog import ModuleParameters
 
 KERNEL_EXCHANGE_S_MAX = 56.0

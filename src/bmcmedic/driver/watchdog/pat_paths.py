@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from bmcmedic.driver.watchdog.settings import WatchdogSettings
 from bmcmedic.errors import RemoteProtocolError, TransportError
-from bmcmedic.ipmi.commands._command import Command, R_co
+from bmcmedic.ipmi.commands.command import Command, R_co
 from bmcmedic.ipmi.commands.watchdog import (
     UNINITIALIZED,
     GetWatchdogTimerReq,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from bmcmedic.driver.conflicts import Conflict, Conflicts
 from bmcmedic.driver.watchdog.pretimeout import LIMIT_S_MIN, WAITING_S_MAX
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.watchdog import (
@@ -18,6 +17,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
+from bmcmedic.service.conflicts import Conflict, Conflicts
 
 TIMEOUT_S_DEFAULT = 120.0
 """At least; a slow interface gets more."""

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.driver.watchdog.check import HostCheck, NoCheck
 from bmcmedic.driver.watchdog.pat_paths import PatPath, TimerNotSet
 from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
 from bmcmedic.driver.watchdog.settings import PAT_EXCHANGE_S, ShutdownKind, WatchdogSettings
 from bmcmedic.errors import BmcmedicError
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
+from bmcmedic.service.runtime import Runtime
 
 RETRY_S = 5.0
 """After a pat that failed the next one comes so soon, unless the period is shorter."""

@@ -4,6 +4,6 @@ A remediation works on one BMC, sends at most one reset, and always ends in a ve
 """
 
 from bmcmedic.fleet.remediation.case import Case, Confirm, Ending, HostSource
-from bmcmedic.fleet.remediation.course import Remediation
+from bmcmedic.fleet.remediation.remediation import Remediation
 
 __all__ = ["Case", "Confirm", "Ending", "HostSource", "Remediation"]

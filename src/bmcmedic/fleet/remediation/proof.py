@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
 from bmcmedic.fleet import act, verify
-from bmcmedic.fleet.aftermath import HostWitness, judge_host
-from bmcmedic.fleet.host_marks import host_changes, read_host_marks, read_new_events
+from bmcmedic.fleet.host_evidence.host_marks import host_changes, read_host_marks, read_new_events
+from bmcmedic.fleet.host_evidence.host_verdict import HostWitness, judge_host
+from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
 from bmcmedic.fleet.remediation.case import Ending
-from bmcmedic.fleet.remediation.chart import Chart
-from bmcmedic.fleet.triage_command import TriageFailed
+from bmcmedic.fleet.remediation.record import Chart
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.model.heal import HostReport, Remedy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from bmcmedic.ipmi.commands._command import PADDING_BYTES_MAX, check_length, require_length
+from bmcmedic.ipmi.commands.command import PADDING_BYTES_MAX, check_length, require_length
 from bmcmedic.ipmi.guid import GUID_BYTES
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from bmcmedic.errors import LocalProtocolError
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     check_length,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     check_length,

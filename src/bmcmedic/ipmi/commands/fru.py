@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bmcmedic.errors import InvalidDataField, LocalProtocolError
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     check_length,

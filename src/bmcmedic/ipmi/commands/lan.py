@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-from bmcmedic.ipmi.commands._command import Command, check_length, require_length, require_range
+from bmcmedic.ipmi.commands.command import Command, check_length, require_length, require_range
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, NetFn, PrivilegeLevel
 
 LAN_PARAMETER_BYTES_MAX = 255

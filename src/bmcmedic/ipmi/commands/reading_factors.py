@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from bmcmedic.ipmi.commands._command import check_length, require_range
+from bmcmedic.ipmi.commands.command import check_length, require_range
 
 FACTORS_BYTES = 6
 

@@ -23,7 +23,7 @@ from bmcmedic.ipmi.commands import (
     session,
     watchdog,
 )
-from bmcmedic.ipmi.commands._command import Command
+from bmcmedic.ipmi.commands.command import Command
 
 _ALL: tuple[type[Command[Any]], ...] = (
     chassis.ChassisControlReq,

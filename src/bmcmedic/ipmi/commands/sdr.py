@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import KEEP, IntFlag
 
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     check_length,
     require_length,
     require_range,
 )
-from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.constants import NetFn
 
 FIRST_RECORD_ID = 0x0000

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import KEEP, IntFlag
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._command import check_length, require_length, require_range
 from bmcmedic.ipmi.commands._text import EIGHT_BIT_TEXT, decode_text, encode_text
+from bmcmedic.ipmi.commands.command import check_length, require_length, require_range
 from bmcmedic.ipmi.commands.reading_factors import AnalogFormat, ReadingFactors
 
 SDR_HEADER_BYTES = 5

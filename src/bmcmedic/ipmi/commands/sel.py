@@ -7,7 +7,8 @@ from enum import KEEP, IntEnum, IntFlag
 from typing import ClassVar
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     EmptyRsp,
@@ -16,7 +17,6 @@ from bmcmedic.ipmi.commands._command import (
     require_length,
     require_range,
 )
-from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.commands.sel_records import SEL_RECORD_BYTES
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._command import check_length, require_length, require_range
+from bmcmedic.ipmi.commands.command import check_length, require_length, require_range
 
 SEL_RECORD_BYTES = 16
 SYSTEM_EVENT = 0x02

@@ -8,7 +8,7 @@ from enum import KEEP, IntFlag
 from typing import ClassVar
 
 from bmcmedic.errors import LocalProtocolError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     EmptyRsp,

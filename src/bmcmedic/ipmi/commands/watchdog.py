@@ -11,7 +11,7 @@ from enum import KEEP, IntEnum, IntFlag
 from typing import ClassVar
 
 from bmcmedic.errors import InvalidDataField, LocalProtocolError
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     EmptyRsp,

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import ATTEMPTS_MAX
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.runtime import Runtime, Signal
 from bmcmedic.errors import QueueFull, RemoteProtocolError, TransportError
+from bmcmedic.service.runtime import Runtime, Signal
 from bmcmedic.transport.in_band import InBand
 
 

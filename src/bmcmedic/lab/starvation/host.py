@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
 
-from bmcmedic.driver.runtime import Runtime
 from bmcmedic.lab.starvation.designs import Asked
 from bmcmedic.lab.starvation.scenario import (
     BURST_REQUESTS_MAX,
@@ -17,6 +16,7 @@ from bmcmedic.lab.starvation.scenario import (
     Scenario,
     Wait,
 )
+from bmcmedic.service.runtime import Runtime
 from bmcmedic.sim.faults import FaultSet
 
 SYSTEM_CALL_S = (2e-6, 20e-6)

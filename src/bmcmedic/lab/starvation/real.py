@@ -19,14 +19,14 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from bmcmedic.driver.runtime import Signal, ThreadRuntime
 from bmcmedic.errors import BmcmedicError
 from bmcmedic.lab.starvation.designs import Asked, Direct, Queued, Served
 from bmcmedic.lab.starvation.host import Flood, Machine, Observed, client
 from bmcmedic.lab.starvation.pats import Shipped, Watchdogd
 from bmcmedic.lab.starvation.scenario import REAL_LIMITS, BmcSample, Design, Record, Scenario
+from bmcmedic.service.runtime import Signal, ThreadRuntime
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.registers import ServedRegisters
+from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.transport.in_band import Claim, InBand, Ipmb
 from bmcmedic.transport.port_io import PortIo
 

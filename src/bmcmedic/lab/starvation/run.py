@@ -20,10 +20,10 @@ from bmcmedic.lab.starvation.scenario import (
     Scenario,
 )
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.world import Priority, Task, World
-from bmcmedic.sim.world_kcs import WorldKcs
-from bmcmedic.sim.world_lock import AdaptiveLock
-from bmcmedic.sim.world_runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.kcs import WorldKcs
+from bmcmedic.sim.virtual_time.lock import AdaptiveLock
+from bmcmedic.sim.virtual_time.runtime import WorldRuntime
+from bmcmedic.sim.virtual_time.world import Priority, Task, World
 
 NEIGHBOUR_PAUSE_S_MIN = 1.0
 SAMPLES = 1200

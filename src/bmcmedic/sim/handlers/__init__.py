@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bmcmedic.ipmi.commands._command import Command
 from bmcmedic.ipmi.commands.channel import (
     GetChannelAccessReq,
     GetChannelInfoReq,
@@ -23,6 +22,7 @@ from bmcmedic.ipmi.commands.chassis import (
     GetPohCounterReq,
     GetSystemRestartCauseReq,
 )
+from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.dcmi import GetPowerReadingReq
 from bmcmedic.ipmi.commands.device import (
     ColdResetReq,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bmcmedic.errors import CompletionCodeError, LocalProtocolError, RemoteProtocolError
-from bmcmedic.ipmi.commands._command import (
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     EmptyRsp,
     check_length,
     require_length,
     require_range,
 )
-from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.ipmi.commands.device import ColdResetReq, GetDeviceIdReq, WarmResetReq
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel

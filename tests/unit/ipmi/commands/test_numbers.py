@@ -9,7 +9,7 @@ import pytest
 
 from bmcmedic.errors import InvalidDataField, RemoteProtocolError
 from bmcmedic.ipmi.commands import channel, chassis, lan, messaging, sel, session, watchdog
-from bmcmedic.ipmi.commands._command import ResponseBody
+from bmcmedic.ipmi.commands.command import ResponseBody
 from bmcmedic.ipmi.commands.registry import COMMANDS
 
 LENGTH_TRIED_MAX = 600

@@ -1,0 +1,1 @@
+"""The link to the controller: reports go out, orders come in."""

@@ -1,0 +1,151 @@
+"""What only the BMC can tell, for metrics: asked when somebody scrapes, and no more often than set.
+
+Nobody who scrapes waits for the BMC: what it said last is served, with its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bmcmedic.agent.metrics.sensor_reader import SensorReader
+from bmcmedic.errors import BmcmedicError, CompletionCodeError
+from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
+from bmcmedic.ipmi.commands.command import Command
+from bmcmedic.ipmi.commands.dcmi import GetPowerReadingReq
+from bmcmedic.ipmi.commands.device import GetDeviceIdReq
+from bmcmedic.ipmi.commands.sel import GetSelInfoReq
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq
+from bmcmedic.ipmi.constants import CompletionCode
+from bmcmedic.service.runtime import Runtime
+
+QUESTIONS: dict[str, Command[Any]] = {
+    "bmc": GetDeviceIdReq(),
+    "bmc-watchdog": GetWatchdogTimerReq(),
+    "chassis": GetChassisStatusReq(),
+    "dcmi": GetPowerReadingReq(),
+    "sel": GetSelInfoReq(),
+}
+"""By the collectors' names that ipmi_exporter has."""
+
+OPTIONAL = frozenset({"dcmi"})
+"""What many BMCs do not have: where one says so, it is not a failure."""
+
+
+class Asking(Protocol):
+    """The driver's client."""
+
+    def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each has its own
+        """Ask, and wait for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The last answer to one question."""
+
+    up: bool
+    """Whether the last time it was asked, it was answered."""
+    answer: Any = None
+    """The last good one."""
+    answered_at: float | None = None
+    """When that was; monotonic."""
+    took_s: float = 0.0
+    exists: bool = True
+    """False where the BMC has said that it does not know such a question."""
+
+
+_UNKNOWN = (CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN)
+
+RETRY_S = 5.0
+"""Where nothing was answered, as before the driver is there, it is asked again so soon."""
+
+
+class BmcReader:
+    """Asks the BMC from a thread of its own, one question at a time, when somebody wants to know.
+
+    The sensors, which are many, come after everything else.
+    """
+
+    def __init__(
+        self,
+        driver: Callable[[], Asking],
+        period_s: Callable[[], float],
+        runtime: Runtime,
+        sensors: SensorReader,
+    ) -> None:
+        """`driver` gives a client that is used by this thread alone."""
+        self._make_driver = driver
+        self._period_s = period_s
+        self._runtime = runtime
+        self._wanted = runtime.signal()
+        self._stopping = False
+        self._asked_at: float | None = None
+        self.known: dict[str, Known] = {}
+        self.sensors = sensors
+
+    def want(self) -> None:
+        """Somebody scrapes; any thread, at once."""
+        self._wanted.set()
+
+    def run(self) -> None:
+        """Ask when it is wanted, until `stop`."""
+        driver = self._make_driver()
+        while not self._stopping:
+            if self._wanted.wait(self.sensors.pause_s) and not self._stopping:
+                if self.is_due():
+                    self.ask(driver)
+                self.sensors.begin_if_due()
+            if not self._stopping:
+                self.sensors.go_on(driver)
+
+    def stop(self) -> None:
+        """End; a question under way ends by its own deadline."""
+        self._stopping = True
+        self._wanted.set()
+
+    def is_due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        asked_at = self._asked_at
+        if self._stopping:
+            return False
+        pause_s = self._period_s()
+        if not any(known.up for known in self.known.values()):
+            pause_s = min(pause_s, RETRY_S)
+        return asked_at is None or self._runtime.monotonic() >= asked_at + pause_s
+
+    def ask(self, driver: Asking) -> None:
+        """Ask all questions, one after the other."""
+        self._asked_at = self._runtime.monotonic()
+        for name, request in QUESTIONS.items():
+            if self._stopping:
+                return
+            self.known[name] = self._ask(driver, name, request, self.known.get(name))
+
+    def _ask(self, driver: Asking, name: str, request: Command[Any], before: Known | None) -> Known:
+        began_at = self._runtime.monotonic()
+        try:
+            answer = driver.exchange(request)
+        except BmcmedicError as error:
+            now = self._runtime.monotonic()
+            if name in OPTIONAL and is_unknown(error):
+                return Known(up=True, took_s=now - began_at, exists=False)
+            if before is None:
+                return Known(up=False, took_s=now - began_at)
+            # Silence does not say that it has got what it said it has not.
+            exists = before.exists or isinstance(error, CompletionCodeError)
+            return Known(False, before.answer, before.answered_at, now - began_at, exists)
+        now = self._runtime.monotonic()
+        return Known(True, answer, now, now - began_at)
+
+    def answers(self) -> Iterator[tuple[str, Any, float]]:
+        """Collector, its last good answer, and the age of that."""
+        now = self._runtime.monotonic()
+        for name, known in list(self.known.items()):
+            if known.answered_at is not None:
+                yield name, known.answer, now - known.answered_at
+
+
+def is_unknown(error: BmcmedicError) -> bool:
+    """Whether the BMC has said that it has no such command."""
+    return isinstance(error, CompletionCodeError) and error.code in _UNKNOWN

@@ -1,0 +1,268 @@
+"""Putting the shim in ipmitool's place, and ipmitool back: Debian's way, with `dpkg-divert`.
+
+At every moment there is a working ipmitool: files are replaced by renaming, never moved away first.
+What was there is written down before anything is changed, and each step may be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bmcmedic.agent.shim import start as shim_start
+from bmcmedic.agent.shim.main import is_shim
+from bmcmedic.errors import BmcmedicError, Refused
+
+PROGRAM: Final = "usr/bin/ipmitool"
+DIVERTED_SUFFIX: Final = ".bmcmedic-real"
+JOURNAL: Final = "var/lib/bmcmedic/shim.json"
+DPKG_STATUS: Final = "var/lib/dpkg/status"
+DPKG_S_MAX = 60.0
+JOURNAL_BYTES_MAX = 4096
+
+_SCRIPT = """\
+#!/bin/sh
+# bmcmedic shim: runs the real ipmitool through the agent's door. `bmcmedic shim remove` ends it.
+[ -x {python} ] && [ -r {start} ] && exec {python} -IS {start} {real} "$@"
+exec {real} "$@"
+"""
+
+
+class ShimError(BmcmedicError):
+    """A step failed; what was done can be repeated or taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was there before us."""
+
+    path: str
+    diverted: str
+    sha256: str
+    at: float
+    """In epoch seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How it stands; `state` is installed, absent, or half when a step is missing."""
+
+    state: str
+    path: str
+    real: str
+    sha256: str | None
+    """Of the real ipmitool."""
+    sha256_before: str | None
+    """When the shim was installed; another one means that the package was upgraded since."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `shim status --json` prints it."""
+        return asdict(self)
+
+
+class ShimInstall:
+    """The shim on one file system."""
+
+    def __init__(self, root: Path = Path("/"), python: str = sys.executable) -> None:
+        self.root = root
+        self.path = root / PROGRAM
+        self.real = self.path.with_name(self.path.name + DIVERTED_SUFFIX)
+        self.journal = root / JOURNAL
+        self._python = python
+
+    def install(self) -> str:
+        """Put it there; says what was done. Raises: Refused, ShimError."""
+        self._refuse_without_dpkg()
+        diverted = self._is_diverted()
+        is_there = is_shim(str(self.path))
+        if is_there and diverted and self.real.exists() and self._is_current():
+            return f"{self.path} is the shim already"
+        if not is_there and not self.path.exists():
+            raise Refused(f"there is no {self.path}: install ipmitool first")
+        if is_there and not self.real.exists():
+            raise Refused(f"the real ipmitool is gone: reinstall the package, {self.real} is where")
+        if not is_there:
+            self._keep_aside()
+        if not diverted:
+            self._divert("--add")
+        self._write(self.path, self._script().encode(), 0o755)
+        return f"{self.path} is the shim now, and the real one is {self.real}"
+
+    def remove(self) -> str:
+        """Put back what was there; says what was done. Raises: Refused, ShimError."""
+        if not self.real.exists() and not is_shim(str(self.path)):
+            if self._has_dpkg() and self._is_diverted():
+                self._divert("--remove")
+            self._forget()
+            return f"{self.path} is not the shim"
+        self._refuse_without_dpkg()
+        diverted = self._is_diverted()
+        before = self._before()
+        self._put_back(before)
+        if diverted:
+            self._divert("--remove")
+        self._forget()
+        if not self.path.exists():
+            return f"the shim is gone; so is ipmitool: its package was removed since {self.path}"
+        if before is not None and _sha256(self.path) != before.sha256:
+            return f"{self.path} is the real one again, as its package was upgraded since"
+        return f"{self.path} is the real one again, as it was"
+
+    def status(self) -> Standing:
+        """How it stands."""
+        before = self._before()
+        parts = (is_shim(str(self.path)), self.real.exists(), self._has_dpkg() and self._is_ours())
+        state = "installed" if all(parts) else "half" if any(parts) else "absent"
+        real = self.real if self.real.exists() else self.path
+        sha256 = None if is_shim(str(real)) or not real.exists() else _sha256(real)
+        sha256_before = None if before is None else before.sha256
+        return Standing(state, str(self.path), str(real), sha256, sha256_before)
+
+    # ------------------------------------------------------------------------------------ steps
+
+    def _keep_aside(self) -> None:
+        """Give the real one its second name; it keeps the first until the shim takes that over."""
+        sha256 = _sha256(self.path)
+        if self.real.exists() and _sha256(self.real) != sha256:
+            raise Refused(
+                f"{self.path} and {self.real} are both there and differ: keep the right one of them"
+            )
+        before = Before(str(self.path), str(self.real), sha256, time.time())
+        try:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            self._write(self.journal, (json.dumps(asdict(before)) + "\n").encode(), 0o600)
+            if self.real.exists():
+                return
+            try:
+                os.link(self.path, self.real, follow_symlinks=False)
+            except PermissionError:
+                shutil.copy2(self.path, self.real, follow_symlinks=False)
+        except OSError as error:
+            raise _failed("keep the real ipmitool", error) from None
+
+    def _put_back(self, before: Before | None) -> None:
+        try:
+            if not self.real.exists():
+                self.path.unlink()
+            elif is_shim(str(self.path)) or not self.path.exists():
+                self.real.rename(self.path)
+            elif _sha256(self.path) == _sha256(self.real):
+                self.real.unlink()
+            elif before is not None and _sha256(self.path) == before.sha256:
+                self.real.rename(self.path)  # a package's newer one, from before the shim was there
+            else:
+                raise Refused(
+                    f"{self.path} is neither the shim nor what was there before, and {self.real} "
+                    "is there as well: keep the right one of them"
+                )
+        except OSError as error:
+            raise _failed("put ipmitool back", error) from None
+
+    def _forget(self) -> None:
+        try:
+            self.journal.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("remove the journal", error) from None
+
+    def _before(self) -> Before | None:
+        try:
+            with self.journal.open("rb") as file:
+                return Before(**json.loads(file.read(JOURNAL_BYTES_MAX)))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _script(self) -> str:
+        return script(self._python, str(Path(shim_start.__file__).resolve()), str(self.real))
+
+    def _is_current(self) -> bool:
+        return self.path.read_bytes() == self._script().encode()
+
+    def _write(self, path: Path, content: bytes, mode: int) -> None:
+        new = path.with_name(path.name + ".bmcmedic-new")
+        try:
+            new.unlink(missing_ok=True)
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), mode)
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise _failed(f"write {path}", error) from None
+
+    # ------------------------------------------------------------------------------------- dpkg
+
+    def _has_dpkg(self) -> bool:
+        return (self.root / DPKG_STATUS).exists() and shutil.which("dpkg-divert") is not None
+
+    def _refuse_without_dpkg(self) -> None:
+        if not self._has_dpkg():
+            raise Refused(
+                "this system does not use dpkg, and its package manager would overwrite the shim; "
+                "put a script that runs `bmcmedic ipmitool` earlier in the PATH of what calls it"
+            )
+
+    def _is_diverted(self) -> bool:
+        """Whether the diversion is there; raises Refused when it is another's."""
+        by = self._dpkg_divert("--listpackage", f"/{PROGRAM}")
+        if not by:
+            return False
+        if not self._is_ours():
+            to = self._dpkg_divert("--truename", f"/{PROGRAM}")
+            raise Refused(f"{self.path} is diverted to {to} already, by {by}: remove that first")
+        return True
+
+    def _is_ours(self) -> bool:
+        to = self._dpkg_divert("--truename", f"/{PROGRAM}")
+        return to == f"/{PROGRAM}{DIVERTED_SUFFIX}"
+
+    def _divert(self, action: str) -> None:
+        divert_to = f"/{PROGRAM}{DIVERTED_SUFFIX}"
+        self._dpkg_divert(
+            "--quiet", "--local", "--no-rename", "--divert", divert_to, action, f"/{PROGRAM}"
+        )
+
+    def _dpkg_divert(self, *arguments: str) -> str:
+        command = ["dpkg-divert", "--root", str(self.root), *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603 - no shell, and nothing that came from outside
+                command,
+                capture_output=True,
+                text=True,
+                timeout=DPKG_S_MAX,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ShimError(f"cannot run dpkg-divert: {error}") from None
+        if done.returncode:
+            raise ShimError(f"dpkg-divert {arguments[-2]} failed: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+
+def script(python: str, start: str, real: str) -> str:
+    """What stands in ipmitool's place: `start` is shim_start.py."""
+    quoted = {"python": python, "start": start, "real": real}
+    return _SCRIPT.format(**{name: shlex.quote(path) for name, path in quoted.items()})
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _failed(f"read {path}", error) from None
+
+
+def _failed(what: str, error: OSError) -> ShimError:
+    return ShimError(f"cannot {what}: {error.filename}: {error.strerror} (root can)")

@@ -1,0 +1,147 @@
+"""Running the operator's triage command, such as `ssh host bmcmedic triage --json`.
+
+It runs in a process group of its own, so that whatever it started can be ended with it; it has a
+deadline; and what it prints is read only up to a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+from dataclasses import dataclass
+
+from bmcmedic.errors import BmcmedicError, ConfigurationError
+from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.model.heal import HostReport
+
+TRIAGE_TIMEOUT_S = 60.0
+"""Time for one run: a sick host is slow to log in to, but not this slow."""
+
+_STDERR_BYTES_MAX = 16 << 10
+_SHOWN_CHARACTERS_MAX = 200
+_OK_STATUSES = frozenset({0, 1})
+"""Of `bmcmedic triage`: no symptom, and symptoms found. Both print a report."""
+
+SECRET_VARIABLES = frozenset({"BMCMEDIC_PASSWORD", "BMCMEDIC_KG"})
+"""Variables that a child process must not inherit."""
+
+
+class _TooMuch(Exception):
+    """More output than a report can have."""
+
+
+class TriageFailed(BmcmedicError):
+    """The triage command gave no report; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriageCommand:
+    """A command that prints what `bmcmedic triage --json` prints."""
+
+    argv: tuple[str, ...]
+    timeout_s: float = TRIAGE_TIMEOUT_S
+
+    @classmethod
+    def parse(cls, text: str, *, timeout_s: float = TRIAGE_TIMEOUT_S) -> TriageCommand:
+        """Split as a shell would, without starting one; raises ConfigurationError."""
+        try:
+            argv = tuple(shlex.split(text))
+        except ValueError as error:
+            raise ConfigurationError(f"--triage-command: {error}: {text!r}") from None
+        if not argv:
+            raise ConfigurationError("--triage-command: the command is empty")
+        return cls(argv, timeout_s)
+
+    async def run(self) -> HostReport:
+        """Run it once; raises TriageFailed when it gives no report."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={k: v for k, v in os.environ.items() if k not in SECRET_VARIABLES},
+            )
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise TriageFailed(f"the triage command {self.argv[0]!r}: {reason}") from None
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                output, complaint = await _read(process)
+                status = await process.wait()
+        except _TooMuch:
+            await _end_group(process)
+            raise TriageFailed(
+                f"the triage command printed more than {REPORT_BYTES_MAX} bytes and was ended"
+            ) from None
+        except TimeoutError:
+            await _end_group(process)
+            raise TriageFailed(
+                f"the triage command gave no report within {self.timeout_s:g} s and was ended"
+            ) from None
+        except asyncio.CancelledError:
+            await _end_group(process)
+            raise
+        return self._report(output, complaint, status)
+
+    def _report(self, output: bytes, complaint: bytes, status: int) -> HostReport:
+        if status not in _OK_STATUSES:
+            said = _last_line(complaint)
+            how = f"ended with status {status}" if status >= 0 else f"was killed by {-status}"
+            raise TriageFailed(f"the triage command {how}" + (f": {said}" if said else ""))
+        try:
+            return parse_host_report(output, source="the triage command's output")
+        except ConfigurationError as error:
+            said = _last_line(complaint)
+            raise TriageFailed(f"{error}" + (f"; it complained: {said}" if said else "")) from None
+
+
+async def _read(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    output, complaint = await asyncio.gather(_read_all(process.stdout), _read_last(process.stderr))
+    return output, complaint
+
+
+async def _read_all(stream: asyncio.StreamReader) -> bytes:
+    """All of a stream; raises _TooMuch."""
+    kept = bytearray()
+    while chunk := await stream.read(1 << 16):
+        kept += chunk
+        if len(kept) > REPORT_BYTES_MAX:
+            raise _TooMuch
+    return bytes(kept)
+
+
+async def _read_last(stream: asyncio.StreamReader) -> bytes:
+    """The end of a stream: the writer is never blocked."""
+    kept = b""
+    while chunk := await stream.read(1 << 16):
+        kept = (kept + chunk)[-_STDERR_BYTES_MAX:]
+    return kept
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill the command's process group at its deadline; it is ours since we started it.
+
+    After a command that ended by itself nothing is killed: what it left behind on purpose, such as
+    a shared ssh connection, is not ours to end.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    transport = getattr(process, "_transport", None)
+    if transport is not None:  # `wait` waits for the pipes too: unread, or held by a grandchild
+        for descriptor in (1, 2):
+            if (pipe := transport.get_pipe_transport(descriptor)) is not None:
+                pipe.close()
+    await process.wait()
+
+
+def _last_line(raw: bytes) -> str:
+    lines = raw.decode("utf-8", "replace").strip().splitlines()
+    text = "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else ""
+    return text[:_SHOWN_CHARACTERS_MAX]

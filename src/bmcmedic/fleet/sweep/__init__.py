@@ -1,0 +1,1 @@
+"""Sweeps: many BMCs are asked at once whether they answer."""

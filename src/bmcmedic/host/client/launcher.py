@@ -1,0 +1,176 @@
+"""Who started a process whose parent is often gone: cgroup, session, login uid, user."""
+
+import re
+from functools import lru_cache
+
+from bmcmedic.host.kernel.proc import Process, Stat, Tree, shown
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
+
+INIT_PID = 1
+USERS_MAX = 100_000
+"""Lines of /etc/passwd; more of them are not read."""
+
+CGROUPS_MAX = 256
+"""Of so many different cgroups it is remembered what they mean."""
+
+_UNIT = r"[^/]+\.(?:service|scope|socket|mount)\Z"
+_SESSION = r"session-([\w]+)\.scope\Z"
+_CONTAINER = (
+    r"(?:docker|libpod|crio|cri-containerd|containerd|lxc|machine)[-.:/]"
+    r"(?:payload[./])?(?:conmon-)?([\w.-]+?)(?:\.scope)?(?:/|\Z)"
+)
+_POD = r"kubepods[^/]*/(?:[^/]+/)*?([0-9a-f]{64})(?:/|\Z)"
+
+_CGROUP_BYTES_MAX = 64 << 10
+"""Version 1 has a line for each of a dozen hierarchies, long ones in nested containers."""
+_CGROUP_BYTES_REMEMBERED = 4 << 10
+_PATH_CHARACTERS_MAX = 4096
+"""No kernel gives a longer one."""
+
+
+class Starter(NamedTuple):
+    """What is known of who started a process; None: nothing."""
+
+    user: Optional[str]
+    """Who logged in and started it; without a login, as whom it runs."""
+    uid: Optional[int]
+    login_uid: Optional[int]
+    unit: Optional[str]
+    """Its systemd unit; of a session the service that opened it, such as `crond.service`."""
+    session: Optional[str]
+    container: Optional[str]
+    parent_pid: Optional[int]
+    """None: the one that started it is gone."""
+    parent: Optional[str]
+
+
+class _Placed(NamedTuple):
+    """What a process's cgroup says of it."""
+
+    unit: Optional[str]
+    session: Optional[str]
+    container: Optional[str]
+
+
+class Users:
+    """Names of user ids, from the local file alone: a directory service may hang as well."""
+
+    def __init__(self, etc: Optional[Tree]) -> None:
+        """`etc` None: ids have no names."""
+        self._names: Dict[int, str] = {0: "root"}
+        lines = (etc.text("passwd") or "").splitlines() if etc is not None else []
+        for line in lines[:USERS_MAX]:
+            fields = line.split(":")
+            if len(fields) > 2 and fields[2].isdigit() and len(fields[2]) < 11:
+                self._names.setdefault(int(fields[2]), fields[0])
+
+    def name(self, uid: int) -> str:
+        """A user's name, or its number where it has none."""
+        return self._names.get(uid, f"uid {uid}")
+
+    def lines(self, uids: List[int]) -> str:
+        """As much of the file as names these users."""
+        return "".join(
+            f"{self._names[uid]}:x:{uid}:\n" for uid in sorted(set(uids)) if uid in self._names
+        )
+
+
+class Starters:
+    """Who started the processes of one look: of a crowd many have the same parent and cgroup."""
+
+    def __init__(self, proc: Tree, users: Users, run: Optional[Tree]) -> None:
+        """`run` is /run."""
+        self._proc = proc
+        self._users = users
+        self._run = run
+        self._parents: Dict[int, Optional[Stat]] = {}
+        self._services: Dict[str, Optional[str]] = {}
+        self._known: Dict[Tuple[_Placed, Optional[int], Optional[int], int], Starter] = {}
+
+    def of(self, process: Process, stat: Stat) -> Starter:
+        """Who started one of them."""
+        cgroups = process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b""
+        is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
+        placed = _remembered(cgroups) if is_short else _placed(cgroups)
+        key = (placed, process.login_uid(), process.uid(), stat.parent_pid)
+        starter = self._known.get(key)
+        if starter is None:
+            starter = self._known[key] = self._told(*key)
+        return starter
+
+    def _told(
+        self, placed: _Placed, login_uid: Optional[int], uid: Optional[int], parent_pid: int
+    ) -> Starter:
+        named = login_uid if login_uid is not None else uid
+        parent = self._parent(parent_pid)
+        return Starter(
+            user=self._users.name(named) if named is not None else None,
+            uid=uid,
+            login_uid=login_uid,
+            unit=self._service_of(placed.session) or placed.unit,
+            session=placed.session,
+            container=placed.container,
+            parent_pid=parent.pid if parent is not None else None,
+            parent=parent.comm if parent is not None else None,
+        )
+
+    def _parent(self, pid: int) -> Optional[Stat]:
+        if pid not in self._parents:
+            self._parents[pid] = self._proc.stat_or_none(pid) if pid > INIT_PID else None
+        return self._parents[pid]
+
+    def _service_of(self, session: Optional[str]) -> Optional[str]:
+        """What opened a login session, as systemd-logind notes it: cron's jobs have some too."""
+        if session is None or self._run is None:
+            return None
+        if session not in self._services:
+            text = self._run.text(f"systemd/sessions/{session}") or ""
+            found = re.search(r"^SERVICE=([\w.@-]+)$", text, re.MULTILINE)
+            self._services[session] = f"{found.group(1)}.service" if found else None
+        return self._services[session]
+
+
+def starter_of(
+    process: Process, stat: Stat, proc: Tree, users: Users, run: Optional[Tree]
+) -> Starter:
+    """Who started a process; `run` is /run."""
+    return Starters(proc, users, run).of(process, stat)
+
+
+def _placed(cgroups: bytes) -> _Placed:
+    path = _service_path(shown(cgroups))[:_PATH_CHARACTERS_MAX]
+    return _Placed(_unit(path), _session(path), _container(path))
+
+
+_remembered = lru_cache(maxsize=CGROUPS_MAX)(_placed)
+
+
+def _service_path(cgroups: str) -> str:
+    """The path that systemd or a container's runtime chose: version 2, else systemd's own."""
+    paths = {}
+    for line in cgroups.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths[controllers] = path
+    candidates = [paths.get("", ""), paths.get("name=systemd", ""), paths.get("pids", "")]
+    return next((path for path in candidates if path.strip("/")), "")
+
+
+def _unit(path: str) -> Optional[str]:
+    for part in reversed(path.split("/")):
+        if re.match(_UNIT, part):
+            return part
+    return None
+
+
+def _session(path: str) -> Optional[str]:
+    for part in path.split("/"):
+        found = re.match(_SESSION, part)
+        if found:
+            return found.group(1)
+    return None
+
+
+def _container(path: str) -> Optional[str]:
+    found = re.search(_POD, path) or re.search(_CONTAINER, path)
+    return found.group(1)[:64] if found else None

@@ -1,0 +1,185 @@
+"""Secrets in the arguments of processes: found and put out of sight.
+
+Nothing that triage prints, captures or logs is an argument that did not pass through `masked`.
+Where it is not certain what a word is, too much is hidden rather than too little.
+"""
+
+import re
+
+from bmcmedic.host.client.programs import CLIENTS, IPMITOOL, options, program_of
+from bmcmedic.host.typed import Dict, List, Optional
+
+MASK = "****"
+
+_NESTING_MAX = 4
+"""A command line in a command line in a command line …; deeper ones are hidden as a whole.
+
+So many quotes in quotes as well."""
+
+_MASKED_LETTERS = "KPkpy"
+"""Options that hold a secret in one program or another."""
+
+_RAW_WITH_SECRETS = ([0x06, 0x47], [0x06, 0x56], [0x06, 0x34], [0x0C, 0x01])
+"""Network functions and commands whose data may hold one.
+
+Set User Password, Set Channel Security Keys, Send Message, Set LAN Configuration Parameters.
+"""
+_NETFN_NAMES = {"application": 0x06, "transport": 0x0C}
+_NUMBER_CHARACTERS_MAX = 16
+
+_NAME = r"[\w.-]*(?:pass(?:w(?:or)?d|phrase)?|pwd|secret|token|kg(?:_?key)?|k[_-]g|community)"
+_NAMED = re.compile(rf"(?<![\w.-])({_NAME}[=:])(?!//).+\Z", re.DOTALL | re.IGNORECASE)
+_LONG_OPTION = re.compile(rf"--?{_NAME}\Z", re.IGNORECASE)
+_QEMU_SECRET = re.compile(r"(secret,(?:.*,)?data=).+", re.DOTALL)
+_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+_SHELL_WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s;|&()`\\])+""", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_COMMAND_ENDS = re.compile(r"[;|&()`\n]")
+
+
+def masked(argv: List[str], program: Optional[str] = None) -> List[str]:
+    """Arguments as they may be shown; `program` is the client by its executable, if it is one."""
+    return _masked(argv, program, 0)
+
+
+def _masked(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
+    # What stands before the client (`timeout`, `sshpass`) has options of its own.
+    begins = 0 if program else len(argv)
+    for index, word in enumerate(argv[:begins]):
+        program = program_of(word)
+        if program is not None:
+            begins = index
+            break
+    places = _of_anybody(argv[:begins])
+    if program is not None:
+        for place, start in _of_client(program, argv[begins:]).items():
+            places[begins + place] = start
+    return [
+        word[: places[index]] + MASK if index in places else _masked_word(word, nesting)
+        for index, word in enumerate(argv)
+    ]
+
+
+def _of_anybody(argv: List[str]) -> Dict[int, int]:
+    """Where secrets may stand in the arguments of a program that we do not know."""
+    places: Dict[int, int] = {}
+    for index, word in enumerate(argv):
+        if index == 0 or len(word) < 2 or word[0] != "-":
+            continue
+        is_short = word[1] != "-"
+        if _LONG_OPTION.match(word) or (is_short and word[-1] in _MASKED_LETTERS):
+            # The next word may as well be an option itself, so it is looked at all the same.
+            places.setdefault(index + 1, 0)
+        elif is_short and word[1] in _MASKED_LETTERS:
+            places.setdefault(index, 2)
+    places.pop(len(argv), None)
+    return places
+
+
+def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
+    """Where secrets stand in the arguments of a client: argument, and the first letter to hide."""
+    syntax = CLIENTS[program]
+    places = {o.place: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
+    for index in range(2, len(argv)):
+        if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
+            places[index] = 0
+    if syntax is IPMITOOL:
+        places.update((place, 0) for place in range(_set_in_the_bmc(argv), len(argv)))
+    if program == "ipmi-raw":
+        places.update((place, 0) for place in range(_set_by_ipmi_raw(argv), len(argv)))
+    return places
+
+
+def _set_in_the_bmc(argv: List[str]) -> int:
+    """From which word on there may be passwords that ipmitool's own commands take as words."""
+    begins = len(argv)
+    for index, word in enumerate(argv):
+        if index >= begins:
+            break
+        if word == "password":  # user set password ID SECRET; lan set CHANNEL password SECRET
+            is_of_user = index >= 2 and argv[index - 2] == "user"
+            begins = min(begins, index + (2 if is_of_user else 1))
+        elif word == "test" and argv[index - 1] == "user":  # user test ID SIZE SECRET
+            begins = min(begins, index + 3)
+        elif word == "snmp":
+            begins = min(begins, index + 1)
+        elif word == "raw" and _numbers(argv[index + 1 : index + 3], 0) in _RAW_WITH_SECRETS:
+            begins = min(begins, index + 3)
+    return begins
+
+
+def _set_by_ipmi_raw(argv: List[str]) -> int:
+    """The same of FreeIPMI's ipmi-raw LUN NETFN COMMAND, whose numbers are all hexadecimal."""
+    for index in range(len(argv) - 2):
+        if _numbers(argv[index + 1 : index + 3], 16) in _RAW_WITH_SECRETS:
+            return index + 3
+    return len(argv)
+
+
+def _numbers(words: List[str], base: int) -> List[Optional[int]]:
+    return [_number(word.lower(), base) for word in words]
+
+
+def _number(word: str, base: int) -> Optional[int]:
+    if word in _NETFN_NAMES:
+        return _NETFN_NAMES[word]
+    # Python's base 0 takes no leading zeros, which are octal to strtol().
+    is_octal = base == 0 and re.match(r"0[0-7]+\Z", word) is not None
+    try:
+        return int(word[:_NUMBER_CHARACTERS_MAX], 8 if is_octal else base)
+    except ValueError:
+        return None
+
+
+def _masked_word(word: str, nesting: int, quotes: int = 0) -> str:
+    if len(word) < 3 or word.isalnum():
+        return word
+    if nesting and word[0] in "'\"" and word[-1] == word[0]:
+        if quotes >= _NESTING_MAX:
+            return MASK
+        return word[0] + _masked_word(word[1:-1], nesting, quotes + 1) + word[-1]
+    named = _NAMED.match(word) if _has_words(word) else _NAMED.search(word)
+    named = named or _QEMU_SECRET.match(word)
+    if named:
+        return word[: named.end(1)] + MASK
+    if _has_words(word):
+        return _masked_line(word, nesting + 1) if nesting < _NESTING_MAX else MASK
+    return _IN_URL.sub(rf"\1{MASK}@", word)
+
+
+def _has_words(word: str) -> bool:
+    return any(c in word for c in " \t\n;|&")
+
+
+def _masked_line(line: str, nesting: int) -> str:
+    """A command line in one word, as `sh -c` takes it; its blanks stay as they are.
+
+    Lines that are continued are shown as the one that they are.
+    """
+    line = _ESCAPED.sub(lambda found: "" if found.group(1) == "\n" else found.group(), line)
+    shown: List[str] = []
+    words: List[str] = []
+    gaps: List[str] = []
+    end = 0
+    for found in _SHELL_WORD.finditer(line):
+        gap = line[end : found.start()]
+        if words and _COMMAND_ENDS.search(gap):
+            shown += _joined(gaps, _masked(words, None, nesting))
+            if gap.lstrip()[:1] in ("(", "`") and _awaits_secret(words, nesting):
+                return "".join(shown) + gap + MASK  # what another command writes is the secret
+            words, gaps = [], []
+        gaps.append(gap)
+        words.append(found.group())
+        end = found.end()
+    shown += _joined(gaps, _masked(words, None, nesting))
+    return "".join(shown) + line[end:]
+
+
+def _awaits_secret(words: List[str], nesting: int) -> bool:
+    """Whether what comes next, in this word or as one of its own, is a secret."""
+    longer = ([*words, "x"], [*words[:-1], words[-1] + "x"])
+    return any(_masked(each, None, nesting)[-1].endswith(MASK) for each in longer)
+
+
+def _joined(gaps: List[str], words: List[str]) -> List[str]:
+    return [gap + word for gap, word in zip(gaps, words)]

@@ -1,0 +1,107 @@
+"""The interface's own counters, from files that the kernel answers by itself.
+
+Files of /sys/devices/platform/ipmi_bmc.* are never read: the kernel asks the BMC for them, and who
+reads them hangs with it.
+"""
+
+import re
+
+from bmcmedic.host.kernel.proc import Tree
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
+
+_NAME = re.compile(r"ipmi[0-9]+\Z")
+_CLASS = "class/ipmi"
+_SAFE = {
+    "completed": "complete_transactions",
+    "hosed": "hosed_count",
+    "attentions": "attentions",
+    "users": "nr_users",
+    "queued": "nr_msgs",
+}
+"""Our name and the kernel's; each of these only prints a number that it keeps."""
+
+
+class Counters(NamedTuple):
+    """One interface at one moment; None: this kernel does not tell."""
+
+    name: str
+    completed: Optional[int] = None
+    """Transactions that the BMC answered."""
+    hosed: Optional[int] = None
+    """Transactions that the kernel gave up."""
+    attentions: Optional[int] = None
+    users: Optional[int] = None
+    queued: Optional[int] = None
+    """Messages that wait for an answer or for their turn."""
+
+
+class Interface(NamedTuple):
+    """One interface over the interval; None: unknown, or looked at once only."""
+
+    name: str
+    completed: Optional[int]
+    completed_delta: Optional[int]
+    hosed: Optional[int]
+    hosed_delta: Optional[int]
+    users: Optional[int]
+    queued: Optional[int]
+    was_queued: Optional[int]
+    """At the first look."""
+
+
+def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
+    """The counters of all interfaces; none where no driver is loaded, or in a bare proc tree."""
+    names = sys.folders(_CLASS) if sys is not None else []
+    found = []
+    for name in sorted(filter(_NAME.match, names)):
+        assert sys is not None
+        numbers = {ours: sys.number(f"{_CLASS}/{name}/device/{its}") for ours, its in _SAFE.items()}
+        if numbers["completed"] is None:
+            numbers.update(_of_old_kernel(proc, name[len("ipmi") :]))
+        found.append(Counters(name, **numbers))
+    return found or [
+        Counters(f"ipmi{number}", **_of_old_kernel(proc, number))
+        for number in sorted(filter(str.isdigit, proc.names("ipmi")))
+    ]
+
+
+def queued(sys: Tree, interfaces: List[Counters]) -> int:
+    """Messages that wait for an answer or for their turn, at this moment."""
+    counts = [sys.number(f"{_CLASS}/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
+    return sum(count for count in counts if count is not None)
+
+
+def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
+    """The same from /proc/ipmi/N/si_stats, where kernels before 4.17 have it."""
+    lines = (proc.text(f"ipmi/{number}/si_stats") or "").splitlines()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {
+        ours: int(said[its])
+        for ours, its in _SAFE.items()
+        if its in said and re.match(r"[0-9]{1,20}\Z", said[its])
+    }
+
+
+def compare(first: List[Counters], again: Optional[List[Counters]]) -> List[Interface]:
+    """What moved between two looks; `again` None: there was one look."""
+    before = {each.name: each for each in first} if again is not None else {}
+    return [
+        Interface(
+            name=now.name,
+            completed=now.completed,
+            completed_delta=_moved(before.get(now.name), now, "completed"),
+            hosed=now.hosed,
+            hosed_delta=_moved(before.get(now.name), now, "hosed"),
+            users=now.users,
+            queued=now.queued,
+            was_queued=before[now.name].queued if now.name in before else None,
+        )
+        for now in (first if again is None else again)
+    ]
+
+
+def _moved(first: Optional[Counters], again: Counters, counter: str) -> Optional[int]:
+    was = getattr(first, counter, None)
+    now = getattr(again, counter)
+    # A counter that fell is a driver that was loaded anew: what it counted meanwhile is not known.
+    return now - was if was is not None and now is not None and now >= was else None

@@ -1,0 +1,86 @@
+"""`kipmiN`, the kernel's thread that polls an interface without an interrupt: what it burns.
+
+Its share says that the kernel waits for the BMC, and not why: a hang takes 100 % of a core on
+kernels before 5.4 and in maintenance mode, 8 to 33 % on newer ones, and a healthy BMC that is asked
+a lot takes as much. What does not move meanwhile tells (`interface`).
+"""
+
+import re
+
+from bmcmedic.host.client.stuck import Mark
+from bmcmedic.host.kernel.proc import TICKS_PER_S, Identity, ProcError, Stat, Tree, uptime_s
+from bmcmedic.host.typed import List, NamedTuple, Optional
+
+PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"
+
+_NAME = r"kipmi[0-9]+\Z"
+
+
+class KipmiMark(NamedTuple):
+    """How much CPU time one of them has had, at one moment."""
+
+    identity: Identity
+    name: str
+    uptime_s: float
+    cpu_s: float
+
+
+class Kipmi(NamedTuple):
+    """One of them, over the interval."""
+
+    name: str
+    pid: int
+    cpu_percent: Optional[float]
+    """Of one core; None: unknown, with one look only."""
+    cpu_total_s: float
+    """Since the module was loaded."""
+
+
+def is_polling_thread(stat: Stat) -> bool:
+    """Whether a process is one of them: its name alone proves nothing."""
+    return stat.is_kernel_thread and re.match(_NAME, stat.comm) is not None
+
+
+def mark(tree: Tree, threads: List[Stat]) -> List[KipmiMark]:
+    """What each has used up to now; those that are gone are left out."""
+    marks = []
+    for stat in threads:
+        try:
+            with tree.hold(stat.pid) as process:
+                seen = Mark.of(process)
+                now_s = uptime_s(tree)
+        except ProcError:
+            continue
+        if seen.stat.identity == stat.identity:
+            ticks_s = seen.stat.cpu_ticks / TICKS_PER_S
+            cpu_s = ticks_s if seen.run_ns is None else seen.run_ns / 1e9
+            marks.append(KipmiMark(stat.identity, stat.comm, now_s, cpu_s))
+    return marks
+
+
+def compare(first: List[KipmiMark], again: Optional[List[KipmiMark]]) -> List[Kipmi]:
+    """Each one's share of a core between two marks; None: there is no second one."""
+    later = {mark.identity: mark for mark in again or ()}
+    return [
+        Kipmi(
+            mark.name,
+            mark.identity.pid,
+            _percent(mark, later.get(mark.identity)),
+            round(later.get(mark.identity, mark).cpu_s, 2),
+        )
+        for mark in first
+        if again is None or mark.identity in later
+    ]
+
+
+def _percent(first: KipmiMark, again: Optional[KipmiMark]) -> Optional[float]:
+    if again is None or again.uptime_s <= first.uptime_s:
+        return None
+    share = (again.cpu_s - first.cpu_s) / (again.uptime_s - first.uptime_s)
+    # The clock of the interval is coarse: a thread has no more than its core.
+    return round(100.0 * min(1.0, max(0.0, share)), 1)
+
+
+def max_busy_us(sys: Optional[Tree]) -> Optional[str]:
+    """What `kipmid_max_busy_us` is set to, as the kernel says it; None: unset, or unknown."""
+    return (sys.text(PARAMETER) or None) if sys is not None else None

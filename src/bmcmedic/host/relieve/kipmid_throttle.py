@@ -1,0 +1,240 @@
+"""`kipmid_max_busy_us`: what the kernel's polling thread may burn while its BMC does not answer.
+
+The kernel keeps one number an interface, and shows as many as were written: none until the first
+write, which means the same as zeros (no limit). Only what was set here is put back, and only if it
+still stands: what an operator has set since is the operator's.
+"""
+
+import os
+import re
+
+from bmcmedic.host.kernel.interface import Interface
+from bmcmedic.host.kernel.kipmid import PARAMETER, Kipmi
+from bmcmedic.host.relieve.undo_journal import Change, JournalError, UndoJournal
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
+
+MAX_BUSY_US = 100
+"""Takes a thread that spins at 100 % of a core to 2 to 3 %."""
+
+INTERFACES_MAX = 4
+"""The kernel's own limit for its list."""
+
+HOT_PERCENT = 5.0
+"""Above this share of a core a polling thread waits for a BMC; idle it is at 0."""
+IDLE_PERCENT = 0.5
+"""Above this it is at work, if only with what busy others leave to a thread of its niceness."""
+
+_LIST = re.compile(r"-?[0-9]{1,10}(?:,-?[0-9]{1,10})*\Z")
+_NUMBER = re.compile(r"kipmi([0-9]{1,3})\Z")
+
+
+class Setting(NamedTuple):
+    """What was done to the parameter, or would be."""
+
+    action: str
+    """`set`, `put back`, `keep` or `none`."""
+    before: Optional[str]
+    after: Optional[str]
+    why: str
+    failed: bool = False
+
+
+class KipmidThrottle:
+    """The parameter of one host, changed under its undo journal."""
+
+    def __init__(self, sys_root: str, journal: UndoJournal, now: Callable[[], float]) -> None:
+        """`now`: epoch seconds."""
+        self.path = os.path.join(sys_root, PARAMETER)
+        self._journal = journal
+        self._now = now
+
+    def apply(
+        self,
+        kipmi: List[Kipmi],
+        interfaces: List[Interface],
+        is_stuck: bool,
+        may_act: bool,
+        is_still: bool = False,
+    ) -> Setting:
+        """Set it in a hang, put it back after one; without `may_act` only say what would be done.
+
+        `is_still`: for long nothing has completed, so a thread is at work in vain that takes less.
+        Never raises: what fails stands in the result.
+        """
+        from_percent = IDLE_PERCENT if is_still else HOT_PERCENT
+        busy = [each for each in kipmi if (each.cpu_percent or 0.0) >= from_percent]
+        hung = is_hung(busy, interfaces) if is_stuck else None
+        if hung is not None:
+            return self.set(busy, interfaces, hung, may_act)
+        try:
+            changes = [change for change in self._journal.peek() if change.path == self.path]
+        except JournalError as error:
+            return Setting("none", self.read(), None, str(error), failed=True)
+        if not changes:
+            return Setting("none", self.read(), None, "no hang that it would ease")
+        recovered = None if is_stuck else has_recovered(changes[-1], kipmi, interfaces)
+        if recovered is None:
+            return Setting("keep", self.read(), None, "set here; the BMC has not recovered yet")
+        return self.put_back(recovered, may_act)
+
+    def set(
+        self, kipmi: List[Kipmi], interfaces: List[Interface], why: str, may_act: bool
+    ) -> Setting:
+        """Set it for these threads; never raises."""
+        before = self.read()
+        if before is None:
+            reason = "this kernel has no kipmid_max_busy_us"
+            return Setting("none", None, None, reason, failed=may_act)
+        after = throttled(before, kipmi)
+        if after == before:
+            return Setting("keep", before, before, f"{why}; limited already")
+        if not may_act:
+            return Setting("set", before, after, why)
+        completed = {each.name: each.completed for each in interfaces if each.completed is not None}
+        change = Change(self.path, before, after, before, self._now(), completed)
+        try:
+            with self._journal as journal:
+                self._set_journalled(journal, change)
+        except JournalError as error:
+            # What could not be put back after a crash of ours is not changed at all.
+            return Setting("none", before, before, f"not set: {error}", failed=True)
+        except OSError as error:
+            return Setting("none", before, self.read(), f"not set: {error.strerror}", failed=True)
+        return Setting("set", before, self.read(), why)
+
+    def _set_journalled(self, journal: UndoJournal, change: Change) -> None:
+        earlier = journal.changes()
+        kept = [each for each in earlier if each.path != self.path]
+        for each in earlier:
+            if each.path == self.path and change.was in (each.ours, each.was):
+                change = change._replace(former=each.former)
+        journal.write([*kept, change])
+        try:
+            self._write(change.ours)
+        except OSError:
+            journal.write(earlier)
+            raise
+
+    def put_back(self, why: str, may_act: bool) -> Setting:
+        """Put back what was set here; never raises."""
+        before = self.read()
+        try:
+            changes = [each for each in self._journal.peek() if each.path == self.path]
+            if not may_act or not (changes or self._journal.is_torn()):
+                return self._undo(changes, before, why, may_act=False)
+            with self._journal as journal:
+                changes = journal.changes()
+                ours = [each for each in changes if each.path == self.path]
+                done = self._undo(ours, before, why, may_act=True)
+                if ours:
+                    journal.write([each for each in changes if each.path != self.path])
+        except JournalError as error:
+            return Setting("none", before, self.read(), str(error), failed=True)
+        except OSError as error:
+            reason = f"not put back: {error.strerror}"
+            return Setting("none", before, self.read(), reason, failed=True)
+        return done
+
+    def _undo(
+        self, changes: List[Change], before: Optional[str], why: str, may_act: bool
+    ) -> Setting:
+        if not changes:
+            return Setting("none", before, None, "nothing was changed here")
+        change = changes[-1]
+        if before is None:
+            return Setting("none", None, None, "the kernel's module is gone, and its limit with it")
+        if before == change.former:
+            return Setting("none", before, before, "it is as it was")
+        if before not in (change.ours, change.was):
+            reason = f"somebody set it since (it was {change.ours} here): left alone"
+            return Setting("none", before, before, reason)
+        # What had never been written cannot be made so again; zeros mean the same.
+        former = change.former or ",".join("0" for _ in change.ours.split(","))
+        if may_act:
+            self._write(former)
+        return Setting("put back", before, self.read() if may_act else former, why)
+
+    def read(self) -> Optional[str]:
+        """The list as the kernel shows it; None: there is none, or it cannot be read."""
+        try:
+            with open(self.path, encoding="ascii") as parameter:
+                text = parameter.read(256).strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return text if not text or _LIST.match(text) else None
+
+    def _write(self, text: str) -> None:
+        # One write is one setting; the file is the kernel's, so there is no other to put in place.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(descriptor, text.encode("ascii"))
+        finally:
+            os.close(descriptor)
+
+
+def throttled(before: str, kipmi: List[Kipmi]) -> str:
+    """The list with a limit for each of these threads; other interfaces keep theirs."""
+    values = [int(each) for each in before.split(",")] if before else []
+    for thread in kipmi:
+        found = _NUMBER.match(thread.name)
+        number = int(found.group(1)) if found else INTERFACES_MAX
+        if number >= INTERFACES_MAX:
+            continue
+        values += [0] * (number + 1 - len(values))
+        if not 0 < values[number] <= MAX_BUSY_US:
+            values[number] = MAX_BUSY_US
+    return ",".join(str(value) for value in values)
+
+
+def is_hung(busy: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
+    """What shows that these threads poll a BMC that does not answer; None: it does not show.
+
+    For a host that has stuck clients: a busy BMC has a busy thread as well, but completes.
+    """
+    if not busy or any(each.completed_delta for each in interfaces):
+        return None
+    shares = ", ".join(f"{thread.name} at {thread.cpu_percent:g} %" for thread in busy)
+    known = [each for each in interfaces if each.completed_delta is not None]
+    return f"{shares}, and no transaction completed" if known else shares
+
+
+def is_silent(interfaces: List[Interface]) -> bool:
+    """Whether the kernel had a message waiting all the time, and nothing completed."""
+    if any(each.completed_delta for each in interfaces):
+        return False
+    return any(
+        each.queued and each.was_queued and each.completed_delta is not None for each in interfaces
+    )
+
+
+def is_still(interfaces: List[Interface]) -> bool:
+    """Whether nothing completed, as the kernel counts it."""
+    return bool(interfaces) and all(each.completed_delta == 0 for each in interfaces)
+
+
+def has_recovered(change: Change, kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
+    """What shows that the BMC answers again; None: it does not show."""
+    counted = {each.name: each.completed for each in interfaces if each.completed is not None}
+    known = [name for name in change.completed if name in counted]
+    is_polling = any((thread.cpu_percent or 0.0) >= IDLE_PERCENT for thread in kipmi)
+    has_completed = any(each.completed_delta for each in interfaces)
+    # One answer is no recovery: what the kernel waits for now must come, too.
+    if any(each.hosed_delta for each in interfaces) or (is_polling and not has_completed):
+        return None
+    if known:
+        answered = _completed_since(change.completed, counted)
+        return f"{answered} transactions completed since it was set" if answered else None
+    if kipmi and all(
+        thread.cpu_percent is not None and thread.cpu_percent < IDLE_PERCENT for thread in kipmi
+    ):
+        return "kipmid is idle"
+    return None
+
+
+def _completed_since(then: Dict[str, int], now: Dict[str, int]) -> int:
+    # A count that fell is of a module that was loaded anew: all of it is since.
+    return sum(
+        now[name] - count if now[name] >= count else now[name]
+        for name, count in then.items()
+        if name in now
+    )

@@ -1,0 +1,146 @@
+"""`bmcmedic relieve`: its options, output and exit status."""
+
+import argparse
+import contextlib
+import math
+import sys
+
+from bmcmedic.host.client.stuck import STUCK_AFTER_S
+from bmcmedic.host.kernel.proc import ProcError
+from bmcmedic.host.relieve.priority import ahead_until_the_end
+from bmcmedic.host.relieve.relieve import LOOK_INTERVAL_S, Place, Relief, Report, is_root
+from bmcmedic.host.relieve.report import (
+    After,
+    Told,
+    encoded,
+    encoded_undo,
+    screen,
+    setting_lines,
+)
+from bmcmedic.host.typed import Optional, Sequence, Tuple
+
+EXIT_RELIEVED = 0
+EXIT_LEFT = 1
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+
+STUCK_AFTER_S_MIN = 5.0
+"""A client that waits for one answer must not be taken for a stuck one."""
+STUCK_AFTER_S_MAX = 30 * 86_400.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `bmcmedic relieve`."""
+    arguments = argparse.ArgumentParser(
+        prog="bmcmedic relieve",
+        description="End the clients of this host's BMC that are proven stuck, and throttle kipmid"
+        " while the BMC hangs. The BMC is not asked. Without --yes nothing is changed.",
+        epilog="Exit status: 0 nothing is left stuck; 1 something is, or would be without --yes;"
+        " 2 usage; 3 refused: no terminal and no --yes, this host is switched off, or /proc is of"
+        " another pid namespace.",
+    )
+    arguments.add_argument(
+        "--stuck-after",
+        metavar="S",
+        type=_stuck_after_s,
+        default=STUCK_AFTER_S,
+        help="the age from which a client that makes no progress counts as stuck,"
+        f" {STUCK_AFTER_S_MIN:g} or more (default: %(default)g)",
+    )
+    how = arguments.add_mutually_exclusive_group()
+    how.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, and do nothing; the default on a terminal",
+    )
+    how.add_argument("--yes", action="store_true", help="do it")
+    arguments.add_argument(
+        "--undo",
+        action="store_true",
+        help="only put back what an earlier relief has changed (kipmid_max_busy_us)",
+    )
+    arguments.add_argument("--json", action="store_true", help="print one JSON object")
+    return arguments
+
+
+def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
+    """Run it; returns the exit status."""
+    options = parser().parse_args(list(arguments))
+    with contextlib.ExitStack() as stack:
+        if place is None and options.yes:
+            stack.enter_context(ahead_until_the_end())
+        return _run(options, place)
+
+
+def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
+    place = place if place is not None else Place.here()
+    relief = Relief(place, options.stuck_after)
+    if options.undo:
+        return _undo(relief, may_act=not options.dry_run, as_json=options.json)
+    try:
+        report = relief.relieve(may_act=options.yes)
+        after = _after(relief) if report.acted else None
+    except ProcError as error:
+        print(f"bmcmedic relieve: /proc tells nothing: {error}", file=sys.stderr)
+        return EXIT_LEFT
+    mode, why = _mode(report, options)
+    left, hidden = report.left(options.stuck_after), place.proc.hidden()
+    told = Told(report, mode, why, options.stuck_after, after, left, hidden)
+    print(encoded(told) if options.json else screen(told, relief.throttle.path))
+    if why is not None:
+        print(f"bmcmedic relieve: nothing was done: {why}", file=sys.stderr)
+    if hidden is not None:
+        print(f"bmcmedic relieve: what could not be seen: {hidden}", file=sys.stderr)
+    if not is_root():
+        print("bmcmedic relieve: not root: others' processes cannot be judged", file=sys.stderr)
+    return _status(told)
+
+
+def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[str]]:
+    """What this run was, and why it did nothing where it should have."""
+    if report.disabled is not None:
+        return "disabled", report.disabled
+    if options.yes:
+        return "relieve", None
+    if options.dry_run or sys.stdin.isatty() or not report.is_to_do:
+        return "dry-run", None
+    return "refused", "stdin is no terminal: give --yes, or --dry-run"
+
+
+def _after(relief: Relief) -> After:
+    """The host once more, at work for a while since."""
+    relief.pause(LOOK_INTERVAL_S)
+    judged = relief.look()
+    return After(sum(each.verdict.is_stuck for each in judged), relief.kipmi)
+
+
+def _status(told: Told) -> int:
+    report = told.report
+    if told.mode in ("disabled", "refused") and report.is_to_do:
+        return EXIT_REFUSED
+    if told.left or report.unseen or told.hidden or report.setting.failed:
+        return EXIT_LEFT
+    if told.after is not None and told.after.stuck_count:
+        return EXIT_LEFT
+    return EXIT_RELIEVED
+
+
+def _undo(relief: Relief, *, may_act: bool, as_json: bool) -> int:
+    setting = relief.undo(may_act)
+    if as_json:
+        print(encoded_undo("undo" if may_act else "dry-run", setting))
+    else:
+        lines = setting_lines(setting, relief.throttle.path, did=may_act)
+        print("\n".join(lines) or f"kipmid_max_busy_us: {setting.why}")
+    return EXIT_LEFT if setting.failed else EXIT_RELIEVED
+
+
+def _stuck_after_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not STUCK_AFTER_S_MIN <= seconds <= STUCK_AFTER_S_MAX:
+        limits = f"{STUCK_AFTER_S_MIN:.0f} to {STUCK_AFTER_S_MAX:.0f}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, {limits}")
+    return seconds

@@ -1,0 +1,337 @@
+"""Relief: a host whose BMC hangs is freed of the clients that hang with it, at once.
+
+Three things are done, and each only on proof: stuck clients are ended, the kernel's polling thread
+is throttled while the hang lasts, and its limit is put back once the BMC answers again. The BMC
+itself is never touched. By hand it is `relieve`. A program that runs for long calls `step` when
+`next_due_at` says so and from time to time, and `watch`, which costs next to nothing, in between.
+"""
+
+import math
+import os
+import time
+
+from bmcmedic.host.client.launcher import Starter, Users, starter_of
+from bmcmedic.host.client.stuck import NOT_YET, WATCHED_S_MIN, Finding
+from bmcmedic.host.kernel import interface, kipmid
+from bmcmedic.host.kernel.interface import Counters, Interface
+from bmcmedic.host.kernel.kipmid import Kipmi, KipmiMark
+from bmcmedic.host.kernel.proc import PROC, Identity, ProcError, Stat, Tree
+from bmcmedic.host.kernel.signals import Sender, why_pids_mean_nothing
+from bmcmedic.host.relieve import kipmid_throttle
+from bmcmedic.host.relieve.end_client import Ender, Ending, Outcome, group_members
+from bmcmedic.host.relieve.kill_switch import KILL_SWITCH, why_disabled
+from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, Setting
+from bmcmedic.host.relieve.samples import APART_S_MIN, Judged, Looks
+from bmcmedic.host.relieve.undo_journal import DIRECTORY, UndoJournal
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
+
+LOOK_INTERVAL_S = 1.0
+"""Between the looks of a relief by hand: before, and for what came of it."""
+SILENT_S = 10.0
+"""The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
+KERNEL_APART_S = 0.9
+"""What moves in less time than this tells nothing."""
+THREADS_AGAIN_S = 60.0
+"""So often the kernel's polling threads are looked for where there are none."""
+DUE_LATE_S = 0.05
+"""A client is looked at so much after its moment: the kernel's clocks are coarse."""
+
+_BOOT_ID = "sys/kernel/random/boot_id"
+
+
+class Place(NamedTuple):
+    """The host as relief reaches it; tests hand in another."""
+
+    proc: Tree
+    sys: Tree
+    etc: Optional[Tree]
+    run: Optional[Tree]
+    sender: Sender
+    kill_switch: str = KILL_SWITCH
+    journal_directory: str = DIRECTORY
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = time.time
+
+    @classmethod
+    def here(cls) -> "Place":
+        """The host that this runs on."""
+        return cls(
+            proc=Tree(PROC),
+            sys=Tree("/sys"),
+            etc=Tree("/etc"),
+            run=Tree("/run"),
+            sender=Sender.of_this_system(),
+        )
+
+
+class Group(NamedTuple):
+    """The process group of a stuck client."""
+
+    number: int
+    members: int
+    stuck: int
+
+
+class Case(NamedTuple):
+    """A client, what it is found to be, and what was done about it."""
+
+    judged: Judged
+    starter: Optional[Starter]
+    group: Optional[Group]
+    """Both only in the report of a relief by hand."""
+    ending: Optional[Ending]
+    """None: nothing was done to it."""
+    is_earlier: bool = False
+    """It was found, and dealt with, at an earlier look."""
+
+
+class Report(NamedTuple):
+    """What was found and done."""
+
+    at: float
+    """Epoch seconds."""
+    acted: bool
+    disabled: Optional[str]
+    """Why nothing may be done on this host; None: it may."""
+    cases: List[Case]
+    unseen: int
+    """Clients beyond the limit of one look."""
+    kipmi_before: List[Kipmi]
+    setting: Setting
+
+    @property
+    def stuck(self) -> List[Case]:
+        """The clients that are, or were, proven stuck."""
+        return [case for case in self.cases if case.judged.verdict.is_stuck]
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether there was anything to do."""
+        return bool(self.stuck) or self.setting.action in ("set", "put back")
+
+    def left(self, stuck_after_s: float) -> List[Case]:
+        """What is stuck still, and what may be and cannot be told."""
+        return [case for case in self.cases if _is_left(case, stuck_after_s)]
+
+
+class Relief:
+    """The relief of one host, from one look to the next."""
+
+    def __init__(self, place: Place, stuck_after_s: float) -> None:
+        """Nothing is read or changed before the first look."""
+        self.stuck_after_s = stuck_after_s
+        self._place = place
+        self._looks = Looks(place.proc, stuck_after_s)
+        self._users = Users(place.etc)
+        self._ender = Ender(
+            self._looks, place.sender, place.monotonic, place.sleep, self._is_forbidden
+        )
+        journal = UndoJournal(
+            place.proc.text(_BOOT_ID) or "", place.monotonic, place.sleep, place.journal_directory
+        )
+        self.throttle = KipmidThrottle(place.sys.root, journal, place.now)
+        self._kipmi_threads: Dict[Identity, Stat] = {}
+        self._threads_sought_at = -math.inf
+        self._kipmi_marks: Optional[List[KipmiMark]] = None
+        self._counters: Optional[List[Counters]] = None
+        self.kipmi: List[Kipmi] = []
+        """Over the time from the look before to the last one."""
+        self.interfaces: List[Interface] = []
+        self._left: List[Case] = []
+        """What the last look at all processes has left stuck."""
+        self.looked_through_at = -math.inf
+        """When the last look at all processes was done, by the clock of the place."""
+        self._processes_looked_at = 0.0
+        self._looked_at: Optional[float] = None
+        self._silent_since: Optional[float] = None
+        """Since when messages wait and none completes; the other: none completes."""
+        self._still_since: Optional[float] = None
+
+    def relieve(self, may_act: bool) -> Report:
+        """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
+        self.look()
+        self._place.sleep(LOOK_INTERVAL_S)
+        judged = self.look()
+        if any(NOT_YET in each.verdict.evidence for each in judged):
+            self._place.sleep(WATCHED_S_MIN + APART_S_MIN)
+            judged = self.look()
+        return self._act(judged, may_act, is_by_hand=True)
+
+    def look(self) -> List[Judged]:
+        """Look at all that relief is about, and do nothing; raises ProcError."""
+        self._processes_looked_at = self._place.monotonic()
+        judged = self._looks.look()
+        self._find_polling_threads()
+        self._see_kernel()
+        self.looked_through_at = self._place.monotonic()
+        return judged
+
+    def next_due_at(self, within_s: float) -> Optional[float]:
+        """When the next client may be proven stuck, or the last that follows it within so long.
+
+        By the clock of the place; None: none that is known of.
+        """
+        due_s = self._looks.due_s
+        if not due_s:
+            return None
+        last_s = min(due_s) + within_s
+        return self._processes_looked_at + max(s for s in due_s if s <= last_s) + DUE_LATE_S
+
+    def _see_kernel(self) -> None:
+        """What the polling threads take, and what the interfaces count."""
+        now, earlier = self._place.monotonic(), self._looked_at
+        if earlier is not None and now - earlier < KERNEL_APART_S:
+            return
+        marks = kipmid.mark(self._place.proc, list(self._kipmi_threads.values()))
+        counters = interface.read(self._place.sys, self._place.proc)
+        if self._kipmi_marks is not None and self._counters is not None:
+            self.kipmi = kipmid.compare(self._kipmi_marks, marks)
+            self.interfaces = interface.compare(self._counters, counters)
+        self._kipmi_marks, self._counters, self._looked_at = marks, counters, now
+        is_silent = kipmid_throttle.is_silent(self.interfaces)
+        is_still = kipmid_throttle.is_still(self.interfaces)
+        self._silent_since = (self._silent_since or earlier) if is_silent else None
+        self._still_since = (self._still_since or earlier) if is_still else None
+
+    def step(self, may_act: bool) -> Report:
+        """One more look, and act on what is proven since the one before; raises ProcError."""
+        return self._act(self.look(), may_act)
+
+    def watch(self, may_act: bool) -> Report:
+        """Look at the kernel's thread alone; clients are as the last look has left them."""
+        self._see_kernel()
+        at, disabled = self._place.now(), self._why_forbidden()
+        acts = may_act and disabled is None
+        setting = self._throttle(bool(self._left), acts)
+        cases = [case._replace(is_earlier=True) for case in self._left]
+        return Report(at, acts, disabled, cases, self._looks.unseen, self.kipmi, setting)
+
+    def _act(self, judged: List[Judged], may_act: bool, is_by_hand: bool = False) -> Report:
+        at = self._place.now()
+        kipmi = self.kipmi
+        disabled = self._why_forbidden()
+        acts = may_act and disabled is None
+        stuck = [each for each in judged if each.verdict.is_stuck]
+        starters: Dict[Identity, Optional[Starter]] = {}
+        groups: Dict[int, Group] = {}
+        if is_by_hand:
+            starters = {each.client.identity: self._starter(each) for each in stuck}
+            groups = self._groups(stuck)
+        setting = self._throttle(bool(stuck), acts)
+        blocked = self._blocked(stuck) if acts else {}
+        endings = dict(blocked)
+        stuck = [each for each in stuck if each.client.identity not in blocked]
+        ended = self._ender.end(stuck) if acts else self._ender.left_alone(stuck)
+        endings.update((each.judged.client.identity, each) for each in ended)
+        earlier = {
+            case.judged.client.identity for case in self._left if _is_left_alone(case.ending)
+        }
+        known = {i for i in earlier if _is_left_alone(endings.get(i))}.union(blocked)
+        cases = [
+            Case(
+                each,
+                starters.get(each.client.identity),
+                groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
+                endings.get(each.client.identity),
+                each.client.identity in known,
+            )
+            for each in judged
+        ]
+        self._left = [case for case in cases if case.judged.verdict.is_stuck and not is_gone(case)]
+        return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
+
+    def _throttle(self, is_stuck: bool, acts: bool) -> Setting:
+        # Where the shim and the driver stand before the BMC, no client gets stuck.
+        is_proven = is_stuck or self._is_long(self._silent_since)
+        is_still = self._is_long(self._still_since)
+        return self.throttle.apply(self.kipmi, self.interfaces, is_proven, acts, is_still)
+
+    def _blocked(self, stuck: List[Judged]) -> Dict[Identity, Ending]:
+        """Those that have their signals and sit in the kernel still: they need no more of them."""
+        blocked = {each.client.identity for each in stuck if each.look.stat.state == "D"}
+        earlier = {case.judged.client.identity: case.ending for case in self._left}
+        return {
+            identity: ending
+            for identity, ending in earlier.items()
+            if identity in blocked
+            and ending is not None
+            and ending.outcome is Outcome.UNINTERRUPTIBLE
+            and "KILL" in ending.signals
+        }
+
+    def _is_long(self, since: Optional[float]) -> bool:
+        return since is not None and self._place.monotonic() - since >= SILENT_S
+
+    def pause(self, seconds: float) -> None:
+        """Let some time pass, by the clock of the place."""
+        self._place.sleep(seconds)
+
+    def undo(self, may_act: bool) -> Setting:
+        """Put back what relief has changed and not yet put back; never raises."""
+        return self.throttle.put_back("asked for", may_act)
+
+    def _is_forbidden(self) -> bool:
+        return why_disabled(self._place.kill_switch) is not None
+
+    def _why_forbidden(self) -> Optional[str]:
+        return why_disabled(self._place.kill_switch) or why_pids_mean_nothing(self._place.proc)
+
+    def _find_polling_threads(self) -> None:
+        """All processes are looked through to find them, so only when they may be others."""
+        proc, known = self._place.proc, self._kipmi_threads
+        now = self._place.monotonic()
+        is_known = all(_identity(proc, each.pid) == each for each in known)
+        if is_known and now < self._threads_sought_at + (math.inf if known else THREADS_AGAIN_S):
+            return
+        self._threads_sought_at = now
+        stats = map(proc.stat_or_none, proc.pids())
+        self._kipmi_threads = {
+            stat.identity: stat
+            for stat in stats
+            if stat is not None and kipmid.is_polling_thread(stat)
+        }
+
+    def _starter(self, judged: Judged) -> Optional[Starter]:
+        proc, stat = self._place.proc, judged.look.stat
+        try:
+            with proc.hold(stat.pid) as process:
+                return starter_of(process, stat, proc, self._users, self._place.run)
+        except ProcError:
+            return None
+
+    def _groups(self, stuck: List[Judged]) -> Dict[int, Group]:
+        members = group_members(self._place.proc, stuck)
+        ours = [each.look.stat.group for each in stuck]
+        return {
+            number: Group(number, count, ours.count(number)) for number, count in members.items()
+        }
+
+
+def is_gone(case: Case) -> bool:
+    """Whether nothing is left of a stuck client, or its proof did not hold."""
+    return case.ending is not None and case.ending.outcome.is_relieved
+
+
+def _is_left_alone(ending: Optional[Ending]) -> bool:
+    return ending is not None and ending.outcome is Outcome.LEFT_ALONE
+
+
+def _is_left(case: Case, stuck_after_s: float) -> bool:
+    if case.judged.verdict.is_stuck:
+        return not is_gone(case)
+    if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
+        return False
+    # It may well be stuck: it is never ended without proof, and never called well either.
+    cannot_tell = case.judged.verdict.finding is Finding.NOT_PROVEN
+    return cannot_tell or case.judged.look.stat.state == "D"
+
+
+def _identity(proc: Tree, pid: int) -> Optional[Identity]:
+    stat = proc.stat_or_none(pid)
+    return stat.identity if stat is not None else None
+
+
+def is_root() -> bool:
+    """Whether everybody's processes can be looked at and ended."""
+    return os.geteuid() == 0

@@ -1,0 +1,255 @@
+"""A relief as JSON and as lines of text: what was found, what was done, before and after."""
+
+import json
+import shlex
+from collections import Counter
+
+from bmcmedic.host.client.stuck import Finding
+from bmcmedic.host.kernel.kipmid import Kipmi
+from bmcmedic.host.kernel.proc import shortened
+from bmcmedic.host.relieve.end_client import Outcome
+from bmcmedic.host.relieve.kipmid_throttle import Setting
+from bmcmedic.host.relieve.relieve import Case, Report
+from bmcmedic.host.triage.diagnosis import duration
+from bmcmedic.host.typed import Any, Dict, List, NamedTuple, Optional
+
+ROWS_MAX = 1000
+"""Of one list in the JSON; the counts beside it stay right."""
+LINES_MAX = 20
+"""Clients of one kind in the text."""
+
+_COMMAND_CHARACTERS_MAX = 60
+
+
+class After(NamedTuple):
+    """The host once more, when relief is done."""
+
+    stuck_count: int
+    kipmi: List[Kipmi]
+
+
+class Told(NamedTuple):
+    """All that is told of a relief."""
+
+    report: Report
+    mode: str
+    """`relieve`, `dry-run`, `disabled` or `refused`."""
+    why: Optional[str]
+    """Why nothing was done though it was asked for."""
+    stuck_after_s: float
+    after: Optional[After]
+    """None: nothing was done."""
+    left: List[Case]
+    hidden: Optional[str]
+    """What /proc does not show us; None: it hides nobody."""
+
+
+def encoded(told: Told) -> str:
+    """The document that `--json` prints; docs/relieve.md explains each key."""
+    report = told.report
+    return json.dumps(
+        {
+            "captured_at": round(report.at, 3),
+            "mode": told.mode,
+            "why": told.why,
+            "stuck_after_s": told.stuck_after_s,
+            "stuck_before": len(report.stuck),
+            "stuck_after": told.after.stuck_count if told.after is not None else None,
+            "outcomes": dict(Counter(map(outcome_of, report.stuck))),
+            "clients": [_client(case) for case in report.stuck[:ROWS_MAX]],
+            "spared": [_spared(case) for case in _spared_cases(report)[:ROWS_MAX]],
+            "unseen": report.unseen,
+            "blind": [told.hidden] if told.hidden is not None else [],
+            "left": [case.judged.client.identity.pid for case in told.left[:ROWS_MAX]],
+            "left_count": len(told.left),
+            "kipmi": _kipmi(report.kipmi_before, told.after),
+            "kipmid_max_busy_us": _setting(report.setting),
+        }
+    )
+
+
+def encoded_undo(mode: str, setting: Setting) -> str:
+    """The document that `--undo --json` prints."""
+    return json.dumps({"mode": mode, "kipmid_max_busy_us": _setting(setting)})
+
+
+def outcome_of(case: Case) -> str:
+    """What came of a stuck client; what was only found would be ended."""
+    return case.ending.outcome.value if case.ending is not None else "would end"
+
+
+def _client(case: Case) -> Dict[str, Any]:
+    judged, ending, starter = case.judged, case.ending, case.starter
+    took_s = ending.took_s if ending is not None else None
+    return {
+        "pid": judged.client.identity.pid,
+        "argv": shortened(judged.client.argv),
+        "age_s": round(judged.look.age_s, 2),
+        "state": judged.look.stat.state,
+        "wchan": judged.look.wchan,
+        "evidence": judged.verdict.evidence,
+        "started_by": starter.user if starter is not None else None,
+        "unit": starter.unit if starter is not None else None,
+        "group": None if case.group is None else dict(case.group._asdict()),
+        "outcome": outcome_of(case),
+        "signals": ending.signals if ending is not None else [],
+        "through": ending.through if ending is not None else None,
+        "reason": ending.why if ending is not None else None,
+        "took_s": None if took_s is None else round(took_s, 3),
+    }
+
+
+def _spared(case: Case) -> Dict[str, Any]:
+    return {
+        "pid": case.judged.client.identity.pid,
+        "argv": shortened(case.judged.client.argv),
+        "finding": case.judged.verdict.finding.value,
+        "reason": "; ".join(case.judged.verdict.evidence),
+    }
+
+
+def _spared_cases(report: Report) -> List[Case]:
+    return [
+        case
+        for case in report.cases
+        if not case.judged.verdict.is_stuck and case.judged.verdict.finding is not Finding.GONE
+    ]
+
+
+def _kipmi(before: List[Kipmi], after: Optional[After]) -> List[Dict[str, Any]]:
+    later = {(each.name, each.pid): each.cpu_percent for each in after.kipmi} if after else {}
+    return [
+        {
+            "name": each.name,
+            "pid": each.pid,
+            "cpu_percent_before": each.cpu_percent,
+            "cpu_percent_after": later.get((each.name, each.pid)),
+        }
+        for each in before
+    ]
+
+
+def _setting(setting: Setting) -> Dict[str, Any]:
+    return dict(setting._asdict())
+
+
+# ---------------------------------------------------------------------------------------- the text
+
+
+def screen(told: Told, path: str) -> str:
+    """What was found and done, for a person; `path` is that of the kernel's parameter."""
+    report = told.report
+    lines = _stuck_lines(told)
+    lines += _spared_lines(report)
+    if report.unseen:
+        lines.append(f"{report.unseen} clients more than one look takes: run it again")
+    lines += setting_lines(report.setting, path, did=report.acted)
+    lines += _kipmi_lines(told)
+    lines.append(_closing(told))
+    return "\n".join(_visible(line) for line in lines)
+
+
+def setting_lines(setting: Setting, path: str, *, did: bool) -> List[str]:
+    """What was done to the kernel's parameter, or would be."""
+    verbs = {"set": ("set", "would set"), "put back": ("put back", "would put back")}
+    if setting.action not in verbs:
+        return [f"kipmid_max_busy_us: {setting.why}"] if setting.failed else []
+    verb = verbs[setting.action][0 if did else 1]
+    return [
+        f"{verb} {path}: from {_value(setting.before)} to {_value(setting.after)} ({setting.why})"
+    ]
+
+
+def _value(text: Optional[str]) -> str:
+    return "unknown" if text is None else (text or "nothing written yet")
+
+
+def _stuck_lines(told: Told) -> List[str]:
+    """Each client that is ended, up to a screen of them, those that did not end at once first."""
+    stuck = sorted(told.report.stuck, key=lambda case: _rank(case, told))
+    lines = []
+    for case in stuck[:LINES_MAX]:
+        lines.append(f"{_what(case)} pid {case.judged.client.identity.pid}: {_command(case)}")
+        lines.append("    " + "; ".join(_about(case)))
+    if len(stuck) > LINES_MAX:
+        counted = Counter(_what(case) for case in stuck[LINES_MAX:])
+        lines += [f"{what} {count} more" for what, count in counted.most_common()]
+    return lines
+
+
+def _rank(case: Case, told: Told) -> int:
+    if case in told.left:
+        return 0
+    is_plain = case.ending is None or case.ending.outcome is Outcome.ENDED
+    return 2 if is_plain else 1
+
+
+def _what(case: Case) -> str:
+    if case.ending is None:
+        return "would end"
+    return f"{case.ending.outcome.value}:"
+
+
+def _about(case: Case) -> List[str]:
+    about = [f"{duration(case.judged.look.age_s)} old", ", ".join(case.judged.verdict.evidence)]
+    if case.starter is not None:
+        about.append(", ".join(filter(None, [case.starter.user, case.starter.unit])))
+    group = case.group
+    if group is not None and group.members > group.stuck:
+        about.append(f"not touched: {group.members - group.stuck} more of its process group")
+    if case.ending is not None and case.ending.why is not None:
+        about.append(case.ending.why)
+    return [part for part in about if part]
+
+
+def _command(case: Case) -> str:
+    words = " ".join(shlex.quote(word) for word in case.judged.client.argv)
+    if len(words) <= _COMMAND_CHARACTERS_MAX:
+        return words
+    return words[: _COMMAND_CHARACTERS_MAX - 1] + "…"
+
+
+def _spared_lines(report: Report) -> List[str]:
+    spared = _spared_cases(report)
+    lines = [
+        f"left alone: pid {case.judged.client.identity.pid}: {_command(case)}:"
+        f" {case.judged.verdict.finding.value}: {', '.join(case.judged.verdict.evidence)}"
+        for case in spared[:LINES_MAX]
+    ]
+    more = len(spared) - LINES_MAX
+    return lines + ([f"left alone: {more} more"] if more > 0 else [])
+
+
+def _kipmi_lines(told: Told) -> List[str]:
+    return [
+        "{} (pid {}): {} of a core{}".format(
+            each["name"],
+            each["pid"],
+            _percent(each["cpu_percent_before"]),
+            "" if told.after is None else ", now " + _percent(each["cpu_percent_after"]),
+        )
+        for each in _kipmi(told.report.kipmi_before, told.after)
+    ]
+
+
+def _percent(share: Optional[float]) -> str:
+    return "unknown" if share is None else f"{share:g} %"
+
+
+def _closing(told: Told) -> str:
+    count = len(told.report.stuck)
+    if told.after is not None:
+        left = f", {len(told.left)} could not be relieved" if told.left else ""
+        return f"{count} stuck before, {told.after.stuck_count} after{left}"
+    closing = f"{count} stuck"
+    unknown = len(told.left) - count
+    if unknown > 0:
+        closing += f", {unknown} that cannot be told"
+    if told.why is not None:
+        return f"{closing}; nothing was done"  # standard error says why
+    return f"{closing}; nothing was done (--yes does it)" if told.report.is_to_do else closing
+
+
+def _visible(line: str) -> str:
+    """Nothing that another program is called by may steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -1,0 +1,1 @@
+"""Triage: what the host shows of its BMC, and what follows from it."""

@@ -1,0 +1,142 @@
+"""`triage --capture`: what triage looked at, as a tar that --proc-root reads when it is unpacked.
+
+It holds what was read and nothing else, without secrets: arguments masked, no environment, no names
+of open files but the BMC's own devices.
+"""
+
+import io
+import os
+import tarfile
+import time
+
+from bmcmedic.host.client.launcher import Users
+from bmcmedic.host.client.programs import program_of
+from bmcmedic.host.client.redact import masked
+from bmcmedic.host.client.stuck import ARGUMENTS_BYTES_MAX
+from bmcmedic.host.kernel.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv, uid_of
+from bmcmedic.host.triage.guests import naming_words
+from bmcmedic.host.triage.survey import is_guest
+from bmcmedic.host.triage.triage import Roots
+from bmcmedic.host.typed import Dict, List, Optional, Union
+
+_SHOWN_FILES = ("/dev/ipmi", "/dev/pts/", "/dev/port")
+_OTHER = "other"
+"""An executable that is nobody's business: there is one, so it is no kernel thread."""
+_SESSION_KEYS = ("UID=", "USER=", "SERVICE=", "CLASS=", "TYPE=", "REMOTE_HOST=", "TTY=")
+
+
+def write(roots: Roots, path: str) -> int:
+    """Write what was read to a new file that its owner alone can read; returns how many files.
+
+    Raises OSError, and then leaves no file behind.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+            return _fill(tar, roots)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _fill(tar: tarfile.TarFile, roots: Roots) -> int:
+    trees = {"proc": roots.proc, "proc.2": roots.again, "sys": roots.sys, "sys.2": roots.sys_again}
+    now = time.time()
+    count = 0
+    for folder, tree in trees.items():
+        for name, content in sorted(_clean(tree).items()):
+            _add(tar, f"{folder}/{name}", content, now)
+            count += 1
+    for name, content in sorted(_sessions(roots.run).items()):
+        _add(tar, f"run/{name}", content, now)
+        count += 1
+    _add(tar, "etc/passwd", _users(roots).encode("utf-8"), now)
+    return count + 1
+
+
+def _add(tar: tarfile.TarFile, name: str, content: Union[bytes, str], now: float) -> None:
+    member = tarfile.TarInfo(name)
+    member.mtime = int(now)
+    member.mode = 0o644
+    if name.endswith("/"):
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(member)
+    elif isinstance(content, str):
+        member.type = tarfile.SYMTYPE
+        member.linkname = content
+        tar.addfile(member)
+    else:
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def _recorded(tree: Optional[Tree]) -> Recorded:
+    return (tree.record or {}) if tree is not None else {}
+
+
+def _clean(tree: Optional[Tree]) -> Recorded:
+    """What was read of one tree, without what is nobody's business."""
+    kept: Recorded = {}
+    record = _recorded(tree)
+    for name, content in record.items():
+        pid, _, rest = name.partition("/")
+        if isinstance(content, str):
+            target = _target(rest, content)
+            if target is not None:
+                kept[name] = target
+        elif rest == "cmdline" and pid.isdigit():
+            # One that could not be read is none of the kernel's own, and cannot be read there.
+            kept.setdefault(f"{pid}/exe", b"")
+            kept[name] = _masked(content, record.get(f"{pid}/exe"))
+        else:
+            kept[name] = content
+    return kept
+
+
+def _target(link: str, target: str) -> Optional[str]:
+    """Where a link of a process leads, as far as it matters; None: it does not."""
+    if link == "exe":
+        return target if program_of(target) or is_guest(target) else _OTHER
+    if target.startswith("socket:"):
+        return "socket:[0]"
+    return target if target.startswith(_SHOWN_FILES) else None
+
+
+def _masked(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
+    if not cmdline:
+        return cmdline
+    program = program_of(executable) if isinstance(executable, str) else None
+    words = split_argv(cmdline)
+    if isinstance(executable, str) and is_guest(executable):
+        return _joined(masked(naming_words(words)))
+    is_cut = len(cmdline) in (ARGUMENTS_BYTES_MAX, READ_BYTES_MAX)
+    if is_cut:
+        words.pop()
+    shown_words = _joined(masked(words, program))
+    # What was too long to be judged is so in the capture as well.
+    return shown_words.ljust(len(cmdline), b"*") if is_cut else shown_words
+
+
+def _joined(words: List[str]) -> bytes:
+    return b"".join(word.encode("utf-8") + b"\0" for word in words)
+
+
+def _sessions(run: Optional[Tree]) -> Dict[str, bytes]:
+    kept = {}
+    for name, content in _recorded(run).items():
+        if isinstance(content, bytes):
+            lines = [line for line in shown(content).splitlines() if line.startswith(_SESSION_KEYS)]
+            kept[name] = "".join(line + "\n" for line in lines).encode("utf-8")
+    return kept
+
+
+def _users(roots: Roots) -> str:
+    """The names of the users that processes were seen to belong to."""
+    uids = []
+    for name, content in _recorded(roots.again).items():
+        if isinstance(content, bytes) and name.endswith("/loginuid") and content.isdigit():
+            uids.append(int(content))
+        elif isinstance(content, bytes) and name.endswith("/status"):
+            uid = uid_of(content)
+            uids += [uid] if uid is not None else []
+    return Users(roots.etc).lines(uids)

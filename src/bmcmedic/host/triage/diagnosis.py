@@ -1,0 +1,342 @@
+"""From what was seen on the host to what ails it: pure, in words, with the evidence for it.
+
+A hang is told by what does not move (transactions that complete, clients that wait), never by a
+share of a core alone. And a diagnosis says what it rules out, and what it cannot know from here.
+"""
+
+from enum import Enum
+
+from bmcmedic.host.client.stuck import WATCHED_S_MIN
+from bmcmedic.host.kernel.interface import Interface
+from bmcmedic.host.kernel.kipmid import Kipmi
+from bmcmedic.host.triage.guests import Guest
+from bmcmedic.host.typed import List, NamedTuple, Optional, Sequence
+
+KIPMI_AT_REST_PERCENT = 1.0
+"""Below this share of a core a `kipmi` thread is at rest: the kernel waits for nothing."""
+KIPMI_BUSY_PERCENT = 5.0
+KIPMI_SPINS_PERCENT = 50.0
+"""From this share on it is worth a symptom even where no counter tells what the BMC answers."""
+SLOW_AFTER_S = 0.1
+"""From this time to answer on, a BMC counts as slow; a healthy one takes some milliseconds."""
+DECIDED_AFTER_S = 10.0
+"""An interval of this length without one answer is no slow answer any more."""
+QUEUED_SHARE_MIN = 0.5
+"""Where messages wait less often than this, it may be by chance that they were seen to."""
+RUN_DELAY_PERCENT = 10.0
+"""From this share on a guest suffers."""
+
+SYMPTOM_STUCK_CLIENTS = "stuck-clients"
+SYMPTOM_NOT_ANSWERING = "bmc-not-answering"
+SYMPTOM_SLOW = "bmc-slow"
+SYMPTOM_KIPMI_BUSY = "kipmi-busy"
+SYMPTOM_NO_INTERFACE = "no-interface"
+"""Clients wait, and there is nothing here that a BMC could be asked through."""
+
+
+class Kind(Enum):
+    """What ails the host."""
+
+    NO_SYMPTOM = "no-symptom"
+    BUSY = "busy"
+    SLOW = "slow"
+    LEFT_OVER = "left-over"
+    NO_INTERFACE = "no-interface"
+    UNDECIDED = "undecided"
+    HUNG = "hung"
+
+
+class Facts(NamedTuple):
+    """What triage saw; None: unknown."""
+
+    captured_at: float
+    """Epoch seconds."""
+    interval_s: Optional[float]
+    kipmi: List[Kipmi]
+    interfaces: List[Interface]
+    stuck_for_s: List[float]
+    """For how long each stuck client has waited: since it last ran, else since it started."""
+    not_proven: int
+    """Clients that may be stuck, but could not be looked at closely."""
+    load: Optional[float]
+    cpus: Optional[int]
+    guests: List[Guest]
+    max_busy_us: Optional[str]
+    queued_share: Optional[float] = None
+    """Of the moments between the two looks, those at which a message had no answer."""
+    sees_interface: bool = True
+    """Whether this host has an interface to its BMC, as far as can be seen."""
+    gone_interfaces: Sequence[str] = ()
+    """Those that went away between the two looks."""
+    stranded_for_s: Sequence[float] = ()
+    """Of `stuck_for_s` those whose device is gone: they wait for nothing that is there."""
+    blind: Sequence[str] = ()
+    """What could not be seen, so that nothing which was seen proves the host well."""
+    unwatched: int = 0
+    """Clients that may be stuck, but stood still before our eyes for too short a time."""
+
+    @property
+    def asking_for_s(self) -> List[float]:
+        """For how long the stuck clients have waited that may wait for this BMC."""
+        asking = list(self.stuck_for_s)
+        for stranded_s in self.stranded_for_s:
+            asking.remove(stranded_s)
+        return asking
+
+    @property
+    def kipmi_percent(self) -> Optional[float]:
+        """The busiest thread's share of a core."""
+        shares = [each.cpu_percent for each in self.kipmi if each.cpu_percent is not None]
+        return max(shares) if shares else None
+
+    @property
+    def completed(self) -> Optional[int]:
+        """Transactions that the BMC answered in the interval."""
+        return _sum([each.completed_delta for each in self.interfaces])
+
+    @property
+    def hosed(self) -> Optional[int]:
+        """Transactions that the kernel gave up in the interval."""
+        return _sum([each.hosed_delta for each in self.interfaces])
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the kernel polls as it does when an answer is awaited."""
+        is_throttled = self.max_busy_us not in (None, "0")
+        enough = KIPMI_AT_REST_PERCENT if is_throttled else KIPMI_BUSY_PERCENT
+        return self.kipmi_percent is not None and self.kipmi_percent >= enough
+
+    @property
+    def is_awaiting(self) -> Optional[bool]:
+        """Whether the kernel waits for the BMC all the time; None: unknown."""
+        queued = _sum([each.queued for each in self.interfaces])
+        was_queued = _sum([each.was_queued for each in self.interfaces])
+        if queued:
+            return was_queued is None or was_queued > 0
+        if self.kipmi_percent is not None:
+            return self.kipmi_percent >= KIPMI_AT_REST_PERCENT
+        return None if queued is None else False
+
+    @property
+    def is_kernel_waiting(self) -> bool:
+        """Whether the kernel waits for the BMC, as far as can be seen."""
+        return self.is_busy or bool(self.is_awaiting and self.completed == 0)
+
+    @property
+    def latency_s(self) -> Optional[float]:
+        """The time for one answer, at the least; None: unknown."""
+        if not self.completed or self.interval_s is None:
+            return None
+        waited = (self.kipmi_percent or 0.0) / 100.0
+        # Newer kernels sleep while they poll; where the queue is seldom empty, its pace tells.
+        if self.queued_share is not None and self.queued_share >= QUEUED_SHARE_MIN:
+            waited = max(waited, self.queued_share)
+        return self.interval_s * waited / self.completed
+
+
+class Diagnosis(NamedTuple):
+    """What ails the host, in words."""
+
+    kind: Kind
+    words: str
+    evidence: List[str]
+    rules_out: List[str]
+    advice: List[str]
+    symptoms: List[str]
+    hung_since: Optional[float]
+    """Epoch seconds."""
+
+
+def diagnose(facts: Facts) -> Diagnosis:
+    """What ails the host."""
+    kind = _kind(facts)
+    return Diagnosis(
+        kind=kind,
+        words=_words(kind, facts),
+        evidence=_evidence(facts),
+        rules_out=_rules_out(kind, facts),
+        advice=_advice(kind, facts),
+        symptoms=_symptoms(kind, facts),
+        hung_since=_hung_since(kind, facts),
+    )
+
+
+def _kind(facts: Facts) -> Kind:
+    kind = _kind_of_the_seen(facts)
+    # Who is blind finds no symptom anywhere.
+    is_well = kind in (Kind.NO_SYMPTOM, Kind.BUSY)
+    return Kind.UNDECIDED if is_well and facts.blind else kind
+
+
+def _kind_of_the_seen(facts: Facts) -> Kind:
+    is_slow = facts.latency_s is not None and facts.latency_s >= SLOW_AFTER_S
+    if facts.completed:
+        if is_slow:
+            return Kind.SLOW
+        if facts.stuck_for_s:
+            return Kind.LEFT_OVER
+        return Kind.BUSY if facts.is_busy else Kind.NO_SYMPTOM
+    if facts.hosed:
+        return Kind.HUNG
+    if facts.stuck_for_s and not facts.sees_interface:
+        return Kind.NO_INTERFACE
+    if facts.asking_for_s:
+        return Kind.LEFT_OVER if facts.is_awaiting is False else Kind.HUNG
+    if not facts.is_kernel_waiting:
+        return Kind.LEFT_OVER if facts.stuck_for_s else Kind.NO_SYMPTOM
+    if facts.completed is None:
+        return Kind.UNDECIDED
+    long_enough = facts.interval_s is not None and facts.interval_s >= DECIDED_AFTER_S
+    return Kind.HUNG if long_enough else Kind.UNDECIDED
+
+
+def _symptoms(kind: Kind, facts: Facts) -> List[str]:
+    spins = (facts.kipmi_percent or 0.0) >= KIPMI_SPINS_PERCENT
+    # A kernel thread that polls for a BMC which answers does its work.
+    in_vain = not facts.completed if facts.completed is not None else spins
+    told = [
+        (SYMPTOM_KIPMI_BUSY, facts.is_busy and (in_vain or kind in (Kind.HUNG, Kind.SLOW))),
+        (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_for_s)),
+        (SYMPTOM_NOT_ANSWERING, kind is Kind.HUNG),
+        (SYMPTOM_SLOW, kind is Kind.SLOW),
+        (SYMPTOM_NO_INTERFACE, kind is Kind.NO_INTERFACE),
+    ]
+    return [name for name, is_so in told if is_so]
+
+
+def _hung_since(kind: Kind, facts: Facts) -> Optional[float]:
+    if kind is not Kind.HUNG:
+        return None
+    # Who waits longest asked first, and from then on at the latest nothing was answered.
+    for_s = max(facts.asking_for_s, default=facts.interval_s or 0.0)
+    return round(facts.captured_at - for_s, 3)
+
+
+def _words(kind: Kind, facts: Facts) -> str:
+    stuck = _count(len(facts.stuck_for_s), "client")
+    if kind is Kind.HUNG:
+        return "The BMC does not answer its host" + (
+            f": {stuck} stuck." if facts.stuck_for_s else "."
+        )
+    if kind is Kind.SLOW:
+        return (
+            f"The BMC answers its host, but takes {facts.latency_s:.1f} s and more for an answer."
+        )
+    if kind is Kind.NO_INTERFACE:
+        return (
+            f"{stuck} stuck, and no IPMI interface is to be seen here:"
+            " whether the BMC answers is not known."
+        )
+    if kind is Kind.LEFT_OVER and not facts.completed and not facts.asking_for_s:
+        return f"{stuck} stuck, left over: the device that they have open is gone."
+    if kind is Kind.LEFT_OVER:
+        how = "answers" if facts.completed else "is not asked anything at present"
+        return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
+    if kind is Kind.UNDECIDED and facts.blind:
+        return "This host cannot be judged from here: not all that matters can be seen."
+    if kind is Kind.UNDECIDED:
+        return "The kernel waits for the BMC; whether it hangs cannot be told yet."
+    if kind is Kind.BUSY:
+        return "The BMC is busy and answers."
+    if not facts.interfaces and not facts.kipmi:
+        return "No IPMI interface is to be seen here, and no stuck client."
+    return "No symptom: nothing on this host waits for its BMC."
+
+
+def _evidence(facts: Facts) -> List[str]:
+    over = f" in {facts.interval_s:.1f} s" if facts.interval_s is not None else ""
+    lines = [f"not seen: {what}" for what in facts.blind]
+    if facts.stuck_for_s:
+        longest = f"the longest for {duration(max(facts.stuck_for_s))}"
+        lines.append(f"{_count(len(facts.stuck_for_s), 'client')} without progress, {longest}")
+    if facts.stranded_for_s:
+        have = "has" if len(facts.stranded_for_s) == 1 else "have"
+        who = _count(len(facts.stranded_for_s), "client")
+        lines.append(f"{who} {have} a device open that is gone")
+    lines += [f"{name} went away while we looked" for name in facts.gone_interfaces]
+    if not facts.sees_interface and facts.stuck_for_s:
+        lines.append("neither an interface in /sys/class/ipmi nor a kipmi thread")
+    for each in facts.interfaces:
+        if each.completed_delta is not None:
+            lines.append(
+                f"{each.name}: {_count(each.completed_delta, 'transaction')} completed{over}"
+            )
+        if each.hosed_delta:
+            lines.append(f"{each.name}: the kernel gave up {each.hosed_delta}{over}")
+        if each.queued:
+            lines.append(f"{each.name}: {_count(each.queued, 'message')} without an answer")
+    for thread in facts.kipmi:
+        share = "unknown" if thread.cpu_percent is None else f"{thread.cpu_percent:g} % of a core"
+        total = duration(thread.cpu_total_s)
+        lines.append(f"{thread.name}: {share}, {total} of CPU time since it was started")
+    suffering = [g for g in facts.guests if (g.run_delay_percent or 0.0) >= RUN_DELAY_PERCENT]
+    if suffering:
+        lines.append(f"{len(suffering)} of {_count(len(facts.guests), 'guest')} wait for a CPU")
+    return lines
+
+
+def _rules_out(kind: Kind, facts: Facts) -> List[str]:
+    lines = []
+    if kind is Kind.HUNG and facts.completed == 0:
+        lines.append("a busy BMC: not one transaction completed")
+    if kind is Kind.HUNG and facts.asking_for_s:
+        lines.append(
+            f"a slow BMC: nothing that is slow takes {duration(min(facts.asking_for_s))} to answer"
+        )
+    if facts.completed:
+        lines.append(f"a hang: {_count(facts.completed, 'transaction')} completed")
+    if kind is Kind.SLOW:
+        lines.append("a dead BMC: a slow one is not dead")
+    if facts.kipmi and _host_suffers(facts):
+        of = f" of {facts.cpus}" if facts.cpus else ""
+        load = f"a load of {facts.load:.0f}" if facts.load is not None else "the load"
+        lines.append(
+            f"kipmi as the cause of {load}: it is one thread, and takes one core{of} at most"
+        )
+    return lines
+
+
+def _host_suffers(facts: Facts) -> bool:
+    return facts.load is not None and facts.load > 2.0 * (facts.cpus or 1)
+
+
+def _advice(kind: Kind, facts: Facts) -> List[str]:
+    lines = []
+    if facts.stuck_for_s:
+        lines.append("bmcmedic relieve: ends the stuck clients")
+    if kind in (Kind.HUNG, Kind.SLOW):
+        lines.append("bmcmedic heal TARGET --symptoms FILE, from a machine on the BMC's network")
+    if kind is Kind.NO_INTERFACE:
+        lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
+        lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
+    if kind is Kind.UNDECIDED and facts.is_kernel_waiting:
+        lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
+    if facts.unwatched:
+        lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")
+    if facts.not_proven:
+        clients = _count(facts.not_proven, "client")
+        lines.append(f"run it as root, with CAP_SYS_PTRACE: {clients} could not be looked at")
+    elif facts.blind and not facts.unwatched:
+        lines.append("run it as root: it sees everything")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A length of time in an operator's words: its two largest units."""
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    if whole >= 120:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole} s" if seconds >= 10 or seconds == whole else f"{seconds:.1f} s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _sum(numbers: List[Optional[int]]) -> Optional[int]:
+    """The sum of those that are known; None where none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None

@@ -1,0 +1,121 @@
+"""KVM guests, and how long their virtual CPUs wait for a real one: the harm that is done."""
+
+import re
+
+from bmcmedic.host.kernel.proc import Identity, ProcError, Process, Stat, Tree, uptime_s
+from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
+
+_VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
+_NAME = re.compile(r"(?:.*,)?guest=([^,]+)")
+_NAMING = ("-name", "--name", "-uuid", "--id")
+NAME_CHARACTERS_MAX = 256
+THREADS_MAX = 1024
+"""Of one guest; more of them are not looked at."""
+
+
+class GuestMark(NamedTuple):
+    """One guest at one moment."""
+
+    identity: Identity
+    name: str
+    uptime_s: float
+    threads: Dict[int, "ThreadMark"]
+    """By thread id: its virtual CPUs, or all its threads where these have no names."""
+    has_vcpus: bool
+
+
+class ThreadMark(NamedTuple):
+    """What one thread has had up to now."""
+
+    run_ns: int
+    delay_ns: int
+    """Time that it was ready to run and did not."""
+
+
+class Guest(NamedTuple):
+    """One guest over the interval."""
+
+    name: str
+    pid: int
+    vcpus: Optional[int]
+    cpu_percent: Optional[float]
+    """Of one core, over all its virtual CPUs."""
+    run_delay_percent: Optional[float]
+    """Of the interval, for which a virtual CPU of it waited for a real one on average."""
+
+
+def mark(tree: Tree, processes: List[Stat]) -> List[GuestMark]:
+    """What each guest has had up to now; those that are gone are left out."""
+    marks = []
+    for stat in processes:
+        try:
+            with tree.hold(stat.pid) as process:
+                if process.stat().identity != stat.identity:
+                    continue
+                threads, has_vcpus = _threads(process)
+                name = (guest_name(process.argv()) or stat.comm)[:NAME_CHARACTERS_MAX]
+                marks.append(GuestMark(stat.identity, name, uptime_s(tree), threads, has_vcpus))
+        except ProcError:
+            continue
+    return marks
+
+
+def guest_name(argv: List[str]) -> Optional[str]:
+    """What QEMU was told to call the guest."""
+    for index, word in enumerate(argv[:-1]):
+        if word in ("-name", "--name"):
+            named = _NAME.match(argv[index + 1])
+            return named.group(1) if named else argv[index + 1].partition(",")[0]
+        if word in ("-uuid", "--id"):
+            return argv[index + 1]
+    return None
+
+
+def naming_words(argv: List[str]) -> List[str]:
+    """As much of a guest's arguments as names it: the others hold secrets in a hundred ways."""
+    kept = argv[:1]
+    for index, word in enumerate(argv[1:-1], 1):
+        if word in _NAMING and argv[index - 1] not in _NAMING:
+            kept += [word, argv[index + 1]]
+    return kept
+
+
+def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[Guest]:
+    """What each guest got between two marks, and what it waited for."""
+    later = {mark.identity: mark for mark in again or ()}
+    return [_compared(mark, later.get(mark.identity)) for mark in first]
+
+
+def _compared(first: GuestMark, again: Optional[GuestMark]) -> Guest:
+    vcpus = len(first.threads) if first.has_vcpus else None
+    guest = Guest(first.name, first.identity.pid, vcpus, None, None)
+    interval_s = again.uptime_s - first.uptime_s if again is not None else 0.0
+    if again is None or interval_s <= 0.0:
+        return guest
+    both = [(first.threads[i], again.threads[i]) for i in first.threads if i in again.threads]
+    if not both:
+        return guest
+    run_s = sum(now.run_ns - was.run_ns for was, now in both) / 1e9
+    delay_s = sum(now.delay_ns - was.delay_ns for was, now in both) / 1e9
+    return guest._replace(
+        cpu_percent=round(100.0 * max(0.0, run_s) / interval_s, 1),
+        run_delay_percent=round(100.0 * max(0.0, delay_s) / interval_s / len(both), 1),
+    )
+
+
+def _threads(process: Process) -> Tuple[Dict[int, ThreadMark], bool]:
+    """Its virtual CPUs, or all its threads; raises Gone or Unreadable."""
+    names = [name for name in process.names("task") if name.isdigit()][:THREADS_MAX]
+    vcpus = [name for name in names if _VCPU.match(_comm(process, name))]
+    marks = {}
+    for name in vcpus or names:
+        raw = process.read_or_none(f"task/{name}/schedstat")
+        fields = raw.split() if raw is not None else []
+        if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit():
+            marks[int(name)] = ThreadMark(int(fields[0]), int(fields[1]))
+    return marks, bool(vcpus)
+
+
+def _comm(process: Process, thread: str) -> str:
+    raw = process.read_or_none(f"task/{thread}/comm")
+    return raw.decode("utf-8", "replace").strip() if raw is not None else ""

@@ -1,0 +1,332 @@
+"""Triage: two looks at the host, some seconds apart, joined into one report."""
+
+import os
+import time
+
+from bmcmedic.host.client.launcher import Starter, Starters, Users
+from bmcmedic.host.client.stuck import (
+    NOT_YET,
+    STUCK_AFTER_S,
+    Client,
+    Finding,
+    Look,
+    Now,
+    Verdict,
+    cpus_of,
+    is_gone,
+    judge,
+    unless_too_soon,
+)
+from bmcmedic.host.kernel import interface, kipmid
+from bmcmedic.host.kernel.cpu_clocks import clocks_s, latest_turns_s
+from bmcmedic.host.kernel.proc import (
+    PROC,
+    TICKS_PER_S,
+    Gone,
+    ProcError,
+    Recorded,
+    Tree,
+    age_s,
+    uptime_s,
+)
+from bmcmedic.host.triage import diagnosis, guests, machine
+from bmcmedic.host.triage.survey import Survey, survey
+from bmcmedic.host.typed import Callable, List, NamedTuple, Optional, Tuple
+
+INTERVAL_S = 2.0
+INTERVAL_S_MAX = 300.0
+
+GLANCES = 10
+"""At the queue of messages, between the two looks."""
+
+
+class NoTree(Exception):
+    """What should be a captured tree is none; the message says why."""
+
+
+class Roots(NamedTuple):
+    """Where the kernel's files are; None: there are none, in a captured tree."""
+
+    proc: Tree
+    again: Optional[Tree]
+    """/proc at the second look; None: there is one look only."""
+    sys: Optional[Tree]
+    sys_again: Optional[Tree]
+    run: Optional[Tree]
+    etc: Optional[Tree]
+    is_live: bool
+
+    @classmethod
+    def live(cls, *, recording: bool = False) -> "Roots":
+        """The host itself; `recording`: everything that is read is noted, for a capture."""
+
+        def tree(root: str) -> Tree:
+            record: Recorded = {}
+            return Tree(root, record if recording else None)
+
+        proc, again = tree(PROC), tree(PROC)
+        return cls(proc, again, tree("/sys"), tree("/sys"), tree("/run"), tree("/etc"), True)
+
+    @classmethod
+    def captured(cls, root: str) -> "Roots":
+        """A captured tree, or a bare proc tree; raises NoTree."""
+
+        def tree(name: str) -> Optional[Tree]:
+            path = os.path.join(root, name)
+            return Tree(path) if os.path.isdir(path) else None
+
+        proc = tree("proc")
+        if proc is None:
+            bare = Tree(root)
+            if not bare.pids():
+                what = "no processes" if os.path.isdir(root) else "no such directory"
+                raise NoTree(f"{root}: {what}; expected a proc tree, or one of triage --capture")
+            return cls(bare, None, None, None, None, None, False)
+        sys = tree("sys")
+        return cls(proc, tree("proc.2"), sys, tree("sys.2"), tree("run"), tree("etc"), False)
+
+
+class Stuck(NamedTuple):
+    """A client that is proven stuck, and all that is known of it."""
+
+    client: Client
+    look: Look
+    evidence: List[str]
+    starter: Starter
+
+    @property
+    def waits_s(self) -> float:
+        """Since when it has waited: since it last ran, else since it started."""
+        return self.look.age_s if self.look.idle_s is None else self.look.idle_s
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether what it waits for is gone: no device that it has open is there any more."""
+        holds = self.client.holdings
+        return holds is not None and bool(holds.devices) and all(map(is_gone, holds.devices))
+
+
+class Spared(NamedTuple):
+    """A client that is not proven stuck, and why."""
+
+    client: Client
+    verdict: Verdict
+    age_s: float
+
+
+class Triage(NamedTuple):
+    """All that was seen."""
+
+    machine: machine.Machine
+    captured_at: float
+    interval_s: Optional[float]
+    kipmi: List[kipmid.Kipmi]
+    max_busy_us: Optional[str]
+    interfaces: List[interface.Interface]
+    gone_interfaces: List[str]
+    """Those of the first look that were there no more at the second."""
+    sees_interface: bool
+    queued_share: Optional[float]
+    """Of the moments between the two looks, those at which a message had no answer."""
+    stuck: List[Stuck]
+    spared: List[Spared]
+    survey: Survey
+    guests: List[guests.Guest]
+    blind: List[str]
+    """What could not be seen, in words; then to see no symptom proves nothing."""
+    diagnosis: diagnosis.Diagnosis
+
+
+class _Moment(NamedTuple):
+    """What is measured twice."""
+
+    uptime_s: float
+    kipmi: List[kipmid.KipmiMark]
+    guests: List[guests.GuestMark]
+    interfaces: List[interface.Counters]
+
+
+def triage(
+    roots: Roots,
+    *,
+    interval_s: float = INTERVAL_S,
+    stuck_after_s: float = STUCK_AFTER_S,
+    with_stacks: bool = True,
+    sleep: Callable[[float], None] = time.sleep,
+    epoch_s: Callable[[], float] = time.time,
+) -> Triage:
+    """Look twice, and say what is wrong.
+
+    Without stacks it costs less, and tells nothing but those less: the screen does not show them.
+    """
+    found = survey(roots.proc)
+    first = _moment(roots.proc, roots.sys, found)
+    queued_share = _wait(roots, first, interval_s, sleep) if roots.is_live else None
+    again = None
+    if roots.again is not None:
+        again = _moment(roots.again, roots.sys_again or roots.sys, found)
+    watched_s = again.uptime_s - first.uptime_s if again is not None else 0.0
+    stuck, spared = _judged(roots, found, stuck_after_s, watched_s, with_stacks)
+    now = machine.read(roots.proc, roots.sys)
+    seen = Triage(
+        machine=now,
+        captured_at=round(_captured_at(roots, epoch_s), 3),
+        interval_s=round(watched_s, 2) if again is not None else None,
+        kipmi=kipmid.compare(first.kipmi, again.kipmi if again is not None else None),
+        max_busy_us=kipmid.max_busy_us(roots.sys),
+        interfaces=interface.compare(
+            first.interfaces, again.interfaces if again is not None else None
+        ),
+        gone_interfaces=_gone(first, again),
+        sees_interface=_sees_interface(roots, again or first, found),
+        queued_share=queued_share,
+        stuck=stuck,
+        spared=spared,
+        survey=found,
+        guests=guests.compare(first.guests, again.guests if again is not None else None),
+        blind=_blind(roots, found, spared, stuck_after_s),
+        diagnosis=_NOT_YET,
+    )
+    return seen._replace(diagnosis=diagnosis.diagnose(_facts(seen)))
+
+
+_NOT_YET = diagnosis.Diagnosis(diagnosis.Kind.NO_SYMPTOM, "", [], [], [], [], None)
+
+
+def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
+    return _Moment(
+        uptime_s=now_s(proc),
+        kipmi=kipmid.mark(proc, found.kipmi),
+        guests=guests.mark(proc, found.guests),
+        interfaces=interface.read(sys, proc),
+    )
+
+
+def _gone(first: _Moment, again: Optional[_Moment]) -> List[str]:
+    left = {each.name for each in (again or first).interfaces}
+    return [each.name for each in first.interfaces if each.name not in left]
+
+
+def _sees_interface(roots: Roots, last: _Moment, found: Survey) -> bool:
+    """Whether this host has an interface to its BMC, as far as can be seen."""
+    if last.interfaces or last.kipmi:
+        return True
+    sys = roots.sys_again or roots.sys
+    if sys is not None and os.path.isdir(sys.root + ("/class" if roots.is_live else "/class/ipmi")):
+        return False
+    # A bare proc tree does not tell, but a device that somebody has open was one.
+    return not all(is_gone(device) for each in found.openers for device in each.devices)
+
+
+def _wait(
+    roots: Roots, first: _Moment, interval_s: float, sleep: Callable[[float], None]
+) -> Optional[float]:
+    """Wait for the second look; tells how often messages waited meanwhile, where that is known."""
+    sys = roots.sys_again or roots.sys
+    if sys is None or all(each.queued is None for each in first.interfaces):
+        sleep(interval_s)
+        return None
+    waited = 0
+    for _ in range(GLANCES):
+        sleep(interval_s / GLANCES)
+        waited += interface.queued(sys, first.interfaces) > 0
+    return waited / GLANCES
+
+
+def now_s(proc: Tree) -> float:
+    """Seconds since the boot; in a tree that lacks it, those when its youngest process began."""
+    try:
+        return uptime_s(proc)
+    except ProcError:
+        stats = (proc.stat_or_none(pid) for pid in proc.pids())
+        return (
+            max((stat.start_ticks for stat in stats if stat is not None), default=0) / TICKS_PER_S
+        )
+
+
+def _judged(
+    roots: Roots, found: Survey, stuck_after_s: float, watched_s: float, with_stacks: bool
+) -> Tuple[List[Stuck], List[Spared]]:
+    """The clients that are proven stuck, oldest first, and the others that are still there."""
+    tree = roots.proc if roots.again is None else roots.again
+    if roots.again is None:
+        # Nobody has read the clocks for a bare proc tree. They were not behind any turn.
+        now = Now(now_s(tree), latest_turns_s(tree))
+    else:
+        now = Now(now_s(tree), clocks_s(tree, cpus_of(found.clients)))
+    starters = Starters(tree, Users(roots.etc), roots.run)
+    stuck, spared = [], []
+    for client in found.clients:
+        try:
+            with tree.hold(client.identity.pid) as process:
+                look = Look.at(process, now, with_stack=with_stacks)
+                verdict = unless_too_soon(judge(client, look, stuck_after_s), look, watched_s)
+                if verdict.is_stuck:
+                    who = starters.of(process, look.stat)
+                    stuck.append(Stuck(client, look, verdict.evidence, who))
+                    continue
+        except Gone:
+            continue  # it has ended
+        except ProcError as error:
+            verdict = Verdict(Finding.NOT_PROVEN, [str(error)])
+        if verdict.finding is not Finding.GONE:
+            spared.append(Spared(client, verdict, age_s(client.first.stat, now.uptime_s)))
+    return sorted(stuck, key=lambda each: -each.look.age_s), spared
+
+
+def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: float) -> List[str]:
+    """What could not be seen that may be a client, and may be stuck."""
+    reasons = []
+    unknown = [
+        each
+        for each in spared
+        if each.verdict.finding is Finding.NOT_PROVEN
+        and each.age_s >= stuck_after_s
+        and each.client.left_alone is None
+    ]
+    if unknown:
+        clients = "client" if len(unknown) == 1 else "clients"
+        why = "; ".join(unknown[0].verdict.evidence)
+        reasons.append(f"whether {len(unknown)} IPMI {clients} hang ({why})")
+    # A captured tree is not of this user, and need not hold everybody.
+    if roots.is_live and found.hidden:
+        reasons.append(f"what of the processes tells nothing of itself ({found.hidden})")
+    hidden = roots.proc.hidden() if roots.is_live else None
+    return [*reasons, hidden] if hidden is not None else reasons
+
+
+def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
+    """When the second look was, in epoch seconds."""
+    if roots.is_live:
+        return epoch_s()
+    tree = roots.proc if roots.again is None else roots.again
+    booted = machine.boot_time_s(roots.proc)
+    try:
+        if booted is not None:
+            return booted + uptime_s(tree)
+    except ProcError:
+        pass
+    return os.stat(tree.root).st_mtime
+
+
+def _facts(seen: Triage) -> diagnosis.Facts:
+    unproven = [s.verdict for s in seen.spared if s.verdict.finding is Finding.NOT_PROVEN]
+    unwatched = sum(NOT_YET in verdict.evidence for verdict in unproven)
+    return diagnosis.Facts(
+        captured_at=seen.captured_at,
+        interval_s=seen.interval_s,
+        kipmi=seen.kipmi,
+        interfaces=seen.interfaces,
+        stuck_for_s=[each.waits_s for each in seen.stuck],
+        not_proven=len(unproven) - unwatched,
+        unwatched=unwatched,
+        load=seen.machine.load[0] if seen.machine.load else None,
+        cpus=seen.machine.cpus,
+        guests=seen.guests,
+        max_busy_us=seen.max_busy_us,
+        queued_share=seen.queued_share,
+        sees_interface=seen.sees_interface,
+        gone_interfaces=seen.gone_interfaces,
+        stranded_for_s=[each.waits_s for each in seen.stuck if each.is_stranded],
+        blind=seen.blind,
+    )

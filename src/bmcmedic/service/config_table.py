@@ -1,0 +1,320 @@
+"""Settings as one table of sections: read from a TOML file, overruled by options, shown as TOML.
+
+Whatever is wrong is said at once, all of it, each with its line and with what to give instead.
+A section is a frozen dataclass whose fields are made with `setting`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.service.config_values import Kind, Unusable
+from bmcmedic.service.conflicts import Conflict, Conflicts
+
+CONFIG_BYTES_MAX = 64 * 1024
+
+C = TypeVar("C")
+
+
+def setting(
+    default: Any,  # noqa: ANN401 - a field has the type that stands before it
+    kind: Kind,
+    option: str | None,
+    doc: str,
+    *,
+    reload: bool = False,
+) -> Any:  # noqa: ANN401
+    """A field of a section. `reload`: SIGHUP changes it, anything else needs a restart."""
+    about = {"kind": kind, "option": option, "doc": doc, "reload": reload}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table."""
+
+    section: str
+    key: str
+    kind: Kind
+    option: str | None
+    doc: str
+    reload: bool
+
+    @property
+    def name(self) -> str:
+        """Section and key."""
+        return f"{self.section}.{self.key}"
+
+
+class Table(Generic[C]):
+    """All settings of one program."""
+
+    def __init__(
+        self, config: type[C], about: str, contradictions: Callable[[C], Iterable[Conflict]]
+    ) -> None:
+        """`config` is a dataclass of sections; `contradictions` shows between settings only."""
+        self._config = config
+        self._about = about
+        self._contradictions = contradictions
+        self.sections: dict[str, type[Any]] = {
+            each.name: each.default_factory  # type: ignore[misc] # each of them is a class
+            for each in dataclasses.fields(config)  # type: ignore[arg-type] # it is a dataclass
+        }
+        self.settings = tuple(
+            Setting(section, each.name, **each.metadata)
+            for section, made_of in self.sections.items()
+            for each in dataclasses.fields(made_of)
+        )
+
+    # --------------------------------------------------------------------------------- reading it
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """An option for every setting that has one; what is not given is not in the namespace."""
+        for section, made_of in self.sections.items():
+            group = parser.add_argument_group(f"[{section}]", made_of.__doc__)
+            for each in self.settings:
+                if each.section == section and each.option is not None:
+                    group.add_argument(
+                        each.option,
+                        dest=each.name,
+                        metavar=each.kind.metavar,
+                        default=argparse.SUPPRESS,
+                        help=each.doc,
+                    )
+
+    def load(self, file: Path | None, options: Mapping[str, str]) -> C:
+        """Defaults, then the file, then the options (by the settings' names).
+
+        Raises: ConfigurationError with everything that is wrong.
+        """
+        given = self._given(file, options)
+        config = self._config(**given.sections())
+        if not given.is_unread:
+            given.add(self._contradictions(config))
+        if given.problems:
+            raise given.error(file)
+        return config
+
+    def located(
+        self, file: Path | None, options: Mapping[str, str], found: Conflicts
+    ) -> ConfigurationError:
+        """The same as an error of the file: conflicts that only showed on this very host."""
+        given = self._given(file, options)
+        given.add(found.conflicts)
+        return given.error(file) if given.problems else found
+
+    def _given(self, file: Path | None, options: Mapping[str, str]) -> _Given:
+        given = _Given(self.sections, self.settings)
+        if file is not None:
+            given.read(file)
+        given.take_options(options)
+        return given
+
+    # --------------------------------------------------------------------------------- showing it
+
+    def show(self, config: C) -> str:
+        """The configuration as a commented TOML file."""
+        import textwrap
+
+        lines = [f"# {line}" for line in textwrap.wrap(self._about, 96)]
+        for section, made_of in self.sections.items():
+            lines += ["", f"# {made_of.__doc__}", f"[{section}]"]
+            for each in self.settings:
+                if each.section != section:
+                    continue
+                lines += [f"# {line}" for line in textwrap.wrap(each.doc, 96)]
+                value = _value(config, each)
+                if value is None:
+                    lines.append(f"# {each.key} =")
+                else:
+                    lines.append(f"{each.key} = {each.kind.show(value)}")
+        return "\n".join(lines) + "\n"
+
+    def changed(self, old: C, new: C) -> tuple[list[Setting], list[Setting]]:
+        """What differs: what SIGHUP can change, and what needs a restart."""
+        different = [each for each in self.settings if _value(old, each) != _value(new, each)]
+        return [each for each in different if each.reload], [
+            each for each in different if not each.reload
+        ]
+
+    def with_reloadable(self, old: C, new: C) -> C:
+        """The new configuration as far as SIGHUP can change it, the old one for the rest."""
+        sections = {}
+        for section in self.sections:
+            values = {
+                each.key: _value(new, each)
+                for each in self.settings
+                if each.section == section and each.reload
+            }
+            sections[section] = dataclasses.replace(getattr(old, section), **values)
+        return self._config(**sections)
+
+
+def _value(config: object, each: Setting) -> object:
+    value: object = getattr(getattr(config, each.section), each.key)
+    return value
+
+
+def _told(where: str, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    return f"{where}: {len(problems)} problems\n" + "\n".join(f"  {each}" for each in problems)
+
+
+class _Given:
+    """The values that somebody gave, and what was wrong with others."""
+
+    def __init__(
+        self,
+        sections: Mapping[str, type[Any]],
+        settings: tuple[Setting, ...],
+    ) -> None:
+        self._sections = sections
+        self._settings = settings
+        self._values: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
+        """Where what was given stands, for what is to be said of it."""
+        self._unusable: set[str] = set()
+        self.problems: list[str] = []
+        self.is_unread = False
+        """The file could not be read at all: nothing is known of what it would say."""
+
+    def read(self, file: Path) -> None:
+        """Take a file's values."""
+        try:
+            with file.open("rb") as opened:
+                raw = opened.read(CONFIG_BYTES_MAX + 1)
+            if len(raw) > CONFIG_BYTES_MAX:
+                self._unread(f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?")
+                return
+            text = raw.decode()
+            document = tomllib.loads(text)
+        except OSError as error:
+            self._unread(f"cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self._unread(f"is not UTF-8 text (byte {error.start})")
+        except tomllib.TOMLDecodeError as error:
+            self._unread(f"is not TOML: {error}")
+        except RecursionError:
+            self._unread("is not TOML that anybody writes: it is nested too deeply")
+        else:
+            self._take_document(document, _Lines(text))
+
+    def _unread(self, problem: str) -> None:
+        self.problems.append(problem)
+        self.is_unread = True
+
+    def _take_document(self, document: dict[str, Any], lines: _Lines) -> None:
+        for section, content in document.items():
+            if section not in self._sections:
+                say = f"there is no section [{section}]{_meant(section, self._sections)}"
+                self.problems.append(f"{lines.of(section)}{say}")
+            elif not isinstance(content, dict):
+                self.problems.append(
+                    f"{lines.of(section)}{section} is a section: write [{section}]"
+                )
+                self._unusable |= {each.name for each in self._settings if each.section == section}
+            else:
+                self._take_section(section, content, lines)
+
+    def _take_section(self, section: str, content: dict[str, Any], lines: _Lines) -> None:
+        known = {each.key: each for each in self._settings if each.section == section}
+        for key, value in content.items():
+            where = lines.of(section, key)
+            if key not in known:
+                say = f"{section}.{key}: there is no such setting{_meant(key, known)}"
+                self.problems.append(f"{where}{say}")
+            else:
+                self._check(known[key], value, f"{where}{section}.{key}")
+
+    def take_options(self, options: Mapping[str, str]) -> None:
+        """Take what the command line gave; it overrules the file."""
+        for each in self._settings:
+            if each.name in options:
+                value = each.kind.parse(options[each.name])
+                self._check(each, value, f"{each.option}")
+
+    def _check(self, each: Setting, value: object, place: str) -> None:
+        self._places[each.name] = place
+        try:
+            self._values[each.name] = each.kind.check(value)
+        except Unusable as error:
+            self._unusable.add(each.name)
+            self.problems.append(f"{place} {error}")
+
+    def add(self, conflicts: Iterable[Conflict]) -> None:
+        """Say of settings that they do not go together, where it follows from no unusable one."""
+        for text, names in conflicts:
+            if self._unusable.isdisjoint(names):
+                place = next((self._places[name] for name in names if name in self._places), None)
+                self.problems.append(text if place is None else f"{place}: {text}")
+
+    def error(self, file: Path | None) -> ConfigurationError:
+        """All that is wrong."""
+        return ConfigurationError(
+            _told(str(file) if file is not None else "the options", self.problems)
+        )
+
+    def sections(self) -> dict[str, Any]:
+        """What was given, and defaults for the rest."""
+        made: dict[str, Any] = {}
+        for section, made_of in self._sections.items():
+            prefix = f"{section}."
+            values = {
+                name.removeprefix(prefix): value
+                for name, value in self._values.items()
+                if name.startswith(prefix)
+            }
+            made[section] = made_of(**values)
+        return made
+
+
+def _meant(word: str, known: Mapping[str, object]) -> str:
+    """The known word that somebody may have meant."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+_WORD = r"""\s*["']?[\w-]+["']?\s*"""
+_HEADER = re.compile(rf"\s*\[\[?({_WORD}(?:\.{_WORD})*)\]")
+_KEY = re.compile(rf"({_WORD}(?:\.{_WORD})*)=")
+
+
+class _Lines:
+    """On which line of a TOML file a section or a key stands; tomllib does not say."""
+
+    def __init__(self, text: str) -> None:
+        self._found: dict[tuple[str, ...], int] = {}
+        section: tuple[str, ...] = ()
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                section = _words(header[1])
+                self._note(section, number)
+            elif key := _KEY.match(line):
+                self._note(section + _words(key[1]), number)
+
+    def _note(self, names: tuple[str, ...], number: int) -> None:
+        """`a.b = 1` is the first that is seen of a, too."""
+        for length in range(1, len(names) + 1):
+            self._found.setdefault(names[:length], number)
+
+    def of(self, *names: str) -> str:
+        """`line N: ` where it is known; what is in an inline table stands where that begins."""
+        for length in range(len(names), 0, -1):
+            if (number := self._found.get(names[:length])) is not None:
+                return f"line {number}: "
+        return ""
+
+
+def _words(dotted: str) -> tuple[str, ...]:
+    return tuple(word.strip().strip("\"'") for word in dotted.split("."))

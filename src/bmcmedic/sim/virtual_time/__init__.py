@@ -1,0 +1,1 @@
+"""Threads, CPUs, locks and a KCS interface in virtual time."""

@@ -1,0 +1,225 @@
+"""The CPUs of the simulated host: priorities, time slices, and who waits for one.
+
+Higher priority takes a CPU at once; equals take turns. A thread that slept goes before those that
+had their slice. Threads that do nothing but compute (`HOG`) are alike, so as long as only they want
+the CPUs nothing is ticked: whose slice it would be is worked out when somebody else comes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmcmedic.sim.virtual_time.world import Task, World
+
+_NORMAL = 1
+_PRIORITIES = 2
+
+
+class Hog:
+    """A thread that computes and never waits."""
+
+    __slots__ = ()
+    priority = _NORMAL
+
+
+HOG = Hog()
+
+
+class Cpu:
+    """One CPU, and what is on it."""
+
+    __slots__ = ("armed_at", "slice_from", "user")
+
+    def __init__(self) -> None:
+        self.user: Task | Hog | None = None
+        self.slice_from = 0.0
+        self.armed_at: float | None = None
+        """When the end of a slice will be looked at."""
+
+
+class Scheduler:
+    """Gives the CPUs to the tasks."""
+
+    def __init__(self, world: World, *, cpus: int, hogs: int, slice_s: float) -> None:
+        self._world = world
+        self._slice_s = slice_s
+        self._cpus = [Cpu() for _ in range(cpus)]
+        self._woken: tuple[deque[Task], ...] = tuple(deque() for _ in range(_PRIORITIES))
+        self._expired: tuple[deque[Task | Hog], ...] = tuple(deque() for _ in range(_PRIORITIES))
+        self._waiting = 0
+        """How many tasks wait for a CPU; hogs are not counted."""
+        for number, cpu in enumerate(self._cpus):
+            if number < hogs:
+                cpu.user = HOG
+                # Slices do not end everywhere at once.
+                cpu.slice_from = -slice_s * number / cpus
+        self._expired[_NORMAL].extend([HOG] * max(0, hogs - cpus))
+
+    # ----------------------------------------------------------------------- what the world calls
+
+    def ready(self, task: Task) -> None:
+        """A task that waited wants a CPU."""
+        if task.is_frozen:
+            task.woken_while_frozen = True
+            return
+        cpu = self._cpu_for(task.priority)
+        if cpu is not None:
+            self._give(cpu, task)
+            return
+        self._woken[task.priority].append(task)
+        self._waiting += 1
+        self._arm_next(task.priority)
+
+    def leave(self, task: Task) -> None:
+        """A task gives its CPU away."""
+        cpu = task.cpu
+        if cpu is not None:
+            task.cpu = None
+            if task.held:
+                self._tell_waiting(task)
+            self._fill(cpu)
+
+    def spins(self, task: Task) -> None:
+        """A task is going to keep its CPU for some time, as far as the others let it."""
+        if task.cpu is not None and self._is_wanted(task.cpu):
+            self._arm(task.cpu)
+
+    def remove(self, task: Task) -> bool:
+        """Take a task off wherever it is; whether it had a CPU or waited for one."""
+        if task.cpu is not None:
+            cpu = task.cpu
+            self._off(task)
+            self._fill(cpu)
+            return True
+        for queue in (self._woken[task.priority], self._expired[task.priority]):
+            if task in queue:
+                queue.remove(task)
+                self._waiting -= 1
+                return True
+        return False
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def _cpu_for(self, priority: int) -> Cpu | None:
+        """A CPU that such a task may have at once."""
+        found = None
+        for cpu in self._cpus:
+            user = cpu.user
+            if user is None:
+                return cpu
+            if user.priority > priority and (found is None or user is HOG):
+                found = cpu
+        return found
+
+    def _give(self, cpu: Cpu, task: Task) -> None:
+        previous = cpu.user
+        if previous is not None:
+            # Whoever is pushed aside goes on first.
+            self._push_aside(previous)
+        cpu.user = task
+        cpu.slice_from = self._world.now
+        cpu.armed_at = None
+        task.cpu = cpu
+        if self._world.now < task.spin_until < math.inf:
+            if self._is_wanted(cpu):
+                self._arm(cpu)
+        else:
+            self._world.go_on(task)
+
+    def _push_aside(self, user: Task | Hog) -> None:
+        if isinstance(user, Hog):
+            self._expired[_NORMAL].appendleft(user)
+            return
+        self._off(user)
+        self._woken[user.priority].appendleft(user)
+        self._waiting += 1
+        self._arm_next(user.priority)
+
+    def _off(self, task: Task) -> None:
+        task.cpu = None
+        self._world.hold_back(task)
+        self._tell_waiting(task)
+
+    @staticmethod
+    def _tell_waiting(task: Task) -> None:
+        """Those who spin for what the task holds."""
+        for lock in task.held:
+            lock.owner_left_cpu()
+
+    def _fill(self, cpu: Cpu) -> None:
+        """Somebody else for a CPU that is free."""
+        cpu.armed_at = None
+        if not self._waiting:
+            hogs = self._expired[_NORMAL]
+            cpu.user = hogs.popleft() if hogs else None
+            cpu.slice_from = self._world.now
+            return
+        cpu.user = None
+        for woken, expired in zip(self._woken, self._expired, strict=True):
+            queue = woken or expired
+            if not queue:
+                continue
+            user = queue.popleft()
+            if isinstance(user, Hog):
+                cpu.user = user
+                cpu.slice_from = self._world.now
+                self._arm(cpu)
+            else:
+                self._waiting -= 1
+                self._give(cpu, user)
+            return
+
+    def _is_wanted(self, cpu: Cpu) -> bool:
+        """Whether somebody else would take this CPU at the end of the slice."""
+        user = cpu.user
+        if user is HOG:
+            return self._waiting > 0
+        assert user is not None
+        if user.priority < _NORMAL:
+            return bool(self._waiting and (self._woken[0] or self._expired[0]))
+        return self._waiting > 0 or bool(self._expired[_NORMAL])
+
+    def _arm_next(self, priority: int) -> None:
+        """Look at the end of the slice that ends first, of those who may have to give way."""
+        ends = [
+            (self._slice_ends_at(cpu), number, cpu)
+            for number, cpu in enumerate(self._cpus)
+            if cpu.user is not None and cpu.user.priority >= priority
+        ]
+        if ends:
+            self._arm(min(ends)[2])
+
+    def _slice_ends_at(self, cpu: Cpu) -> float:
+        """The end of the slice under way; nobody looked at the ends that went by unwanted."""
+        slices = (self._world.now - cpu.slice_from) // self._slice_s + 1
+        return cpu.slice_from + slices * self._slice_s
+
+    def _arm(self, cpu: Cpu) -> None:
+        """Look at the end of this slice whether it is another's turn."""
+        if cpu.armed_at is not None:
+            return
+        cpu.armed_at = self._slice_ends_at(cpu)
+        self._world.at(cpu.armed_at, self._slice_over, (cpu, cpu.armed_at))
+
+    def _slice_over(self, armed: tuple[Cpu, float]) -> None:
+        cpu, armed_at = armed
+        user = cpu.user
+        if cpu.armed_at != armed_at or user is None:
+            return
+        cpu.armed_at = None
+        cpu.slice_from = self._world.now
+        if not self._is_wanted(cpu):
+            return
+        if not isinstance(user, Hog):
+            if user.goes_on:
+                self._arm(cpu)  # it is about to go on, and may leave by itself
+                return
+            self._off(user)
+            self._waiting += 1
+        self._expired[user.priority].append(user)
+        self._fill(cpu)
+        if self._waiting:
+            self._arm_next(_NORMAL if not (self._woken[0] or self._expired[0]) else 0)

@@ -1,0 +1,297 @@
+"""Virtual time: tasks that wait and run as threads do, on a machine with few CPUs.
+
+A task is a greenlet, so ordinary blocking code runs in it unchanged. Nothing takes time but what
+says so: `sleep` and `park` give the CPU away, `spin_until` burns it. What is due at the same moment
+happens in the order in which it was asked for, so a run is repeated exactly by its seed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from bmcmedic.sim.virtual_time.cpu import Scheduler
+
+if TYPE_CHECKING:
+    from bmcmedic.sim.virtual_time.cpu import Cpu
+    from bmcmedic.sim.virtual_time.lock import AdaptiveLock
+
+NEVER = float("inf")
+_NOT_SPINNING = -NEVER
+
+EVENTS_MAX = 50_000_000
+"""A run with more goes in a circle."""
+
+
+class Priority(IntEnum):
+    """Who gets a CPU first; equals share by time slices."""
+
+    REAL_TIME = 0
+    NORMAL = 1
+
+
+class Task:
+    """A thread of the simulated host."""
+
+    __slots__ = (
+        "cpu", "greenlet", "goes_on", "held", "is_frozen", "is_parked", "name", "number",
+        "priority", "spin_until", "wait_id", "was_unparked", "woken_while_frozen",
+    )  # fmt: skip
+
+    def __init__(self, name: str, number: int, priority: Priority) -> None:
+        self.name = name
+        self.number = number
+        self.priority = priority
+        self.greenlet: greenlet | None = None
+        self.cpu: Cpu | None = None
+        """The CPU that it is on."""
+        self.goes_on = False
+        """It stands among the runnable."""
+        self.held: list[AdaptiveLock] = []
+        self.is_parked = False
+        self.was_unparked = False
+        self.wait_id = 0
+        self.spin_until = _NOT_SPINNING
+        self.is_frozen = False
+        self.woken_while_frozen = False
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r})"
+
+
+class World:
+    """Time, the tasks, and the CPUs that they share."""
+
+    def __init__(self, *, cpus: int = 4, hogs: int = 0, slice_s: float = 0.1) -> None:
+        """`hogs`: threads of normal priority that want a CPU all the time."""
+        self.now = 0.0
+        self.tasks: list[Task] = []
+        self.scheduler = Scheduler(self, cpus=cpus, hogs=hogs, slice_s=slice_s)
+        self._runnable: deque[Task] = deque()
+        self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._sequence = itertools.count()
+        self._hub: greenlet | None = None
+        self._current: Task | None = None
+        self._watches: list[tuple[Task, int, Callable[[], bool], float]] = []
+        self._is_over = False
+
+    # ------------------------------------------------------------------------------ from outside
+
+    def spawn(
+        self, body: Callable[[], None], name: str, priority: Priority = Priority.NORMAL
+    ) -> Task:
+        """Start a task."""
+        task = Task(name, len(self.tasks), priority)
+        # One that another task starts goes back to the hub when it ends, too.
+        task.greenlet = greenlet(body, self._hub)
+        self.tasks.append(task)
+        self.scheduler.ready(task)
+        return task
+
+    def at(self, when: float, call: Callable[[Any], None], argument: object = None) -> None:
+        """Call something at a point in time, outside of all tasks; it must not wait."""
+        heapq.heappush(self._heap, (when, next(self._sequence), call, argument))
+
+    def run(self, until: float) -> None:
+        """Let that much time pass, or less when nothing is left to happen.
+
+        Raises: what a task raised and did not catch.
+        """
+        self._hub = getcurrent()
+        heap, runnable = self._heap, self._runnable
+        for _ in range(EVENTS_MAX):
+            while runnable:
+                self._step(runnable.popleft())
+            if not heap or heap[0][0] > until:
+                self.now = max(self.now, until)
+                return
+            when, _, call, argument = heapq.heappop(heap)
+            if when > self.now:
+                self.now = when
+            call(argument)
+            if self._watches:
+                self._check_watches()
+        raise RuntimeError(f"the simulation goes in a circle at {self.now} s")
+
+    def freeze(self, task: Task) -> None:
+        """What SIGSTOP does; what it waits for meanwhile is remembered."""
+        if task.is_frozen:
+            return
+        task.is_frozen = True
+        if self.scheduler.remove(task):
+            task.woken_while_frozen = True
+
+    def thaw(self, task: Task) -> None:
+        """What SIGCONT does."""
+        if not task.is_frozen:
+            return
+        task.is_frozen = False
+        if task.woken_while_frozen:
+            task.woken_while_frozen = False
+            self.scheduler.ready(task)
+
+    def close(self) -> None:
+        """End all tasks where they stand."""
+        self._is_over = True
+        self._heap.clear()
+        self._runnable.clear()
+        for task in self.tasks:
+            if task.greenlet is not None and not task.greenlet.dead:
+                self._current = task
+                task.greenlet.throw(GreenletExit)
+            task.greenlet = None
+
+    # -------------------------------------------------------------------------- what tasks call
+
+    @property
+    def current(self) -> Task:
+        """The task that runs."""
+        assert self._current is not None, "only a task may wait"
+        return self._current
+
+    @property
+    def is_in_task(self) -> bool:
+        """Whether it is a task that runs, and not what stands around the simulation."""
+        return self._current is not None
+
+    def sleep(self, seconds: float) -> None:
+        """Give the CPU away for so long."""
+        self.park(seconds)
+
+    def park(self, timeout_s: float | None = None) -> bool:
+        """Give the CPU away until `unpark`; False when the time was over first."""
+        task = self.current
+        self._start_wait(task)
+        if timeout_s is not None:
+            when = self.now + timeout_s if timeout_s > 0 else self.now
+            self.at(when, self._park_over, (task, task.wait_id))
+        task.is_parked = True
+        self.scheduler.leave(task)
+        self._switch()
+        return task.was_unparked
+
+    def unpark(self, task: Task) -> None:
+        """Let a parked task go on, if it still waits."""
+        if task.is_parked:
+            task.is_parked = False
+            task.was_unparked = True
+            task.wait_id += 1
+            self.scheduler.ready(task)
+
+    def spin_until(self, when: float) -> None:
+        """Keep the CPU busy up to a point in time, and longer if the CPU is taken away then."""
+        if when <= self.now:
+            return
+        task = self.current
+        self._start_wait(task)
+        task.spin_until = when
+        if when < NEVER:
+            self.at(when, self._spin_over, (task, task.wait_id))
+        self.scheduler.spins(task)
+        self._switch()
+        task.spin_until = _NOT_SPINNING
+        task.wait_id += 1
+
+    def end_spin(self, task: Task) -> None:
+        """Let a spinning task go on, now or when it has a CPU again."""
+        if task.spin_until > self.now:
+            task.spin_until = self.now
+            if task.cpu is not None:
+                self.go_on(task)
+
+    def wait_watching(
+        self, until: float, seen: Callable[[], bool], poll_s: float, *, spins: bool
+    ) -> bool:
+        """Wait for a point in time, and look every `poll_s` whether something is to be seen.
+
+        The looks cost nothing: `seen` can only change when something happens, and is asked then.
+        False when the time was over first.
+        """
+        if seen():
+            return True
+        task = self.current
+        watch = (task, task.wait_id + 1, seen, poll_s)
+        self._watches.append(watch)
+        if spins:
+            self.spin_until(until)
+        else:
+            self.park(until - self.now)
+        if self._watches and watch in self._watches:
+            self._watches.remove(watch)
+        return seen()
+
+    # ------------------------------------------------------------------- what the scheduler calls
+
+    def go_on(self, task: Task) -> None:
+        """A task has a CPU and something to do on it, at once."""
+        if not task.goes_on:
+            task.goes_on = True
+            self._runnable.append(task)
+
+    def hold_back(self, task: Task) -> None:
+        """A task lost its CPU before it could go on."""
+        if task.goes_on:
+            task.goes_on = False
+            self._runnable.remove(task)
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def _start_wait(self, task: Task) -> None:
+        if self._is_over:
+            raise GreenletExit
+        task.wait_id += 1
+        task.was_unparked = False
+
+    def _switch(self) -> None:
+        assert self._hub is not None
+        self._hub.switch()
+
+    def _step(self, task: Task) -> None:
+        assert task.greenlet is not None
+        task.goes_on = False
+        self._current = task
+        task.greenlet.switch()
+        self._current = None
+        if task.greenlet.dead:
+            self.scheduler.leave(task)
+        if self._watches:
+            self._check_watches()
+
+    def _park_over(self, wait: tuple[Task, int]) -> None:
+        task, wait_id = wait
+        if task.wait_id == wait_id and task.is_parked:
+            task.is_parked = False
+            self.scheduler.ready(task)
+
+    def _spin_over(self, wait: tuple[Task, int]) -> None:
+        task, wait_id = wait
+        if task.wait_id == wait_id and task.cpu is not None:
+            self.go_on(task)
+
+    def _check_watches(self) -> None:
+        seen = None
+        for watch in self._watches:
+            if watch[2]():
+                seen = watch
+                break
+        if seen is None:
+            return
+        self._watches.remove(seen)
+        task, wait_id, _, poll_s = seen
+        self.at(self.now + poll_s, self._look, (task, wait_id))
+        self._check_watches()
+
+    def _look(self, wait: tuple[Task, int]) -> None:
+        task, wait_id = wait
+        if task.wait_id != wait_id:
+            return
+        if task.is_parked:
+            self.unpark(task)
+        else:
+            self.end_spin(task)

@@ -1,0 +1,483 @@
+"""Orders: only whole ones, for this host, in time and allowed; each at most once, come what may."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bmcmedic.agent.config import OrderKind
+from bmcmedic.agent.controller import order_store
+from bmcmedic.agent.controller.https_link import REPLY_BYTES_MAX
+from bmcmedic.agent.controller.order_queue import COLD_RESET_APART_S, OrderDesk, Rules
+from bmcmedic.agent.controller.order_store import FILE, INTERRUPTED, OrderMemory
+from bmcmedic.agent.controller.orders import BadOrder, OrderState, read_order
+from bmcmedic.agent.log import AgentLog
+from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable
+from bmcmedic.driver.socket.protocol import WatchdogAction
+from bmcmedic.errors import (
+    BmcmedicError,
+    BreakerOpen,
+    CompletionCodeError,
+    NoAnswer,
+    Refused,
+    StoreError,
+)
+from bmcmedic.ipmi.commands.device import ColdResetReq
+from bmcmedic.service.runtime import ThreadRuntime
+
+NOW = 1_700_000_000.0
+HOST: dict[str, str | None] = {
+    "hostname": "node1",
+    "product_uuid": "uuid-1",
+    "bmc_guid": None,
+    "boot_id": "boot-1",
+}
+ALL = tuple(kind.value for kind in OrderKind)
+
+
+def order(order_id: str = "o1", kind: object = "resume", **others: object) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "id": order_id,
+        "kind": kind,
+        "host_id": {"boot_id": "boot-1", "product_uuid": "uuid-1"},
+        "expires_at": NOW + 60,
+        **others,
+    }
+    return {key: value for key, value in made.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("resume", "an order is a JSON object"),
+        (order(id=5), "id is 1 to 128"),
+        (order("x" * 129), "id is 1 to 128"),
+        (order("a\nb"), "id is 1 to 128"),
+        (order(kind="reboot"), "there is no order 'reboot'"),
+        (order(kind=...), "there is no order ''"),
+        (order(force=True), "there is no key 'force'"),
+        (order(host_id=...), "host_id is missing"),
+        (order(host_id={}), "host_id is missing"),
+        (order(host_id="uuid-1"), "host_id is missing"),
+        (order(host_id={"hostname": "node1"}), "it may be another host's"),
+        (order(host_id={"boot_id": None}), "it may be another host's"),
+        (order(host_id={"boot_id": "boot-2"}), "another host or boot: boot_id is 'boot-2'"),
+        (order(host_id={"boot_id": "boot-1", "hostname": "node2"}), "another host or boot"),
+        (order(host_id={"boot_id": "boot-1", "bmc_guid": "g"}), "another host or boot"),
+        (order(host_id={"serial": "1"}), "there is no 'serial' in a host_id"),
+        (order(expires_at=...), "expires_at is missing"),
+        (order(expires_at="soon"), "expires_at is missing"),
+        (order(expires_at=True), "expires_at is missing"),
+        (order(expires_at=float("nan")), "expires_at is missing"),
+        (order(expires_at=10**400), "expires_at is missing"),
+        (order(expires_at=NOW), "it expired 0 s ago"),
+        (order(expires_at=NOW + 3601), "good for more than 3600 s"),
+        (order(seconds=5), "seconds has no meaning for resume"),
+        (order(kind="park", seconds=0), "seconds is how long to park, 1 to 3600 s"),
+        (order(kind="park", seconds=3601), "seconds is how long to park"),
+        (order(kind="park", seconds=True), "seconds is how long to park"),
+        (order(kind="lengthen-watchdog"), "seconds is the watchdog's time-out"),
+        (order(kind="lengthen-watchdog", seconds=0), "seconds is the watchdog's time-out"),
+        (order(kind="lengthen-watchdog", seconds=7000), "seconds is the watchdog's time-out"),
+    ],
+)
+def test_what_is_no_order_for_this_host_is_refused_with_its_reason(raw: object, said: str) -> None:
+    with pytest.raises(BadOrder, match=said):
+        read_order(raw, HOST, NOW)
+
+
+def test_a_host_id_that_is_not_known_here_fits_nobody() -> None:
+    with pytest.raises(BadOrder, match="another host or boot"):
+        read_order(order(), {"boot_id": None, "product_uuid": None}, NOW)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["id", "kind", "host_id", "expires_at", "seconds"]), JSON))
+def test_garbage_is_a_bad_order_and_nothing_else(raw: dict[str, Any]) -> None:
+    with pytest.raises(BadOrder):
+        read_order(raw, HOST, NOW)
+
+
+# -------------------------------------------------------------------------------------- the desk
+
+
+class FakeDriver:
+    """Notes what it is ordered; fails as it is told."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, float | None]] = []
+        self.error: BaseException | None = None
+        self.settles = True
+        self.timer: dict[str, Any] = {"in_charge": True, "settled": True, "timeout_s": 120.0}
+        self.parked: dict[str, Any] | None = None
+        self.has_watchdog = True
+
+    def status(self) -> dict[str, Any]:
+        watchdog = self.timer if self.has_watchdog else None
+        return {"driver": {"parked": self.parked}, "watchdog": watchdog}
+
+    def park(self, seconds: float) -> object:
+        if self.error is not None:
+            raise self.error
+        self.orders.append(("park", seconds))
+        self.parked = {"closed": self.settles}
+        return self.parked
+
+    def resume(self) -> None:
+        self.orders.append(("resume interface", None))
+        self.parked = None
+
+    def watchdog(self, action: WatchdogAction, seconds: float | None = None) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        if action is not WatchdogAction.GET:
+            self.orders.append((action.value, seconds))
+            self.timer = {
+                "in_charge": action is not WatchdogAction.DISARM,
+                "settled": self.settles,
+                "timeout_s": seconds if seconds is not None else 120.0,
+            }
+        return self.timer
+
+    def exchange(self, request: ColdResetReq) -> object:
+        self.orders.append((type(request).__name__, None))
+        if self.error is not None:
+            raise self.error
+        return None
+
+    def close(self) -> None: ...
+
+
+class Time(ThreadRuntime):
+    """Passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.monotonic = lambda: self.now
+        self.sleep = self.pass_time
+
+    def pass_time(self, seconds: float | SupportsIndex) -> None:
+        self.now += float(seconds)
+
+
+class Desk:
+    def __init__(self, folder: Path, *, allowed: tuple[str, ...] = ALL) -> None:
+        self.driver = FakeDriver()
+        self.time = Time()
+        self.why_not: str | None = None
+        self.news = 0
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is not used
+            self.log = AgentLog(self.time, fd=nowhere.fileno())
+        self.desk = OrderDesk(
+            folder,
+            Rules(
+                allowed=lambda: allowed,
+                why_not=lambda: self.why_not,
+                host_id=lambda: HOST,
+                epoch_s=lambda: self.time.now,
+            ),
+            lambda: self.driver,
+            self.log,
+            self.time,
+            self._note_news,
+        )
+
+    def _note_news(self) -> None:
+        self.news += 1
+
+    def send(self, *raw: object) -> dict[str, tuple[str, str | None]]:
+        """Hand them in, let all be carried out; what the next report says of each."""
+        self.desk.take(list(raw))
+        while self.desk.carry_out_next():
+            pass
+        return self.told()
+
+    def told(self) -> dict[str, tuple[str, str | None]]:
+        return {
+            each.order_id: (each.state.value, each.reason) for each in self.desk.acknowledgements()
+        }
+
+
+def test_each_kind_reaches_the_driver_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    told = desk.send(
+        order("a", "lengthen-watchdog", seconds=3600),
+        order("b", "disarm-watchdog"),
+        order("c", "resume"),
+        order("d", "cold-reset"),
+    )
+    assert [state for state, _ in told.values()] == ["done"] * 4
+    assert desk.driver.orders == [
+        ("lengthen", 3600.0), ("disarm", None), ("resume", None), ("ColdResetReq", None)
+    ]  # fmt: skip
+    assert desk.news == 4
+    desk.desk.delivered(desk.desk.acknowledgements())
+    assert desk.told() == {}
+
+
+def test_an_order_that_comes_again_is_acknowledged_again_and_not_done_again(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    first = desk.send(order("a", "cold-reset"))
+    desk.desk.delivered(desk.desk.acknowledgements())
+    assert desk.send(order("a", "cold-reset")) == first
+    again = Desk(tmp_path)  # after a restart
+    assert again.send(order("a", "cold-reset")) == first
+    assert (len(desk.driver.orders), again.driver.orders) == (1, [])
+
+
+def test_the_same_order_twice_in_one_reply_is_done_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.send(order("a", "disarm-watchdog"), order("a", "disarm-watchdog"))
+    assert desk.driver.orders == [("disarm", None)]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
+    seconds = {"seconds": 300} if kind == "lengthen-watchdog" else {}
+    desk = Desk(tmp_path, allowed=tuple(each for each in ALL if each != kind))
+    (state, reason) = desk.send(order("a", kind, **seconds))["a"]
+    assert (state, desk.driver.orders) == ("refused", [])
+    assert reason == f"{kind} is not in this host's controller.orders_allowed"
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_host_that_is_switched_off_carries_out_nothing(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.desk.take([order("b", "cold-reset")])
+    desk.why_not = "/etc/bmcmedic/disabled exists"  # it came between order and act
+    told = desk.send(order("a", "cold-reset"))
+    assert {state for state, _ in told.values()} == {"refused"}
+    assert desk.driver.orders == []
+
+
+def test_an_order_that_expires_while_it_waits_is_refused(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.desk.take([order("a", "cold-reset")])
+    desk.time.now += 61
+    assert desk.send()["a"] == ("refused", "it expired while it waited here")
+    assert desk.driver.orders == []
+
+
+def test_there_is_time_between_two_cold_resets_over_a_restart_too(tmp_path: Path) -> None:
+    assert Desk(tmp_path).send(order("a", "cold-reset"))["a"][0] == "done"
+    desk = Desk(tmp_path)
+    desk.time.now += 30
+    state, reason = desk.send(order("b", "cold-reset"))["b"]
+    assert (state, desk.driver.orders) == ("refused", [])
+    assert "was sent a cold reset 30 s ago" in str(reason)
+    desk.time.now += COLD_RESET_APART_S
+    later = order("c", "cold-reset", expires_at=desk.time.now + 60)
+    assert desk.send(later)["c"][0] == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (NoAnswer("silence"), "unknown"),
+        (DriverGone("gone", may_have_run=True), "unknown"),
+        (DriverGone("gone", may_have_run=False), "failed"),
+        (DriverUnavailable("no driver"), "failed"),
+        (BreakerOpen("open"), "failed"),
+        (Refused("no"), "failed"),
+        (CompletionCodeError("ColdResetReq", 0xD4, "no", is_temporary=False), "failed"),
+    ],
+)
+def test_what_may_have_happened_is_said_and_never_tried_again(
+    tmp_path: Path, error: BmcmedicError, state: str
+) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.error = error
+    told, reason = desk.send(order("a", "cold-reset"))["a"]
+    assert told == state
+    assert str(error) in str(reason)
+    desk.driver.error = None
+    desk.send(order("a", "cold-reset"))
+    assert len(desk.driver.orders) == 1
+
+
+def test_a_timer_that_does_not_settle_is_not_called_done(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.settles = False
+    state, reason = desk.send(order("a", "disarm-watchdog"))["a"]
+    assert state == "unknown"
+    assert "goes on trying" in str(reason)
+    assert desk.time.now <= NOW + 61
+
+
+def test_an_agent_that_ends_in_the_middle_leaves_it_unknown(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        desk.send(order("a", "cold-reset"))
+    again = Desk(tmp_path)
+    assert again.told() == {"a": ("unknown", INTERRUPTED)}
+    assert again.send(order("a", "cold-reset")) == {"a": ("unknown", INTERRUPTED)}
+    assert again.driver.orders == []
+    state, reason = again.send(order("b", "cold-reset"))["b"]
+    assert (state, "was sent a cold reset" in str(reason)) == ("refused", True)
+
+
+def no_room(folder: Path) -> None:
+    """What a full disk does to a file that is to be replaced."""
+    (folder / f"{FILE}.new").mkdir(parents=True)
+
+
+def spoil(folder: Path) -> None:
+    (folder / FILE).write_text("{]")
+
+
+def no_folder(folder: Path) -> None:
+    folder.rmdir()
+    folder.write_text("a file")
+
+
+@pytest.mark.parametrize("spoilt", [no_room, spoil, no_folder])
+def test_what_cannot_be_remembered_is_not_begun(
+    tmp_path: Path, spoilt: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    spoilt(folder)
+    desk = Desk(folder)
+    state, reason = desk.send(order("a", "cold-reset"))["a"]
+    assert (state, desk.driver.orders) == ("refused", [])
+    assert "cannot be remembered" in str(reason)
+
+
+def test_a_park_is_done_when_the_interface_is_let_go_and_resume_ends_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert desk.send(order("a", "park", seconds=60), order("b", "park"))["b"] == ("done", None)
+    assert desk.driver.orders == [("park", 60.0), ("park", 600.0)]
+    assert desk.send(order("c", "resume"))["c"] == ("done", None)
+    assert desk.driver.orders[2:] == [("resume interface", None), ("resume", None)]
+
+
+def test_resume_needs_no_watchdog_where_there_was_a_park(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.has_watchdog = False
+    assert desk.send(order("a", "park"), order("b", "resume"))["b"] == ("done", None)
+    assert desk.driver.orders == [("park", 600.0), ("resume interface", None)]
+
+
+def test_a_park_that_does_not_settle_is_unknown_and_one_that_is_refused_has_failed(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    desk.driver.error = Refused("the driver's watchdog pats through this interface")
+    assert desk.send(order("a", "park"))["a"] == ("failed", str(desk.driver.error))
+    desk.driver.error = None
+    desk.driver.settles = False
+    assert desk.send(order("b", "park"))["b"][0] == "unknown"
+
+
+def test_a_flood_of_orders_is_bounded(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    told = desk.send(*[order(f"o{number}", "resume") for number in range(1000)])
+    assert len(desk.driver.orders) == 16
+    assert [state for state, _ in told.values()].count("done") == 16
+    assert len(told) == 128
+    for start in range(0, 10_000, 100):
+        desk.desk.take([{"id": f"q{start + number}"} for number in range(100)])
+    assert len(desk.desk.acknowledgements()) == 128
+    assert len(told_by_all_reports(desk)) == 8192
+
+
+def told_by_all_reports(desk: Desk) -> dict[str, tuple[str, str | None]]:
+    """What one report after the other says, each of which arrives."""
+    told: dict[str, tuple[str, str | None]] = {}
+    while now := desk.told():
+        told |= now
+        desk.desk.delivered(desk.desk.acknowledgements())
+    return told
+
+
+def test_all_orders_that_fit_into_a_reply_are_acknowledged(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert dict(desk.desk.states) == {"done": 0, "failed": 0, "refused": 0, "unknown": 0}
+    desk.send(*[order(f"o{number}", "resume") for number in range(40)])
+    told = told_by_all_reports(desk)
+    assert list(told) == [f"o{number}" for number in range(40)]
+    assert [state for state, _ in told.values()] == ["done"] * 16 + ["refused"] * 24
+    assert told["o39"][1] == "too many orders wait here"
+    assert desk.desk.states == {"done": 16, "failed": 0, "refused": 24, "unknown": 0}
+
+
+def test_as_many_as_a_reply_can_hold_are_acknowledged_over_several_reports(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    names = [f"{number:x}" for number in range(6000)]
+    assert len(json.dumps({"orders": [{"id": name} for name in names]}, separators=(",", ":"))) > (
+        REPLY_BYTES_MAX
+    )
+    desk.desk.take([{"id": name} for name in names])
+    assert set(told_by_all_reports(desk)) == set(names)
+
+
+def test_what_has_no_usable_id_is_named_in_the_log_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    lines: list[str] = []
+    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
+    desk.desk.take([order("a b\n"), order(id=7), "resume", order(id=...), order("good", "resume")])
+    assert [line.partition("not ")[2] for line in lines] == [
+        "'a b\\n'", "7", "'resume'", "nothing"
+    ]  # fmt: skip
+    state, reason = desk.told()[""]
+    assert (state, desk.desk.states["refused"]) == ("refused", 4)
+    assert "not 'a b\\n' (4 of one reply have no usable id)" in str(reason)
+
+
+def test_a_flood_of_refusals_does_not_flood_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    lines: list[str] = []
+    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
+    desk.desk.take([5] * 30_000)
+    assert len(lines) == 17
+    assert lines[-1].startswith("29984 more orders of one reply were refused: an order is a JSON")
+
+
+def test_the_memory_forgets_only_what_cannot_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_store, "REMEMBERED_MAX", 8)
+    memory = OrderMemory(tmp_path)
+    for number in range(8):
+        memory.begin(read_order(order(f"o{number}"), HOST, NOW), NOW)
+    with pytest.raises(StoreError, match="8 orders are remembered"):
+        memory.begin(read_order(order("more"), HOST, NOW), NOW)
+    late = read_order(order("more", expires_at=NOW + 100), HOST, NOW)
+    memory.begin(late, NOW + 61)
+    assert memory.get("more") is not None
+    assert len(json.loads((tmp_path / FILE).read_text())["orders"]) == 8
+    assert OrderMemory(tmp_path).get("o7") is not None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"orders": []}', '{"orders": {"a": {}}}', '{"orders": {"a": 5}}', "\x00"],
+)
+def test_a_memory_that_is_none_is_not_trusted(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(StoreError, match="is not what this program writes"):
+        OrderMemory(tmp_path)
+
+
+def test_final_states_are_those_from_which_nothing_comes() -> None:
+    assert [state for state in OrderState if not state.is_final] == [OrderState.STARTED]

@@ -1,0 +1,658 @@
+"""The loop: cheap while all is well, close when something is odd, and nothing changed unasked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmcmedic.agent.config import Config, ReliefConfig
+from bmcmedic.agent.log import AgentLog
+from bmcmedic.agent.state import DriverView, HostState
+from bmcmedic.agent.watch.host_loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
+from bmcmedic.agent.watch.sample import Quick, QuickLook
+from bmcmedic.host.kernel.proc import Unreadable
+from bmcmedic.host.relieve.relieve import Relief
+from bmcmedic.host.relieve.samples import Judged
+from bmcmedic.host.triage.triage import Roots
+from bmcmedic.service.runtime import Signal, ThreadRuntime
+from tests.support.relief_host import Fake, FakeHost
+
+WELL: dict[str, Any] = {"driver": {"breaker": {"open": False}}, "watchdog": None}
+CLIENTS = 8
+SILENT: dict[str, Any] = {"driver": {"breaker": {"open": True}}, "watchdog": None}
+
+
+class Permission:
+    """Says yes unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.acted = False
+        self.reason: str | None = None
+        self.has_room = True
+
+    def why_not(self) -> str | None:
+        return self.reason
+
+    def note_act(self) -> bool:
+        if self.has_room:
+            self.acted = True
+        return self.has_room
+
+    def note_undone(self) -> None:
+        self.acted = False
+
+
+class HostTime(ThreadRuntime):
+    """The host's own time: waiting lets it pass."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.monotonic = lambda: host.uptime_s
+
+    def signal(self) -> Signal:
+        return HostSignal(self.host)
+
+
+class HostSignal:
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+
+    def set(self) -> None: ...
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        assert timeout_s is not None
+        self.host.pass_time(timeout_s)
+        return False
+
+
+class First(AbstractContextManager[None]):
+    """Counts what is sent within."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.entered_at: list[int] = []
+
+    def __enter__(self) -> None:
+        self.entered_at.append(len(self.bench.host.sent))
+
+    def __exit__(self, *_: object) -> None:
+        entered_at = self.entered_at.pop()
+        if not self.entered_at:
+            self.bench.sent_first += len(self.bench.host.sent) - entered_at
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.host = FakeHost(root)
+        self.config = Config()
+        self.permission = Permission()
+        self.driver = DriverView(WELL)
+        self.cost_s = 0.0
+        self.states: list[HostState] = []
+        time = HostTime(self.host)
+        read, self._write = os.pipe()
+        self.said_fd = os.fdopen(read, "r", encoding="utf-8")
+        self.log = AgentLog(time, fd=self._write)
+        self.loop = HostLoop(
+            Host(
+                self.host.place(),
+                lambda: self.driver,
+                lambda: self.cost_s,
+                lambda: 1_700_000_000.0 + self.host.uptime_s,
+                First(self),
+            ),
+            lambda: self.config,
+            self.permission,
+            self.states.append,
+            self.log,
+            time,
+        )
+
+    cost_a_look_s = 0.0
+
+    sent_first = 0
+
+    def act(self) -> None:
+        self.config = Config(relief=ReliefConfig(mode="act"))
+
+    def rounds(self, count: int) -> HostState:
+        for _ in range(count):
+            self.host.pass_time(self.loop.round())
+        return self.states[-1]
+
+    def said(self) -> str:
+        """All that the log has said."""
+        self.log.write_waiting()
+        os.close(self._write)
+        with self.said_fd:
+            return self.said_fd.read()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    if not made.said_fd.closed:
+        made.said()
+
+
+def test_a_host_that_is_well_is_seldom_looked_through(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.host.add_interface(core_percent=0.0)
+    bench.host.add(Fake(300, exe="/usr/sbin/sshd", comm="sshd", device=False))
+    state = bench.rounds(1)
+    assert (state.odd, state.symptoms) == (None, ())
+    assert state.triage is not None
+    first_at = state.triage["captured_at"]
+    for seen in (bench.host.processes[300],):
+        monkeypatch.setattr(seen, "state", "S")
+    state = bench.rounds(40)
+    assert state.triage is not None
+    assert state.triage["captured_at"] == first_at
+    state = bench.rounds(25)
+    assert state.triage is not None
+    assert state.triage["captured_at"] > first_at + 300
+    assert bench.loop.round() == 5.0
+
+
+def test_the_driver_is_asked_before_the_host_is_looked_at(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    look = QuickLook.look
+
+    def told(_: Bench) -> DriverView:
+        asked.append("driver")
+        return DriverView(WELL)
+
+    def looked(quick: QuickLook) -> Quick:
+        asked.append("host")
+        return look(quick)
+
+    monkeypatch.setattr(Bench, "driver", property(told), raising=False)
+    monkeypatch.setattr(QuickLook, "look", looked)
+    bench.rounds(1)
+    assert asked == ["driver", "host"]
+
+
+def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> None:
+    thread = bench.host.add_interface(core_percent=0.0)
+    bench.rounds(3)
+    thread.core_percent = 98.0
+    for number in range(3):
+        bench.host.add(Fake(400 + number))
+    state = bench.rounds(4)
+    assert "kipmi0 is at 98 % of a core" in str(state.odd)
+    assert "stuck-clients" in state.symptoms
+    assert state.relief.stuck == 3
+    assert state.kipmi[0].cpu_percent == pytest.approx(98.0)
+    assert bench.host.sent == []
+    assert bench.host.parameter.read_text() == "\n"
+    assert not bench.permission.acted
+    assert state.relief.last is not None
+    assert state.relief.last["outcomes"] == {"would end": 3}
+    said = bench.said()
+    assert said.count("relief would act (nothing was done): 3 would end") == 1
+    assert "event=relief acted=false stuck=3" in said
+
+
+def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: Bench) -> None:
+    bench.act()
+    bench.host.heeds_limit = True
+    thread = bench.host.add_interface(core_percent=98.0)
+    for number in range(3):
+        bench.host.add(Fake(400 + number))
+    bench.rounds(4)
+    assert sorted(bench.host.sent) == [(400, "TERM"), (401, "TERM"), (402, "TERM")]
+    assert bench.host.parameter.read_text() == "100"
+    state = bench.states[-1]
+    assert state.relief.actions["ended"] == 3
+    assert state.relief.throttled
+    assert bench.permission.acted
+    thread.core_percent = 0.0
+    bench.host.complete(5)
+    state = bench.rounds(7)
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert state.relief.actions["kipmid put back"] == 1
+    assert not state.relief.throttled
+    assert (state.odd, state.symptoms) == (None, ())
+    assert " relief: kipmid_max_busy_us: put back (" in bench.said()
+    assert not bench.permission.acted
+
+
+def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.host.add(Fake(400))
+    bench.rounds(4)
+    assert bench.host.sent == [(400, "TERM")]
+    assert bench.sent_first == 1
+
+
+def test_it_comes_first_as_soon_as_the_moment_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 51.3))
+    late: list[float] = []
+    gone_at: list[float] = []
+    round_of_loop, remove = bench.loop.round, bench.host.remove
+
+    def noted() -> float:
+        if bench.host.uptime_s >= fake.start_s + 60.0 and 400 in bench.host.processes:
+            late.append(bench.host.uptime_s)
+        return round_of_loop()
+
+    def gone(pid: int) -> None:
+        gone_at.append(bench.host.uptime_s)
+        remove(pid)
+        bench.loop.stop()
+
+    monkeypatch.setattr(bench.loop, "round", noted)
+    monkeypatch.setattr(bench.host, "remove", gone)
+    bench.loop.run()
+    assert bench.host.sent == [(400, "TERM")]
+    assert bench.sent_first >= 1
+    assert fake.start_s + 60.0 <= gone_at[0] <= fake.start_s + 62.0
+    assert late == []
+
+
+def test_it_puts_back_when_it_ends(bench: Bench) -> None:
+    bench.act()
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400, term="ignores", kill="blocks"))
+    bench.rounds(4)
+    assert bench.host.parameter.read_text() == "100"
+    bench.loop.stop()
+    bench.loop.run()
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert not bench.permission.acted
+
+
+@pytest.mark.parametrize("how", ["switch", "mode"])
+def test_it_puts_back_when_it_may_no_longer_act(bench: Bench, how: str) -> None:
+    bench.act()
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400, term="ignores", kill="blocks"))
+    bench.rounds(4)
+    assert bench.host.parameter.read_text() == "100"
+    sent = len(bench.host.sent)
+    if how == "switch":
+        bench.permission.reason = "disabled"
+    else:
+        bench.config = Config()
+    bench.host.add(Fake(401))
+    state = bench.rounds(3)
+    assert bench.host.parameter.read_text().strip() == "0"
+    assert len(bench.host.sent) == sent
+    assert state.relief.why_not == ("disabled" if how == "switch" else None)
+    assert state.relief.stuck == 2
+
+
+def test_what_an_operator_has_set_is_left_alone(bench: Bench) -> None:
+    bench.host.add_interface(max_busy_us="500", core_percent=0.0)
+    bench.rounds(3)
+    bench.loop.stop()
+    bench.loop.run()
+    assert bench.host.parameter.read_text() == "500\n"
+
+
+def test_what_cannot_be_noted_is_not_done(bench: Bench) -> None:
+    bench.act()
+    bench.permission.has_room = False
+    bench.host.add_interface(core_percent=98.0)
+    bench.host.add(Fake(400))
+    state = bench.rounds(4)
+    assert bench.host.sent == []
+    assert "is the disk full?" in str(state.relief.why_not)
+
+
+def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.host.add(Fake(400))
+    state = bench.rounds(4)
+    assert state.odd == "the driver's breaker is open"
+    assert set(state.symptoms) >= {"bmc-not-answering", "stuck-clients"}
+
+
+def test_without_an_interface_that_is_the_symptom_and_no_reason_to_look_closely(
+    bench: Bench,
+) -> None:
+    missing = {"breaker": {"open": True}, "interface_missing": "no device"}
+    bench.driver = DriverView({"driver": missing, "watchdog": None})
+    bench.host.add_interface(core_percent=0.0)
+    state = bench.rounds(2)
+    assert state.symptoms == ("no-interface",)
+    assert state.odd is None
+
+
+def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
+    bench.driver = DriverView(None, "no driver runs here")
+    bench.host.add_interface(core_percent=0.0)
+    state = bench.rounds(2)
+    assert state.symptoms == ("driver-unavailable",)
+    assert state.odd is None
+
+
+def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
+    assert bench.rounds(3).odd is None
+
+
+@pytest.fixture
+def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When all processes were looked at; each look has its price."""
+    made: list[float] = []
+    look = Relief.look
+
+    def noted(relief: Relief) -> list[Judged]:
+        made.append(bench.host.uptime_s)
+        bench.cost_s += bench.cost_a_look_s
+        return look(relief)
+
+    monkeypatch.setattr(Relief, "look", noted)
+    return made
+
+
+def gaps(looks: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(looks)]
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "acting", "observing"),
+    [(0.0, CLOSE_S_MIN, 2 * CLOSE_S_MIN), (0.015, 3.0, 6.0), (10.0, CLOSE_S_MAX, CLOSE_S_MAX)],
+)
+def test_close_looks_are_made_as_often_as_they_are_cheap(
+    bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.cost_a_look_s = cost_s
+    bench.rounds(30)
+    assert gaps(looks)[1:] == pytest.approx([observing] * (len(looks) - 2))
+    looks.clear()
+    bench.act()
+    bench.rounds(30)
+    assert gaps(looks)[1:] == pytest.approx([acting] * (len(looks) - 2))
+    assert len(looks) >= 5
+
+
+@pytest.mark.usefixtures("looks")
+@pytest.mark.parametrize(
+    ("apart_s", "term", "has_sched"),
+    [
+        (0.01, "ends", True),
+        (0.7, "ends", True),
+        (2.1, "ends", True),
+        (7.3, "ends", True),
+        (0.7, "ends", False),
+        (0.01, "ignores", True),
+        (0.7, "ignores", True),
+        (2.1, "ignores", True),
+        (7.3, "ignores", True),
+    ],
+)
+def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    apart_s: float,
+    term: str,
+    has_sched: bool,
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 1.5
+    host, ages = bench.host, dict[int, float]()
+    remove = host.remove
+
+    def noted(pid: int) -> None:
+        if pid in host.processes:
+            ages[pid] = host.uptime_s - host.processes[pid].start_s
+        remove(pid)
+
+    monkeypatch.setattr(host, "remove", noted)
+    bench.rounds(2)
+    begun_s = host.uptime_s
+    clients = [
+        Fake(400 + number, start_s=begun_s + number * apart_s, term=term, has_sched=has_sched)
+        for number in range(CLIENTS)
+    ]
+
+    def start() -> None:
+        while clients and clients[0].start_s <= host.uptime_s:
+            host.add(clients.pop(0))
+
+    host.when_slept.append(start)
+    while host.uptime_s < begun_s + CLIENTS * apart_s + 80.0:
+        host.pass_time(bench.loop.round())
+    assert len(ages) == CLIENTS
+    assert min(ages.values()) >= 60.0
+    assert max(ages.values()) <= 65.0
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "apart_s", "share_max"), [(0.02, 1.0, 0.02), (0.15, 2.0, 0.055), (1.0, 5.0, 0.21)]
+)
+def test_what_looks_with_a_date_cost_has_a_limit(
+    bench: Bench, looks: list[float], cost_s: float, apart_s: float, share_max: float
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = cost_s
+    host, begun_s, started = bench.host, bench.host.uptime_s, 0
+
+    def start() -> None:
+        nonlocal started
+        while host.uptime_s >= begun_s + started * apart_s:
+            host.add(Fake(400 + started, start_s=begun_s + started * apart_s))
+            started += 1
+
+    host.when_slept.append(start)
+    while host.uptime_s < begun_s + 120.0:
+        host.pass_time(bench.loop.round())
+    looks.clear()
+    sent, from_s = len(host.sent), host.uptime_s
+    while host.uptime_s < from_s + 600.0:
+        host.pass_time(bench.loop.round())
+    passed_s = host.uptime_s - from_s
+    assert len(looks) * cost_s / passed_s <= share_max
+    assert len(host.sent) - sent >= (passed_s - 5.0) / apart_s - 1
+
+
+def test_a_few_that_get_stuck_at_once_do_not_wait_for_that(
+    bench: Bench, looks: list[float]
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.15
+    for number in range(4):
+        bench.host.add(Fake(400 + number, start_s=bench.host.uptime_s - 30.0 + 1.5 * number))
+    while bench.host.processes:
+        bench.host.pass_time(bench.loop.round())
+    # The last crosses 4.5 s after the first.
+    assert [round(gap, 1) for gap in gaps(looks)[-3:]] == [1.5, 1.5, 1.5]
+
+
+def test_who_was_ended_is_no_reason_to_look_again_at_once(bench: Bench, looks: list[float]) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 45.0))
+    bench.rounds(20)
+    assert bench.host.sent == [(400, "TERM")]
+    ended_at, then, *_ = (at for at in looks if at >= fake.start_s + 60.0)
+    assert then - ended_at == pytest.approx(30.0, abs=0.5)
+
+
+def test_but_clients_that_could_not_be_seen_beside_them_are(
+    bench: Bench, looks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bmcmedic.host.relieve.samples.CLIENTS_MAX", 2)
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    for number in range(6):
+        bench.host.add(Fake(400 + number))
+    bench.rounds(1)
+    begun_s = bench.host.uptime_s
+    while bench.host.processes:
+        assert bench.host.uptime_s < begun_s + 60.0
+        bench.rounds(1)
+    assert len(looks) <= 8
+
+
+def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.rounds(2)
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 1.0))
+    bench.rounds(2)
+    fake.turns, fake.ran_at_s = fake.turns + 1, fake.start_s + 1.5
+    bench.host.write(fake)
+    while bench.host.processes:
+        assert bench.host.uptime_s - fake.start_s <= 65.0
+        bench.host.pass_time(bench.loop.round())
+    assert bench.host.sent == [(400, "TERM")]
+
+
+def test_clients_that_nobody_can_end_are_looked_at_seldom_and_signalled_once(
+    bench: Bench, looks: list[float]
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.cost_a_look_s = 0.3
+    for number in range(3):
+        bench.host.add(Fake(400 + number, term="blocks", kill="blocks"))
+    bench.rounds(2)
+    looks.clear()
+    state = bench.rounds(40)
+    assert state.relief.stuck == 3
+    assert state.relief.actions["uninterruptible"] == 3
+    assert sorted(bench.host.sent) == sorted(
+        (400 + number, name) for number in range(3) for name in ("TERM", "KILL")
+    )
+    assert min(gaps(looks)) == pytest.approx(30.0)
+    assert bench.said().count("event=relief ") == 1
+
+
+def test_relief_does_not_wait_for_a_triage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.rounds(1)
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 30.0))
+    bench.rounds(2)
+    triages: list[float] = []
+    gone_s: list[float] = []
+    bench.host.when_slept.append(
+        lambda: None if 400 in bench.host.processes else gone_s.append(bench.host.uptime_s)
+    )
+
+    def triage_at_its_moment(_roots: Roots, **given: Any) -> None:  # noqa: ANN401 - as triage's
+        triages.append(bench.host.uptime_s)
+        given["sleep"](40.0)
+        triages.append(bench.host.uptime_s)
+        raise Unreadable("enough")
+
+    monkeypatch.setattr("bmcmedic.agent.watch.host_loop.triage", triage_at_its_moment)
+    bench.loop._is_triage_wanted = True
+    while not triages:
+        bench.rounds(1)
+    begun_s, ended_s = triages
+    assert begun_s + 5.0 < fake.start_s + 60.0 < ended_s - 5.0
+    assert ended_s == pytest.approx(begun_s + 40.0)
+    assert fake.start_s + 60.0 <= gone_s[0] <= fake.start_s + 62.0
+
+
+def reload_after(bench: Bench, at_s: float, relief: ReliefConfig) -> None:
+    """Another configuration from then on, by the host's clock."""
+
+    def reload() -> None:
+        if bench.host.uptime_s >= at_s:
+            bench.config = Config(relief=relief)
+
+    bench.host.when_slept.append(reload)
+
+
+WATCH_ONLY = ReliefConfig(mode="observe")
+OLDER = ReliefConfig(mode="act", stuck_after_s=9_500.0)
+
+
+@pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
+def test_a_reload_within_a_triage_is_heeded_within_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, relief: ReliefConfig
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    bench.rounds(1)
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 30.0))
+    bench.rounds(2)
+    reload_after(bench, fake.start_s + 50.0, relief)
+
+    def long(_roots: Roots, **given: Any) -> None:  # noqa: ANN401 - as triage's
+        given["sleep"](60.0)
+        raise Unreadable("enough")
+
+    monkeypatch.setattr("bmcmedic.agent.watch.host_loop.triage", long)
+    bench.loop._is_triage_wanted = True
+    while bench.host.uptime_s < fake.start_s + 80.0:
+        bench.rounds(1)
+    assert bench.host.sent == []
+
+
+@pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
+def test_a_reload_right_before_somebody_is_to_be_ended_is_heeded(
+    bench: Bench, relief: ReliefConfig
+) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.act()
+    fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 51.3))
+    reload_after(bench, fake.start_s + 60.0, relief)
+
+    def stop() -> None:
+        if bench.host.uptime_s >= fake.start_s + 80.0:
+            bench.loop.stop()
+
+    bench.host.when_slept.append(stop)
+    bench.loop.run()
+    assert bench.host.sent == []
+
+
+def test_a_wait_within_a_triage_ends_when_all_is_to_end(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.loop.stop()
+    before_s = bench.host.uptime_s
+    bench.loop.round()
+    assert bench.host.uptime_s == before_s
+
+
+def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    bench.config = Config(relief=ReliefConfig(stuck_after_s=9_500.0))
+    bench.host.add(Fake(400))
+    assert bench.rounds(4).relief.stuck == 0
+    bench.config = Config(relief=ReliefConfig(stuck_after_s=60.0))
+    assert bench.rounds(4).relief.stuck == 1
+
+
+def test_a_proc_that_tells_nothing_ends_nothing(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    (bench.host.root / "proc" / "uptime").unlink()
+    bench.host._tell_time = lambda: None  # type: ignore[method-assign]
+    assert bench.rounds(2).relief.stuck == 0
+    assert "relief-failed" in bench.said()
+
+
+def test_a_report_stays_small_however_many_are_stuck(bench: Bench) -> None:
+    bench.driver = DriverView(SILENT)
+    for number in range(80):
+        bench.host.add(Fake(1000 + number))
+    state = bench.rounds(4)
+    assert state.triage is not None
+    assert (state.triage["stuck_count"], len(state.triage["stuck"])) == (80, 50)
+    assert state.relief.stuck == 80

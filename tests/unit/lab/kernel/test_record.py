@@ -1,0 +1,106 @@
+"""A run on a real kernel as it is told: its verdict, its JSON and its picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmcmedic.cli.lab_kernel import ScenarioChoice, TimeLine, tell_verdict
+from bmcmedic.errors import ConfigurationError
+from bmcmedic.lab.kernel.plot import draw
+from bmcmedic.lab.kernel.scenario import Record, ScenarioName, Verdict, scenarios
+from bmcmedic.lab.kernel.timeline import BmcSample, Event, Phase, Timeline
+from tests.unit.lab.kernel.test_timeline import sample
+
+PNG = b"\x89PNG\r\n"
+
+
+def record(*, ok: bool = True, name: ScenarioName = ScenarioName.PILE_UP) -> Record:
+    timeline = Timeline(
+        samples=[
+            sample(float(at), at / 10, clients=at, stuck=at // 2, pats=[[at - 1.0, 0.5, 0]])
+            for at in range(10, 30)
+        ],
+        bmc_samples=[
+            BmcSample(float(at), "up" if at < 20 else "booting", 0.1, 0.0) for at in range(10, 30)
+        ],
+        events=[Event(12.0, "it begins"), Event(12.1, "and goes on"), Event(25.0, "it ends")],
+        phases=[Phase("hung", 12.0, 25.0)],
+    )
+    verdict = Verdict()
+    verdict.check("all is well", "it is", ok=True)
+    verdict.check("kipmi0 rests", "12 %", ok=ok)
+    return Record(name, timeline, verdict, "6.1.0", {"boots": 1}, {"state": "up"})
+
+
+@pytest.mark.parametrize(("oldest_at", "ok"), [(None, True), (12.0, True), (9.9, False)])
+def test_young_clients_at_work_are_not_those_of_the_hang(oldest_at: float | None, ok: bool) -> None:
+    timeline = Timeline(samples=[sample(20.0, clients=3, stuck=1, oldest_at=oldest_at)])
+    verdict = Verdict()
+    verdict.check_clients(timeline, healed_at=10.0)
+    assert [each.ok for each in verdict.checks] == [ok]
+
+
+def test_it_is_ok_when_every_check_is() -> None:
+    assert record().ok
+    assert not record(ok=False).ok
+    nothing = Record(ScenarioName.FLOOD, Timeline(), Verdict(), "", {}, {})
+    assert not nothing.ok
+    assert nothing.to_json()["clients"]["stuck_at_end"] is None
+
+
+def test_the_json_has_the_numbers() -> None:
+    told: dict[str, Any] = record(ok=False).to_json()
+    assert (told["scenario"], told["ok"]) == ("pile-up", False)
+    assert told["kipmi0_percent"] == {"hung": 10.0}
+    assert told["clients"] == {"started": 0, "stuck_max": 14, "stuck_at_end": 14}
+    assert told["pats"]["latency_max_s"] == 0.5
+    assert told["checks"][1] == {"check": "kipmi0 rests", "found": "12 %", "ok": False}
+    assert told["events"][0] == {"at_s": 2.0, "event": "it begins"}
+
+
+def test_the_keys_are_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "lab-kernel.md").read_text(encoding="utf-8")
+    missing = [key for key in record().to_json() if f"`{key}`" not in page]
+    assert missing == []
+    assert all(f"**`{name.value}`**" in page for name in ScenarioName)
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_verdict_says_what_is_not_so(ok: bool) -> None:
+    out = io.StringIO()
+    tell_verdict(record(ok=ok), out)
+    assert ("NOT  kipmi0 rests: 12 %" in out.getvalue()) is not ok
+    assert ("ended as it should" in out.getvalue()) is ok
+
+
+def test_the_time_line_has_a_line_for_each_look() -> None:
+    out = io.StringIO()
+    line = TimeLine(out)
+    whole = record().timeline
+    line.event(whole.events[0], whole)
+    timeline = Timeline()
+    for each in whole.samples[:2]:
+        timeline.samples.append(each)
+        line.sample(timeline)
+    event, head, first, second = out.getvalue().splitlines()
+    assert event.split(maxsplit=2) == ["2.0", "s", "it begins"]
+    assert head.split()[0] == "kipmi0"
+    assert first.split() == ["0.0", "s", "-", "10", "5", "500", "ms"]
+    assert second.split() == ["1.0", "s", "10.0", "%", "11", "5", "500", "ms"]
+
+
+@pytest.mark.parametrize("name", ScenarioName)
+def test_each_scenario_can_be_chosen_and_drawn(name: ScenarioName, tmp_path: Path) -> None:
+    assert ScenarioChoice(name.value).value == name.value
+    scenario = scenarios()[name]
+    assert scenario.words
+    assert "ipmi_si" in scenario.machine().modules
+    place = tmp_path / "run.png"
+    draw(record(name=name), place)
+    assert place.read_bytes().startswith(PNG)
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        draw(record(name=name), tmp_path / "nowhere" / "run.png")
