@@ -72,13 +72,13 @@ def byte_of_fru(number: int) -> bytes:
 def be_driver(folder: str, design: str, sickness: Sickness) -> None:
     """The driver, which writes down its exchanges and pats."""
     from bmcmedic.driver.process import config, realtime
-    from bmcmedic.driver.process.service import Service
+    from bmcmedic.driver.process.service import DriverService
     from bmcmedic.driver.requests import Request, RequestQueues
     from bmcmedic.sim.bmc import SimBmc
     from bmcmedic.sim.faults import FaultSet
     from bmcmedic.sim.front_ends.kcs import ServedRegisters
     from bmcmedic.sim.profile import server_profile
-    from bmcmedic.transport.in_band import Claim, InBand
+    from bmcmedic.transport.in_band import InBand, InterfaceClaim
     from bmcmedic.transport.port_io import PortIo
 
     exchanges: list[tuple[float, float, str]] = []
@@ -99,7 +99,7 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
 
     class WrittenDown(PortIo):
         def attempt(
-            self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool
+            self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
         ) -> bytes:
             began = time.monotonic()
             try:
@@ -140,7 +140,7 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
         RequestQueues.dequeue_request = in_order_of_arrival  # type: ignore[method-assign]
     chosen = config.load(None, options)
     realtime.schedule_this_thread(PRIORITY, inherited=True)  # as its `main` does
-    service = Service(chosen, lambda: chosen, makers=Makers())
+    service = DriverService(chosen, lambda: chosen, makers=Makers())
     assert service.watchdog is not None
     service.watchdog.observer = lambda *pat: pats.append(pat)
     assert service.run() == 0  # until the parent ends it

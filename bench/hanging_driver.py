@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.pid_namespace import until
 from bmcmedic.driver.process import config as driver_config
-from bmcmedic.driver.process.service import Service
+from bmcmedic.driver.process.service import DriverService
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import SENSORS, profile_with, server_profile
@@ -115,7 +115,7 @@ def drive(folder: str, sensors: int) -> int:
         "process.runtime_dir": folder,
     }
     chosen = driver_config.load(None, options)
-    return Service(chosen, lambda: chosen, makers=Makers(Path(folder, _HANG), sensors)).run()
+    return DriverService(chosen, lambda: chosen, makers=Makers(Path(folder, _HANG), sensors)).run()
 
 
 if __name__ == "__main__":

@@ -62,13 +62,13 @@ class BmcRegisters:
     def _serve(self) -> None:
         from bmcmedic.ipmi.kcs_bmc import KcsEvent
         from bmcmedic.ipmi.message import RequestMessage
-        from bmcmedic.sim.dispatch import Door
+        from bmcmedic.sim.dispatch import Interface
 
         if self._kcs.service() is not KcsEvent.REQUEST:
             return
         raw = self._kcs.request
         request = RequestMessage(netfn=raw[0] >> 2, command=raw[1], data=bytes(raw[2:]))
-        answer = self._bmc.execute(request, Door.SYSTEM_INTERFACE, time.monotonic())
+        answer = self._bmc.execute(request, Interface.SYSTEM_INTERFACE, time.monotonic())
         assert answer is not None
         response = bytes((raw[0] | 4, raw[1], answer.completion_code)) + answer.data
         self._kcs.respond(self._kcs.request_number, response)
@@ -80,7 +80,7 @@ class BmcRegisters:
 def be_driver(folder: str) -> None:
     """The driver, whose pats write down how late they were."""
     from bmcmedic.driver.process import config, realtime
-    from bmcmedic.driver.process.service import Service
+    from bmcmedic.driver.process.service import DriverService
     from bmcmedic.transport.in_band import InBand
     from bmcmedic.transport.port_io import PortIo
 
@@ -103,7 +103,7 @@ def be_driver(folder: str) -> None:
     }
     chosen = config.load(None, options)
     realtime.schedule_this_thread(PRIORITY, inherited=True)  # as its `main` does
-    service = Service(chosen, lambda: chosen, makers=Makers())
+    service = DriverService(chosen, lambda: chosen, makers=Makers())
     watchdog = service.watchdog
     assert watchdog is not None
     woken: list[float] = []

@@ -39,7 +39,7 @@ from bench.hanging_driver import SOCKET, hang, hanging_driver, running
 from bench.pid_namespace import LIMIT_S, crowd, run_apart, until
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.host.kernel.proc import ProcError, Tree, age_s, uptime_s
-from bmcmedic.host.relieve.relieve import Place, Relief
+from bmcmedic.host.relieve.relieve import HostTrees, Relief
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic
 
@@ -160,7 +160,7 @@ def through_the_agent(host: Host, pid: int) -> dict[str, float]:
 
 def watched(host: Host) -> dict[str, float]:
     """Step once a second, as a program does that runs all the time."""
-    relief = Relief(Place.here(), host.stuck_after_s)
+    relief = Relief(HostTrees.here(), host.stuck_after_s)
     looks: list[float] = []
     while host.youngest_s() < host.stuck_after_s - STEP_S:
         begun = time.process_time()

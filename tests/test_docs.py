@@ -25,8 +25,8 @@ from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from bmcmedic.host.triage import diagnosis, guests
 from bmcmedic.host.triage.report import to_json
 from bmcmedic.host.triage.triage import Roots, triage
-from bmcmedic.lab.starvation.scenario import Design, Record, Scenario
-from bmcmedic.model.heal import DiagnosisKind, Identity, Step, Verdict
+from bmcmedic.lab.starvation.scenario import Design, StarvationRecord, StarvationScenario
+from bmcmedic.model.heal import DiagnosisKind, HealVerdict, IdentityCheck, Step
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
 from bmcmedic.sim.rack import BmcSpec
@@ -237,12 +237,12 @@ def test_the_keys_of_probe_are_documented() -> None:
 
 
 def test_the_keys_of_the_lab_are_documented() -> None:
-    told = Record(Design.DIRECT, Scenario(1)).to_json()
+    told = StarvationRecord(Design.DIRECT, StarvationScenario(1)).to_json()
     assert undocumented(keys(told), text("docs/starvation.md")) == set()
 
 
 def test_the_keys_of_heal_and_reset_are_documented() -> None:
-    verdict = Verdict("bmc1", "healed", "", (Step("probe", "session", 0.0),))
+    verdict = HealVerdict("bmc1", "healed", "", (Step("probe", "session", 0.0),))
     assert undocumented(keys(verdict.to_json()), text("docs/heal.md")) == set()
 
 
@@ -264,8 +264,8 @@ def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
     document = to_json(triage(Roots.captured(str(capture))))
     assert document["stuck"]
     assert document["spared"]
-    guest = set(guests.Guest._fields)
-    kinds = {kind.value for kind in diagnosis.Kind} | {
+    guest = set(guests.KvmGuest._fields)
+    kinds = {kind.value for kind in diagnosis.HostDiagnosisKind} | {
         value for name, value in vars(diagnosis).items() if name.startswith("SYMPTOM_")
     }
     assert undocumented(keys(document) | guest | kinds, text("docs/triage.md")) == set()
@@ -326,7 +326,7 @@ def test_every_step_diagnosis_and_rule_is_documented() -> None:
     assert len(steps) > 10
     assert len(rules) > 5
     kinds = {kind.value for kind in DiagnosisKind if kind is not DiagnosisKind.ORDERED}
-    identities = {kind.value for kind in Identity if kind is not Identity.MISMATCH}
+    identities = {kind.value for kind in IdentityCheck if kind is not IdentityCheck.MISMATCH}
     assert undocumented(steps | rules | kinds | identities, page) == set()
 
 

@@ -34,7 +34,7 @@ class Diagram:
 
 DIAGRAMS = (
     Diagram("session", "docs/session-states.md", states.State.IDLE, states.TRANSITIONS),
-    Diagram("kcs", "docs/kcs-states.md", kcs.Phase.IDLE, kcs.TRANSITIONS),
+    Diagram("kcs", "docs/kcs-states.md", kcs.KcsPhase.IDLE, kcs.TRANSITIONS),
 )
 ANY_STATE = "any_state"
 """Where the arrows begin that leave every state alike."""

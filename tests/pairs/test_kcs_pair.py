@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from bmcmedic.ipmi import kcs, kcs_bmc, kcs_host
-from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_OBF, TRANSITIONS, ErrorCode, Phase, Trigger
+from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_OBF, TRANSITIONS, ErrorCode, KcsPhase, KcsTrigger
 from bmcmedic.ipmi.kcs_bmc import BmcKcs
 from bmcmedic.ipmi.kcs_errors import Fault, KcsAborted, KcsTimeout, KcsViolation, NothingThere
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
@@ -126,7 +126,7 @@ def test_a_cold_reset_whose_answer_is_lost_is_sent_once() -> None:
     assert outcome.error.evidence.error_code == ErrorCode.ABORTED
     assert outcome.took_s < 6
     assert pair.executed[COLD_RESET] == 1
-    assert pair.bmc.phase is Phase.IDLE, "the interface was brought back all the same"
+    assert pair.bmc.phase is KcsPhase.IDLE, "the interface was brought back all the same"
     pair.calm()
     again = pair.exchange(GET_DEVICE_ID)
     assert again.response == answer_to(GET_DEVICE_ID)
@@ -168,14 +168,14 @@ def test_another_host_machine_can_take_over_in_the_middle() -> None:
 # ------------------------------------------------------------------------------------- the table
 
 
-class Recorded(dict[tuple[Phase, Trigger], Phase]):
+class Recorded(dict[tuple[KcsPhase, KcsTrigger], KcsPhase]):
     """The table, and which of its entries were asked for."""
 
-    def __init__(self, table: Mapping[tuple[Phase, Trigger], Phase]) -> None:
+    def __init__(self, table: Mapping[tuple[KcsPhase, KcsTrigger], KcsPhase]) -> None:
         super().__init__(table)
-        self.asked: set[tuple[Phase, Trigger]] = set()
+        self.asked: set[tuple[KcsPhase, KcsTrigger]] = set()
 
-    def __getitem__(self, key: tuple[Phase, Trigger]) -> Phase:
+    def __getitem__(self, key: tuple[KcsPhase, KcsTrigger]) -> KcsPhase:
         self.asked.add(key)
         return super().__getitem__(key)
 
@@ -198,11 +198,11 @@ def test_both_sides_move_by_the_table_and_the_host_takes_its_part_of_it(
     # A host begins where nothing is under way, sends no request of one byte, gives up only where
     # it waits for something, and takes for a restart only an idle interface without a code.
     others = {
-        *((phase, Trigger.WRITE_START) for phase in Phase if phase is not Phase.IDLE),
-        *((phase, Trigger.GET_STATUS) for phase in Phase if phase is not Phase.ERROR),
-        *((phase, Trigger.RESTART) for phase in Phase if phase is not Phase.ABORT_STATUS),
-        (Phase.WRITE_START, Trigger.WRITE_END),
-        (Phase.ERROR, Trigger.VIOLATION),
+        *((phase, KcsTrigger.WRITE_START) for phase in KcsPhase if phase is not KcsPhase.IDLE),
+        *((phase, KcsTrigger.GET_STATUS) for phase in KcsPhase if phase is not KcsPhase.ERROR),
+        *((phase, KcsTrigger.RESTART) for phase in KcsPhase if phase is not KcsPhase.ABORT_STATUS),
+        (KcsPhase.WRITE_START, KcsTrigger.WRITE_END),
+        (KcsPhase.ERROR, KcsTrigger.VIOLATION),
     }
     assert host.asked == set(TRANSITIONS) - others
 

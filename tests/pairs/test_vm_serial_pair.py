@@ -8,9 +8,9 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.vm_serial import (
     ANSWER_TIMEOUT_S,
     SPECIAL_BYTES,
-    ControlCode,
     ControlMessage,
     VmBmc,
+    VmControlCode,
     VmHost,
     VmRequest,
     VmResponse,
@@ -51,7 +51,7 @@ def test_every_sequence_number_is_answered_also_in_single_bytes() -> None:
 
 def test_every_control_code_arrives() -> None:
     host, bmc = connected()
-    for code in set(ControlCode) - {ControlCode.VERSION, ControlCode.CAPABILITIES}:
+    for code in set(VmControlCode) - {VmControlCode.VERSION, VmControlCode.CAPABILITIES}:
         frame = bmc.control(code)
         assert frame is not None
         assert list(host.receive(frame)) == [ControlMessage(code)]

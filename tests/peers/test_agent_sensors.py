@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bmcmedic.agent.loopback.server import LoopbackSettings
 from bmcmedic.agent.metrics import sensor_reader
 from bmcmedic.agent.metrics.bmc_reader import BmcReader
-from bmcmedic.agent.metrics.collector import AgentCollector, Metrics, Own
+from bmcmedic.agent.metrics.collector import AgentCollector, AgentCounters, Metrics
 from bmcmedic.agent.metrics.sensor_reader import SensorReader
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BreakerOpen, CompletionCodeError, NoAnswer
@@ -78,7 +78,7 @@ class Agent:
         self.sensors = SensorReader(lambda: 60.0, lambda: None, self.said.append, runtime)
         self.driver = DriverClient(host.socket_path, 15.0)
         reader = BmcReader(lambda: self.driver, lambda: 60.0, runtime, self.sensors)
-        own = Own({}, None, {}, acts=False)
+        own = AgentCounters({}, None, {}, acts=False)
         self._metrics = Metrics(
             AgentCollector(lambda: None, lambda: None, lambda: own, reader), reader
         )

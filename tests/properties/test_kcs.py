@@ -15,7 +15,7 @@ from bmcmedic.ipmi.kcs import (
     STATUS_STATE,
     TRANSITIONS,
     ErrorCode,
-    Phase,
+    KcsPhase,
 )
 from bmcmedic.ipmi.kcs_bmc import BmcKcs
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
@@ -109,7 +109,7 @@ def test_no_order_of_accesses_brings_a_bmc_out_of_its_table(
                 bmc.service()
             case "respond":
                 taken = bmc.respond(bmc.request_number, b"\x1c\x01\x00")
-                assert taken == (before is Phase.EXECUTING and bmc.phase is Phase.READ)
+                assert taken == (before is KcsPhase.EXECUTING and bmc.phase is KcsPhase.READ)
             case "restart":
                 bmc.restart()
             case _:
@@ -118,7 +118,7 @@ def test_no_order_of_accesses_brings_a_bmc_out_of_its_table(
         assert bmc.phase is before or bmc.phase in followers
         assert bmc.read_status() & STATUS_STATE == INTERFACE_STATE[bmc.phase]
     bmc.service()
-    assert bmc.phase is Phase.EXECUTING or not bmc.read_status() & STATUS_IBF
+    assert bmc.phase is KcsPhase.EXECUTING or not bmc.read_status() & STATUS_IBF
     # Whatever came before, a host that begins now is answered.
     assert Pair(bmc=bmc).exchange(b"\x18\x01abc").response == b"\x1c\x01\x00abc"
 

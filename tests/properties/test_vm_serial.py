@@ -13,11 +13,11 @@ from bmcmedic.ipmi.vm_serial import (
     END_OF_MESSAGE,
     FRAME_BYTES_MAX,
     SPECIAL_BYTES,
-    ControlCode,
     ControlMessage,
     Damaged,
     FrameReader,
     VmBmc,
+    VmControlCode,
     VmHost,
     VmRequest,
     VmResponse,
@@ -52,11 +52,13 @@ RESPONSES = st.builds(
 CONTROLS = st.one_of(
     st.builds(
         ControlMessage,
-        st.sampled_from(sorted(set(ControlCode) - {ControlCode.CAPABILITIES, ControlCode.VERSION})),
+        st.sampled_from(
+            sorted(set(VmControlCode) - {VmControlCode.CAPABILITIES, VmControlCode.VERSION})
+        ),
         st.none(),
     ),
     st.builds(
-        ControlMessage, st.sampled_from([ControlCode.CAPABILITIES, ControlCode.VERSION]), BYTES
+        ControlMessage, st.sampled_from([VmControlCode.CAPABILITIES, VmControlCode.VERSION]), BYTES
     ),
 )
 

@@ -15,8 +15,8 @@ from bmcmedic.lab.starvation.scenario import (
     PAT_WAIT_S_MAX,
     Design,
     Pretimeout,
-    Record,
-    Scenario,
+    StarvationRecord,
+    StarvationScenario,
     Wait,
 )
 from tests.support.starvation_seeds import fault_of, play, play_all
@@ -51,12 +51,12 @@ def test_the_same_check_finds_a_driver_out_that_has_lost_its_priority(
         return self._active
 
     monkeypatch.setattr(RequestQueues, "dequeue_request", dequeue_clients_first)
-    waits = [simulate(Design.PRIORITY, Scenario(s, load=40)) for s in range(1, 6)]
+    waits = [simulate(Design.PRIORITY, StarvationScenario(s, load=40)) for s in range(1, 6)]
     assert any("waited" in (fault_of(record) or "") for record in waits)
 
 
 def test_the_check_can_fail_for_each_of_its_reasons() -> None:
-    record = Record(Design.PRIORITY, Scenario(1))
+    record = StarvationRecord(Design.PRIORITY, StarvationScenario(1))
     assert fault_of(record) == "no pat was ever answered"
     record.waits.append(Wait(1.0, 1.0 + PAT_WAIT_S_MAX + 0.001))
     assert "a pat waited for 10.301 s" in (fault_of(record) or "")

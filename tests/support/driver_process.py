@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 
 from bmcmedic.driver.process import config
-from bmcmedic.driver.process.service import Service
+from bmcmedic.driver.process.service import DriverService
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import server_profile
@@ -66,7 +66,7 @@ def main(runtime_dir: str, shutdown: str) -> int:
         "process.oom_score_adj": "0",
     }
     chosen = config.load(None, options)
-    service = Service(chosen, lambda: chosen, makers=simulated)
+    service = DriverService(chosen, lambda: chosen, makers=simulated)
     service._supervisor.start("one-more", lambda: die(Path(runtime_dir, "die")))
     status = service.run()
     json.dump(simulated.bmc.describe(time.monotonic())["watchdog"], sys.stdout)

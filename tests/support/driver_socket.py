@@ -15,7 +15,7 @@ from typing import Any
 
 from bmcmedic.driver.parking import Parking
 from bmcmedic.driver.requests import Request
-from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
+from bmcmedic.driver.socket.backend import DriverBackend, WatchdogBackend
 from bmcmedic.driver.socket.connection import ServerLimits
 from bmcmedic.driver.socket.listener import listen
 from bmcmedic.driver.socket.policy import Access, Peer, Rights
@@ -215,8 +215,8 @@ class Served:
 @contextlib.contextmanager
 def serving(
     directory: Path,
-    driver: DriverDoor,
-    watchdog: WatchdogDoor | None = None,
+    driver: DriverBackend,
+    watchdog: WatchdogBackend | None = None,
     *,
     clock: ThreadRuntime | None = None,
     access: Access | None = None,

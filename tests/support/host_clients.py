@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmcmedic.host.client.stuck import Look, Now
+from bmcmedic.host.client.stuck import ClientSample, Now
 from bmcmedic.host.kernel.proc import Tree
 
 STUCK = "import select; select.select([], [], [])"
@@ -153,7 +153,7 @@ def wait_until_still(pid: int, for_s: float = 0.4) -> None:
 
     def is_still() -> bool:
         with tree.hold(pid) as process:
-            look = Look.at(process, Now.of(tree, [process.stat().processor]))
+            look = ClientSample.at(process, Now.of(tree, [process.stat().processor]))
         return min(look.age_s, look.age_s if look.idle_s is None else look.idle_s) > for_s
 
     wait_for(is_still)

@@ -14,10 +14,16 @@ from typing import Any, Protocol
 
 from bmcmedic.driver.requests import Request
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, Refused
-from bmcmedic.ipmi.kcs import Phase
+from bmcmedic.ipmi.kcs import KcsPhase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, KcsTimeout, KcsViolation
 from bmcmedic.sim.virtual_time.world import World
-from bmcmedic.transport.in_band import Claim, InterfaceBusy, InterfaceGone, Interrupted, Ipmb
+from bmcmedic.transport.in_band import (
+    InterfaceBusy,
+    InterfaceClaim,
+    InterfaceGone,
+    Interrupted,
+    Ipmb,
+)
 
 EXCHANGE_S_MAX = 1.0
 SLICE_S = 0.1
@@ -106,7 +112,13 @@ class Exchange:
     __slots__ = ("claim", "is_idempotent", "may_have_run", "request", "takeovers", "task")
 
     def __init__(
-        self, request: bytes, claim: Claim, takeovers: int, task: str, *, is_idempotent: bool
+        self,
+        request: bytes,
+        claim: InterfaceClaim,
+        takeovers: int,
+        task: str,
+        *,
+        is_idempotent: bool,
     ) -> None:
         self.request = request
         self.claim = claim
@@ -146,7 +158,9 @@ class MisfortuneInterface:
 
     # ------------------------------------------------------------------------- what InBand has
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         exchange = self._exchange(request, claim, is_idempotent=idempotent)
         self._under_way.append(exchange)
         try:
@@ -162,7 +176,7 @@ class MisfortuneInterface:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         exchange = self._exchange(request, claim, is_idempotent=False)
@@ -304,7 +318,7 @@ class MisfortuneInterface:
 
     # ------------------------------------------------------------------------------------- looks
 
-    def _exchange(self, request: bytes, claim: Claim, *, is_idempotent: bool) -> Exchange:
+    def _exchange(self, request: bytes, claim: InterfaceClaim, *, is_idempotent: bool) -> Exchange:
         task = self._world.current.name
         return Exchange(request, claim, self._takeovers, task, is_idempotent=is_idempotent)
 
@@ -356,7 +370,7 @@ class MisfortuneInterface:
         self, exchange: Exchange, kind: type[KcsTimeout | KcsViolation]
     ) -> KcsTimeout | KcsViolation:
         evidence = KcsEvidence(
-            Fault.IBF_STUCK, Phase.IDLE, 0xFF, 1, None, may_have_run=exchange.may_have_run
+            Fault.IBF_STUCK, KcsPhase.IDLE, 0xFF, 1, None, may_have_run=exchange.may_have_run
         )
         return KcsViolation(evidence, b"") if kind is KcsViolation else KcsTimeout(evidence)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bmcmedic.host.kernel.proc import Tree
 from bmcmedic.host.kernel.signals import Sender
-from bmcmedic.host.relieve.relieve import Place
+from bmcmedic.host.relieve.relieve import HostTrees
 from tests.support.proc_tree import CLOCKS_BEHIND_S, write_clocks
 
 BOOT_ID = "5f0c2a34-0000-4000-8000-3d7be1f0a001"
@@ -109,9 +109,9 @@ class FakeHost:
         self.completed += count
         self._tell_counters()
 
-    def place(self, *, has_pidfds: bool = True) -> Place:
+    def place(self, *, has_pidfds: bool = True) -> HostTrees:
         root = str(self.root)
-        return Place(
+        return HostTrees(
             proc=Tree(f"{root}/proc"),
             sys=Tree(f"{root}/sys"),
             etc=Tree(f"{root}/etc"),

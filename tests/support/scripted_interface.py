@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bmcmedic.errors import BmcmedicError
-from bmcmedic.transport.in_band import Claim, Interrupted, Ipmb
+from bmcmedic.transport.in_band import InterfaceClaim, Interrupted, Ipmb
 
 WAIT_S_MAX = 30.0
 """No step of a test takes this long; a deadlock ends here."""
@@ -19,7 +19,7 @@ class Attempt:
 
     request: bytes
     deadline: float
-    claim: Claim
+    claim: InterfaceClaim
     idempotent: bool
     _ended: threading.Event = field(default_factory=threading.Event)
     _result: bytes | BaseException = b""
@@ -67,7 +67,9 @@ class ScriptedInterface:
         self._begun: list[Attempt] = []
         self._changed = threading.Condition()
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         attempt = Attempt(request, deadline, claim, idempotent)
         self.requests.append(request)
         # In one: who sets `by_itself` and then sees none begun has to answer none by hand.
@@ -97,7 +99,7 @@ class ScriptedInterface:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         del deadline, claim

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import Account, BmcSpec, Rack
-from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.sim.watchdog import SimTimerSettings
 from bmcmedic.transport.addresses import Address
 
 R = TypeVar("R")
@@ -30,7 +30,7 @@ START_TIMEOUT_S = 60.0
 
 
 def sim_bmc(
-    *faults: str, power_on: bool = True, watchdog_daemon: WatchdogSettings | None = None
+    *faults: str, power_on: bool = True, watchdog_daemon: SimTimerSettings | None = None
 ) -> SimBmc:
     """A BMC at `START`."""
     return SimBmc(
@@ -45,13 +45,15 @@ def sim_bmc(
     )
 
 
-def execute(bmc: SimBmc, request: Command[Any], now: float, door: Door = Door.LAN) -> Answer | None:
+def execute(
+    bmc: SimBmc, request: Command[Any], now: float, door: Interface = Interface.LAN
+) -> HandlerAnswer | None:
     """Give the BMC a request."""
     message = RequestMessage(int(request.netfn), request.command, request.encode())
     return bmc.execute(message, door, now)
 
 
-def ask(bmc: SimBmc, request: Command[R], now: float, door: Door = Door.LAN) -> R:
+def ask(bmc: SimBmc, request: Command[R], now: float, door: Interface = Interface.LAN) -> R:
     """The decoded response; raises CompletionCodeError, and AssertionError for silence."""
     answer = execute(bmc, request, now, door)
     assert answer is not None, "the BMC is silent"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmcmedic.agent.loopback.server import LoopbackDoor, LoopbackSettings
+from bmcmedic.agent.loopback.server import LoopbackServer, LoopbackSettings
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.limits import DriverLimits
@@ -24,11 +24,11 @@ from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.dispatch import Interface
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.transport.in_band import Claim, Ipmb
+from bmcmedic.transport.in_band import InterfaceClaim, Ipmb
 from bmcmedic.transport.port_io import PortIo
 
 WAIT_S_MAX = 60.0
@@ -114,7 +114,7 @@ class BridgingPortIo(PortIo):
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         del deadline, claim
@@ -124,7 +124,7 @@ class BridgingPortIo(PortIo):
         message = RequestMessage(request[0] >> 2, request[1], request[2:], sequence=5)
         wrapped = Bridge(target.channel, target.address, target.lun).wrap(message)
         with host.registers.lock:
-            answer = host.bmc.execute(wrapped, Door.LAN, time.monotonic())
+            answer = host.bmc.execute(wrapped, Interface.LAN, time.monotonic())
         result: bytes | BmcmedicError
         if answer is None or answer.follow_up is None:
             result = NoAnswer("nobody at that address")
@@ -138,7 +138,7 @@ class BridgingPortIo(PortIo):
 class RunningDoor:
     """A door in a thread of its own."""
 
-    door: LoopbackDoor
+    door: LoopbackServer
     runtime_dir: Path
     loop: asyncio.AbstractEventLoop
     reports: list[str]
@@ -193,7 +193,7 @@ def running_door(
     ready, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        door = LoopbackDoor(
+        door = LoopbackServer(
             settings, driver_path=driver_path, runtime_dir=str(runtime_dir), report=reports.append
         )
         async with door:

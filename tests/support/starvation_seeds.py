@@ -13,13 +13,18 @@ import sys
 from collections.abc import Iterator
 
 from bmcmedic.lab.starvation.run import simulate
-from bmcmedic.lab.starvation.scenario import PAT_WAIT_S_MAX, Design, Record, Scenario
+from bmcmedic.lab.starvation.scenario import (
+    PAT_WAIT_S_MAX,
+    Design,
+    StarvationRecord,
+    StarvationScenario,
+)
 
 PROCESSES = 2
 SEEDS_A_TIME = 25
 
 
-def fault_of(record: Record) -> str | None:
+def fault_of(record: StarvationRecord) -> str | None:
     """What must not be, or None."""
     if record.false_pretimeouts:
         at = next(each.at for each in record.pretimeouts if each.is_false)
@@ -36,7 +41,7 @@ def fault_of(record: Record) -> str | None:
 
 def play(design: Design, seed: int) -> str | None:
     """One seed; None, or what was wrong and how to see it again."""
-    fault = fault_of(simulate(design, Scenario(seed)))
+    fault = fault_of(simulate(design, StarvationScenario(seed)))
     if fault is None:
         return None
     return f"seed {seed}: {fault}\n  bmcmedic lab starvation --design {design.value} --seed {seed}"

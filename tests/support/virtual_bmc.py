@@ -30,10 +30,10 @@ from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
 from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.model.heal import HostReport
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.dispatch import Interface
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.sim.watchdog import SimTimerSettings
 from bmcmedic.transport.aes import aes_cbc
 
 R = TypeVar("R")
@@ -74,7 +74,7 @@ class VirtualBmc:
         self.rng = random.Random(1)
         daemon = None
         if watchdog_armed_s is not None:
-            daemon = WatchdogSettings(4, 1, 0, 0, watchdog_armed_s)
+            daemon = SimTimerSettings(4, 1, 0, 0, watchdog_armed_s)
         self.bmc = SimBmc(
             "bmc1",
             server_profile(int(EPOCH_OFFSET_S), ("admin",)),
@@ -121,7 +121,7 @@ class VirtualBmc:
         if loss and self.rng.random() < loss:
             return
         self._catch_up()
-        if not bmc.answers(Door.LAN):
+        if not bmc.answers(Interface.LAN):
             return
         self.managed.session_slots = bmc.faults.session_slots
         outcome = self.managed.receive_datagram(datagram, peer, now)
@@ -133,7 +133,7 @@ class VirtualBmc:
     def _execute(self, incoming: IncomingRequest, peer: object) -> None:
         given = self.override(incoming.message) if self.override else None
         if given is None:
-            answer = self.bmc.execute(incoming.message, Door.LAN, self.time.now)
+            answer = self.bmc.execute(incoming.message, Interface.LAN, self.time.now)
             if answer is None:
                 return
             given, delay_s = (answer.completion_code, answer.data), answer.service_time_s

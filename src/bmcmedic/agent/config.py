@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
+from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
 from bmcmedic.agent.shim.main import (
     DEADLINE_S,
     LONG_DEADLINE_S,
@@ -19,12 +19,12 @@ from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH
 from bmcmedic.host.relieve.undo_journal import DIRECTORY
 from bmcmedic.service.config_table import Table, setting
-from bmcmedic.service.config_values import Choice, Flag, Group, Location, Seconds, Whole
+from bmcmedic.service.config_values import Choice, Flag, GroupName, Location, Seconds, Whole
 from bmcmedic.service.conflicts import Conflict
 
 CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
 STATE_DIRECTORY = "/var/lib/bmcmedic"
-_METRICS_PLACE = Place(f"{DIRECTORY}/metrics.sock")
+_METRICS_PLACE = ListenAddress(f"{DIRECTORY}/metrics.sock")
 
 DAY_S = 86_400.0
 STUCK_AFTER_S_MIN = 5.0
@@ -159,7 +159,7 @@ class ControllerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DoorsConfig:
+class LoopbackConfig:
     """The door for tools that speak RMCP+ (lanplus), on 127.0.0.1."""
 
     loopback: bool = setting(
@@ -208,7 +208,7 @@ class DoorsConfig:
 class MetricsConfig:
     """Figures for Prometheus."""
 
-    listen: Place | None = setting(  # noqa: RUF009 - a field like the others; a Place is frozen
+    listen: ListenAddress | None = setting(  # noqa: RUF009 - a field like the others; a Place is frozen
         _METRICS_PLACE,
         Listening(),
         None,
@@ -216,7 +216,7 @@ class MetricsConfig:
         " network can reach them.",
     )
     group: int | None = setting(
-        None, Group(), None, "The group that may open the Unix socket, besides root."
+        None, GroupName(), None, "The group that may open the Unix socket, besides root."
     )
     bmc_period_s: float = setting(
         60.0,
@@ -240,7 +240,7 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessConfig:
+class AgentProcessConfig:
     """The process itself."""
 
     kill_switch: str = setting(
@@ -275,19 +275,19 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class AgentConfig:
     """All settings."""
 
     driver: DriverConfig = field(default_factory=DriverConfig)
     triage: TriageConfig = field(default_factory=TriageConfig)
     relief: ReliefConfig = field(default_factory=ReliefConfig)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
-    doors: DoorsConfig = field(default_factory=DoorsConfig)
+    doors: LoopbackConfig = field(default_factory=LoopbackConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    process: ProcessConfig = field(default_factory=ProcessConfig)
+    process: AgentProcessConfig = field(default_factory=AgentProcessConfig)
 
 
-def _contradictions(config: Config) -> Iterator[Conflict]:
+def _contradictions(config: AgentConfig) -> Iterator[Conflict]:
     """What only shows when settings are seen together."""
     controller = config.controller
     if controller.orders_allowed and controller.url is None:
@@ -310,7 +310,7 @@ def _contradictions(config: Config) -> Iterator[Conflict]:
 
 
 _TABLE = Table(
-    Config,
+    AgentConfig,
     "The agent of bmcmedic. What stands behind a # is not set. As it is, the agent changes nothing"
     " on this host and tells nobody: it looks, and serves its figures on a Unix socket.",
     _contradictions,

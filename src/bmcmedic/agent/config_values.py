@@ -43,7 +43,7 @@ class HttpsUrl(Text):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """Where metrics are served: one that is read from this host alone."""
 
     unix_path: str | None
@@ -63,9 +63,9 @@ class Listening(Text):
 
     metavar: str = "unix:PATH|ADDRESS:PORT|off"
 
-    def check(self, value: object) -> Place | None:
+    def check(self, value: object) -> ListenAddress | None:
         """`unix:PATH`, `127.0.0.1:PORT`, `[::1]:PORT` or `off`."""
-        if isinstance(value, Place):
+        if isinstance(value, ListenAddress):
             return value
         advice = 'give "unix:/PATH", "127.0.0.1:PORT", "[::1]:PORT" or "off"'
         if not isinstance(value, str):
@@ -80,7 +80,7 @@ class Listening(Text):
                 raise Unusable(
                     f"has a path of {len(path.encode())} bytes; {SUN_PATH_BYTES_MAX} fit"
                 )
-            return Place(path)
+            return ListenAddress(path)
         host, colon, port = value.rpartition(":")
         if not colon or not port.isdecimal() or not 0 <= int(port) <= _PORT_MAX:
             raise Unusable(f"is {value!r}; {advice}")
@@ -90,7 +90,7 @@ class Listening(Text):
             raise Unusable(f"is {value!r}, which names no address; {advice}") from None
         if not address.is_loopback:
             raise Unusable(f"is {value!r}, which other hosts could reach; {advice}")
-        return Place(None, str(address), int(port))
+        return ListenAddress(None, str(address), int(port))
 
 
 @dataclass(frozen=True, slots=True)

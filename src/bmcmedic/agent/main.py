@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bmcmedic.agent import config as configuration
 from bmcmedic.agent import units
-from bmcmedic.agent.config import CONFIG_FILE, Config
+from bmcmedic.agent.config import CONFIG_FILE, AgentConfig
 from bmcmedic.agent.priority import stay_behind
 from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
@@ -92,7 +92,7 @@ def _run(given: argparse.Namespace) -> int:
     if file is None and CONFIG_FILE.exists():
         file = CONFIG_FILE
 
-    def read() -> Config:
+    def read() -> AgentConfig:
         return configuration.load(file, {})
 
     if given.undo:
@@ -103,14 +103,14 @@ def _run(given: argparse.Namespace) -> int:
     with first_signals.ends_at_once():
         config = read()
         stay_behind()  # the unit has said so already
-        from bmcmedic.agent.service import Service
+        from bmcmedic.agent.service import AgentService
     try:
-        return Service(config, read).run()
+        return AgentService(config, read).run()
     finally:
         first_signals.ignore()
 
 
-def _readable(read: Callable[[], Config]) -> Config:
+def _readable(read: Callable[[], AgentConfig]) -> AgentConfig:
     """A file that has become wrong keeps nobody from putting back what was changed."""
     try:
         return read()
@@ -119,13 +119,13 @@ def _readable(read: Callable[[], Config]) -> Config:
         return configuration.load(None, {})
 
 
-def undo(config: Config) -> int:
+def undo(config: AgentConfig) -> int:
     """Put back what an agent left behind; nothing, where none did."""
-    from bmcmedic.host.relieve.relieve import Place, Relief
+    from bmcmedic.host.relieve.relieve import HostTrees, Relief
 
     if not has_acted(config.process.runtime_dir):
         return 0
-    place = Place.here()._replace(journal_directory=config.process.runtime_dir)
+    place = HostTrees.here()._replace(journal_directory=config.process.runtime_dir)
     setting = Relief(place, config.relief.stuck_after_s).undo(may_act=True)
     if setting.failed:
         sys.stderr.write(f"bmcmedic agent: could not put back: {setting.why}\n")

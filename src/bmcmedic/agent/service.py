@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from bmcmedic import __version__
 from bmcmedic.agent import config as configuration
-from bmcmedic.agent.config import Config, ControllerConfig
-from bmcmedic.agent.controller.order_queue import OrderDesk, Rules
+from bmcmedic.agent.config import AgentConfig, ControllerConfig
+from bmcmedic.agent.controller.order_queue import OrderQueue, Rules
 from bmcmedic.agent.controller.report import About
-from bmcmedic.agent.controller.reporter import Link, Reporter
+from bmcmedic.agent.controller.reporter import Reporter, ReportLink
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.agent.watch.host_loop import Host, HostLoop
 from bmcmedic.agent.watch.permission import Permission
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.host.relieve.relieve import Place
+from bmcmedic.host.relieve.relieve import HostTrees
 from bmcmedic.host.triage import machine
 from bmcmedic.service.config_table import Setting
 from bmcmedic.service.log import ERROR, INFO, WARNING
 from bmcmedic.service.process_service import ProcessService
 
 if TYPE_CHECKING:
-    from bmcmedic.agent.loopback.thread import DoorThread
+    from bmcmedic.agent.loopback.thread import LoopbackThread
     from bmcmedic.agent.metrics.bmc_reader import BmcReader
-    from bmcmedic.agent.metrics.endpoint import MetricsDoor
+    from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
 
 TICK_S = 2.0
 STATUS_S_MAX = 1.0
@@ -41,17 +41,17 @@ LOOP_ENDS_S = 12.0
 """A relief under way takes 5 s at most, a triage 2 s."""
 
 
-class Service(ProcessService[Config, AgentLog]):
+class AgentService(ProcessService[AgentConfig, AgentLog]):
     """Everything that runs."""
 
     tick_s = TICK_S
 
     def __init__(
         self,
-        config: Config,
-        reread: Callable[[], Config],
+        config: AgentConfig,
+        reread: Callable[[], AgentConfig],
         *,
-        place: Place | None = None,
+        place: HostTrees | None = None,
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
         """`reread` gives the configuration as it stands now; `place` is the host.
@@ -62,7 +62,7 @@ class Service(ProcessService[Config, AgentLog]):
         self._started_at = time.time()
         self._state: HostState | None = None
         self._driver_first: DriverView | None = None
-        base = place if place is not None else Place.here()
+        base = place if place is not None else HostTrees.here()
         self._place = base._replace(
             kill_switch=config.process.kill_switch, journal_directory=config.process.runtime_dir
         )
@@ -77,8 +77,8 @@ class Service(ProcessService[Config, AgentLog]):
             self._permission.close(in_order=True)
             raise
 
-    def _build(self, config: Config) -> None:
-        self._desk = OrderDesk(
+    def _build(self, config: AgentConfig) -> None:
+        self._desk = OrderQueue(
             Path(config.process.state_dir),
             Rules(
                 allowed=lambda: self._config.controller.orders_allowed,
@@ -108,21 +108,21 @@ class Service(ProcessService[Config, AgentLog]):
             self._log,
             self._runtime,
         )
-        self._metrics_door: MetricsDoor | None = None
+        self._metrics_door: MetricsEndpoint | None = None
         self._bmc_reader: BmcReader | None = None
         if config.metrics.listen is not None:
             self._build_metrics(config)
-        self._door: DoorThread | None = None
+        self._door: LoopbackThread | None = None
         if config.doors.loopback:
-            from bmcmedic.agent.loopback.thread import DoorThread
+            from bmcmedic.agent.loopback.thread import LoopbackThread
 
-            self._door = DoorThread(config, lambda line: self._log.event(WARNING, "door", line))
+            self._door = LoopbackThread(config, lambda line: self._log.event(WARNING, "door", line))
 
-    def _build_metrics(self, config: Config) -> None:
+    def _build_metrics(self, config: AgentConfig) -> None:
         """Loaded only where they are wanted: they are a fifth of the agent's memory."""
         from bmcmedic.agent.metrics.bmc_reader import BmcReader
         from bmcmedic.agent.metrics.collector import AgentCollector, Metrics
-        from bmcmedic.agent.metrics.endpoint import MetricsDoor
+        from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
         from bmcmedic.agent.metrics.sensor_reader import SensorReader
 
         assert config.metrics.listen is not None
@@ -140,7 +140,9 @@ class Service(ProcessService[Config, AgentLog]):
         )
         metrics = Metrics(collector, reader)
         self._bmc_reader = reader
-        self._metrics_door = MetricsDoor(config.metrics.listen, config.metrics.group, metrics.text)
+        self._metrics_door = MetricsEndpoint(
+            config.metrics.listen, config.metrics.group, metrics.text
+        )
 
     # --------------------------------------------------------------------- what the parts are given
 
@@ -151,7 +153,7 @@ class Service(ProcessService[Config, AgentLog]):
     def _client(self) -> DriverClient:
         return DriverClient(self._config.driver.socket, EXCHANGE_S_MAX)
 
-    def _link(self, config: ControllerConfig) -> Link:
+    def _link(self, config: ControllerConfig) -> ReportLink:
         # Loaded only where there is a controller: TLS is a third of the agent's memory.
         from bmcmedic.agent.controller.https_link import ControllerLink
 
@@ -183,9 +185,9 @@ class Service(ProcessService[Config, AgentLog]):
         )
 
     def _own_figures(self) -> Any:  # noqa: ANN401 - Own is loaded with the metrics
-        from bmcmedic.agent.metrics.collector import Own
+        from bmcmedic.agent.metrics.collector import AgentCounters
 
-        return Own(
+        return AgentCounters(
             reports=dict(self._reporter.counts),
             last_report_at=self._reporter.last_taken_at,
             orders=dict(self._desk.states),
@@ -234,10 +236,10 @@ class Service(ProcessService[Config, AgentLog]):
         if silent_s < LOOP_SILENT_S_MAX:
             self._manager.alive()
 
-    def _changed(self, new: Config) -> tuple[list[Setting], list[Setting]]:
+    def _changed(self, new: AgentConfig) -> tuple[list[Setting], list[Setting]]:
         return configuration.changed(self._config, new)
 
-    def _take(self, new: Config) -> None:
+    def _take(self, new: AgentConfig) -> None:
         self._config = configuration.with_reloadable(self._config, new)
         self._loop.wake()
         self._reporter.news()

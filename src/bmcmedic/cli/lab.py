@@ -21,8 +21,8 @@ from bmcmedic.lab.starvation.scenario import (
     LOAD_DEFAULT,
     REAL_DURATION_S,
     Design,
-    Record,
-    Scenario,
+    StarvationRecord,
+    StarvationScenario,
 )
 
 _lab = typer.Typer(
@@ -95,7 +95,7 @@ def starvation(
         need_writable(plot)
     if duration is None:
         duration = REAL_DURATION_S if real else DURATION_S
-    scenario = Scenario(
+    scenario = StarvationScenario(
         seed,
         load=load,
         duration_s=duration,
@@ -122,7 +122,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_lab, name="lab")
 
 
-def _run(designs: list[Design], scenario: Scenario, *, samples_bmc: bool) -> list[Record]:
+def _run(
+    designs: list[Design], scenario: StarvationScenario, *, samples_bmc: bool
+) -> list[StarvationRecord]:
     with _progress() as progress:
         if scenario.is_real:
             from bmcmedic.lab.starvation.real import run_real
@@ -153,7 +155,7 @@ def _progress() -> Iterator[Callable[[str], Callable[[float], None] | None]]:
         yield bar
 
 
-def _tell(records: list[Record]) -> None:
+def _tell(records: list[StarvationRecord]) -> None:
     scenario = records[0].scenario
     console = Console(highlight=False, soft_wrap=True)
     console.print(
@@ -183,7 +185,7 @@ def _tell(records: list[Record]) -> None:
             console.print(f"{record.design.value}: {line}")
 
 
-def _events(record: Record) -> Iterator[str]:
+def _events(record: StarvationRecord) -> Iterator[str]:
     for pretimeout in record.pretimeouts:
         if pretimeout.is_false:
             yield f"at {pretimeout.at:.1f} s the pretimeout fired, and the host had nothing wrong"

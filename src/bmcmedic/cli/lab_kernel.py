@@ -13,8 +13,8 @@ import typer
 from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.lab.guest.kernel_files import Kernel
-from bmcmedic.lab.kernel.scenario import Record, ScenarioName, run, scenarios
-from bmcmedic.lab.kernel.timeline import Event, Timeline, kipmi_percent, percent, seconds
+from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord, run, scenarios
+from bmcmedic.lab.kernel.timeline import Timeline, TimelineEvent, kipmi_percent, percent, seconds
 
 KERNEL_FOLDER = Path("build/kernel")
 _HEAD_EVERY = 25
@@ -85,7 +85,7 @@ class TimeLine:
         self._out = out
         self._lines = 0
 
-    def event(self, event: Event, timeline: Timeline) -> None:
+    def event(self, event: TimelineEvent, timeline: Timeline) -> None:
         """What the scenario does."""
         at_s = event.at - timeline.began_at
         print(f"{at_s:7.1f} s  {event.words}", file=self._out, flush=True)
@@ -120,7 +120,7 @@ class TimeLine:
         )
 
 
-def tell_verdict(record: Record, out: TextIO) -> None:
+def tell_verdict(record: ScenarioRecord, out: TextIO) -> None:
     """What was found, and whether it is as it should be."""
     print(file=out)
     for check in record.verdict.checks:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from bmcmedic.model.heal import Diagnosis, Plan, Step, Verdict
+from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, RemedyPlan, Step
 
 _GOOD = frozenset({"healthy", "healed", "healed-lan-only", "back"})
 _BAD_OUTCOMES = frozenset(
@@ -77,7 +77,7 @@ class Progress:
         head.append(f"{name:<17}", style="bold")
         print_hanging(self._console, head, Text.assemble((text, style), detail))
 
-    async def confirm(self, diagnosis: Diagnosis, plan: Plan) -> str | None:
+    async def confirm(self, diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
         """Show diagnosis and plan, and ask where there is somebody to ask (a `Confirm`)."""
         self.quiet()
         out = self._console
@@ -98,7 +98,7 @@ class Progress:
         answer = await _read_line()
         return None if answer.strip().lower() in ("y", "yes") else "the operator said no"
 
-    def verdict(self, verdict: Verdict) -> None:
+    def verdict(self, verdict: HealVerdict) -> None:
         """The end of the story."""
         self.quiet()
         good = verdict.verdict in _GOOD

@@ -15,10 +15,10 @@ from bmcmedic.cli.progress import Progress
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.inventory import Target
 from bmcmedic.fleet.link import LanLink, SystemTimekeeper
-from bmcmedic.fleet.plan import Times
-from bmcmedic.fleet.remediation import Case, HostSource, Remediation
+from bmcmedic.fleet.plan import ResetTimes
+from bmcmedic.fleet.remediation import HostSource, Remediation, RemediationCase
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.model.heal import HostReport, Verdict
+from bmcmedic.model.heal import HealVerdict, HostReport
 
 EXIT_STATUS: dict[str, int] = {
     "healthy": 0,
@@ -59,7 +59,7 @@ SteadyOption = Annotated[
 ]
 
 
-def times(quiet_s: float, return_s: float, steady_s: float) -> Times:
+def times(quiet_s: float, return_s: float, steady_s: float) -> ResetTimes:
     """The times from their options; raises ConfigurationError."""
     for option, value in (
         ("--quiet-time", quiet_s),
@@ -75,16 +75,16 @@ def times(quiet_s: float, return_s: float, steady_s: float) -> Times:
             f"--return-time ({return_s:g} s, from the reset) must be longer than --quiet-time"
             f" ({quiet_s:g} s), in which nothing is asked"
         )
-    return Times(quiet_s, return_s, steady_s)
+    return ResetTimes(quiet_s, return_s, steady_s)
 
 
 def remedy(
     target: Target,
     credentials: Credentials,
     suites: tuple[int, ...],
-    course: Callable[[Remediation], Awaitable[Verdict]],
+    course: Callable[[Remediation], Awaitable[HealVerdict]],
     *,
-    waits: Times,
+    waits: ResetTimes,
     as_json: bool,
     yes: bool,
     report: HostReport | None = None,
@@ -93,7 +93,7 @@ def remedy(
 ) -> int:
     """Run one remediation to its verdict, print it, and return the exit status."""
     progress = Progress(target.name, as_json=as_json, assume_yes=yes)
-    case = Case(
+    case = RemediationCase(
         link=LanLink(target.name, target.host, target.port, credentials, suites),
         time=SystemTimekeeper(),
         journal=progress,
@@ -118,7 +118,7 @@ def remedy(
     return EXIT_STATUS[verdict.verdict]
 
 
-async def _run(course: Awaitable[Verdict]) -> Verdict:
+async def _run(course: Awaitable[HealVerdict]) -> HealVerdict:
     """Await it, and let SIGTERM end it as Ctrl-C does: in order, with a word about the state."""
     task = asyncio.current_task()
     assert task is not None

@@ -142,7 +142,7 @@ def is_missing(error: BmcmedicError, last_answer_at: float | None) -> bool:
     return nobody or isinstance(error, InterfaceGone)
 
 
-class LastAnswers(Generic[KeyT]):
+class AnswerCache(Generic[KeyT]):
     """The last good answer to each question, the oldest forgotten first."""
 
     __slots__ = ("answers_max", "_answers")

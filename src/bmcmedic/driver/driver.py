@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from bmcmedic.driver.breaker import Breaker, LastAnswers, is_missing
+from bmcmedic.driver.breaker import AnswerCache, Breaker, is_missing
 from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.parking import Parking
@@ -51,7 +51,7 @@ class Driver:
         self.counts: Counter[str] = Counter()
         self._runtime = runtime
         self._queues = RequestQueues(self.limits.client_requests_max)
-        self._last_answers: LastAnswers[Key] = LastAnswers(self.limits.last_answers_max)
+        self._last_answers: AnswerCache[Key] = AnswerCache(self.limits.last_answers_max)
         self._requests_lock = runtime.lock()
         self._fence_lock = runtime.lock()
         self._wakeup = runtime.signal()

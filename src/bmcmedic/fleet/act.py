@@ -27,7 +27,7 @@ from enum import Enum
 from bmcmedic.errors import BmcRefusal, CompletionCodeError, RemoteProtocolError, TransportError
 from bmcmedic.fleet.link import BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask
-from bmcmedic.fleet.plan import Times
+from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.ipmi.commands.device import ColdResetReq, WarmResetReq
 from bmcmedic.ipmi.commands.watchdog import (
     COUNTDOWN_S_MAX,
@@ -99,7 +99,7 @@ def settings_of_interest(timer: GetWatchdogTimerRsp) -> tuple[object, ...]:
     return (timer.action, timer.pretimeout_interrupt, timer.initial_countdown_s)
 
 
-def held_countdown_s(timer: GetWatchdogTimerRsp, times: Times) -> float:
+def held_countdown_s(timer: GetWatchdogTimerRsp, times: ResetTimes) -> float:
     """A countdown that a late pat may start without harm."""
     return min(COUNTDOWN_S_MAX, max(timer.initial_countdown_s, times.total_s + HELD_MARGIN_S))
 
@@ -107,7 +107,7 @@ def held_countdown_s(timer: GetWatchdogTimerRsp, times: Times) -> float:
 async def hold_watchdog(
     session: BmcSession,
     time: Timekeeper,
-    times: Times,
+    times: ResetTimes,
     about_to: Callable[[WatchdogHold], None],
 ) -> WatchdogHold:
     """Stop a running timer over LAN, and read back that it stopped.
@@ -211,7 +211,7 @@ async def begin_restore(
     session: BmcSession,
     time: Timekeeper,
     held: GetWatchdogTimerRsp,
-    times: Times,
+    times: ResetTimes,
     *,
     host_is_well: bool,
 ) -> WatchdogRestore:
@@ -231,7 +231,7 @@ async def begin_restore(
 
 
 async def _start_trial(
-    session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, times: Times
+    session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, times: ResetTimes
 ) -> WatchdogRestore:
     trial = replace(
         held.set_request(initial_countdown_s=_trial_countdown_s(held, times)),
@@ -252,25 +252,25 @@ async def _start_trial(
     return WatchdogRestore(RestoreState.TRIAL, "it runs without an action until the host pats it")
 
 
-def _trial_countdown_s(held: GetWatchdogTimerRsp, times: Times) -> float:
+def _trial_countdown_s(held: GetWatchdogTimerRsp, times: ResetTimes) -> float:
     return min(COUNTDOWN_S_MAX, max(held.initial_countdown_s, times.steady_s + HELD_MARGIN_S))
 
 
 @dataclass(frozen=True, slots=True)
-class TimerLook:
+class TimerReading:
     """One look at the timer, and when."""
 
     timer: GetWatchdogTimerRsp
     at_s: float
 
 
-async def look_at_timer(session: BmcSession, time: Timekeeper) -> TimerLook | None:
+async def look_at_timer(session: BmcSession, time: Timekeeper) -> TimerReading | None:
     """One look at the timer; None when it could not be read."""
     _, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
-    return None if timer is None else TimerLook(timer, time.monotonic())
+    return None if timer is None else TimerReading(timer, time.monotonic())
 
 
-def was_patted(before: TimerLook, after: TimerLook) -> bool:
+def was_patted(before: TimerReading, after: TimerReading) -> bool:
     """Whether somebody patted the timer between two looks: it is higher than it can be, or runs."""
     if not after.timer.running:
         return False

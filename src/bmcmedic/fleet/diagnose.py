@@ -15,10 +15,10 @@ from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
 from bmcmedic.ipmi.guid import guid_candidates, guid_matches
 from bmcmedic.model.heal import (
     AnswerKind,
-    Diagnosis,
+    BmcDiagnosis,
     DiagnosisKind,
     HostReport,
-    Identity,
+    IdentityCheck,
     Observation,
     Reach,
 )
@@ -27,21 +27,21 @@ SLOW_ANSWER_S = 2.0
 """An answer over LAN that takes longer is worth a line of evidence; it is no illness by itself."""
 
 
-def identity(observation: Observation, report: HostReport | None) -> Identity:
+def identity(observation: Observation, report: HostReport | None) -> IdentityCheck:
     """Whether host and BMC belong together, by every pair of ids that can be compared.
 
     One pair that agrees, in any order of bytes in use, proves it: two machines never share one.
     """
     if report is None:
-        return Identity.NOT_ASKED
+        return IdentityCheck.NOT_ASKED
     guids = [g for g in (observation.system_guid, observation.device_guid) if g is not None]
     names = [n for n in (report.product_uuid, report.bmc_guid) if n is not None]
     readable = [name for name in names if _is_id(name)]
     if not guids or not readable:
-        return Identity.NOT_PROVEN
+        return IdentityCheck.NOT_PROVEN
     if any(guid_matches(guid, name) for guid in guids for name in readable):
-        return Identity.PROVEN
-    return Identity.MISMATCH
+        return IdentityCheck.PROVEN
+    return IdentityCheck.MISMATCH
 
 
 def _is_id(name: str) -> bool:
@@ -55,7 +55,7 @@ def _is_id(name: str) -> bool:
 
 def diagnose(
     observation: Observation, report: HostReport | None, *, in_band_hung: bool = False
-) -> Diagnosis:
+) -> BmcDiagnosis:
     """What ails the BMC.
 
     `in_band_hung` is the operator's own word. Over LAN alone a BMC that is hung towards its host
@@ -68,14 +68,14 @@ def diagnose(
     well = _well_over_lan(observation)
     if host is not None:
         kind, evidence = host
-        return Diagnosis(kind, evidence + sick, rules_out=well)
+        return BmcDiagnosis(kind, evidence + sick, rules_out=well)
     if sick:
-        return Diagnosis(DiagnosisKind.LAN_SICK, sick, rules_out=well)
+        return BmcDiagnosis(DiagnosisKind.LAN_SICK, sick, rules_out=well)
     if report is not None and report.undecided:
         why = "; ".join(report.undecided)
         line = f"whether it hangs towards its host is not known: the triage could not judge: {why}"
-        return Diagnosis(DiagnosisKind.UNCLEAR, (line,), rules_out=well)
-    return Diagnosis(DiagnosisKind.HEALTHY, well, rules_out=_healthy_rules_out(report))
+        return BmcDiagnosis(DiagnosisKind.UNCLEAR, (line,), rules_out=well)
+    return BmcDiagnosis(DiagnosisKind.HEALTHY, well, rules_out=_healthy_rules_out(report))
 
 
 _OUT_OF_REACH: dict[Reach, tuple[DiagnosisKind, str]] = {
@@ -102,10 +102,10 @@ _OUT_OF_REACH: dict[Reach, tuple[DiagnosisKind, str]] = {
 }
 
 
-def _out_of_reach(observation: Observation) -> Diagnosis:
+def _out_of_reach(observation: Observation) -> BmcDiagnosis:
     kind, line = _OUT_OF_REACH[observation.reach]
     evidence = (line, observation.reach_detail) if observation.reach_detail else (line,)
-    return Diagnosis(kind, evidence)
+    return BmcDiagnosis(kind, evidence)
 
 
 def _sick_over_lan(observation: Observation) -> tuple[str, ...]:
@@ -197,6 +197,6 @@ def self_test_text(observation: Observation) -> str:
     return GetSelfTestResultsRsp(observation.self_test, observation.self_test_detail or 0).text
 
 
-def describe(diagnosis: Diagnosis) -> str:
+def describe(diagnosis: BmcDiagnosis) -> str:
     """What speaks for the diagnosis, in one line."""
     return "; ".join(diagnosis.evidence)

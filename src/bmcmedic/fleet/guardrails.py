@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bmcmedic.errors import GuardrailRefused
-from bmcmedic.model.heal import Identity
+from bmcmedic.model.heal import IdentityCheck
 
 SYMPTOMS_AGE_S_MAX = 300.0
 """Older symptoms say nothing about now."""
@@ -19,7 +19,7 @@ SYMPTOMS_AHEAD_S_MAX = 60.0
 class GuardrailFacts:
     """What the rules look at. None is what was not looked at yet, and no rule trips over it."""
 
-    identity: Identity = Identity.NOT_ASKED
+    identity: IdentityCheck = IdentityCheck.NOT_ASKED
     identity_detail: str = ""
     operators_word: bool = False
     """Whether the operator gave `--in-band-hung`, or ordered the restart outright."""
@@ -88,13 +88,13 @@ def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
 
 
 def _wrong_patient(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
-    if facts.identity is Identity.MISMATCH:
+    if facts.identity is IdentityCheck.MISMATCH:
         yield GuardrailRefused(
             "other-host",
             f"the symptoms are of another host than this BMC's: {facts.identity_detail}",
             {"identity": str(facts.identity)},
         )
-    if facts.identity is Identity.NOT_PROVEN and not facts.operators_word:
+    if facts.identity is IdentityCheck.NOT_PROVEN and not facts.operators_word:
         yield GuardrailRefused(
             "identity-not-proven",
             "nothing proves that the symptoms are of this BMC's host"

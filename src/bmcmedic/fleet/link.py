@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from bmcmedic.clock import Clock, SystemClock
 from bmcmedic.errors import NameNotResolved
-from bmcmedic.fleet.reset_lock import Claim
+from bmcmedic.fleet.reset_lock import ResetLock
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S
 from bmcmedic.ipmi.constants import PrivilegeLevel
@@ -104,7 +104,7 @@ class LanLink:
         self._cipher_suites = tuple(cipher_suites)
         self._address: Address | None = None
         self._retransmit_first_s = RETRANSMIT_FIRST_S
-        self._claim = Claim()
+        self._claim = ResetLock()
 
     async def _resolved(self) -> Address:
         if self._address is None:

@@ -44,7 +44,7 @@ from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesR
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
 from bmcmedic.ipmi.guid import is_known_guid
-from bmcmedic.model.heal import Answer, AnswerKind, Observation, Reach
+from bmcmedic.model.heal import AnswerKind, Observation, ObservedAnswer, Reach
 from bmcmedic.model.probe import WatchdogFacts
 
 R = TypeVar("R")
@@ -85,17 +85,17 @@ def reach_of(error: BmcmedicError) -> Reach:
     return Reach.NO_SESSION
 
 
-def answer_of(question: str, error: BmcmedicError) -> Answer:
+def answer_of(question: str, error: BmcmedicError) -> ObservedAnswer:
     """The one place where an error becomes an observation."""
     if isinstance(error, CompletionCodeError):
         if error.code in _UNSUPPORTED_CODES:
-            return Answer(question, AnswerKind.UNSUPPORTED, str(error))
+            return ObservedAnswer(question, AnswerKind.UNSUPPORTED, str(error))
         if error.code == CompletionCode.FIRMWARE_UPDATING:
-            return Answer(question, AnswerKind.UPDATING, str(error))
-        return Answer(question, AnswerKind.SAID_NO, str(error))
+            return ObservedAnswer(question, AnswerKind.UPDATING, str(error))
+        return ObservedAnswer(question, AnswerKind.SAID_NO, str(error))
     if isinstance(error, RemoteProtocolError):
-        return Answer(question, AnswerKind.GARBLED, str(error))
-    return Answer(question, AnswerKind.UNANSWERED, str(error))
+        return ObservedAnswer(question, AnswerKind.GARBLED, str(error))
+    return ObservedAnswer(question, AnswerKind.UNANSWERED, str(error))
 
 
 async def ask(
@@ -104,7 +104,7 @@ async def ask(
     question: str,
     request: Command[R],
     timeout_s: float = QUESTION_TIMEOUT_S,
-) -> tuple[Answer, R | None]:
+) -> tuple[ObservedAnswer, R | None]:
     """Ask one question; whatever becomes of it is an answer, not an exception."""
     started = time.monotonic()
     try:
@@ -112,7 +112,7 @@ async def ask(
     except (TransportError, BmcRefusal, RemoteProtocolError) as error:
         return answer_of(question, error), None
     latency_s = time.monotonic() - started
-    return Answer(question, AnswerKind.ANSWERED, "", latency_s), response
+    return ObservedAnswer(question, AnswerKind.ANSWERED, "", latency_s), response
 
 
 async def observe(link: BmcLink, time: Timekeeper) -> Observation:
@@ -155,7 +155,7 @@ def _without_session(
 
 @dataclass
 class _Notes:
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[ObservedAnswer] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.model.heal import Diagnosis, DiagnosisKind, Plan, Reach, Remedy
+from bmcmedic.model.heal import BmcDiagnosis, DiagnosisKind, Reach, Remedy, RemedyPlan
 from bmcmedic.model.probe import WatchdogFacts
 
 _POLL_PERIOD_S_MAX = 5.0
@@ -16,7 +16,7 @@ IDLE_SESSION_S_MAX = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class ResetTimes:
     """How long each part may take, in seconds."""
 
     quiet_s: float = 45.0
@@ -93,14 +93,14 @@ _PORT_CLOSED = (
 
 
 def plan(
-    diagnosis: Diagnosis,
-    times: Times,
+    diagnosis: BmcDiagnosis,
+    times: ResetTimes,
     *,
     remedy: Remedy | None = None,
     watchdog: WatchdogFacts | None = None,
     host_is_asked: bool = False,
     reach: Reach | None = None,
-) -> Plan:
+) -> RemedyPlan:
     """What to do about a diagnosis; `remedy` is what an operator ordered instead.
 
     `reach` is how far the way to the BMC went, where that is more than the diagnosis says.
@@ -113,12 +113,12 @@ def plan(
         chosen = remedy
         reason = _REASONS[DiagnosisKind.ORDERED][1]
     if chosen not in (Remedy.COLD_RESET, Remedy.WARM_RESET):
-        return Plan(chosen, reason)
-    return Plan(chosen, reason, _steps(chosen, times, watchdog, host_is_asked))
+        return RemedyPlan(chosen, reason)
+    return RemedyPlan(chosen, reason, _steps(chosen, times, watchdog, host_is_asked))
 
 
 def _steps(
-    remedy: Remedy, times: Times, watchdog: WatchdogFacts | None, host_is_asked: bool
+    remedy: Remedy, times: ResetTimes, watchdog: WatchdogFacts | None, host_is_asked: bool
 ) -> tuple[str, ...]:
     word = "cold" if remedy is Remedy.COLD_RESET else "warm"
     runs = watchdog is not None and watchdog.running

@@ -10,7 +10,7 @@ import sys
 from bmcmedic.transport.lan_engine import Address
 
 
-class Claim:
+class ResetLock:
     """The right to act on one BMC; it ends with `release`, or with the process."""
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bmcmedic.errors import BmcmedicError, BmcRefusal, RemoteProtocolError, TransportError
-from bmcmedic.fleet.act import TimerLook, look_at_timer, was_patted
+from bmcmedic.fleet.act import TimerReading, look_at_timer, was_patted
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcLink, BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask, power_word
-from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX, Times
+from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX, ResetTimes
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.ipmi.commands.device import (
     GetDeviceIdReq,
@@ -65,7 +65,7 @@ async def ask_old_session(
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class ReturnOutcome:
     """How the polling for the BMC ended."""
 
     session: BmcSession | None
@@ -80,8 +80,8 @@ class Return:
 
 
 async def wait_until_back(
-    link: BmcLink, time: Timekeeper, times: Times, *, sent_at_s: float, waiting: Waiting
-) -> Return:
+    link: BmcLink, time: Timekeeper, times: ResetTimes, *, sent_at_s: float, waiting: Waiting
+) -> ReturnOutcome:
     """Poll without a session first, then with one, until the BMC answers or the time is up."""
     give_up_s = sent_at_s + times.return_s
     polls = missed = 0
@@ -96,9 +96,9 @@ async def wait_until_back(
         now_s = time.monotonic()
         if session is not None:
             power_seen_off |= await _reads_power_off(session, time)
-            return Return(session, polls, missed, now_s - sent_at_s, detail, power_seen_off)
+            return ReturnOutcome(session, polls, missed, now_s - sent_at_s, detail, power_seen_off)
         if now_s >= give_up_s:
-            return Return(None, polls, missed, now_s - sent_at_s, detail, power_seen_off)
+            return ReturnOutcome(None, polls, missed, now_s - sent_at_s, detail, power_seen_off)
         next_s = min(give_up_s, started_s + times.poll_s)
         await time.sleep(max(0.0, next_s - now_s))
 
@@ -252,7 +252,7 @@ class Steady:
 async def watch_steady(
     session: BmcSession,
     time: Timekeeper,
-    times: Times,
+    times: ResetTimes,
     *,
     power_before: str | None,
     watch_timer: bool,
@@ -262,7 +262,7 @@ async def watch_steady(
     end_s = time.monotonic() + times.steady_s
     asked = 0
     patted = False
-    last_look: TimerLook | None = None
+    last_look: TimerReading | None = None
     while True:
         waiting(end_s - time.monotonic(), "until it counts as steady")
         asked += 1

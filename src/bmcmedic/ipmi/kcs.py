@@ -42,7 +42,7 @@ class InterfaceState(IntEnum):
     ERROR = 0xC0
 
 
-class ControlCode(IntEnum):
+class KcsControlCode(IntEnum):
     """What the host writes to the command register; READ alone goes to data-in."""
 
     GET_STATUS = 0x60
@@ -62,7 +62,7 @@ class ErrorCode(IntEnum):
     UNSPECIFIED = 0xFF
 
 
-class Phase(IntEnum):
+class KcsPhase(IntEnum):
     """Where a transfer stands."""
 
     IDLE = 0
@@ -83,7 +83,7 @@ class Phase(IntEnum):
     """One side broke the protocol, or gave up; the host answers with GET_STATUS/ABORT."""
 
 
-class Trigger(IntEnum):
+class KcsTrigger(IntEnum):
     """What moves a transfer from phase to phase."""
 
     WRITE_START = 0
@@ -102,35 +102,35 @@ class Trigger(IntEnum):
     """The BMC started anew."""
 
 
-TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
-    (Phase.WRITE_START, Trigger.BYTE): Phase.WRITE_DATA,
-    (Phase.WRITE_START, Trigger.WRITE_END): Phase.WRITE_END,
-    (Phase.WRITE_DATA, Trigger.BYTE): Phase.WRITE_DATA,
-    (Phase.WRITE_DATA, Trigger.WRITE_END): Phase.WRITE_END,
-    (Phase.WRITE_END, Trigger.BYTE): Phase.EXECUTING,
-    (Phase.EXECUTING, Trigger.RESPONSE): Phase.READ,
-    (Phase.READ, Trigger.READ_NEXT): Phase.READ,
-    (Phase.READ, Trigger.READ_END): Phase.IDLE,
-    (Phase.ABORT_REQUESTED, Trigger.BYTE): Phase.ABORT_STATUS,
-    (Phase.ABORT_STATUS, Trigger.READ_END): Phase.IDLE,
+TRANSITIONS: dict[tuple[KcsPhase, KcsTrigger], KcsPhase] = {
+    (KcsPhase.WRITE_START, KcsTrigger.BYTE): KcsPhase.WRITE_DATA,
+    (KcsPhase.WRITE_START, KcsTrigger.WRITE_END): KcsPhase.WRITE_END,
+    (KcsPhase.WRITE_DATA, KcsTrigger.BYTE): KcsPhase.WRITE_DATA,
+    (KcsPhase.WRITE_DATA, KcsTrigger.WRITE_END): KcsPhase.WRITE_END,
+    (KcsPhase.WRITE_END, KcsTrigger.BYTE): KcsPhase.EXECUTING,
+    (KcsPhase.EXECUTING, KcsTrigger.RESPONSE): KcsPhase.READ,
+    (KcsPhase.READ, KcsTrigger.READ_NEXT): KcsPhase.READ,
+    (KcsPhase.READ, KcsTrigger.READ_END): KcsPhase.IDLE,
+    (KcsPhase.ABORT_REQUESTED, KcsTrigger.BYTE): KcsPhase.ABORT_STATUS,
+    (KcsPhase.ABORT_STATUS, KcsTrigger.READ_END): KcsPhase.IDLE,
     # These four are taken in every phase: a host that lost its way can always begin again.
-    **{(phase, Trigger.WRITE_START): Phase.WRITE_START for phase in Phase},
-    **{(phase, Trigger.GET_STATUS): Phase.ABORT_REQUESTED for phase in Phase},
-    **{(phase, Trigger.VIOLATION): Phase.ERROR for phase in Phase},
-    **{(phase, Trigger.RESTART): Phase.IDLE for phase in Phase},
+    **{(phase, KcsTrigger.WRITE_START): KcsPhase.WRITE_START for phase in KcsPhase},
+    **{(phase, KcsTrigger.GET_STATUS): KcsPhase.ABORT_REQUESTED for phase in KcsPhase},
+    **{(phase, KcsTrigger.VIOLATION): KcsPhase.ERROR for phase in KcsPhase},
+    **{(phase, KcsTrigger.RESTART): KcsPhase.IDLE for phase in KcsPhase},
 }
 
-INTERFACE_STATE: dict[Phase, InterfaceState] = {
-    Phase.IDLE: InterfaceState.IDLE,
-    Phase.WRITE_START: InterfaceState.WRITE,
-    Phase.WRITE_DATA: InterfaceState.WRITE,
-    Phase.WRITE_END: InterfaceState.WRITE,
-    Phase.EXECUTING: InterfaceState.READ,
-    Phase.READ: InterfaceState.READ,
+INTERFACE_STATE: dict[KcsPhase, InterfaceState] = {
+    KcsPhase.IDLE: InterfaceState.IDLE,
+    KcsPhase.WRITE_START: InterfaceState.WRITE,
+    KcsPhase.WRITE_DATA: InterfaceState.WRITE,
+    KcsPhase.WRITE_END: InterfaceState.WRITE,
+    KcsPhase.EXECUTING: InterfaceState.READ,
+    KcsPhase.READ: InterfaceState.READ,
     # The specification leaves this one open, so no host may look at it.
-    Phase.ABORT_REQUESTED: InterfaceState.WRITE,
-    Phase.ABORT_STATUS: InterfaceState.READ,
-    Phase.ERROR: InterfaceState.ERROR,
+    KcsPhase.ABORT_REQUESTED: InterfaceState.WRITE,
+    KcsPhase.ABORT_STATUS: InterfaceState.READ,
+    KcsPhase.ERROR: InterfaceState.ERROR,
 }
 """What the status register shows in each phase."""
 

@@ -20,10 +20,10 @@ from bmcmedic.ipmi.kcs import (
     STATUS_SMS_ATN,
     STATUS_STATE,
     TRANSITIONS,
-    ControlCode,
     ErrorCode,
-    Phase,
-    Trigger,
+    KcsControlCode,
+    KcsPhase,
+    KcsTrigger,
 )
 
 DUMMY_BYTE = 0x00
@@ -57,7 +57,7 @@ class BmcKcs:
     def __init__(self, *, sends_dummy_byte: bool = True, holds_ibf: bool = False) -> None:
         self.sends_dummy_byte = sends_dummy_byte
         self.holds_ibf = holds_ibf
-        self.phase = Phase.IDLE
+        self.phase = KcsPhase.IDLE
         self.status = 0
         self.error_code = ErrorCode.NONE
         self.request = b""
@@ -103,7 +103,7 @@ class BmcKcs:
         self._input_pending = False
         byte = self._data_in
         event = self._control(byte) if self.status & STATUS_COMMAND else self._byte(byte)
-        if not (self.holds_ibf and self.phase is Phase.EXECUTING):
+        if not (self.holds_ibf and self.phase is KcsPhase.EXECUTING):
             # Last of all: the host trusts the state as soon as it sees IBF clear.
             self.status &= ~STATUS_IBF
         return event
@@ -116,13 +116,13 @@ class BmcKcs:
         """
         if not response:
             raise LocalProtocolError("a response has at least one byte")
-        if self.phase is not Phase.EXECUTING or request_number != self.request_number:
+        if self.phase is not KcsPhase.EXECUTING or request_number != self.request_number:
             return False
         if self._input_pending:
             return False  # the host has already written over it
         self._response = response
         self._out_at = 1
-        self._enter(Trigger.RESPONSE)
+        self._enter(KcsTrigger.RESPONSE)
         self._put_out(response[0])
         self.status &= ~STATUS_IBF
         return True
@@ -133,7 +133,7 @@ class BmcKcs:
 
     def restart(self) -> None:
         """What a cold reset does: the registers are clear, what was under way is forgotten."""
-        self._enter(Trigger.RESTART)
+        self._enter(KcsTrigger.RESTART)
         self.status = 0
         self.error_code = ErrorCode.NONE
         self._input_pending = False
@@ -143,7 +143,7 @@ class BmcKcs:
 
     def fail(self, error_code: ErrorCode = ErrorCode.UNSPECIFIED) -> KcsEvent:
         """Show the ERROR state, and `error_code` to whoever asks for it."""
-        self._enter(Trigger.VIOLATION)
+        self._enter(KcsTrigger.VIOLATION)
         self.error_code = error_code
         self._put_out(DUMMY_BYTE)
         if not self._input_pending:
@@ -153,38 +153,38 @@ class BmcKcs:
     # --------------------------------------------------------------------------- what was written
 
     def _control(self, code: int) -> KcsEvent:
-        cancelled = self.phase is Phase.EXECUTING
-        if code == ControlCode.WRITE_START:
-            self._enter(Trigger.WRITE_START)
+        cancelled = self.phase is KcsPhase.EXECUTING
+        if code == KcsControlCode.WRITE_START:
+            self._enter(KcsTrigger.WRITE_START)
             self.error_code = ErrorCode.NONE
             self._buffer.clear()
-        elif code == ControlCode.GET_STATUS:
-            if self.error_code is ErrorCode.NONE and self.phase is not Phase.IDLE:
+        elif code == KcsControlCode.GET_STATUS:
+            if self.error_code is ErrorCode.NONE and self.phase is not KcsPhase.IDLE:
                 self.error_code = ErrorCode.ABORTED
-            self._enter(Trigger.GET_STATUS)
-        elif code == ControlCode.WRITE_END and (self.phase, Trigger.WRITE_END) in TRANSITIONS:
-            self._enter(Trigger.WRITE_END)
+            self._enter(KcsTrigger.GET_STATUS)
+        elif code == KcsControlCode.WRITE_END and (self.phase, KcsTrigger.WRITE_END) in TRANSITIONS:
+            self._enter(KcsTrigger.WRITE_END)
         else:
             return self.fail(ErrorCode.ILLEGAL_CONTROL_CODE)
         return KcsEvent.CANCELLED if cancelled else KcsEvent.NOTHING
 
     def _byte(self, byte: int) -> KcsEvent:
-        if self.phase is Phase.READ or self.phase is Phase.ABORT_STATUS:
+        if self.phase is KcsPhase.READ or self.phase is KcsPhase.ABORT_STATUS:
             return self._read_on(byte)
-        if (self.phase, Trigger.BYTE) not in TRANSITIONS:
+        if (self.phase, KcsTrigger.BYTE) not in TRANSITIONS:
             return self.fail()
-        if self.phase is Phase.ABORT_REQUESTED:
-            self._enter(Trigger.BYTE)
+        if self.phase is KcsPhase.ABORT_REQUESTED:
+            self._enter(KcsTrigger.BYTE)
             self._put_out(self.error_code)
             return KcsEvent.NOTHING
         buffer = self._buffer
         if len(buffer) == MESSAGE_BYTES_MAX:
             return self.fail(ErrorCode.LENGTH)
         buffer.append(byte)
-        ends = self.phase is Phase.WRITE_END
+        ends = self.phase is KcsPhase.WRITE_END
         if ends and len(buffer) < REQUEST_BYTES_MIN:
             return self.fail(ErrorCode.LENGTH)
-        self._enter(Trigger.BYTE)
+        self._enter(KcsTrigger.BYTE)
         if not ends:
             return KcsEvent.NOTHING
         self.request = bytes(buffer)
@@ -193,20 +193,20 @@ class BmcKcs:
 
     def _read_on(self, byte: int) -> KcsEvent:
         """The host has taken a byte and wants the next."""
-        if byte != ControlCode.READ:
+        if byte != KcsControlCode.READ:
             return self.fail(ErrorCode.ILLEGAL_CONTROL_CODE)
-        if self.phase is Phase.READ and self._out_at < len(self._response):
-            self._enter(Trigger.READ_NEXT)
+        if self.phase is KcsPhase.READ and self._out_at < len(self._response):
+            self._enter(KcsTrigger.READ_NEXT)
             self._put_out(self._response[self._out_at])
             self._out_at += 1
             return KcsEvent.NOTHING
         self.error_code = ErrorCode.NONE
-        self._enter(Trigger.READ_END)
+        self._enter(KcsTrigger.READ_END)
         if self.sends_dummy_byte:
             self._put_out(DUMMY_BYTE)
         return KcsEvent.NOTHING
 
-    def _enter(self, trigger: Trigger) -> None:
+    def _enter(self, trigger: KcsTrigger) -> None:
         self.phase = TRANSITIONS[self.phase, trigger]
         self.status = self.status & ~STATUS_STATE | INTERFACE_STATE[self.phase]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from bmcmedic.errors import BmcmedicError, NoAnswer, RemoteProtocolError, TransportError
-from bmcmedic.ipmi.kcs import Phase
+from bmcmedic.ipmi.kcs import KcsPhase
 
 
 class Fault(IntEnum):
@@ -40,7 +40,7 @@ class KcsEvidence:
     """What was seen when an exchange failed."""
 
     fault: Fault
-    phase: Phase
+    phase: KcsPhase
     status: int
     """The status register as read last; 0xFF until it was read."""
     recoveries: int
@@ -125,14 +125,14 @@ _WHAT: dict[Fault, str] = {
     Fault.ABORTED: "the exchange was aborted",
 }
 
-_WAITED_FOR: dict[Phase, str] = {
-    Phase.IDLE: "an idle interface",
-    Phase.WRITE_START: "WRITE_START to be taken",
-    Phase.WRITE_DATA: "a byte of the request to be taken",
-    Phase.WRITE_END: "WRITE_END to be taken",
-    Phase.EXECUTING: "the response",
-    Phase.READ: "the next byte of the response",
-    Phase.ABORT_REQUESTED: "GET_STATUS/ABORT to be taken",
-    Phase.ABORT_STATUS: "the error code",
-    Phase.ERROR: "recovery",
+_WAITED_FOR: dict[KcsPhase, str] = {
+    KcsPhase.IDLE: "an idle interface",
+    KcsPhase.WRITE_START: "WRITE_START to be taken",
+    KcsPhase.WRITE_DATA: "a byte of the request to be taken",
+    KcsPhase.WRITE_END: "WRITE_END to be taken",
+    KcsPhase.EXECUTING: "the response",
+    KcsPhase.READ: "the next byte of the response",
+    KcsPhase.ABORT_REQUESTED: "GET_STATUS/ABORT to be taken",
+    KcsPhase.ABORT_STATUS: "the error code",
+    KcsPhase.ERROR: "recovery",
 }

@@ -32,10 +32,10 @@ from bmcmedic.ipmi.kcs import (
     STATUS_SMS_ATN,
     STATUS_STATE,
     TRANSITIONS,
-    ControlCode,
     InterfaceState,
-    Phase,
-    Trigger,
+    KcsControlCode,
+    KcsPhase,
+    KcsTrigger,
 )
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, kcs_error
 
@@ -99,7 +99,7 @@ class HostKcs:
     def __init__(self, limits: KcsLimits = _LINUX) -> None:
         self.limits = limits
         self.need = Need.REQUEST
-        self.phase = Phase.IDLE
+        self.phase = KcsPhase.IDLE
         self.byte = 0
         self.not_before = 0.0
         self.status = STATUS_NOTHING_THERE
@@ -122,7 +122,7 @@ class HostKcs:
         self._discards = 0
         self._take_as = _Take.STALE
         self._code_taken = False
-        self._fault_phase = Phase.IDLE
+        self._fault_phase = KcsPhase.IDLE
         self._fault_status = STATUS_NOTHING_THERE
 
     # ------------------------------------------------------------------------- the caller's side
@@ -157,7 +157,7 @@ class HostKcs:
         self.recoveries = 0
         self.error_code = None
         self.may_have_run = False
-        self.phase = Phase.IDLE
+        self.phase = KcsPhase.IDLE
         self._begin()
         # Where IBF was stuck before, that time counts: else exchanges with deadlines shorter than
         # IBF's limit would wait for it one after the other, and none would ever recover it.
@@ -235,7 +235,7 @@ class HostKcs:
         self._sent = 0
         self.response_length = 0
 
-    def _write(self, need: Need, byte: int, trigger: Trigger) -> Need:
+    def _write(self, need: Need, byte: int, trigger: KcsTrigger) -> Need:
         self.phase = TRANSITIONS[self.phase, trigger]
         self.byte = byte
         self.need = need
@@ -298,13 +298,13 @@ class HostKcs:
         if self._absent_until != math.inf:
             self._absent_until = math.inf
             # Idle registers after a restart look like the end of a response.
-            if self.phase is not Phase.IDLE and self.phase is not Phase.ERROR:
+            if self.phase is not KcsPhase.IDLE and self.phase is not KcsPhase.ERROR:
                 return self._fail_or_recover(Fault.RESTARTED, now)
         if not status & STATUS_IBF:
             return self._LOOKS[self.phase](self, status, now)
         if now < self._limit_at:
             return self._wait(now, self._limit_at)
-        if self.phase is Phase.ERROR:
+        if self.phase is KcsPhase.ERROR:
             # The BMC may have missed the last byte; only another one can wake it.
             return self._look_in_error(status, now)
         return self._fail_or_recover(Fault.IBF_STUCK, now)
@@ -314,7 +314,7 @@ class HostKcs:
             return self._fail_or_recover(Fault.WRONG_STATE, now)
         if status & STATUS_OBF:
             return self._clear_obf(now)
-        return self._write(Need.WRITE_COMMAND, ControlCode.WRITE_START, Trigger.WRITE_START)
+        return self._write(Need.WRITE_COMMAND, KcsControlCode.WRITE_START, KcsTrigger.WRITE_START)
 
     def _look_in_write(self, status: int, now: float) -> Need:
         if status & STATUS_STATE != InterfaceState.WRITE:
@@ -323,27 +323,27 @@ class HostKcs:
             return self._clear_obf(now)
         sent = self._sent
         last = self._request_length - 1
-        if self.phase is Phase.WRITE_END:
+        if self.phase is KcsPhase.WRITE_END:
             self.may_have_run = True
         elif sent == last:
-            return self._write(Need.WRITE_COMMAND, ControlCode.WRITE_END, Trigger.WRITE_END)
+            return self._write(Need.WRITE_COMMAND, KcsControlCode.WRITE_END, KcsTrigger.WRITE_END)
         self._sent = sent + 1
-        return self._write(Need.WRITE_DATA, self._request[sent], Trigger.BYTE)
+        return self._write(Need.WRITE_DATA, self._request[sent], KcsTrigger.BYTE)
 
     def _look_in_read(self, status: int, now: float) -> Need:
         state = status & STATUS_STATE
         if state == InterfaceState.READ:
             if not status & STATUS_OBF:
                 return self._await_obf(now)
-            first = self.phase is Phase.EXECUTING
-            trigger = Trigger.RESPONSE if first else Trigger.READ_NEXT
+            first = self.phase is KcsPhase.EXECUTING
+            trigger = KcsTrigger.RESPONSE if first else KcsTrigger.READ_NEXT
             self.phase = TRANSITIONS[self.phase, trigger]
             return self._read(_Take.RESPONSE)
         if state != InterfaceState.IDLE:
             return self._fail_or_recover(Fault.WRONG_STATE, now)
-        if self.phase is Phase.EXECUTING:
+        if self.phase is KcsPhase.EXECUTING:
             return self._fail_or_recover(Fault.TOO_SHORT, now)
-        self.phase = TRANSITIONS[self.phase, Trigger.READ_END]
+        self.phase = TRANSITIONS[self.phase, KcsTrigger.READ_END]
         if status & STATUS_OBF:
             return self._read(_Take.DUMMY)
         # Some BMCs never send the dummy byte, so it is not waited for; `start` clears a late one.
@@ -351,12 +351,12 @@ class HostKcs:
 
     def _look_in_error(self, status: int, now: float) -> Need:  # noqa: ARG002 - as its like
         self._code_taken = False
-        return self._write(Need.WRITE_COMMAND, ControlCode.GET_STATUS, Trigger.GET_STATUS)
+        return self._write(Need.WRITE_COMMAND, KcsControlCode.GET_STATUS, KcsTrigger.GET_STATUS)
 
     def _look_in_abort(self, status: int, now: float) -> Need:
         if status & STATUS_OBF:
             return self._clear_obf(now)
-        return self._write(Need.WRITE_DATA, 0x00, Trigger.BYTE)
+        return self._write(Need.WRITE_DATA, 0x00, KcsTrigger.BYTE)
 
     def _look_for_error_code(self, status: int, now: float) -> Need:
         state = status & STATUS_STATE
@@ -367,7 +367,7 @@ class HostKcs:
         if state != InterfaceState.IDLE:
             return self._fail_or_recover(Fault.WRONG_STATE, now)
         # Idle without an error code is a BMC that restarted meanwhile: as good for a new start.
-        trigger = Trigger.READ_END if self._code_taken else Trigger.RESTART
+        trigger = KcsTrigger.READ_END if self._code_taken else KcsTrigger.RESTART
         self.phase = TRANSITIONS[self.phase, trigger]
         if self.may_have_run and not self._idempotent:
             return self._fail(self.fault, at_phase=self._fault_phase, status=self._fault_status)
@@ -408,7 +408,7 @@ class HostKcs:
             self.error_code = byte
             self._code_taken = True
         # What this moves is known only when the BMC has taken it: READ, or IDLE.
-        self.byte = ControlCode.READ
+        self.byte = KcsControlCode.READ
         self.need = Need.WRITE_DATA
         return Need.WRITE_DATA
 
@@ -431,12 +431,12 @@ class HostKcs:
         if self.recoveries > limits.recoveries_max:
             return self._fail(fault)
         phase = self.phase
-        if phase is not Phase.ABORT_REQUESTED and phase is not Phase.ABORT_STATUS:
+        if phase is not KcsPhase.ABORT_REQUESTED and phase is not KcsPhase.ABORT_STATUS:
             # What goes wrong in a recovery that succeeds in the end is not what to tell.
             self.fault = fault
             self._fault_phase = phase
             self._fault_status = self.status
-        self.phase = TRANSITIONS[phase, Trigger.VIOLATION]
+        self.phase = TRANSITIONS[phase, KcsTrigger.VIOLATION]
         # IBF has had its time already; else it gets it before GET_STATUS/ABORT is written anyway.
         self._limit_at = now if fault is Fault.IBF_STUCK else now + limits.ibf_s
         self._poll_s = limits.poll_s_min
@@ -446,7 +446,9 @@ class HostKcs:
             self.need = Need.WAIT
         return self.need
 
-    def _fail(self, fault: Fault, at_phase: Phase | None = None, status: int | None = None) -> Need:
+    def _fail(
+        self, fault: Fault, at_phase: KcsPhase | None = None, status: int | None = None
+    ) -> Need:
         self.fault = fault
         self._fault_phase = self.phase if at_phase is None else at_phase
         self._fault_status = self.status if status is None else status
@@ -454,4 +456,4 @@ class HostKcs:
         return Need.FAILED
 
 
-assert len(HostKcs._LOOKS) == len(Phase) == len(INTERFACE_STATE)
+assert len(HostKcs._LOOKS) == len(KcsPhase) == len(INTERFACE_STATE)

@@ -42,7 +42,7 @@ from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram, plus_header
 from bmcmedic.ipmi.rakp import SUITE_REFUSALS
 from bmcmedic.ipmi.session import Session
-from bmcmedic.ipmi.states import TRANSITIONS, State, Trigger
+from bmcmedic.ipmi.states import TRANSITIONS, SessionTrigger, State
 
 if TYPE_CHECKING:
     # Loaded by who bridges, and by nobody else: a sweep starts without it.
@@ -122,7 +122,7 @@ class RemoteConsole:
 
     def open(self, now: float, deadline: float) -> None:
         """Start to set the session up."""
-        self._move(Trigger.OPEN)
+        self._move(SessionTrigger.OPEN)
         self._deadline = deadline
         self._propose(now)
 
@@ -139,19 +139,19 @@ class RemoteConsole:
 
         A request that is not idempotent leaves exactly once.
         """
-        self._move(Trigger.REQUEST)
+        self._move(SessionTrigger.REQUEST)
         self._deadline = deadline
         self._send_request(message, bridge, now, repeats=idempotent)
 
     def give_up_request(self) -> None:
         """Await the outstanding request's answer no more; harmless when none is outstanding."""
         if self.state is State.REQUESTING:
-            self._move(Trigger.REQUEST_DEADLINE)
+            self._move(SessionTrigger.REQUEST_DEADLINE)
             self._request = self._bridge = self._timer = None
 
     def close(self, now: float, deadline: float) -> None:
         """Ask the BMC to free the session's slot (Close Session, section 22.19)."""
-        self._move(Trigger.CLOSE)
+        self._move(SessionTrigger.CLOSE)
         assert self._session is not None
         session_id = self._session.outbound_id.to_bytes(4, "little")
         self._deadline = deadline
@@ -206,7 +206,7 @@ class RemoteConsole:
         if self._handshakes >= self._handshakes_max:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
         self._is_kept = self._request is not None
-        self._move(Trigger.START_ANEW)
+        self._move(SessionTrigger.START_ANEW)
         self._propose(now)
         return None
 
@@ -222,13 +222,13 @@ class RemoteConsole:
         try:
             if self.state is State.OPENING:
                 payload = handshake.rakp_1(packet.payload)
-                self._move(Trigger.OPEN_SESSION_RESPONSE)
+                self._move(SessionTrigger.OPEN_SESSION_RESPONSE)
                 self._send(PayloadType.RAKP_1, payload, now)
                 return None
             if self.state is State.AUTHENTICATING:
                 payload = handshake.rakp_3(packet.payload)
                 self._rakp1_repeated = self._transmissions > 1
-                self._move(Trigger.RAKP_2)
+                self._move(SessionTrigger.RAKP_2)
                 self._send(PayloadType.RAKP_3, payload, now)
                 return None
             self._session = handshake.session(packet.payload)
@@ -239,12 +239,12 @@ class RemoteConsole:
     def _activated(self, now: float) -> Event | None:
         self._handshake = self._timer = None
         self._handshakes_max = self._handshakes + HANDSHAKES_MAX
-        self._move(Trigger.RAKP_4)
+        self._move(SessionTrigger.RAKP_4)
         if not self._is_kept:
             return SessionOpened(self.suite)
         assert self._request is not None
         self._is_kept = False
-        self._move(Trigger.REQUEST)
+        self._move(SessionTrigger.REQUEST)
         self._send_request(self._request, self._bridge, now, repeats=True)
         return None
 
@@ -306,10 +306,10 @@ class RemoteConsole:
     def _answered(self, response: ResponseMessage) -> Event:
         self._request = self._bridge = self._timer = None
         if self.state is State.CLOSING:
-            self._move(Trigger.CLOSED)
+            self._move(SessionTrigger.CLOSED)
             self._session = None
             return SessionClosed()
-        self._move(Trigger.RESPONSE)
+        self._move(SessionTrigger.RESPONSE)
         return ResponseReceived(response)
 
     def _send_request(
@@ -351,17 +351,17 @@ class RemoteConsole:
         error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}", advice)
         self._timer = None
         if self.state is State.CLOSING:
-            self._move(Trigger.CLOSED)
+            self._move(SessionTrigger.CLOSED)
             self._session = None
             return SessionClosed()
         if self.state is State.REQUESTING:
-            self._move(Trigger.REQUEST_DEADLINE)
+            self._move(SessionTrigger.REQUEST_DEADLINE)
             self._request = self._bridge = None
             return RequestUnanswered(error)
         return self._fail(error)
 
     def _fail(self, error: BmcmedicError) -> SessionFailed:
-        self._move(Trigger.FAILURE)
+        self._move(SessionTrigger.FAILURE)
         self._handshake = self._timer = None
         return SessionFailed(error)
 
@@ -383,7 +383,7 @@ class RemoteConsole:
         key = reason if reason in self.discarded or len(self.discarded) < 16 else "other"
         self.discarded[key] += 1
 
-    def _move(self, trigger: Trigger) -> None:
+    def _move(self, trigger: SessionTrigger) -> None:
         try:
             self.state = TRANSITIONS[self.state, trigger]
         except KeyError:

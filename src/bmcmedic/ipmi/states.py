@@ -19,7 +19,7 @@ class State(IntEnum):
     FAILED = 8
 
 
-class Trigger(IntEnum):
+class SessionTrigger(IntEnum):
     """What moves a session from state to state."""
 
     OPEN = 0
@@ -35,21 +35,21 @@ class Trigger(IntEnum):
     FAILURE = 10
 
 
-TRANSITIONS: dict[tuple[State, Trigger], State] = {
-    (State.IDLE, Trigger.OPEN): State.OPENING,
-    (State.OPENING, Trigger.OPEN_SESSION_RESPONSE): State.AUTHENTICATING,
-    (State.OPENING, Trigger.START_ANEW): State.OPENING,
-    (State.OPENING, Trigger.FAILURE): State.FAILED,
-    (State.AUTHENTICATING, Trigger.RAKP_2): State.ACTIVATING,
-    (State.AUTHENTICATING, Trigger.START_ANEW): State.OPENING,
-    (State.AUTHENTICATING, Trigger.FAILURE): State.FAILED,
-    (State.ACTIVATING, Trigger.RAKP_4): State.ACTIVE,
-    (State.ACTIVATING, Trigger.START_ANEW): State.OPENING,
-    (State.ACTIVATING, Trigger.FAILURE): State.FAILED,
-    (State.ACTIVE, Trigger.REQUEST): State.REQUESTING,
-    (State.ACTIVE, Trigger.CLOSE): State.CLOSING,
-    (State.REQUESTING, Trigger.RESPONSE): State.ACTIVE,
-    (State.REQUESTING, Trigger.REQUEST_DEADLINE): State.ACTIVE,
-    (State.REQUESTING, Trigger.START_ANEW): State.OPENING,
-    (State.CLOSING, Trigger.CLOSED): State.CLOSED,
+TRANSITIONS: dict[tuple[State, SessionTrigger], State] = {
+    (State.IDLE, SessionTrigger.OPEN): State.OPENING,
+    (State.OPENING, SessionTrigger.OPEN_SESSION_RESPONSE): State.AUTHENTICATING,
+    (State.OPENING, SessionTrigger.START_ANEW): State.OPENING,
+    (State.OPENING, SessionTrigger.FAILURE): State.FAILED,
+    (State.AUTHENTICATING, SessionTrigger.RAKP_2): State.ACTIVATING,
+    (State.AUTHENTICATING, SessionTrigger.START_ANEW): State.OPENING,
+    (State.AUTHENTICATING, SessionTrigger.FAILURE): State.FAILED,
+    (State.ACTIVATING, SessionTrigger.RAKP_4): State.ACTIVE,
+    (State.ACTIVATING, SessionTrigger.START_ANEW): State.OPENING,
+    (State.ACTIVATING, SessionTrigger.FAILURE): State.FAILED,
+    (State.ACTIVE, SessionTrigger.REQUEST): State.REQUESTING,
+    (State.ACTIVE, SessionTrigger.CLOSE): State.CLOSING,
+    (State.REQUESTING, SessionTrigger.RESPONSE): State.ACTIVE,
+    (State.REQUESTING, SessionTrigger.REQUEST_DEADLINE): State.ACTIVE,
+    (State.REQUESTING, SessionTrigger.START_ANEW): State.OPENING,
+    (State.CLOSING, SessionTrigger.CLOSED): State.CLOSED,
 }

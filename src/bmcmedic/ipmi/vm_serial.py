@@ -38,7 +38,7 @@ _RESPONSE_BYTES_MIN = 5
 _SECTION = "none: OpenIPMI's VM protocol"
 
 
-class ControlCode(IntEnum):
+class VmControlCode(IntEnum):
     """What a control message says; those of the machine are 0x04, 0x08 and 0xFF."""
 
     NO_ATTENTION = 0x00
@@ -55,7 +55,7 @@ class ControlCode(IntEnum):
     VERSION = 0xFF
 
 
-_CODES_WITH_VALUE = frozenset((ControlCode.CAPABILITIES, ControlCode.VERSION))
+_CODES_WITH_VALUE = frozenset((VmControlCode.CAPABILITIES, VmControlCode.VERSION))
 
 
 class Capability(IntFlag):
@@ -72,15 +72,15 @@ class Capability(IntFlag):
 ALL_CAPABILITIES = Capability(0x3F)
 
 _NEEDED = {
-    ControlCode.NO_ATTENTION: Capability.ATTENTION,
-    ControlCode.ATTENTION: Capability.ATTENTION,
-    ControlCode.ATTENTION_IRQ: Capability.ATTENTION,
-    ControlCode.POWER_OFF: Capability.POWER,
-    ControlCode.RESET: Capability.RESET,
-    ControlCode.ENABLE_IRQ: Capability.IRQ,
-    ControlCode.DISABLE_IRQ: Capability.IRQ,
-    ControlCode.NMI: Capability.NMI,
-    ControlCode.GRACEFUL_SHUTDOWN: Capability.GRACEFUL_SHUTDOWN,
+    VmControlCode.NO_ATTENTION: Capability.ATTENTION,
+    VmControlCode.ATTENTION: Capability.ATTENTION,
+    VmControlCode.ATTENTION_IRQ: Capability.ATTENTION,
+    VmControlCode.POWER_OFF: Capability.POWER,
+    VmControlCode.RESET: Capability.RESET,
+    VmControlCode.ENABLE_IRQ: Capability.IRQ,
+    VmControlCode.DISABLE_IRQ: Capability.IRQ,
+    VmControlCode.NMI: Capability.NMI,
+    VmControlCode.GRACEFUL_SHUTDOWN: Capability.GRACEFUL_SHUTDOWN,
 }
 
 
@@ -152,7 +152,7 @@ class VmResponse(NamedTuple):
 class ControlMessage(NamedTuple):
     """A control message; `value` is the version or the capabilities, None with other codes."""
 
-    code: ControlCode
+    code: VmControlCode
     value: int | None = None
 
     def encode(self) -> bytes:
@@ -168,7 +168,7 @@ class ControlMessage(NamedTuple):
     def decode(cls, payload: bytes) -> ControlMessage:
         """Read what stood before 0xA1, without escapes; raises RemoteProtocolError."""
         try:
-            code = ControlCode(payload[0])
+            code = VmControlCode(payload[0])
         except (IndexError, ValueError):
             raise RemoteProtocolError("no known control code", section=_SECTION, raw=payload) from (
                 None
@@ -271,7 +271,7 @@ class VmBmc:
         self._reader = FrameReader()
         self.version = None
         self.capabilities = Capability(0)
-        return ControlMessage(ControlCode.VERSION, PROTOCOL_VERSION).encode()
+        return ControlMessage(VmControlCode.VERSION, PROTOCOL_VERSION).encode()
 
     def disconnected(self) -> None:
         """The connection is gone.
@@ -305,11 +305,11 @@ class VmBmc:
             yield event
 
     def _take_control(self, message: ControlMessage) -> None:
-        if message.code is ControlCode.VERSION:
+        if message.code is VmControlCode.VERSION:
             self.version = message.value
-        elif message.code is ControlCode.CAPABILITIES:
+        elif message.code is VmControlCode.CAPABILITIES:
             self.capabilities = Capability(message.value or 0)
-        elif message.code is ControlCode.RESET:
+        elif message.code is VmControlCode.RESET:
             self.unanswered = None
 
     def answer(self, request: VmRequest, completion_code: int, data: bytes = b"") -> bytes | None:
@@ -340,7 +340,7 @@ class VmBmc:
             return None
         return self.answer(self.unanswered, completion_code)
 
-    def control(self, code: ControlCode) -> bytes | None:
+    def control(self, code: VmControlCode) -> bytes | None:
         """A control message; None when the machine cannot do it."""
         if not self.capabilities & _NEEDED[code]:
             return None
@@ -369,9 +369,10 @@ class VmHost:
     def connected(self) -> bytes:
         """A connection was made; what to send first."""
         self._reader = FrameReader()
-        version = ControlMessage(ControlCode.VERSION, PROTOCOL_VERSION)
+        version = ControlMessage(VmControlCode.VERSION, PROTOCOL_VERSION)
         return (
-            version.encode() + ControlMessage(ControlCode.CAPABILITIES, self.capabilities).encode()
+            version.encode()
+            + ControlMessage(VmControlCode.CAPABILITIES, self.capabilities).encode()
         )
 
     def disconnected(self) -> VmResponse | None:

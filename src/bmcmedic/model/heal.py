@@ -64,7 +64,7 @@ class AnswerKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ObservedAnswer:
     """One question to a BMC and what became of it."""
 
     question: str
@@ -80,7 +80,7 @@ class Observation:
     target: str
     reach: Reach
     reach_detail: str = ""
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ObservedAnswer, ...] = ()
     available: bool | None = None
     """False while the BMC says that it is updating itself (section 20.1)."""
     firmware: str | None = None
@@ -93,7 +93,7 @@ class Observation:
     power: str | None = None
     watchdog: WatchdogFacts | None = None
 
-    def answers_of(self, *kinds: AnswerKind) -> tuple[Answer, ...]:
+    def answers_of(self, *kinds: AnswerKind) -> tuple[ObservedAnswer, ...]:
         """The answers of these kinds."""
         return tuple(answer for answer in self.answers if answer.kind in kinds)
 
@@ -115,7 +115,7 @@ class DiagnosisKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class BmcDiagnosis:
     """A kind, what speaks for it, and what is ruled out."""
 
     kind: DiagnosisKind
@@ -123,7 +123,7 @@ class Diagnosis:
     rules_out: tuple[str, ...] = ()
 
 
-class Identity(StrEnum):
+class IdentityCheck(StrEnum):
     """Whether the host that complained and the BMC at the target belong together."""
 
     PROVEN = "proven"
@@ -144,7 +144,7 @@ class Remedy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RemedyPlan:
     """The remedy, why, and the steps in order as an operator reads them before saying yes."""
 
     remedy: Remedy
@@ -168,7 +168,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealVerdict:
     """How a `heal` or `reset` ended, with everything that leads there."""
 
     target: str

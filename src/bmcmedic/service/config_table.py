@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_values import Kind, Unusable
+from bmcmedic.service.config_values import Unusable, ValueKind
 from bmcmedic.service.conflicts import Conflict, Conflicts
 
 CONFIG_BYTES_MAX = 64 * 1024
@@ -26,7 +26,7 @@ C = TypeVar("C")
 
 def setting(
     default: Any,  # noqa: ANN401 - a field has the type that stands before it
-    kind: Kind,
+    kind: ValueKind,
     option: str | None,
     doc: str,
     *,
@@ -43,7 +43,7 @@ class Setting:
 
     section: str
     key: str
-    kind: Kind
+    kind: ValueKind
     option: str | None
     doc: str
     reload: bool

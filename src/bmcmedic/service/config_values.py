@@ -27,7 +27,7 @@ class Unusable(Exception):
     """A value that cannot be; the message goes on where the setting's name ends."""
 
 
-class Kind(Protocol):
+class ValueKind(Protocol):
     """What a value may be."""
 
     @property
@@ -224,7 +224,7 @@ class CommandLine(Listed):
 
 
 @dataclass(frozen=True, slots=True)
-class Users(Listed):
+class UserNames(Listed):
     """Users of this machine, by name or number."""
 
     metavar: str = "USER,…"
@@ -253,7 +253,7 @@ class Users(Listed):
 
 
 @dataclass(frozen=True, slots=True)
-class Group(Text):
+class GroupName(Text):
     """A group of this machine, by name or number."""
 
     metavar: str = "GROUP"

@@ -16,15 +16,15 @@ from bmcmedic.ipmi.commands.chassis import LastPowerEvent, RestartCause
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim import event_log
-from bmcmedic.sim.dispatch import Answer, Bridged, Call, Door, NoReply, Refusal
-from bmcmedic.sim.event_log import Event, EventLog
+from bmcmedic.sim.dispatch import Bridged, Call, CommandRefusal, HandlerAnswer, Interface, NoReply
+from bmcmedic.sim.event_log import EventLog, SelEvent
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck
 from bmcmedic.sim.handlers import HANDLERS
 from bmcmedic.sim.handlers.chassis import POWER_CYCLE_OFF_S
 from bmcmedic.sim.host import OS_BOOT_S, SimHost
 from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MEMORY_BYTES, MemoryLeak
 from bmcmedic.sim.profile import Lan, Profile
-from bmcmedic.sim.watchdog import WatchdogEvent, WatchdogSettings, WatchdogTimer
+from bmcmedic.sim.watchdog import SimTimerSettings, WatchdogEvent, WatchdogTimer
 
 RESTART_DELAY_S = 0.05
 """From a reset command to the reset, so that its answer still leaves."""
@@ -111,7 +111,7 @@ class SimBmc:
         host_uuid: uuid.UUID,
         power_on: bool = True,
         faults: FaultSet = NO_FAULTS,
-        watchdog_daemon: WatchdogSettings | None = None,
+        watchdog_daemon: SimTimerSettings | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         """`watchdog_daemon`: the host runs a daemon that arms this watchdog and pats it."""
@@ -152,13 +152,13 @@ class SimBmc:
 
     # ---- what doors ask
 
-    def answers(self, door: Door) -> bool:
+    def answers(self, door: Interface) -> bool:
         """Whether anything comes back at that door at present."""
         if self.boot_until is not None or self.faults.dead:
             return False
-        return door is Door.LAN or not self.faults.silences_kcs
+        return door is Interface.LAN or not self.faults.silences_kcs
 
-    def execute(self, request: RequestMessage, door: Door, now: float) -> Answer | None:
+    def execute(self, request: RequestMessage, door: Interface, now: float) -> HandlerAnswer | None:
         """Do what a request asks for; None: silence."""
         if self.timer is not None and self.timer <= now:
             self.handle_timer(now)
@@ -168,26 +168,26 @@ class SimBmc:
         self.requests[key] = self.requests.get(key, 0) + 1
         service_time_s = self.take_turn(now)
         if service_time_s is None:
-            return Answer(CompletionCode.NODE_BUSY, b"", 0.0)
+            return HandlerAnswer(CompletionCode.NODE_BUSY, b"", 0.0)
         known = HANDLERS.get((request.netfn, request.command))
         if known is None:
-            return Answer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
+            return HandlerAnswer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
         command, handler = known
         try:
             decoded = command.decode(request.data)
         except InvalidDataField:
-            return Answer(CompletionCode.INVALID_DATA_FIELD, b"", service_time_s)
+            return HandlerAnswer(CompletionCode.INVALID_DATA_FIELD, b"", service_time_s)
         except RemoteProtocolError:
-            return Answer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
+            return HandlerAnswer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
         try:
             data = handler(self, decoded, Call(request, door, now))
-        except Refusal as refusal:
-            return Answer(refusal.completion_code, b"", service_time_s)
+        except CommandRefusal as refusal:
+            return HandlerAnswer(refusal.completion_code, b"", service_time_s)
         except NoReply:
             return None
         except Bridged as bridged:
-            return Answer(CompletionCode.OK, b"", service_time_s, bridged.response)
-        return Answer(CompletionCode.OK, data, service_time_s)
+            return HandlerAnswer(CompletionCode.OK, b"", service_time_s, bridged.response)
+        return HandlerAnswer(CompletionCode.OK, data, service_time_s)
 
     def take_turn(self, now: float) -> float | None:
         """How long until one more request's turn is over; None: too many wait before it."""
@@ -329,7 +329,7 @@ class SimBmc:
         self._host_plan = tuple(sorted(self._host_plan + steps, key=lambda step: step[0]))
         self.reschedule()
 
-    def log_event(self, event: Event, now: float) -> None:
+    def log_event(self, event: SelEvent, now: float) -> None:
         """Log to the SEL what the BMC saw; a full log drops it and says so."""
         self.log.add(event, self.sel_time(now))
 
@@ -339,7 +339,7 @@ class SimBmc:
 
     # ---- the watchdog timer
 
-    def _watchdog_event(self, event: WatchdogEvent, settings: WatchdogSettings, now: float) -> None:
+    def _watchdog_event(self, event: WatchdogEvent, settings: SimTimerSettings, now: float) -> None:
         if event is WatchdogEvent.PRETIMEOUT:
             self.volatile.message_flags |= 0x08  # watchdog pre-timeout interrupt occurred
             self.host.pretimeout(nmi=settings.pretimeout_interrupt == _NMI)
@@ -360,7 +360,7 @@ class SimBmc:
                 self._plan_host((now + POWER_CYCLE_OFF_S, HostStep.ON))
 
     def set_watchdog(
-        self, settings: WatchdogSettings, *, dont_stop: bool, clear_flags: int, now: float
+        self, settings: SimTimerSettings, *, dont_stop: bool, clear_flags: int, now: float
     ) -> None:
         """Set Watchdog Timer (27.6)."""
         if self.watchdog is None:
@@ -380,7 +380,7 @@ class SimBmc:
         if daemon is None:
             return
         self._next_pat_at = now + daemon.initial_countdown_s / PATS_A_TIMEOUT
-        if not (self.host.system_is_up(now) and self.answers(Door.SYSTEM_INTERFACE)):
+        if not (self.host.system_is_up(now) and self.answers(Interface.SYSTEM_INTERFACE)):
             return
         if self.watchdog is None:
             self.watchdog = WatchdogTimer(daemon)
@@ -416,7 +416,7 @@ class SimBmc:
             self._leak = MemoryLeak(now, flood, self._memory_bytes)
         if self.watchdog is not None:
             self.watchdog.freeze(self.faults.stops_watchdog_timer, now)
-        self.host.kcs_answers(self.answers(Door.SYSTEM_INTERFACE), now)
+        self.host.kcs_answers(self.answers(Interface.SYSTEM_INTERFACE), now)
 
     @property
     def state(self) -> str:

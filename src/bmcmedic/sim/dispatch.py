@@ -9,7 +9,7 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 
 
-class Door(IntEnum):
+class Interface(IntEnum):
     """Where a request came in: the channel number that the BMC gives it (section 6.3)."""
 
     LAN = 0x1
@@ -20,11 +20,11 @@ class Call(NamedTuple):
     """The circumstances of one request."""
 
     message: RequestMessage
-    door: Door
+    door: Interface
     now: float
 
 
-class Answer(NamedTuple):
+class HandlerAnswer(NamedTuple):
     """What the BMC answers, and how much later than the request.
 
     `follow_up` is the second part of a bridged request's answer: the response of the other
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     follow_up: ResponseMessage | None = None
 
 
-class Refusal(Exception):
+class CommandRefusal(Exception):
     """A handler says no, with this completion code."""
 
     def __init__(self, completion_code: CompletionCode | int) -> None:

@@ -17,7 +17,7 @@ GENERATOR_BIOS = 0x0001
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SelEvent:
     """What happened, before it has a record id and a time stamp (32.1)."""
 
     sensor_type: int
@@ -83,7 +83,7 @@ class EventLog:
         next_id = int.from_bytes(records[after][:2], "little") if after < len(records) else _LAST
         return records[index], next_id
 
-    def add(self, event: Event, timestamp_s: int) -> int | None:
+    def add(self, event: SelEvent, timestamp_s: int) -> int | None:
         """Log an event; the record's id, or None when the log is full."""
         return self._append(event.record(self._next_id, timestamp_s), timestamp_s)
 
@@ -122,31 +122,31 @@ SENSOR_WATCHDOG = 0x83
 SENSOR_POWER_UNIT = 0x84
 
 
-def boot_initiated(offset: int, restart_cause: int) -> Event:
+def boot_initiated(offset: int, restart_cause: int) -> SelEvent:
     """System Boot / Restart Initiated, as a BIOS logs it at POST; 0 power up, 1 hard reset."""
     data = bytes((0xC0 | offset, restart_cause, 0x01))
-    return Event(0x1D, _SENSOR_BOOT_INITIATED, _SENSOR_SPECIFIC, data, GENERATOR_BIOS)
+    return SelEvent(0x1D, _SENSOR_BOOT_INITIATED, _SENSOR_SPECIFIC, data, GENERATOR_BIOS)
 
 
-def os_boot() -> Event:
+def os_boot() -> SelEvent:
     """OS Boot: C: boot completed."""
-    return Event(0x1F, _SENSOR_OS_BOOT, _SENSOR_SPECIFIC, b"\x01\xff\xff", GENERATOR_BIOS)
+    return SelEvent(0x1F, _SENSOR_OS_BOOT, _SENSOR_SPECIFIC, b"\x01\xff\xff", GENERATOR_BIOS)
 
 
-def power_unit(offset: int) -> Event:
+def power_unit(offset: int) -> SelEvent:
     """Power Unit: 0 power off, 1 power cycle."""
-    return Event(0x09, SENSOR_POWER_UNIT, _SENSOR_SPECIFIC, bytes((offset, 0xFF, 0xFF)))
+    return SelEvent(0x09, SENSOR_POWER_UNIT, _SENSOR_SPECIFIC, bytes((offset, 0xFF, 0xFF)))
 
 
-def watchdog_2(offset: int, interrupt: int, timer_use: int) -> Event:
+def watchdog_2(offset: int, interrupt: int, timer_use: int) -> SelEvent:
     """Watchdog 2: 0 expired, 1 hard reset, 2 power down, 3 power cycle, 8 timer interrupt."""
     data = bytes((0xC0 | offset, interrupt << 4 | timer_use, 0xFF))
-    return Event(0x23, SENSOR_WATCHDOG, _SENSOR_SPECIFIC, data)
+    return SelEvent(0x23, SENSOR_WATCHDOG, _SENSOR_SPECIFIC, data)
 
 
-def log_cleared() -> Event:
+def log_cleared() -> SelEvent:
     """Event Logging Disabled: log area cleared; what stands first after a clear."""
-    return Event(0x10, 0x85, _SENSOR_SPECIFIC, b"\x02\xff\xff")
+    return SelEvent(0x10, 0x85, _SENSOR_SPECIFIC, b"\x02\xff\xff")
 
 
 def factory_log(timestamp_s: int) -> tuple[bytes, ...]:

@@ -35,7 +35,7 @@ _KIPMI_PID = 512
 _FIRST_CLIENT_PID = 65_113
 
 
-class Machine(Protocol):
+class VirtualMachine(Protocol):
     """A virtual machine that is this host in earnest, and is told what happens to it."""
 
     def power_off(self, *, comes_back: bool) -> None:
@@ -81,7 +81,7 @@ class SimHost:
         """When the running boot has its system up; None: since before the simulation."""
         self.kcs_silent_since: float | None = None
         """Since when the BMC has not answered over KCS."""
-        self.machine: Machine | None = None
+        self.machine: VirtualMachine | None = None
 
     @property
     def boot_id(self) -> str:

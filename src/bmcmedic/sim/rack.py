@@ -23,13 +23,13 @@ from bmcmedic.ipmi.constants import RMCP_PORT, PrivilegeLevel
 from bmcmedic.ipmi.managed_system import User
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet
-from bmcmedic.sim.front_ends.control import ControlDoor
+from bmcmedic.sim.front_ends.control import ControlEndpoint
 from bmcmedic.sim.front_ends.lan import LanFront, LanPort, ensure_descriptors
 from bmcmedic.sim.front_ends.port80 import Port80Port
 from bmcmedic.sim.front_ends.vm_serial import VmPort, bind_stream
 from bmcmedic.sim.leak import MEMORY_BYTES
 from bmcmedic.sim.profile import Lan, server_profile
-from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.sim.watchdog import SimTimerSettings
 from bmcmedic.transport.addresses import Address, bind_udp
 
 DEFAULT_USER = "admin"
@@ -162,7 +162,7 @@ class Rack:
         self._vms: dict[str, VmPort] = {}
         self._port80s: dict[str, Port80Port] = {}
         self._front: LanFront | None = None
-        self._control: ControlDoor | None = None
+        self._control: ControlEndpoint | None = None
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -170,7 +170,7 @@ class Rack:
             self._build(loop.time())
             await self._open_machines(loop)
             if self._control_address is not None:
-                self._control = ControlDoor(self._control_address, self, loop)
+                self._control = ControlEndpoint(self._control_address, self, loop)
             assert self._front is not None
             self._front.start(loop)
         except BaseException:
@@ -231,7 +231,7 @@ class Rack:
         for number, spec in enumerate(self._specs, start=1):
             daemon = None
             if spec.watchdog_armed_s is not None:
-                daemon = WatchdogSettings(_SMS_OS, _HARD_RESET, 0, 0, spec.watchdog_armed_s)
+                daemon = SimTimerSettings(_SMS_OS, _HARD_RESET, 0, 0, spec.watchdog_armed_s)
             bmc = SimBmc(
                 spec.name,
                 profile,

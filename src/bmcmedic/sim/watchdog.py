@@ -16,7 +16,7 @@ class WatchdogEvent(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class WatchdogSettings:
+class SimTimerSettings:
     """What Set Watchdog Timer sets (27.6), as numbers of the specification's tables."""
 
     timer_use: int
@@ -39,7 +39,7 @@ class WatchdogTimer:
         "settings",
     )
 
-    def __init__(self, settings: WatchdogSettings, *, frozen: bool = False) -> None:
+    def __init__(self, settings: SimTimerSettings, *, frozen: bool = False) -> None:
         self.settings = settings
         self.expiration_flags = 0
         self._ends_at: float | None = None  # None: stopped
@@ -53,7 +53,7 @@ class WatchdogTimer:
         return self._ends_at is not None
 
     def set(
-        self, settings: WatchdogSettings, *, dont_stop: bool, clear_flags: int, now: float
+        self, settings: SimTimerSettings, *, dont_stop: bool, clear_flags: int, now: float
     ) -> None:
         """Set Watchdog Timer (27.6): stops the timer unless `dont_stop`."""
         keep_running = dont_stop and self.running

@@ -19,17 +19,23 @@ from dataclasses import dataclass
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError, NoAnswer
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.transport.dev_ipmi_bridge import Bridge, Done
+from bmcmedic.transport.dev_ipmi_bridge import DevIpmiBridge, Done
 from bmcmedic.transport.dev_ipmi_device import (
     RESPONSE_RECV_TYPE,
-    Counters,
     Device,
+    DeviceCounters,
     IpmiDevice,
     KernelCounters,
     Received,
 )
 from bmcmedic.transport.dev_ipmi_response import response_to
-from bmcmedic.transport.in_band import Claim, InterfaceBusy, InterfaceGone, Interrupted, Ipmb
+from bmcmedic.transport.in_band import (
+    InterfaceBusy,
+    InterfaceClaim,
+    InterfaceGone,
+    Interrupted,
+    Ipmb,
+)
 
 DEVICES = ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")
 
@@ -75,7 +81,7 @@ class DevIpmi:
         path: str | None = None,
         *,
         open_device: Callable[[str], Device] = IpmiDevice,
-        open_counters: Callable[[str], Counters] = KernelCounters,
+        open_counters: Callable[[str], DeviceCounters] = KernelCounters,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path or next(filter(_is_there, DEVICES), DEVICES[0])
@@ -88,8 +94,8 @@ class DevIpmi:
         self._monotonic = monotonic
         self._gate = threading.Lock()
         self._device: Device | None = None
-        self._counters: Counters | None = None
-        self._bridge = Bridge(lambda: open_device(self._path), monotonic)
+        self._counters: DeviceCounters | None = None
+        self._bridge = DevIpmiBridge(lambda: open_device(self._path), monotonic)
         self._msgids = itertools.count(1)
         self._generation = 0
         self._left: _Left | None = None
@@ -101,7 +107,7 @@ class DevIpmi:
         self,
         request: bytes,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         *,
         idempotent: bool,  # noqa: ARG002 - the kernel does not ask before it sends again
     ) -> bytes:
@@ -115,7 +121,7 @@ class DevIpmi:
             return turn.exchange(request)
 
     def send_bridged(
-        self, request: bytes, target: Ipmb, deadline: float, claim: Claim, done: Done
+        self, request: bytes, target: Ipmb, deadline: float, claim: InterfaceClaim, done: Done
     ) -> None:
         """Send to a controller behind the BMC, once; returns as soon as the BMC has taken it.
 
@@ -156,7 +162,7 @@ class DevIpmi:
     # ------------------------------------------------------------------------------ the device
 
     @contextmanager
-    def _opened(self, claim: Claim, deadline: float) -> Iterator[_Turn]:
+    def _opened(self, claim: InterfaceClaim, deadline: float) -> Iterator[_Turn]:
         """A turn at the device, with nothing of ours before it in the kernel."""
         limit_at = min(deadline, self._monotonic() + EXCHANGE_S_MAX)
         if claim.must_stop(recovering=False):
@@ -230,7 +236,9 @@ class _Turn:
 
     __slots__ = ("_claim", "_device", "_generation", "_limit_at", "_owner")
 
-    def __init__(self, owner: DevIpmi, device: Device, claim: Claim, limit_at: float) -> None:
+    def __init__(
+        self, owner: DevIpmi, device: Device, claim: InterfaceClaim, limit_at: float
+    ) -> None:
         self._owner = owner
         self._device = device
         self._claim = claim

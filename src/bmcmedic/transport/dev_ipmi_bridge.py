@@ -36,7 +36,7 @@ class _Waiting:
     done: Done
 
 
-class Bridge:
+class DevIpmiBridge:
     """One open device for bridged requests; `open_device` opens it when it is needed."""
 
     def __init__(

@@ -95,7 +95,7 @@ class Device(Protocol):
         """Give it back to the kernel."""
 
 
-class Counters(Protocol):
+class DeviceCounters(Protocol):
     """What the kernel counts about the interface; reading it sends nothing."""
 
     def complete_transactions(self) -> int | None:

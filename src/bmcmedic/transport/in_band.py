@@ -49,7 +49,7 @@ def hold_alone(fd: int, path: str) -> None:
         raise InterfaceBusy(f"{path}: another bmcmedic driver has it; end that one first") from None
 
 
-class Claim(Protocol):
+class InterfaceClaim(Protocol):
     """The right to touch the interface; it can be lost at any moment."""
 
     def must_stop(self, *, recovering: bool) -> bool:
@@ -77,7 +77,9 @@ class InBand(Protocol):
         For whoever has the interface, or before anybody has.
         """
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         """One exchange, with its bounded error recovery.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
@@ -89,7 +91,7 @@ class InBand(Protocol):
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         """Send to a controller behind the BMC; returns as soon as the BMC has taken it.

@@ -62,7 +62,7 @@ def transport_error(error_number: int) -> TransportError:
     return TransportError(f"network error: {text}")
 
 
-class Link(ABC):
+class LanPeer(ABC):
     """One BMC's session in the engine; its owner subclasses it to be told what happens."""
 
     __slots__ = ("address", "console", "is_silent", "sock", "timer_at")
@@ -116,9 +116,9 @@ class LanEngine:
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._readers: dict[int, Callable[[], None]] = {}
-        self._links: dict[Address, Link] = {}
+        self._links: dict[Address, LanPeer] = {}
         self._timers: list[float] = []
-        self._timed: dict[float, list[Link]] = {}
+        self._timed: dict[float, list[LanPeer]] = {}
         """The links of each moment in the heap."""
 
     def close(self) -> None:
@@ -133,17 +133,17 @@ class LanEngine:
         self._poll.register(fileno, select.EPOLLIN)
         self._readers[fileno] = reader
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: LanPeer) -> None:
         """Take datagrams from the link's address."""
         link.sock = self._socket_for(link.address)
         self._links[link.address] = link
 
-    def detach(self, link: Link) -> None:
+    def detach(self, link: LanPeer) -> None:
         """Forget the link; what still comes from its address is a stray."""
         if self._links.get(link.address) is link:
             del self._links[link.address]
 
-    def flush(self, link: Link, now: float) -> None:
+    def flush(self, link: LanPeer, now: float) -> None:
         """Send what the link's console wants sent, and keep its timer."""
         for datagram in link.console.datagrams_to_send():
             self._send(link, datagram, now)
@@ -168,7 +168,7 @@ class LanEngine:
 
     # -- timers ----------------------------------------------------------------------------
 
-    def _arm(self, link: Link, timer: float) -> None:
+    def _arm(self, link: LanPeer, timer: float) -> None:
         # On a grid: under loss thousands of timers would else wake the process one by one.
         when = link.timer_at = math.ceil(timer / TIMER_GRID_S) * TIMER_GRID_S
         links = self._timed.get(when)
@@ -187,7 +187,7 @@ class LanEngine:
                 if when == link.timer_at:
                     self._fire(link, now)
 
-    def _fire(self, link: Link, now: float) -> None:
+    def _fire(self, link: LanPeer, now: float) -> None:
         link.timer_at = math.inf
         if self._links.get(link.address) is not link:
             return
@@ -224,7 +224,7 @@ class LanEngine:
         self.watch(sock.fileno(), lambda: self._drain(sock))
         return sock
 
-    def _send(self, link: Link, datagram: bytes, now: float) -> None:
+    def _send(self, link: LanPeer, datagram: bytes, now: float) -> None:
         sock = link.sock
         try:
             sock.sendto(datagram, link.address)
@@ -234,7 +234,7 @@ class LanEngine:
         except OSError as error:
             self._send_again(link, datagram, error, now)
 
-    def _send_again(self, link: Link, datagram: bytes, error: OSError, now: float) -> None:
+    def _send_again(self, link: LanPeer, datagram: bytes, error: OSError, now: float) -> None:
         """With IP_RECVERR, an ICMP error about some other address is reported by `sendto` first.
 
         So an error is the link's own only where the error queue has nothing to say.

@@ -15,7 +15,7 @@ from bmcmedic.errors import BmcmedicError, ConfigurationError, Refused
 from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE, Registers
 from bmcmedic.ipmi.kcs_errors import NothingThere
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
-from bmcmedic.transport.in_band import Claim, InterfaceGone, Interrupted, Ipmb
+from bmcmedic.transport.in_band import InterfaceClaim, InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.port_io_registers import PORT_MAX, DevPort, Guard, PortGuard
 
 BASE = 0xCA2
@@ -91,7 +91,9 @@ class PortIo:
                 raise
         self._registers: Registers = registers
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         """One exchange, with its bounded error recovery.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
@@ -120,7 +122,7 @@ class PortIo:
             error.advice = f"this is {self.name}, and {_WHERE}"
         raise error
 
-    def _play(self, host: HostKcs, claim: Claim, now: float) -> None:
+    def _play(self, host: HostKcs, claim: InterfaceClaim, now: float) -> None:
         """Do what the machine needs, until it needs nothing more."""
         registers, monotonic, access = self._registers, self._monotonic, self._access
         step, must_stop = host.step, claim.must_stop
@@ -159,7 +161,7 @@ class PortIo:
         request: bytes,  # noqa: ARG002 - as every interface
         target: Ipmb,
         deadline: float,  # noqa: ARG002
-        claim: Claim,  # noqa: ARG002
+        claim: InterfaceClaim,  # noqa: ARG002
         done: Callable[[bytes | BmcmedicError], None],  # noqa: ARG002
     ) -> None:
         """Not done here: fetching the answer takes exchanges that nobody asked for.
@@ -201,7 +203,7 @@ class PortIo:
         if self._guard is not None:
             self._guard.close()
 
-    def _ask(self, host: HostKcs, claim: Claim) -> None:
+    def _ask(self, host: HostKcs, claim: InterfaceClaim) -> None:
         if claim.must_stop(recovering=host.recoveries > 0) or host is not self._host:
             raise _interrupted(host)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent import config
-from bmcmedic.agent.config import SETTINGS, Config, load, with_reloadable
-from bmcmedic.agent.config_values import HttpsUrl, Listening, Place, Words
+from bmcmedic.agent.config import SETTINGS, AgentConfig, load, with_reloadable
+from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.service.config_values import Unusable
 
@@ -22,7 +22,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_as_it_is_nothing_is_changed_and_nobody_is_told() -> None:
     plain = load(None, {})
-    assert plain == Config()
+    assert plain == AgentConfig()
     assert plain.relief.mode == "observe"
     assert plain.controller.orders_allowed == ()
     assert plain.controller.url is None
@@ -132,12 +132,12 @@ def test_no_url_is_taken_that_is_none(url: object) -> None:
     ("value", "place"),
     [
         ("off", None),
-        ("unix:/run/m.sock", Place("/run/m.sock")),
-        ("127.0.0.1:9290", Place(None, "127.0.0.1", 9290)),
-        ("[::1]:0", Place(None, "::1", 0)),
+        ("unix:/run/m.sock", ListenAddress("/run/m.sock")),
+        ("127.0.0.1:9290", ListenAddress(None, "127.0.0.1", 9290)),
+        ("[::1]:0", ListenAddress(None, "::1", 0)),
     ],
 )
-def test_places_that_only_this_host_reaches(value: str, place: Place | None) -> None:
+def test_places_that_only_this_host_reaches(value: str, place: ListenAddress | None) -> None:
     assert Listening().check(value) == place
     assert place is None or str(place) == value
 
@@ -165,10 +165,10 @@ def test_a_reload_changes_what_it_can_and_nothing_else(tmp_path: Path) -> None:
         written(tmp_path, '[relief]\nmode = "act"\n[process]\nstarts_max = 9\n[doors]\nport = 7'),
         {},
     )
-    now, later = config.changed(Config(), new)
+    now, later = config.changed(AgentConfig(), new)
     assert [each.name for each in now] == ["relief.mode"]
     assert {each.name for each in later} == {"process.starts_max", "doors.port"}
-    mixed = with_reloadable(Config(), new)
+    mixed = with_reloadable(AgentConfig(), new)
     assert mixed.relief.mode == "act"
-    assert mixed.process == Config().process
-    assert mixed.doors == Config().doors
+    assert mixed.process == AgentConfig().process
+    assert mixed.doors == AgentConfig().doors

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent import main
-from bmcmedic.agent.config import Config
+from bmcmedic.agent.config import AgentConfig
 from bmcmedic.host.relieve.undo_journal import DIRECTORY
 
 
@@ -16,7 +16,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Where changes were looked for."""
     places: list[str] = []
 
-    def undo(config: Config) -> int:
+    def undo(config: AgentConfig) -> int:
         places.append(config.process.runtime_dir)
         return 0
 

@@ -23,7 +23,7 @@ from bmcmedic.errors import (
     RemoteProtocolError,
     TransportError,
 )
-from bmcmedic.ipmi.kcs import Phase
+from bmcmedic.ipmi.kcs import KcsPhase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, NothingThere
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
@@ -499,7 +499,7 @@ def test_an_interface_that_is_there_and_silent_is_not_missing(bench: Bench) -> N
 
 
 def nothing_there() -> NothingThere:
-    evidence = KcsEvidence(Fault.NOTHING_THERE, Phase.IDLE, 0xFF, 0, None, may_have_run=False)
+    evidence = KcsEvidence(Fault.NOTHING_THERE, KcsPhase.IDLE, 0xFF, 0, None, may_have_run=False)
     return NothingThere(evidence)
 
 

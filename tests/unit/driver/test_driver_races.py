@@ -15,7 +15,7 @@ from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, BreakerOpen, NoAnswer, TransportError
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime
 from bmcmedic.sim.virtual_time.world import World
-from bmcmedic.transport.in_band import Claim, InterfaceBusy, Ipmb
+from bmcmedic.transport.in_band import InterfaceBusy, InterfaceClaim, Ipmb
 
 PAT = b"\x18\x22"
 READ = b"\x10\x2d\x01"
@@ -37,7 +37,9 @@ class Interface:
         default_factory=list
     )
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         del deadline, idempotent
         assert not claim.must_stop(recovering=False)
         self.sent.append((self.world.now, request))
@@ -48,7 +50,7 @@ class Interface:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         del request, target, claim

@@ -17,16 +17,16 @@ from bmcmedic.errors import (
 from bmcmedic.fleet.diagnose import diagnose, identity
 from bmcmedic.fleet.host_evidence.host_verdict import HostWitness
 from bmcmedic.fleet.observe import answer_of, reach_of
-from bmcmedic.fleet.plan import Times, plan
+from bmcmedic.fleet.plan import ResetTimes, plan
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.model.heal import (
-    Answer,
     AnswerKind,
     DiagnosisKind,
     HostReport,
-    Identity,
+    IdentityCheck,
     KipmiThread,
     Observation,
+    ObservedAnswer,
     Reach,
     Remedy,
 )
@@ -36,9 +36,9 @@ WELL = Observation(
     "bmc1",
     Reach.SESSION,
     answers=(
-        Answer("device id", AnswerKind.ANSWERED, "", 0.01),
-        Answer("power", AnswerKind.ANSWERED, "", 0.01),
-        Answer("watchdog timer", AnswerKind.UNSUPPORTED, "completion code 0xc1"),
+        ObservedAnswer("device id", AnswerKind.ANSWERED, "", 0.01),
+        ObservedAnswer("power", AnswerKind.ANSWERED, "", 0.01),
+        ObservedAnswer("watchdog timer", AnswerKind.UNSUPPORTED, "completion code 0xc1"),
     ),
     available=True,
     system_guid=UUID(UUID_TEXT).bytes_le,
@@ -49,7 +49,7 @@ CALM = HostReport(captured_at=0.0, symptoms=(), product_uuid=UUID_TEXT)
 
 
 def with_answer(kind: AnswerKind) -> Observation:
-    return replace(WELL, answers=(*WELL.answers, Answer("self-test", kind, "why")))
+    return replace(WELL, answers=(*WELL.answers, ObservedAnswer("self-test", kind, "why")))
 
 
 def test_a_bmc_that_answers_everything_is_healthy() -> None:
@@ -126,7 +126,7 @@ def test_a_host_that_could_not_judge_makes_no_bmc_healthy() -> None:
     told = diagnose(WELL, blind)
     assert told.kind is DiagnosisKind.UNCLEAR
     assert "could not judge: it could not see whether 3 IPMI clients hang" in told.evidence[0]
-    assert plan(told, Times()).remedy is Remedy.REFUSE
+    assert plan(told, ResetTimes()).remedy is Remedy.REFUSE
     assert diagnose(with_answer(AnswerKind.UNANSWERED), blind).kind is DiagnosisKind.LAN_SICK
     assert diagnose(WELL, blind, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
     seen = replace(blind, symptoms=("bmc-not-answering",))
@@ -172,14 +172,14 @@ def test_who_is_out_of_reach_gets_no_reset(
     assert reach_of(error) is reach
     diagnosis = diagnose(Observation("bmc1", reach), None, in_band_hung=True)
     assert diagnosis.kind is kind
-    chosen = plan(diagnosis, Times(), remedy=Remedy.COLD_RESET)
+    chosen = plan(diagnosis, ResetTimes(), remedy=Remedy.COLD_RESET)
     assert chosen.remedy is remedy
     assert chosen.steps == ()
 
 
 def test_the_advice_fits_what_was_seen() -> None:
     def advice(reach: Reach) -> str:
-        return plan(diagnose(Observation("bmc1", reach), None), Times(), reach=reach).reason
+        return plan(diagnose(Observation("bmc1", reach), None), ResetTimes(), reach=reach).reason
 
     closed = advice(Reach.PORT_CLOSED)
     assert closed.startswith("nothing listens at this port: check the port")
@@ -206,26 +206,26 @@ def test_errors_become_answers_in_one_place() -> None:
     ids=["text order", "SMBIOS order", "reversed"],
 )
 def test_identity_is_proven_in_every_order_of_bytes(guid: bytes) -> None:
-    assert identity(replace(WELL, system_guid=guid), CALM) is Identity.PROVEN
+    assert identity(replace(WELL, system_guid=guid), CALM) is IdentityCheck.PROVEN
     other = replace(CALM, product_uuid=None, bmc_guid=UUID_TEXT)
     observed = replace(WELL, system_guid=None, device_guid=guid)
-    assert identity(observed, other) is Identity.PROVEN
+    assert identity(observed, other) is IdentityCheck.PROVEN
 
 
 def test_identity_says_what_it_cannot_know() -> None:
     other = replace(CALM, product_uuid="ffffffff-0000-1111-2222-333333333333")
-    assert identity(WELL, None) is Identity.NOT_ASKED
-    assert identity(WELL, other) is Identity.MISMATCH
-    assert identity(replace(WELL, system_guid=None), CALM) is Identity.NOT_PROVEN
-    assert identity(WELL, replace(CALM, product_uuid=None)) is Identity.NOT_PROVEN
-    assert identity(WELL, replace(CALM, product_uuid="Not Settable")) is Identity.NOT_PROVEN
+    assert identity(WELL, None) is IdentityCheck.NOT_ASKED
+    assert identity(WELL, other) is IdentityCheck.MISMATCH
+    assert identity(replace(WELL, system_guid=None), CALM) is IdentityCheck.NOT_PROVEN
+    assert identity(WELL, replace(CALM, product_uuid=None)) is IdentityCheck.NOT_PROVEN
+    assert identity(WELL, replace(CALM, product_uuid="Not Settable")) is IdentityCheck.NOT_PROVEN
     nil = "00000000-0000-0000-0000-000000000000"
-    assert identity(WELL, replace(CALM, product_uuid=nil)) is Identity.NOT_PROVEN
+    assert identity(WELL, replace(CALM, product_uuid=nil)) is IdentityCheck.NOT_PROVEN
 
 
 def test_a_plan_names_the_times_and_the_one_reset() -> None:
     report = replace(CALM, symptoms=("bmc-not-answering",))
-    chosen = plan(diagnose(WELL, report), Times(quiet_s=45, return_s=300, steady_s=30))
+    chosen = plan(diagnose(WELL, report), ResetTimes(quiet_s=45, return_s=300, steady_s=30))
     assert chosen.remedy is Remedy.COLD_RESET
     text = "\n".join(chosen.steps)
     assert "one cold reset" in text
@@ -234,7 +234,7 @@ def test_a_plan_names_the_times_and_the_one_reset() -> None:
 
 
 def test_polls_are_five_seconds_apart_unless_the_quiet_time_is_short() -> None:
-    assert Times().poll_s == 5.0
-    assert Times(quiet_s=90).poll_s == 5.0
-    assert Times(quiet_s=9).poll_s == 1.0
-    assert Times(quiet_s=0).poll_s == 0.5
+    assert ResetTimes().poll_s == 5.0
+    assert ResetTimes(quiet_s=90).poll_s == 5.0
+    assert ResetTimes(quiet_s=9).poll_s == 1.0
+    assert ResetTimes(quiet_s=0).poll_s == 0.5

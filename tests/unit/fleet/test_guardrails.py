@@ -8,7 +8,7 @@ from bmcmedic.fleet.guardrails import (
     GuardrailFacts,
     violated,
 )
-from bmcmedic.model.heal import Identity
+from bmcmedic.model.heal import IdentityCheck
 
 
 def rules(facts: GuardrailFacts) -> list[str]:
@@ -22,9 +22,9 @@ def test_nothing_looked_at_forbids_nothing() -> None:
 @pytest.mark.parametrize(
     ("facts", "rule"),
     [
-        (GuardrailFacts(identity=Identity.MISMATCH), "other-host"),
-        (GuardrailFacts(identity=Identity.MISMATCH, operators_word=True), "other-host"),
-        (GuardrailFacts(identity=Identity.NOT_PROVEN), "identity-not-proven"),
+        (GuardrailFacts(identity=IdentityCheck.MISMATCH), "other-host"),
+        (GuardrailFacts(identity=IdentityCheck.MISMATCH, operators_word=True), "other-host"),
+        (GuardrailFacts(identity=IdentityCheck.NOT_PROVEN), "identity-not-proven"),
         (GuardrailFacts(symptoms_age_s=SYMPTOMS_AGE_S_MAX + 1), "symptoms-too-old"),
         (GuardrailFacts(symptoms_age_s=-SYMPTOMS_AHEAD_S_MAX - 1), "symptoms-too-old"),
         (GuardrailFacts(updating="0xD1"), "bmc-updating"),
@@ -42,9 +42,9 @@ def test_each_rule_refuses(facts: GuardrailFacts, rule: str) -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        GuardrailFacts(identity=Identity.PROVEN),
-        GuardrailFacts(identity=Identity.NOT_ASKED),
-        GuardrailFacts(identity=Identity.NOT_PROVEN, operators_word=True),
+        GuardrailFacts(identity=IdentityCheck.PROVEN),
+        GuardrailFacts(identity=IdentityCheck.NOT_ASKED),
+        GuardrailFacts(identity=IdentityCheck.NOT_PROVEN, operators_word=True),
         GuardrailFacts(symptoms_age_s=SYMPTOMS_AGE_S_MAX),
         GuardrailFacts(symptoms_age_s=-SYMPTOMS_AHEAD_S_MAX),
         GuardrailFacts(power_asked=True, power="off"),
@@ -64,5 +64,5 @@ def test_a_refusal_carries_its_numbers() -> None:
 
 
 def test_every_rule_that_is_broken_is_told() -> None:
-    facts = GuardrailFacts(identity=Identity.MISMATCH, updating="0xD1", confirmed=False)
+    facts = GuardrailFacts(identity=IdentityCheck.MISMATCH, updating="0xD1", confirmed=False)
     assert rules(facts) == ["other-host", "bmc-updating", "not-confirmed"]

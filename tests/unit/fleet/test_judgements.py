@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bmcmedic.fleet.act import TimerLook, is_harmless, was_patted
+from bmcmedic.fleet.act import TimerReading, is_harmless, was_patted
 from bmcmedic.fleet.host_evidence.host_marks import HostMarks, host_changes
 from bmcmedic.fleet.host_evidence.host_verdict import judge_host
 from bmcmedic.fleet.verify import (
@@ -177,6 +177,6 @@ def test_a_timer_is_harmless_when_it_can_do_nothing() -> None:
 )
 def test_a_countdown_that_rises_was_patted(present_s: float, running: bool, patted: bool) -> None:
     after = replace(TIMER, present_countdown_s=present_s, running=running)
-    assert was_patted(TimerLook(TIMER, 0.0), TimerLook(after, 5.0)) is patted
+    assert was_patted(TimerReading(TIMER, 0.0), TimerReading(after, 5.0)) is patted
     stopped = replace(TIMER, running=False)
-    assert was_patted(TimerLook(stopped, 0.0), TimerLook(after, 5.0)) is running
+    assert was_patted(TimerReading(stopped, 0.0), TimerReading(after, 5.0)) is running

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from bmcmedic.fleet.reset_lock import Claim
+from bmcmedic.fleet.reset_lock import ResetLock
 
 HERE = ("192.0.2.1", 623)
 
 
 def test_a_bmc_is_claimed_once_until_it_is_released() -> None:
-    first, second = Claim(), Claim()
+    first, second = ResetLock(), ResetLock()
     assert first.take(HERE)
     assert first.take(HERE)
     assert not second.take(HERE)

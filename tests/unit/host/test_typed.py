@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.host import typed
-from bmcmedic.host.kernel.proc import Identity, Stat
+from bmcmedic.host.kernel.proc import ProcessIdentity, Stat
 from tests.support.proc_tree import KTHREADD, kipmi, stuck_ipmitool, write_capture
 
 TIMEOUT_S = 60
@@ -65,7 +65,7 @@ def test_a_record_is_what_typing_makes_of_it() -> None:
 def test_records_of_triage_go_through_a_pickle() -> None:
     stat = Stat(7, "ipmitool", "S", 1, 7, 7, 0, 0, 0, 1, 99, 0)
     assert pickle.loads(pickle.dumps(stat)) == stat  # noqa: S301 - our own
-    assert stat.identity == Identity(7, 99)
+    assert stat.identity == ProcessIdentity(7, 99)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="classes keep annotations elsewhere")

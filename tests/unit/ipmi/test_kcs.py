@@ -17,12 +17,12 @@ from bmcmedic.ipmi.kcs import (
     STATUS_SMS_ATN,
     STATUS_STATE,
     TRANSITIONS,
-    ControlCode,
     ErrorCode,
     InterfaceState,
-    Phase,
+    KcsControlCode,
+    KcsPhase,
+    KcsTrigger,
     Registers,
-    Trigger,
 )
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.kcs_errors import Fault, KcsAborted, KcsTimeout, KcsViolation, NothingThere
@@ -37,17 +37,17 @@ IDLE, READ, WRITE, ERROR = (int(state) for state in InterfaceState)
 
 
 def test_the_table_is_whole() -> None:
-    assert set(INTERFACE_STATE) == set(Phase)
-    assert {phase for phase, _ in TRANSITIONS} == set(Phase)
-    assert set(TRANSITIONS.values()) == set(Phase)
-    assert {trigger for _, trigger in TRANSITIONS} == set(Trigger)
-    assert len(TRANSITIONS) == 10 + 4 * len(Phase)
+    assert set(INTERFACE_STATE) == set(KcsPhase)
+    assert {phase for phase, _ in TRANSITIONS} == set(KcsPhase)
+    assert set(TRANSITIONS.values()) == set(KcsPhase)
+    assert {trigger for _, trigger in TRANSITIONS} == set(KcsTrigger)
+    assert len(TRANSITIONS) == 10 + 4 * len(KcsPhase)
 
 
 def test_the_host_can_always_begin_again() -> None:
-    for phase in Phase:
-        assert TRANSITIONS[phase, Trigger.WRITE_START] is Phase.WRITE_START
-        assert TRANSITIONS[phase, Trigger.GET_STATUS] is Phase.ABORT_REQUESTED
+    for phase in KcsPhase:
+        assert TRANSITIONS[phase, KcsTrigger.WRITE_START] is KcsPhase.WRITE_START
+        assert TRANSITIONS[phase, KcsTrigger.GET_STATUS] is KcsPhase.ABORT_REQUESTED
 
 
 # ------------------------------------------------------------------------- the host, line by line
@@ -184,7 +184,7 @@ def test_ibf_stuck_ends_after_eleven_waits_with_what_was_seen() -> None:
 
 def test_ibf_stuck_is_woken_by_writing_all_the_same() -> None:
     script = started().plays(*WRITTEN[:2])
-    while script.host.phase is not Phase.ABORT_REQUESTED:
+    while script.host.phase is not KcsPhase.ABORT_REQUESTED:
         script.plays(status(STATUS_IBF))
         assert script.now < 6
         if script.need is Need.WRITE_COMMAND:
@@ -238,7 +238,7 @@ def test_where_nothing_is_nothing_is_written(phase: str) -> None:
 
 def test_nothing_is_written_to_nothing_even_when_ibf_had_its_time() -> None:
     script = started()
-    while script.host.phase is not Phase.ERROR:
+    while script.host.phase is not KcsPhase.ERROR:
         script.plays(status(STATUS_IBF))
     assert script.now >= 5.0
     found_at = script.now
@@ -288,7 +288,7 @@ def test_what_may_have_run_is_not_sent_again() -> None:
     error = script.host.error()
     assert isinstance(error, KcsViolation)
     assert error.evidence.fault is Fault.WRONG_STATE
-    assert error.evidence.phase is Phase.EXECUTING
+    assert error.evidence.phase is KcsPhase.EXECUTING
     assert error.evidence.status == ERROR
     assert error.evidence.error_code == ErrorCode.ILLEGAL_CONTROL_CODE
     assert error.evidence.may_have_run
@@ -306,7 +306,7 @@ def test_a_fault_in_a_recovery_that_succeeds_is_not_what_is_told() -> None:
     script.plays(*RECOVERED, status(IDLE))
     error = script.host.error()
     assert isinstance(error, KcsViolation)
-    assert error.evidence.phase is Phase.EXECUTING
+    assert error.evidence.phase is KcsPhase.EXECUTING
     assert error.evidence.recoveries == 2
 
 
@@ -360,7 +360,7 @@ def test_a_bmc_slow_at_every_byte_meets_the_limit_of_the_exchange() -> None:
     script = started(bytes(200), limits=KcsLimits(poll_s_max=0.5))
     while not script.failed:
         script.now += 4.0  # within IBF's time, each time
-        script.plays(status(WRITE if script.host.phase is not Phase.IDLE else IDLE))
+        script.plays(status(WRITE if script.host.phase is not KcsPhase.IDLE else IDLE))
         if not script.failed:
             script.need = script.host.step(script.now)
     assert script.host.fault is Fault.EXCHANGE_LIMIT
@@ -377,7 +377,7 @@ def test_ibf_time_goes_on_from_one_short_exchange_to_the_next() -> None:
         while not script.failed:
             script.plays(status(READ | STATUS_IBF))
             if script.need is Need.WRITE_COMMAND:
-                assert host.byte == ControlCode.GET_STATUS
+                assert host.byte == KcsControlCode.GET_STATUS
                 assert 5.0 <= script.now < 6.0
                 return
     pytest.fail("never recovered")
@@ -541,7 +541,7 @@ def test_a_bmc_takes_a_request_and_gives_its_response() -> None:
         assert not bmc.read_status() & STATUS_OBF
         served(bmc, ("data", 0x68))
     assert taken(bmc) == (IDLE, 0)
-    assert bmc.phase is Phase.IDLE
+    assert bmc.phase is KcsPhase.IDLE
 
 
 def test_a_bmc_that_holds_ibf_while_it_works() -> None:
@@ -648,47 +648,47 @@ def test_an_empty_response_is_our_own_error() -> None:
         bmc.respond(bmc.request_number, b"")
 
 
-WAYS: dict[Phase, list[tuple[str, int]]] = {
-    Phase.IDLE: [],
-    Phase.WRITE_START: [("command", 0x61)],
-    Phase.WRITE_DATA: [("command", 0x61), ("data", 1)],
-    Phase.WRITE_END: [("command", 0x61), ("data", 1), ("command", 0x62)],
-    Phase.EXECUTING: [*REQUEST],
-    Phase.READ: [*REQUEST],
-    Phase.ABORT_REQUESTED: [("command", 0x60)],
-    Phase.ABORT_STATUS: [("command", 0x60), ("data", 0)],
-    Phase.ERROR: [("data", 0x55)],
+WAYS: dict[KcsPhase, list[tuple[str, int]]] = {
+    KcsPhase.IDLE: [],
+    KcsPhase.WRITE_START: [("command", 0x61)],
+    KcsPhase.WRITE_DATA: [("command", 0x61), ("data", 1)],
+    KcsPhase.WRITE_END: [("command", 0x61), ("data", 1), ("command", 0x62)],
+    KcsPhase.EXECUTING: [*REQUEST],
+    KcsPhase.READ: [*REQUEST],
+    KcsPhase.ABORT_REQUESTED: [("command", 0x60)],
+    KcsPhase.ABORT_STATUS: [("command", 0x60), ("data", 0)],
+    KcsPhase.ERROR: [("data", 0x55)],
 }
 
 
-def bmc_in(phase: Phase, answer: bytes = ANSWER) -> BmcKcs:
+def bmc_in(phase: KcsPhase, answer: bytes = ANSWER) -> BmcKcs:
     bmc = BmcKcs()
     served(bmc, *WAYS[phase])
-    if phase is Phase.READ:
+    if phase is KcsPhase.READ:
         bmc.respond(bmc.request_number, answer)
     assert bmc.phase is phase
     return bmc
 
 
-def pull(bmc: BmcKcs, trigger: Trigger) -> None:
+def pull(bmc: BmcKcs, trigger: KcsTrigger) -> None:
     match trigger:
-        case Trigger.WRITE_START | Trigger.WRITE_END | Trigger.GET_STATUS:
-            served(bmc, ("command", ControlCode[trigger.name]))
-        case Trigger.BYTE:
+        case KcsTrigger.WRITE_START | KcsTrigger.WRITE_END | KcsTrigger.GET_STATUS:
+            served(bmc, ("command", KcsControlCode[trigger.name]))
+        case KcsTrigger.BYTE:
             served(bmc, ("data", 0x02))
-        case Trigger.RESPONSE:
+        case KcsTrigger.RESPONSE:
             assert bmc.respond(bmc.request_number, ANSWER)
-        case Trigger.READ_NEXT | Trigger.READ_END:
+        case KcsTrigger.READ_NEXT | KcsTrigger.READ_END:
             served(bmc, ("data", 0x68))
-        case Trigger.VIOLATION:
+        case KcsTrigger.VIOLATION:
             served(bmc, ("command", 0x77))
-        case Trigger.RESTART:
+        case KcsTrigger.RESTART:
             bmc.restart()
 
 
 @pytest.mark.parametrize(("phase", "trigger"), TRANSITIONS, ids=lambda each: str(each.name))
-def test_the_bmc_takes_every_transition(phase: Phase, trigger: Trigger) -> None:
-    bmc = bmc_in(phase, b"!" if trigger is Trigger.READ_END else ANSWER)
+def test_the_bmc_takes_every_transition(phase: KcsPhase, trigger: KcsTrigger) -> None:
+    bmc = bmc_in(phase, b"!" if trigger is KcsTrigger.READ_END else ANSWER)
     pull(bmc, trigger)
     assert bmc.phase is TRANSITIONS[phase, trigger]
     assert bmc.read_status() & STATUS_STATE == INTERFACE_STATE[bmc.phase]

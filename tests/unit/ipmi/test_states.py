@@ -13,7 +13,7 @@ from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.ipmi.rakp import KeyExchange, Rakp1
 from bmcmedic.ipmi.remote_console import RemoteConsole
-from bmcmedic.ipmi.states import TRANSITIONS, State, Trigger
+from bmcmedic.ipmi.states import TRANSITIONS, SessionTrigger, State
 from bmcmedic.transport.aes import aes_cbc
 from tests.support.session_pair import make_pair, opened_pair
 
@@ -24,7 +24,7 @@ def test_every_state_can_be_reached_and_only_two_are_final() -> None:
         reached |= {end for (start, _), end in TRANSITIONS.items() if start in reached}
     assert reached == set(State)
     assert set(State) - {start for start, _ in TRANSITIONS} == {State.CLOSED, State.FAILED}
-    assert {trigger for _, trigger in TRANSITIONS} == set(Trigger)
+    assert {trigger for _, trigger in TRANSITIONS} == set(SessionTrigger)
 
 
 def test_calls_out_of_turn_are_our_own_mistake_and_change_nothing() -> None:

@@ -9,11 +9,11 @@ from bmcmedic.ipmi.vm_serial import (
     FRAME_BYTES_MAX,
     SPECIAL_BYTES,
     Capability,
-    ControlCode,
     ControlMessage,
     Damaged,
     FrameReader,
     VmBmc,
+    VmControlCode,
     VmHost,
     VmRequest,
     VmResponse,
@@ -67,8 +67,8 @@ def test_what_qemu_sends_as_it_connects() -> None:
     bmc = VmBmc()
     assert bmc.connected() == bytes.fromhex("ff 01 a1")
     assert list(bmc.receive(greeting)) == [
-        ControlMessage(ControlCode.VERSION, 1),
-        ControlMessage(ControlCode.CAPABILITIES, 0x3F),
+        ControlMessage(VmControlCode.VERSION, 1),
+        ControlMessage(VmControlCode.CAPABILITIES, 0x3F),
     ]
     assert bmc.version == 1
     assert bmc.capabilities == ALL_CAPABILITIES
@@ -142,9 +142,9 @@ def test_a_field_out_of_range_is_our_mistake(request_: VmRequest) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        ControlMessage(ControlCode.VERSION),
-        ControlMessage(ControlCode.RESET, 1),
-        ControlMessage(ControlCode.VERSION, 256),
+        ControlMessage(VmControlCode.VERSION),
+        ControlMessage(VmControlCode.RESET, 1),
+        ControlMessage(VmControlCode.VERSION, 256),
     ],
 )
 def test_a_value_where_none_belongs_is_our_mistake(message: ControlMessage) -> None:
@@ -173,10 +173,10 @@ def test_only_what_the_machine_waits_for_is_answered() -> None:
 
 def test_no_control_message_that_the_machine_cannot_do() -> None:
     bmc = bmc_with_machine(Capability.RESET)
-    assert bmc.control(ControlCode.RESET) == b"\x04\xa1"
-    assert bmc.control(ControlCode.POWER_OFF) is None
+    assert bmc.control(VmControlCode.RESET) == b"\x04\xa1"
+    assert bmc.control(VmControlCode.POWER_OFF) is None
     bmc.disconnected()
-    assert bmc.control(ControlCode.RESET) is None
+    assert bmc.control(VmControlCode.RESET) is None
 
 
 def test_a_reset_of_the_interface_forgets_its_request() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bmcmedic.ipmi.commands.messaging import SendMessageReq
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.dispatch import Interface
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.handlers import HANDLERS
 from tests.support.sim import START, sim_bmc
@@ -43,7 +43,8 @@ FAULTS = st.lists(
     unique_by=lambda spec: spec.split(":")[0],
 )
 STEPS = st.lists(
-    st.one_of(st.tuples(REQUESTS, st.sampled_from(Door)), FAULTS, st.floats(0, 100)), max_size=25
+    st.one_of(st.tuples(REQUESTS, st.sampled_from(Interface)), FAULTS, st.floats(0, 100)),
+    max_size=25,
 )
 
 

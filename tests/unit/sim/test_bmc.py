@@ -34,14 +34,14 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.guid import guid_matches
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import QUEUED_REQUESTS_MAX, RESTART_DELAY_S, SimBmc
-from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.leak import FREE_FRACTION_FRESH
-from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.sim.watchdog import SimTimerSettings
 from tests.support.sim import START, ask, execute, sim_bmc
 
-KCS = Door.SYSTEM_INTERFACE
-DAEMON = WatchdogSettings(
+KCS = Interface.SYSTEM_INTERFACE
+DAEMON = SimTimerSettings(
     timer_use=4,
     timeout_action=1,
     pretimeout_interrupt=0,
@@ -90,7 +90,7 @@ def test_unknown_commands_wrong_lengths_and_wrong_fields_have_their_codes() -> N
         (RequestMessage(0x00, 0x02, b"\x0e"), CompletionCode.INVALID_DATA_FIELD),
     ]
     for message, code in cases:
-        answer = bmc.execute(message, Door.LAN, START)
+        answer = bmc.execute(message, Interface.LAN, START)
         assert answer is not None
         assert answer.completion_code == code, message
 
@@ -100,7 +100,7 @@ def test_requests_are_counted_by_their_numbers() -> None:
     for _ in range(3):
         ask(bmc, GetDeviceIdReq(), START)
     execute(bmc, ColdResetReq(), START)
-    bmc.execute(RequestMessage(0x06, 0xEE), Door.LAN, START)
+    bmc.execute(RequestMessage(0x06, 0xEE), Interface.LAN, START)
     assert bmc.describe(START)["requests"] == {"06/01": 3, "06/02": 1, "06/ee": 1}
 
 
@@ -114,7 +114,7 @@ def test_a_cold_reset_is_answered_then_done_and_takes_its_boot_time() -> None:
     down = START + RESTART_DELAY_S
     bmc.handle_timer(down)
     assert (bmc.cold_resets, bmc.state, bmc.restarts) == (1, "booting", 1)
-    for door in Door:
+    for door in Interface:
         assert execute(bmc, GetDeviceIdReq(), down + 29.9, door) is None
     assert ask(bmc, GetDeviceIdReq(), down + 30.1).available
     assert bmc.state == "up"
@@ -214,7 +214,7 @@ def test_a_bmc_that_hangs_towards_its_host_answers_over_lan(fault: str) -> None:
 def test_a_dead_bmc_is_silent_everywhere_and_counts_nothing() -> None:
     bmc = sim_bmc("dead")
     assert bmc.state == "dead"
-    assert [execute(bmc, GetDeviceIdReq(), START, door) for door in Door] == [None, None]
+    assert [execute(bmc, GetDeviceIdReq(), START, door) for door in Interface] == [None, None]
     assert bmc.describe(START)["requests"] == {}
     bmc.set_faults(FaultSet.parse([]), START + 1)
     assert bmc.state == "up"
@@ -235,7 +235,7 @@ def test_a_slow_bmc_that_is_flooded_with_requests_says_node_busy() -> None:
     assert codes[-1] == CompletionCode.NODE_BUSY
 
 
-def execute_id(bmc: SimBmc, now: float) -> Answer:
+def execute_id(bmc: SimBmc, now: float) -> HandlerAnswer:
     answer = execute(bmc, GetDeviceIdReq(), now)
     assert answer is not None
     return answer

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bmcmedic.sim.watchdog import WatchdogEvent, WatchdogSettings, WatchdogTimer
+from bmcmedic.sim.watchdog import SimTimerSettings, WatchdogEvent, WatchdogTimer
 
-SETTINGS = WatchdogSettings(
+SETTINGS = SimTimerSettings(
     timer_use=4,
     timeout_action=1,
     pretimeout_interrupt=2,

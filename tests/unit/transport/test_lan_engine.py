@@ -24,7 +24,7 @@ from bmcmedic.transport.lan_engine import (
     TIMER_GRID_S,
     Address,
     LanEngine,
-    Link,
+    LanPeer,
 )
 from tests.support.udp_bmc import CREDENTIALS, closed_address, silent_address, udp_bmcs
 
@@ -32,7 +32,7 @@ OPTIONS = ConsoleOptions(CREDENTIALS, os.urandom, aes_cbc)
 GIVE_UP_S = 30.0
 
 
-class Recorder(Link):
+class Recorder(LanPeer):
     """A link that writes down what it is told."""
 
     __slots__ = ("answers", "errors", "events", "silences")

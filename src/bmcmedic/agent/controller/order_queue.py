@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bmcmedic.agent.config import OrderKind
-from bmcmedic.agent.controller.order_store import OrderMemory
+from bmcmedic.agent.controller.order_store import OrderStore
 from bmcmedic.agent.controller.orders import (
     ORDERS_MAX,
     REASON_CHARACTERS_MAX,
     Acknowledgement,
     BadOrder,
-    Order,
+    ControllerOrder,
     OrderState,
     order_id_of,
     read_order,
@@ -54,7 +54,7 @@ _WATCHDOG = {
 }
 
 
-class Driver(Protocol):
+class OrderedDriver(Protocol):
     """What orders need of the driver's socket."""
 
     def watchdog(self, action: WatchdogAction, seconds: float | None = None) -> dict[str, Any]:
@@ -86,14 +86,14 @@ class Rules:
     epoch_s: Callable[[], float]
 
 
-class OrderDesk:
+class OrderQueue:
     """Takes orders, carries them out, and says what became of them."""
 
     def __init__(
         self,
         folder: Path,
         rules: Rules,
-        driver: Callable[[], Driver],
+        driver: Callable[[], OrderedDriver],
         log: AgentLog,
         runtime: Runtime,
         news: Callable[[], None],
@@ -108,9 +108,9 @@ class OrderDesk:
         self._wakeup = runtime.signal()
         self._stopping = False
         self._lock = threading.Lock()
-        self._waiting: deque[Order] = deque()
+        self._waiting: deque[ControllerOrder] = deque()
         self._reported: OrderedDict[str, Acknowledgement] = OrderedDict()
-        self._memory: OrderMemory | None = None
+        self._memory: OrderStore | None = None
         self.states: Counter[str] = Counter(
             {state.value: 0 for state in OrderState if state.is_final}
         )
@@ -122,14 +122,14 @@ class OrderDesk:
             except StoreError as error:
                 log.event(WARNING, "orders", f"no order can be carried out: {error}")
 
-    def _remembered(self) -> OrderMemory:
+    def _remembered(self) -> OrderStore:
         """The memory, read when it can be; raises StoreError."""
         if self._memory is None:
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{self._folder} cannot be made: {error.strerror}") from None
-            self._memory = OrderMemory(self._folder)
+            self._memory = OrderStore(self._folder)
         return self._memory
 
     # -------------------------------------------------------------------------- the report's side
@@ -257,7 +257,7 @@ class OrderDesk:
         self._news()
         return True
 
-    def _begin(self, order: Order) -> bool:
+    def _begin(self, order: ControllerOrder) -> bool:
         """Whether it is to be carried out; it is noted on the disk then."""
         now = self._rules.epoch_s()
         why = why_forbidden(order, self._rules.allowed(), self._rules.why_not())
@@ -291,7 +291,7 @@ class OrderDesk:
             )
         return None
 
-    def _end(self, order: Order, state: OrderState, reason: str | None) -> None:
+    def _end(self, order: ControllerOrder, state: OrderState, reason: str | None) -> None:
         if reason is not None:
             reason = reason[:REASON_CHARACTERS_MAX]
         ended = Acknowledgement(
@@ -304,7 +304,7 @@ class OrderDesk:
             ended = replace(ended, reason=f"{reason or 'done'}; not kept on the disk: {error}")
         self._settle(ended)
 
-    def _carry_out(self, order: Order) -> tuple[OrderState, str | None]:
+    def _carry_out(self, order: ControllerOrder) -> tuple[OrderState, str | None]:
         driver = self._driver()
         try:
             if order.kind is OrderKind.COLD_RESET:
@@ -331,11 +331,13 @@ class OrderDesk:
         finally:
             driver.close()
 
-    def _order_watchdog(self, order: Order, driver: Driver) -> tuple[OrderState, str | None]:
+    def _order_watchdog(
+        self, order: ControllerOrder, driver: OrderedDriver
+    ) -> tuple[OrderState, str | None]:
         driver.watchdog(_WATCHDOG[order.kind], order.seconds)
         return self._settled(lambda: _is_as_ordered(order, driver.watchdog(WatchdogAction.GET)))
 
-    def _park(self, order: Order, driver: Driver) -> tuple[OrderState, str | None]:
+    def _park(self, order: ControllerOrder, driver: OrderedDriver) -> tuple[OrderState, str | None]:
         driver.park(PARK_S_DEFAULT if order.seconds is None else order.seconds)
 
         def is_let_go() -> bool:
@@ -357,7 +359,7 @@ class OrderDesk:
         return OrderState.UNKNOWN, why
 
 
-def _is_as_ordered(order: Order, watchdog: dict[str, Any]) -> bool:
+def _is_as_ordered(order: ControllerOrder, watchdog: dict[str, Any]) -> bool:
     if not watchdog.get("settled"):
         return False
     if order.kind is OrderKind.LENGTHEN_WATCHDOG:

@@ -12,7 +12,7 @@ from typing import Any
 from bmcmedic.agent.controller.orders import (
     REASON_CHARACTERS_MAX,
     Acknowledgement,
-    Order,
+    ControllerOrder,
     OrderState,
 )
 from bmcmedic.agent.small_file import read_json, write_json
@@ -26,7 +26,7 @@ KEPT_S = 7 * 86_400.0
 INTERRUPTED = "the agent ended while it was carried out: it may have been"
 
 
-class OrderMemory:
+class OrderStore:
     """The orders of one host; not for two threads at once."""
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class OrderMemory:
                 found.append(ended)
         return found
 
-    def begin(self, order: Order, now: float) -> None:
+    def begin(self, order: ControllerOrder, now: float) -> None:
         """Note that it is about to be carried out. Raises: StoreError, and it must not be."""
         kept = {
             order_id: entry for order_id, entry in self._known.items() if now < entry[1] + KEPT_S

@@ -51,7 +51,7 @@ class OrderState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ControllerOrder:
     """One order."""
 
     order_id: str
@@ -99,7 +99,7 @@ def order_id_of(raw: object) -> str | None:
     return found if isinstance(found, str) and _ID.match(found) else None
 
 
-def read_order(raw: object, host_id: Mapping[str, str | None], now: float) -> Order:
+def read_order(raw: object, host_id: Mapping[str, str | None], now: float) -> ControllerOrder:
     """The order that a controller sent for this host; `now` in epoch seconds.
 
     Raises: BadOrder.
@@ -129,17 +129,19 @@ def read_order(raw: object, host_id: Mapping[str, str | None], now: float) -> Or
     if kind is OrderKind.LENGTHEN_WATCHDOG:
         if not _is_number(seconds) or not 0 < seconds <= SECONDS_MAX:
             raise no(f"seconds is the watchdog's time-out, up to {SECONDS_MAX:g} s")
-        return Order(order_id, kind, expires_at, float(seconds))
+        return ControllerOrder(order_id, kind, expires_at, float(seconds))
     if kind is OrderKind.PARK and seconds is not None:
         if not _is_number(seconds) or not PARK_S_MIN <= seconds <= PARK_S_MAX:
             raise no(f"seconds is how long to park, {PARK_S_MIN:g} to {PARK_S_MAX:g} s")
-        return Order(order_id, kind, expires_at, float(seconds))
+        return ControllerOrder(order_id, kind, expires_at, float(seconds))
     if seconds is not None:
         raise no(f"seconds has no meaning for {kind_name}")
-    return Order(order_id, kind, expires_at)
+    return ControllerOrder(order_id, kind, expires_at)
 
 
-def why_forbidden(order: Order, allowed: tuple[str, ...], why_not: str | None) -> str | None:
+def why_forbidden(
+    order: ControllerOrder, allowed: tuple[str, ...], why_not: str | None
+) -> str | None:
     """Why an order is not carried out on this host; None: it is.
 
     `why_not`: why nothing may be changed here at all.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bmcmedic.agent.config import Config, ControllerConfig
+from bmcmedic.agent.config import AgentConfig, ControllerConfig
 from bmcmedic.agent.controller.https_link import NotTaken, Reply
 from bmcmedic.agent.controller.orders import Acknowledgement
 from bmcmedic.agent.controller.report import About, History, Pace, document
@@ -19,7 +19,7 @@ from bmcmedic.service.log import INFO, WARNING
 from bmcmedic.service.runtime import Runtime
 
 
-class Link(Protocol):
+class ReportLink(Protocol):
     """The way to one controller."""
 
     config: ControllerConfig
@@ -31,7 +31,7 @@ class Link(Protocol):
         """Hang up."""
 
 
-class Desk(Protocol):
+class OrderIntake(Protocol):
     """Where orders go, and what became of them."""
 
     def take(self, raw_orders: list[Any]) -> None:
@@ -49,10 +49,10 @@ class Reporter:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        config: Callable[[], AgentConfig],
         about: Callable[[], About],
-        desk: Desk,
-        link: Callable[[ControllerConfig], Link],
+        desk: OrderIntake,
+        link: Callable[[ControllerConfig], ReportLink],
         log: AgentLog,
         runtime: Runtime,
         epoch_s: Callable[[], float],
@@ -61,7 +61,7 @@ class Reporter:
         self._about = about
         self._desk = desk
         self._make_link = link
-        self._link: Link | None = None
+        self._link: ReportLink | None = None
         self._log = log
         self._runtime = runtime
         self._epoch_s = epoch_s

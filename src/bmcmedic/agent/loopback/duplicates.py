@@ -32,7 +32,7 @@ class Work(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SentAnswer:
     """What a request was answered with."""
 
     completion_code: int
@@ -41,13 +41,13 @@ class Answer:
     """Of a bridged request: what the controller behind the BMC said."""
 
 
-class _Known:
+class _KnownRequest:
     __slots__ = ("answer", "at", "is_read", "number")
 
     def __init__(self, number: int, at: float) -> None:
         self.number = number
         self.at = at
-        self.answer: Answer | None = None
+        self.answer: SentAnswer | None = None
         self.is_read = False
 
 
@@ -56,17 +56,17 @@ class _OneSession:
 
     def __init__(self) -> None:
         self.count = 0
-        self.known: OrderedDict[RequestMessage, _Known] = OrderedDict()
+        self.known: OrderedDict[RequestMessage, _KnownRequest] = OrderedDict()
 
 
-class Repeats:
+class DuplicateFilter:
     """What each session asked last; the session that was idle longest is forgotten first."""
 
     def __init__(self, sessions_max: int) -> None:
         self._sessions_max = sessions_max
         self._sessions: OrderedDict[int, _OneSession] = OrderedDict()
 
-    def take(self, incoming: IncomingRequest, now: float) -> Work | Answer:
+    def take(self, incoming: IncomingRequest, now: float) -> Work | SentAnswer:
         """A request has come: NEW: carry it out; UNDER_WAY: drop it; an Answer: give it."""
         key = incoming.session_id or 0
         session = self._sessions.setdefault(key, _OneSession())
@@ -81,13 +81,13 @@ class Repeats:
             if _is_repeat(known, session.count, now):
                 return known.answer
         session.count += 1
-        session.known[message] = _Known(session.count, now)
+        session.known[message] = _KnownRequest(session.count, now)
         session.known.move_to_end(message)
         self._forget_old(session)
         return Work.NEW
 
     def answered(
-        self, incoming: IncomingRequest, answer: Answer, now: float, *, is_read: bool = False
+        self, incoming: IncomingRequest, answer: SentAnswer, now: float, *, is_read: bool = False
     ) -> None:
         """Remember what came of it."""
         known = self._known(incoming)
@@ -99,7 +99,7 @@ class Repeats:
         if self._known(incoming) is not None:
             del self._sessions[incoming.session_id or 0].known[incoming.message]
 
-    def _known(self, incoming: IncomingRequest) -> _Known | None:
+    def _known(self, incoming: IncomingRequest) -> _KnownRequest | None:
         session = self._sessions.get(incoming.session_id or 0)
         return None if session is None else session.known.get(incoming.message)
 
@@ -112,7 +112,7 @@ class Repeats:
                 del session.known[message]
 
 
-def _is_repeat(known: _Known, count: int, now: float) -> bool:
+def _is_repeat(known: _KnownRequest, count: int, now: float) -> bool:
     behind, age_s = count - known.number, now - known.at
     if known.is_read:
         return behind == 0 and age_s < READ_AGE_S_MAX

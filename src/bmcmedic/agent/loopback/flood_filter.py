@@ -40,7 +40,7 @@ _SOURCE_PORT_AT: Final = 0
 _WHOLE: Final = 0xFFFF_FFFF
 
 
-class Noise:
+class FloodFilter:
     """For one IPv4 socket."""
 
     def __init__(self, heard_by: socket.socket, has_session: Callable[[Address], bool]) -> None:

@@ -43,11 +43,11 @@ STANDS_STILL = "stands-still"
 """No door says so: it is what a state says that was not renewed."""
 
 
-class NoDoor(Exception):
+class NoProxy(Exception):
     """There is no door to be used here; the message says why."""
 
 
-class Door:
+class PublishedProxy:
     """What is written about an open door."""
 
     __slots__ = ("host", "password_file", "port", "request_s", "settings", "user")
@@ -71,7 +71,7 @@ class Door:
         """The rest, which is the shim's."""
 
 
-class DoorFiles:
+class ProxyFiles:
     """The folder, as the door has it: held by one door at a time."""
 
     def __init__(self, runtime_dir: str = RUNTIME_DIR) -> None:
@@ -173,16 +173,16 @@ class DoorFiles:
         os.rename(new, self._path(name))
 
 
-def find(runtime_dir: str = RUNTIME_DIR) -> Door:
+def find(runtime_dir: str = RUNTIME_DIR) -> PublishedProxy:
     """The door that is open now; raises NoDoor."""
     folder = os.path.join(runtime_dir, FOLDER)
     try:
         _check_folder(folder)
         raw = _read(os.path.join(folder, _DOOR))
         if not _is_held(os.path.join(folder, _LOCK)):
-            raise NoDoor("the agent that had the door is gone")
+            raise NoProxy("the agent that had the door is gone")
         settings = dict(line.partition("=")[::2] for line in raw.decode("utf-8").splitlines())
-        return Door(
+        return PublishedProxy(
             settings.pop("host"),
             int(settings.pop("port")),
             settings.pop("user"),
@@ -191,7 +191,7 @@ def find(runtime_dir: str = RUNTIME_DIR) -> Door:
             settings,
         )
     except (OSError, KeyError, ValueError) as error:
-        raise NoDoor(f"no door to be used in {folder}: {error}") from None
+        raise NoProxy(f"no door to be used in {folder}: {error}") from None
 
 
 def state(runtime_dir: str = RUNTIME_DIR) -> tuple[str, str]:

@@ -17,9 +17,9 @@ from typing import Any, Final, cast
 
 from bmcmedic.agent.loopback import published_files
 from bmcmedic.agent.loopback.driver_link import DriverLink
-from bmcmedic.agent.loopback.duplicates import Answer, Repeats, Work
-from bmcmedic.agent.loopback.flood_filter import Noise
-from bmcmedic.agent.loopback.published_files import DoorFiles
+from bmcmedic.agent.loopback.duplicates import DuplicateFilter, SentAnswer, Work
+from bmcmedic.agent.loopback.flood_filter import FloodFilter
+from bmcmedic.agent.loopback.published_files import ProxyFiles
 from bmcmedic.driver.reads import READS
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
@@ -97,7 +97,7 @@ class LoopbackSettings:
     """What the shim is to know besides."""
 
 
-class LoopbackDoor:
+class LoopbackServer:
     """`async with LoopbackDoor(...)`: open until the block ends."""
 
     def __init__(
@@ -113,13 +113,13 @@ class LoopbackDoor:
         self.link = DriverLink(driver_path)
         self.counts: Counter[str] = Counter()
         self.address: Address = (HOST, 0)
-        self._files = DoorFiles(runtime_dir)
+        self._files = ProxyFiles(runtime_dir)
         self._report = report
         self._state: tuple[str, str] | None = None
-        self._repeats = Repeats(2 * SESSIONS_MAX)
+        self._repeats = DuplicateFilter(2 * SESSIONS_MAX)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> LoopbackDoor:
+    async def __aenter__(self) -> LoopbackServer:
         """Raises: ConfigurationError when the port or the folder is another's."""
         self._loop = asyncio.get_running_loop()
         try:
@@ -166,7 +166,7 @@ class LoopbackDoor:
         except OSError:
             self._socket.close()
             raise
-        self._noise = Noise(self._socket, self._has_session)
+        self._noise = FloodFilter(self._socket, self._has_session)
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     async def __aexit__(self, *_: object) -> None:
@@ -242,7 +242,7 @@ class LoopbackDoor:
             # Its answer crossed with the repeat: what changes something must not run twice, and
             # what only reads need not.
             self.counts["repeats"] += 1
-            if isinstance(work, Answer):
+            if isinstance(work, SentAnswer):
                 self._send_answer(incoming, work)
             return
         bridged = None
@@ -304,14 +304,14 @@ class LoopbackDoor:
         *,
         is_read: bool = False,
     ) -> None:
-        answer = Answer(completion_code, data, second)
+        answer = SentAnswer(completion_code, data, second)
         if completion_code == CompletionCode.NODE_BUSY:  # refused for now, and asked again
             self._repeats.forget(incoming)
         else:
             self._repeats.answered(incoming, answer, self._loop.time(), is_read=is_read)
         self._send_answer(incoming, answer)
 
-    def _send_answer(self, incoming: IncomingRequest, answer: Answer) -> None:
+    def _send_answer(self, incoming: IncomingRequest, answer: SentAnswer) -> None:
         now = self._loop.time()
         datagram = self._managed_system.respond(incoming, answer.completion_code, answer.data, now)
         self._send(datagram, incoming.peer)

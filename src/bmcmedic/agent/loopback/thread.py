@@ -6,14 +6,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from bmcmedic.agent.config import Config
-from bmcmedic.agent.loopback.server import LoopbackDoor, LoopbackSettings
+from bmcmedic.agent.config import AgentConfig
+from bmcmedic.agent.loopback.server import LoopbackServer, LoopbackSettings
 
 
-class DoorThread:
+class LoopbackThread:
     """Opens the door, and holds it open until `stop`."""
 
-    def __init__(self, config: Config, report: Callable[[str], None]) -> None:
+    def __init__(self, config: AgentConfig, report: Callable[[str], None]) -> None:
         doors = config.doors
         settings = LoopbackSettings(
             port=doors.port,
@@ -26,7 +26,7 @@ class DoorThread:
                 "old_output_s_max": f"{doors.shim_old_output_s_max:g}",
             },
         )
-        self._door = LoopbackDoor(
+        self._door = LoopbackServer(
             settings,
             driver_path=config.driver.socket,
             runtime_dir=config.process.runtime_dir,

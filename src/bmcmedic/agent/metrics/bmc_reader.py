@@ -33,7 +33,7 @@ OPTIONAL = frozenset({"dcmi"})
 """What many BMCs do not have: where one says so, it is not a failure."""
 
 
-class Asking(Protocol):
+class BmcClient(Protocol):
     """The driver's client."""
 
     def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each has its own
@@ -41,7 +41,7 @@ class Asking(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedAnswer:
     """The last answer to one question."""
 
     up: bool
@@ -69,7 +69,7 @@ class BmcReader:
 
     def __init__(
         self,
-        driver: Callable[[], Asking],
+        driver: Callable[[], BmcClient],
         period_s: Callable[[], float],
         runtime: Runtime,
         sensors: SensorReader,
@@ -81,7 +81,7 @@ class BmcReader:
         self._wanted = runtime.signal()
         self._stopping = False
         self._asked_at: float | None = None
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, CachedAnswer] = {}
         self.sensors = sensors
 
     def want(self) -> None:
@@ -114,7 +114,7 @@ class BmcReader:
             pause_s = min(pause_s, RETRY_S)
         return asked_at is None or self._runtime.monotonic() >= asked_at + pause_s
 
-    def ask(self, driver: Asking) -> None:
+    def ask(self, driver: BmcClient) -> None:
         """Ask all questions, one after the other."""
         self._asked_at = self._runtime.monotonic()
         for name, request in QUESTIONS.items():
@@ -122,21 +122,23 @@ class BmcReader:
                 return
             self.known[name] = self._ask(driver, name, request, self.known.get(name))
 
-    def _ask(self, driver: Asking, name: str, request: Command[Any], before: Known | None) -> Known:
+    def _ask(
+        self, driver: BmcClient, name: str, request: Command[Any], before: CachedAnswer | None
+    ) -> CachedAnswer:
         began_at = self._runtime.monotonic()
         try:
             answer = driver.exchange(request)
         except BmcmedicError as error:
             now = self._runtime.monotonic()
             if name in OPTIONAL and is_unknown(error):
-                return Known(up=True, took_s=now - began_at, exists=False)
+                return CachedAnswer(up=True, took_s=now - began_at, exists=False)
             if before is None:
-                return Known(up=False, took_s=now - began_at)
+                return CachedAnswer(up=False, took_s=now - began_at)
             # Silence does not say that it has got what it said it has not.
             exists = before.exists or isinstance(error, CompletionCodeError)
-            return Known(False, before.answer, before.answered_at, now - began_at, exists)
+            return CachedAnswer(False, before.answer, before.answered_at, now - began_at, exists)
         now = self._runtime.monotonic()
-        return Known(True, answer, now, now - began_at)
+        return CachedAnswer(True, answer, now, now - began_at)
 
     def answers(self) -> Iterator[tuple[str, Any, float]]:
         """Collector, its last good answer, and the age of that."""

@@ -64,7 +64,7 @@ _RELIEF_OUTCOMES = (*(outcome.value for outcome in Outcome), "kipmid set", "kipm
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class AgentCounters:
     """What the agent counts of itself."""
 
     reports: dict[str, int]
@@ -83,7 +83,7 @@ class AgentCollector(Collector):
         self,
         state: Callable[[], HostState | None],
         driver_first: Callable[[], DriverView | None],
-        own: Callable[[], Own],
+        own: Callable[[], AgentCounters],
         bmc: BmcReader,
     ) -> None:
         """`driver_first` is what counts until there is a `state`: the first look takes seconds."""
@@ -336,7 +336,7 @@ def _relief_actions(relief: ReliefView) -> Metric:
     )
 
 
-def _of_agent(own: Own) -> Iterator[Metric]:
+def _of_agent(own: AgentCounters) -> Iterator[Metric]:
     build = GaugeMetricFamily("bmcmedic_build_info", "Constant 1.", labels=["version"])
     build.add_metric([__version__], 1)
     yield build

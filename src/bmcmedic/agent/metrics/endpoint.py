@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bmcmedic.agent.config_values import Place
+from bmcmedic.agent.config_values import ListenAddress
 from bmcmedic.errors import ConfigurationError
 
 REQUEST_BYTES_MAX = 8192
@@ -27,7 +27,7 @@ _END = b"\r\n\r\n"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Client:
+class _HttpClient:
     """One that is connected, and how far it is."""
 
     __slots__ = ("answer", "request", "socket", "until")
@@ -39,10 +39,10 @@ class _Client:
         self.answer = memoryview(b"")
 
 
-class MetricsDoor:
+class MetricsEndpoint:
     """Serves one text."""
 
-    def __init__(self, place: Place, group: int | None, text: Callable[[], bytes]) -> None:
+    def __init__(self, place: ListenAddress, group: int | None, text: Callable[[], bytes]) -> None:
         """Listens at once. Raises: ConfigurationError."""
         self._place = place
         self._text = text
@@ -56,7 +56,7 @@ class MetricsDoor:
         self._listener.setblocking(False)
         self._wakeup_read, self._wakeup_write = socket.socketpair()
 
-    def _listen(self, place: Place, group: int | None) -> socket.socket:
+    def _listen(self, place: ListenAddress, group: int | None) -> socket.socket:
         if place.unix_path is None:
             version = ipaddress.ip_address(str(place.address)).version
             made = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
@@ -86,7 +86,7 @@ class MetricsDoor:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wakeup_read, selectors.EVENT_READ)
-            clients: list[_Client] = []
+            clients: list[_HttpClient] = []
             try:
                 while self._serve(selector, clients):
                     pass
@@ -94,7 +94,7 @@ class MetricsDoor:
                 for client in clients:
                     client.socket.close()
 
-    def _serve(self, selector: selectors.BaseSelector, clients: list[_Client]) -> bool:
+    def _serve(self, selector: selectors.BaseSelector, clients: list[_HttpClient]) -> bool:
         """Whatever is to be done now; False when it was told to stop."""
         until = min((each.until for each in clients), default=None)
         left_s = None if until is None else max(0.0, until - time.monotonic())
@@ -112,7 +112,7 @@ class MetricsDoor:
             _hang_up(selector, clients, client)
         return True
 
-    def _accept(self, selector: selectors.BaseSelector, clients: list[_Client]) -> None:
+    def _accept(self, selector: selectors.BaseSelector, clients: list[_HttpClient]) -> None:
         try:
             connected, _ = self._listener.accept()
         except BlockingIOError:
@@ -124,11 +124,11 @@ class MetricsDoor:
         if len(clients) >= CLIENTS_MAX:
             _hang_up(selector, clients, clients[0])
         connected.setblocking(False)
-        client = _Client(connected)
+        client = _HttpClient(connected)
         clients.append(client)
         selector.register(connected, selectors.EVENT_READ, client)
 
-    def _go_on(self, selector: selectors.BaseSelector, client: _Client) -> bool:
+    def _go_on(self, selector: selectors.BaseSelector, client: _HttpClient) -> bool:
         """Read what it asks, or send what it is told; False when it is over."""
         try:
             if not client.answer:
@@ -183,7 +183,9 @@ class MetricsDoor:
         return "200 OK", b"" if words[0] == b"HEAD" else self._text()
 
 
-def _hang_up(selector: selectors.BaseSelector, clients: list[_Client], client: _Client) -> None:
+def _hang_up(
+    selector: selectors.BaseSelector, clients: list[_HttpClient], client: _HttpClient
+) -> None:
     clients.remove(client)
     selector.unregister(client.socket)
     client.socket.close()

@@ -79,7 +79,7 @@ class OutOfTime(TransportError):
 
 
 @dataclass(frozen=True, slots=True)
-class SensorsTold:
+class SensorSnapshot:
     """What is known of all sensors, each as it was read last."""
 
     readings: tuple[Reading, ...]
@@ -107,7 +107,7 @@ class _Round:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownSensors:
     """What the repository was found to hold."""
 
     stamp: RepositoryStamp
@@ -151,7 +151,7 @@ class SensorReader:
         self._burst_s = 0.0
         self._burst_requests = 0
         self._retry_s: float | None = None
-        self._known: _Known | None = None
+        self._known: _KnownSensors | None = None
         self._factors: dict[tuple[int, int], ReadingFactors] = {}
         self._silent = SilentSensors()
         self._walk_again_at = 0.0
@@ -163,7 +163,7 @@ class SensorReader:
 
     # ------------------------------------------------------------------------------ for the metrics
 
-    def told(self) -> SensorsTold | None:
+    def told(self) -> SensorSnapshot | None:
         """What may be told: nothing that is old, nothing at all once the last round is."""
         last, period_s, now = self._last, self._period_s(), self._runtime.monotonic()
         if not self.up or last is None or period_s is None:
@@ -173,9 +173,9 @@ class SensorReader:
         fresh_from = now - last.age_s_max(period_s)
         fresh = [each for each in list(self._taken.values()) if each[1] >= fresh_from]
         oldest_at = min((at for _, at in fresh), default=last.began_at)
-        return SensorsTold(tuple(reading for reading, _ in fresh), oldest_at, last.took_s)
+        return SensorSnapshot(tuple(reading for reading, _ in fresh), oldest_at, last.took_s)
 
-    def age_s(self, told: SensorsTold) -> float:
+    def age_s(self, told: SensorSnapshot) -> float:
         """How old its first reading is."""
         return self._runtime.monotonic() - told.oldest_at
 
@@ -368,7 +368,7 @@ class SensorReader:
     def _learn(self, repository: SdrRepository, restarts: Hashable) -> None:
         before = frozenset(() if self._known is None else self._known.sensors)
         sensors = tuple(each for each in sensors_in(repository.records) if each.is_the_bmcs)
-        self._known = _Known(repository.stamp, restarts, sensors)
+        self._known = _KnownSensors(repository.stamp, restarts, sensors)
         self._factors.clear()
         # The driver's breaker, which a silent sensor opens, is a reason to read the records: what
         # is known of that sensor must outlive it.

@@ -64,7 +64,7 @@ _READS = {
 """By their first word, how the commands begin that change nothing. `()` is the first word alone."""
 
 
-class Plan:
+class ShimPlan:
     """What is to be done with a command line."""
 
     __slots__ = ("arguments", "is_long", "is_read", "left_alone", "may_be_shared")
@@ -80,16 +80,16 @@ class Plan:
         """Whether who asks the same at the same time may have its output."""
 
 
-def understand(arguments: list[str]) -> Plan:
+def understand(arguments: list[str]) -> ShimPlan:
     """Read what stands after `ipmitool`."""
     parsed = _getopt(arguments)
     if parsed is None:
-        return Plan("an option that is not known")
+        return ShimPlan("an option that is not known")
     options, words = parsed
     why = _why_left_alone(options, words)
     if why:
-        return Plan(why)
-    plan = Plan()
+        return ShimPlan(why)
+    plan = ShimPlan()
     for letter, value in options:
         if letter in _KEPT:
             plan.arguments.append("-" + letter)

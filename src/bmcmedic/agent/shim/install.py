@@ -42,7 +42,7 @@ class ShimError(BmcmedicError):
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class OriginalFile:
     """What was there before us."""
 
     path: str
@@ -53,7 +53,7 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ShimStatus:
     """How it stands; `state` is installed, absent, or half when a step is missing."""
 
     state: str
@@ -117,7 +117,7 @@ class ShimInstall:
             return f"{self.path} is the real one again, as its package was upgraded since"
         return f"{self.path} is the real one again, as it was"
 
-    def status(self) -> Standing:
+    def status(self) -> ShimStatus:
         """How it stands."""
         before = self._before()
         parts = (is_shim(str(self.path)), self.real.exists(), self._has_dpkg() and self._is_ours())
@@ -125,7 +125,7 @@ class ShimInstall:
         real = self.real if self.real.exists() else self.path
         sha256 = None if is_shim(str(real)) or not real.exists() else _sha256(real)
         sha256_before = None if before is None else before.sha256
-        return Standing(state, str(self.path), str(real), sha256, sha256_before)
+        return ShimStatus(state, str(self.path), str(real), sha256, sha256_before)
 
     # ------------------------------------------------------------------------------------ steps
 
@@ -136,7 +136,7 @@ class ShimInstall:
             raise Refused(
                 f"{self.path} and {self.real} are both there and differ: keep the right one of them"
             )
-        before = Before(str(self.path), str(self.real), sha256, time.time())
+        before = OriginalFile(str(self.path), str(self.real), sha256, time.time())
         try:
             self.journal.parent.mkdir(parents=True, exist_ok=True)
             self._write(self.journal, (json.dumps(asdict(before)) + "\n").encode(), 0o600)
@@ -149,7 +149,7 @@ class ShimInstall:
         except OSError as error:
             raise _failed("keep the real ipmitool", error) from None
 
-    def _put_back(self, before: Before | None) -> None:
+    def _put_back(self, before: OriginalFile | None) -> None:
         try:
             if not self.real.exists():
                 self.path.unlink()
@@ -173,10 +173,10 @@ class ShimInstall:
         except OSError as error:
             raise _failed("remove the journal", error) from None
 
-    def _before(self) -> Before | None:
+    def _before(self) -> OriginalFile | None:
         try:
             with self.journal.open("rb") as file:
-                return Before(**json.loads(file.read(JOURNAL_BYTES_MAX)))
+                return OriginalFile(**json.loads(file.read(JOURNAL_BYTES_MAX)))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -12,11 +12,11 @@ import signal
 import sys
 
 from bmcmedic.agent.loopback import published_files
-from bmcmedic.agent.loopback.published_files import Door, NoDoor
+from bmcmedic.agent.loopback.published_files import NoProxy, PublishedProxy
 from bmcmedic.agent.shim import arguments as shim_words
 from bmcmedic.agent.shim import result_cache
 from bmcmedic.agent.shim import run as shim_run
-from bmcmedic.agent.shim.arguments import Plan
+from bmcmedic.agent.shim.arguments import ShimPlan
 from bmcmedic.agent.shim.result_cache import Result, Results
 
 TYPE_CHECKING = False
@@ -140,8 +140,8 @@ class _Shim:
     def __init__(self, arguments: list[str], real: str) -> None:
         self.real = real
         self.runtime_dir = os.environ.get(RUNTIME_DIR_VARIABLE) or published_files.RUNTIME_DIR
-        self.door: Door | None = None
-        self.plan: Plan = shim_words.understand(arguments)
+        self.door: PublishedProxy | None = None
+        self.plan: ShimPlan = shim_words.understand(arguments)
         self.state = self.reason = ""
         self.began_at = result_cache.began_at()
         self.in_band_s = 0.0
@@ -155,7 +155,7 @@ class _Shim:
         self.in_band_s = self._deadline_s()
         try:
             self.door = published_files.find(self.runtime_dir)
-        except NoDoor as error:
+        except NoProxy as error:
             return str(error)
         self.in_band_s = self._deadline_s()
         self._look()

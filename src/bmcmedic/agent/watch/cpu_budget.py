@@ -12,7 +12,7 @@ GAP_S_MAX = 3.0
 """With this, and the time that ending takes, a client is gone 5 s after it may be proven stuck."""
 
 
-class Allowance:
+class CpuBudget:
     """CPU time that is saved up, and spent on looks out of turn."""
 
     def __init__(self, now: float) -> None:

@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bmcmedic.agent.config import Config
+from bmcmedic.agent.config import AgentConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
-from bmcmedic.agent.watch.cpu_budget import Allowance
-from bmcmedic.agent.watch.sample import Quick, QuickLook
+from bmcmedic.agent.watch.cpu_budget import CpuBudget
+from bmcmedic.agent.watch.sample import SampleDelta, Sampler
 from bmcmedic.host.kernel.proc import ProcError, Tree
-from bmcmedic.host.relieve.kipmid_throttle import Setting
-from bmcmedic.host.relieve.priority import Ahead
-from bmcmedic.host.relieve.relieve import Case, Place, Relief, Report, is_gone
+from bmcmedic.host.relieve.kipmid_throttle import ThrottleSetting
+from bmcmedic.host.relieve.priority import RaisedPriority
+from bmcmedic.host.relieve.relieve import HostTrees, Relief, ReliefCase, Report, is_gone
 from bmcmedic.host.relieve.report import outcome_of
 from bmcmedic.host.triage.diagnosis import SYMPTOM_STUCK_CLIENTS
 from bmcmedic.host.triage.report import to_json
@@ -74,12 +74,12 @@ class Permitted(Protocol):
 class Host:
     """The host as the loop reaches it; tests hand in another."""
 
-    place: Place
+    place: HostTrees
     driver: Callable[[], DriverView]
     cpu_s: Callable[[], float]
     """What the calling thread has cost so far."""
     epoch_s: Callable[[], float]
-    first: AbstractContextManager[None] = field(default_factory=Ahead)
+    first: AbstractContextManager[None] = field(default_factory=RaisedPriority)
     """What the loop does within comes before others' work."""
 
 
@@ -89,7 +89,7 @@ class HostLoop:
     def __init__(
         self,
         host: Host,
-        config: Callable[[], Config],
+        config: Callable[[], AgentConfig],
         permission: Permitted,
         publish: Callable[[HostState], None],
         log: AgentLog,
@@ -105,7 +105,7 @@ class HostLoop:
         self._wakeup = runtime.signal()
         self._stopping = False
         self._relief = Relief(host.place, config().relief.stuck_after_s)
-        self._quick = QuickLook(host.place.proc, host.place.sys)
+        self._quick = Sampler(host.place.proc, host.place.sys)
         self._seen: dict[str, Any] | None = None
         self._seen_symptoms: list[str] = []
         self._seen_at: float | None = None
@@ -115,7 +115,7 @@ class HostLoop:
         """Whether anything could be ended at the last look."""
         self._is_pressing = False
         """Whether somebody may be proven stuck then, and be ended."""
-        self._allowance = Allowance(runtime.monotonic())
+        self._allowance = CpuBudget(runtime.monotonic())
         self._view = ReliefView()
         self._odd: str | None = None
         self._noted = (True, True, 0, self._view.actions)
@@ -170,7 +170,7 @@ class HostLoop:
         self._publish(self._state(quick, driver))
         return self._pause_s(config)
 
-    def _followed(self) -> Config:
+    def _followed(self) -> AgentConfig:
         """The configuration as it is now; what it and the kill switch say is done."""
         config = self._config()
         if config.relief.stuck_after_s != self._relief.stuck_after_s:
@@ -181,7 +181,7 @@ class HostLoop:
             self.undo(why_not or "relief is to observe only")
         return config
 
-    def _oddity(self, quick: Quick, driver: DriverView) -> str | None:
+    def _oddity(self, quick: SampleDelta, driver: DriverView) -> str | None:
         if quick.odd is not None:
             return quick.odd
         breaker = driver.section("driver").get("breaker") or {}
@@ -193,7 +193,7 @@ class HostLoop:
             return "kipmid's limit is to be put back"
         return None
 
-    def _is_triage_due(self, config: Config) -> bool:
+    def _is_triage_due(self, config: AgentConfig) -> bool:
         if self._seen_at is None:
             return True
         ago_s = self._runtime.monotonic() - self._seen_at
@@ -202,14 +202,14 @@ class HostLoop:
         every_s = TRIAGE_ODD_S if self._odd is not None else config.triage.full_every_s
         return ago_s >= min(every_s, config.triage.full_every_s)
 
-    def _pause_s(self, config: Config) -> float:
+    def _pause_s(self, config: AgentConfig) -> float:
         if self._odd is None:
             return config.triage.period_s
         pause_s = max(0.0, self._look_at - self._runtime.monotonic())
         # In even parts: what moves in a moment tells nothing.
         return pause_s if pause_s <= ODD_ROUND_S else min(ODD_ROUND_S, pause_s / 2)
 
-    def _next_look_at(self, config: Config, report: Report, cost_s: float) -> float:
+    def _next_look_at(self, config: AgentConfig, report: Report, cost_s: float) -> float:
         """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""
         now = self._runtime.monotonic()
         if self._is_pressing:
@@ -232,7 +232,7 @@ class HostLoop:
 
     # ------------------------------------------------------------------------------ triage, relief
 
-    def _triage(self, config: Config) -> None:
+    def _triage(self, config: AgentConfig) -> None:
         place = self._host.place
         roots = Roots(
             place.proc, Tree(place.proc.root), place.sys, place.sys, place.run, place.etc, True
@@ -277,7 +277,7 @@ class HostLoop:
             wanted_at = self._look_at if self._odd is not None else until
             self._wakeup.wait(min(until, wanted_at) - now)
 
-    def _relieve(self, config: Config) -> None:
+    def _relieve(self, config: AgentConfig) -> None:
         wants, why_not = config.relief.mode == "act", self._permission.why_not()
         if wants and why_not is None and not self._permission.note_act():
             why_not = "that something is changed here cannot be noted: is the disk full?"
@@ -326,7 +326,7 @@ class HostLoop:
 
     # ----------------------------------------------------------------------------------- telling
 
-    def _viewed(self, config: Config, report: Report, why_not: str | None) -> ReliefView:
+    def _viewed(self, config: AgentConfig, report: Report, why_not: str | None) -> ReliefView:
         actions = Counter(self._view.actions)
         actions.update(map(outcome_of, _dealt_with(report)))
         if report.acted and report.setting.action in ("set", "put back"):
@@ -347,7 +347,7 @@ class HostLoop:
             last=last,
         )
 
-    def _count_setting(self, setting: Setting) -> None:
+    def _count_setting(self, setting: ThrottleSetting) -> None:
         actions = Counter(self._view.actions)
         actions[f"kipmid {setting.action}"] += 1
         self._view = ReliefView(
@@ -383,7 +383,7 @@ class HostLoop:
             clients=named,
         )
 
-    def _state(self, quick: Quick, driver: DriverView) -> HostState:
+    def _state(self, quick: SampleDelta, driver: DriverView) -> HostState:
         symptoms = set(self._seen_symptoms) | set(driver.symptoms)
         if self._view.stuck:
             symptoms.add(SYMPTOM_STUCK_CLIENTS)
@@ -400,7 +400,7 @@ class HostLoop:
         )
 
 
-def _dealt_with(report: Report) -> list[Case]:
+def _dealt_with(report: Report) -> list[ReliefCase]:
     """Clients to which something was done just now."""
     return [case for case in report.stuck if case.ending is not None and not case.is_earlier]
 

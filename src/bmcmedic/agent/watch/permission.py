@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bmcmedic.agent.config import ProcessConfig
+from bmcmedic.agent.config import AgentProcessConfig
 from bmcmedic.agent.small_file import read_json, write_json
 from bmcmedic.errors import ConfigurationError, StoreError
 from bmcmedic.host.relieve.kill_switch import why_disabled
@@ -26,7 +26,7 @@ STARTS_BYTES_MAX = 16_384
 class Permission:
     """What one agent process may do."""
 
-    def __init__(self, config: ProcessConfig, now: Callable[[], float]) -> None:
+    def __init__(self, config: AgentProcessConfig, now: Callable[[], float]) -> None:
         """`now`: seconds since the boot, so that a clock that is set does not count.
 
         Raises: ConfigurationError when another agent runs here, or its directory cannot be made.

@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.host.kernel import interface, kipmid
-from bmcmedic.host.kernel.interface import Counters, Interface
+from bmcmedic.host.kernel.interface import InterfaceActivity, InterfaceCounters
 from bmcmedic.host.kernel.kipmid import Kipmi, KipmiMark
 from bmcmedic.host.kernel.proc import Stat, Tree
 from bmcmedic.host.triage.diagnosis import KIPMI_AT_REST_PERCENT
 
 
 @dataclass(frozen=True, slots=True)
-class Quick:
+class SampleDelta:
     """What moved since the look before."""
 
     kipmi: list[Kipmi]
-    interfaces: list[Interface]
+    interfaces: list[InterfaceActivity]
 
     @property
     def odd(self) -> str | None:
@@ -40,7 +40,7 @@ class Quick:
         return None
 
 
-class QuickLook:
+class Sampler:
     """One look after the other."""
 
     def __init__(self, proc: Tree, sys: Tree | None) -> None:
@@ -49,13 +49,13 @@ class QuickLook:
         self._sys = sys
         self.threads: list[Stat] = []
         self._kipmi: list[KipmiMark] = []
-        self._counters: list[Counters] | None = None
+        self._counters: list[InterfaceCounters] | None = None
 
-    def look(self) -> Quick:
+    def look(self) -> SampleDelta:
         """Look once more; the first tells little, as nothing is known before it."""
         marks = kipmid.mark(self._proc, self.threads)
         counters = interface.read(self._sys, self._proc)
-        seen = Quick(
+        seen = SampleDelta(
             kipmid.compare(self._kipmi, marks),
             interface.compare(self._counters or counters, counters),
         )

@@ -11,7 +11,7 @@ from bmcmedic.service.log import Log
 _WITHOUT_BMC = "readers get old answers, others an error, until"
 
 
-class Way(Enum):
+class BmcStatus(Enum):
     """How it stands with the BMC."""
 
     ANSWERING = auto()
@@ -20,7 +20,7 @@ class Way(Enum):
     """There is no interface to one."""
 
 
-class WayTold:
+class BmcStatusLog:
     """Remembers what was said last; used by one thread."""
 
     def __init__(
@@ -31,12 +31,12 @@ class WayTold:
         self._name = name
         self._log = log
         self._status = status
-        self.said = Way.ANSWERING
+        self.said = BmcStatus.ANSWERING
         """As it was said last."""
 
     def status(self) -> str:
         """What the driver does, in a line."""
-        if self.said is Way.MISSING:
+        if self.said is BmcStatus.MISSING:
             return "looking for an interface to a BMC"
         return f"driving {self._name()}"
 
@@ -45,22 +45,22 @@ class WayTold:
         breaker, before = self._breaker, self.said
         missing = breaker.interface_missing
         if missing is not None:
-            self.said = Way.MISSING
+            self.said = BmcStatus.MISSING
         else:
-            self.said = Way.SILENT if breaker.is_open else Way.ANSWERING
+            self.said = BmcStatus.SILENT if breaker.is_open else BmcStatus.ANSWERING
         if self.said is before:
             return
         if missing is not None:
             self._log.warning(
                 f"there is no interface to a BMC any more: {missing}; {_WITHOUT_BMC} there is"
             )
-        elif self.said is Way.ANSWERING:
+        elif self.said is BmcStatus.ANSWERING:
             self._log.info(
                 "the BMC answers again"
-                if before is Way.SILENT
+                if before is BmcStatus.SILENT
                 else f"there is an interface to a BMC now: {self._name()}"
             )
-        elif before is Way.MISSING:
+        elif before is BmcStatus.MISSING:
             self._log.warning(
                 f"there is an interface to a BMC now: {self._name()}, but the BMC does not answer: "
                 f"{breaker.reason}; {_WITHOUT_BMC} it does"

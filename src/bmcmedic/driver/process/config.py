@@ -12,11 +12,11 @@ from bmcmedic.service.config_values import (
     Choice,
     CommandLine,
     Flag,
-    Group,
+    GroupName,
     Location,
     Seconds,
     Shutdown,
-    Users,
+    UserNames,
     Whole,
 )
 from bmcmedic.service.conflicts import Conflict
@@ -59,7 +59,7 @@ class SocketConfig:
         "Where it is; driver.sock in the runtime directory unless set.",
     )
     group: int | None = setting(
-        None, Group(), "--socket-group", "The group that may open it, besides root."
+        None, GroupName(), "--socket-group", "The group that may open it, besides root."
     )
     group_rights: str = setting(
         "read",
@@ -71,14 +71,14 @@ class SocketConfig:
     )
     read_users: tuple[int, ...] = setting(
         (),
-        Users(),
+        UserNames(),
         "--read-users",
         "Members of that group, by name or number, who may ask what changes nothing.",
         reload=True,
     )
     full_users: tuple[int, ...] = setting(
         (),
-        Users(),
+        UserNames(),
         "--full-users",
         "Members of that group who may ask for all.",
         reload=True,
@@ -180,7 +180,7 @@ class PretimeoutConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessConfig:
+class DriverProcessConfig:
     """The process itself."""
 
     real_time_priority: int = setting(
@@ -212,7 +212,7 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class DriverProgramConfig:
     """All settings."""
 
     interface: InterfaceConfig = field(default_factory=InterfaceConfig)
@@ -220,7 +220,7 @@ class Config:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     pretimeout: PretimeoutConfig = field(default_factory=PretimeoutConfig)
-    process: ProcessConfig = field(default_factory=ProcessConfig)
+    process: DriverProcessConfig = field(default_factory=DriverProcessConfig)
 
     @property
     def socket_path(self) -> str:
@@ -228,7 +228,7 @@ class Config:
         return self.socket.path or f"{self.process.runtime_dir}/driver.sock"
 
 
-def _contradictions(config: Config) -> Iterator[Conflict]:
+def _contradictions(config: DriverProgramConfig) -> Iterator[Conflict]:
     """What only shows when settings are seen together."""
     action, command = config.pretimeout.action, config.pretimeout.command
     if action == "command" and not command:
@@ -259,7 +259,7 @@ def _contradictions(config: Config) -> Iterator[Conflict]:
 
 
 _TABLE = Table(
-    Config,
+    DriverProgramConfig,
     "The in-band driver of bmcmedic. What stands behind a # is not set.",
     _contradictions,
 )

@@ -10,7 +10,7 @@ from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
 from bmcmedic.service.conflicts import Conflict, Conflicts
 
 if TYPE_CHECKING:
-    from bmcmedic.driver.process.config import CheckConfig, Config
+    from bmcmedic.driver.process.config import CheckConfig, DriverProgramConfig
 
 ACTIONS = {
     "none": TimeoutAction.NONE,
@@ -34,7 +34,7 @@ _NAMES = {
 }
 
 
-def watchdog_settings(config: Config, exchange_s_max: float) -> WatchdogSettings:
+def watchdog_settings(config: DriverProgramConfig, exchange_s_max: float) -> WatchdogSettings:
     """What the watchdog is to do. Raises: Conflicts, with the names of the configuration."""
     watchdog = config.watchdog
     try:
@@ -53,7 +53,7 @@ def watchdog_settings(config: Config, exchange_s_max: float) -> WatchdogSettings
         raise Conflicts(map(_named, error.conflicts)) from None
 
 
-def conflicts(config: Config) -> Iterator[Conflict]:
+def conflicts(config: DriverProgramConfig) -> Iterator[Conflict]:
     """Numbers that do not go together, on whatever interface is found."""
     kind = "kernel" if config.watchdog.mode == "kernel" else config.interface.kind
     kinds = ("port-io", "dev-ipmi") if kind == "auto" else (kind,)
@@ -61,7 +61,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from min(found, key=len)
 
 
-def _found(config: Config, exchange_s_max: float) -> tuple[Conflict, ...]:
+def _found(config: DriverProgramConfig, exchange_s_max: float) -> tuple[Conflict, ...]:
     try:
         watchdog_settings(config, exchange_s_max)
     except Conflicts as error:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from bmcmedic.driver.process.config import InterfaceConfig
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.transport.in_band import Claim, InBand, InterfaceGone, Ipmb
+from bmcmedic.transport.in_band import InBand, InterfaceClaim, InterfaceGone, Ipmb
 
 DEVICE_AWAITED_S = 60.0
 """A device that vanished is expected back for so long, since its module may be loaded anew; only
@@ -88,7 +88,9 @@ class FoundInterface:
         """Why there is none; None too while it is let go."""
         return self._missing if self._inner is None else self._inner.missing
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         """One exchange with what there is."""
         inner = self._inner or self._find()
         try:
@@ -102,7 +104,7 @@ class FoundInterface:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         """Send to a controller behind the BMC."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
-from bmcmedic.driver.process.config import CONFIG_FILE, Config
+from bmcmedic.driver.process.config import CONFIG_FILE, DriverProgramConfig
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.service import first_signals
 from bmcmedic.service.conflicts import Conflicts
@@ -59,7 +59,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if file is None and CONFIG_FILE.exists():
         file = CONFIG_FILE
 
-    def read() -> Config:
+    def read() -> DriverProgramConfig:
         return configuration.load(file, given)
 
     try:
@@ -71,9 +71,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             config = read()
             # On a host with a load of 190 the rest would take minutes to load.
             realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
-            from bmcmedic.driver.process.service import Service
+            from bmcmedic.driver.process.service import DriverService
         try:
-            return Service(config, read).run()
+            return DriverService(config, read).run()
         except Conflicts as error:
             raise configuration.located(file, given, error) from None
         finally:

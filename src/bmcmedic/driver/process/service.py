@@ -11,8 +11,8 @@ from bmcmedic import __version__
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
-from bmcmedic.driver.process.bmc_status_log import Way, WayTold
-from bmcmedic.driver.process.config import Config
+from bmcmedic.driver.process.bmc_status_log import BmcStatus, BmcStatusLog
+from bmcmedic.driver.process.config import DriverProgramConfig
 from bmcmedic.driver.process.found_interface import FoundInterface, Makers
 from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
 from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
@@ -47,15 +47,15 @@ class HostInterfaces:
         return PortIo(base=base)
 
 
-class Service(ProcessService[Config, Log]):
+class DriverService(ProcessService[DriverProgramConfig, Log]):
     """Everything that runs."""
 
     tick_s = TICK_S
 
     def __init__(
         self,
-        config: Config,
-        reread: Callable[[], Config],
+        config: DriverProgramConfig,
+        reread: Callable[[], DriverProgramConfig],
         *,
         makers: Makers | None = None,
         environment: MutableMapping[str, str] = os.environ,
@@ -74,7 +74,7 @@ class Service(ProcessService[Config, Log]):
             listener.close()
             raise
 
-    def _build(self, config: Config, listener: Listener, makers: Makers) -> None:
+    def _build(self, config: DriverProgramConfig, listener: Listener, makers: Makers) -> None:
         self._interface = FoundInterface(
             config.interface,
             makers,
@@ -83,7 +83,7 @@ class Service(ProcessService[Config, Log]):
             self._runtime.monotonic,
         )
         self._driver = Driver(self._interface, self._runtime)
-        self._way = WayTold(
+        self._way = BmcStatusLog(
             self._driver.breaker, lambda: self._interface.name, self._log, self._manager.status
         )
         self._watchdog: WatchdogService | None = None
@@ -114,7 +114,7 @@ class Service(ProcessService[Config, Log]):
             self._log.warning(unscheduled)
         realtime.settle_collector()
         if self._interface.missing is not None:  # it was said
-            self._way.said = Way.MISSING
+            self._way.said = BmcStatus.MISSING
         supervisor.start("log", self._log.run)
         supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
         supervisor.start("socket", self._server.run)
@@ -154,10 +154,10 @@ class Service(ProcessService[Config, Log]):
         if interface.missing is None:
             self._log.info(f"the interface is {interface.name}")
 
-    def _changed(self, new: Config) -> tuple[list[Setting], list[Setting]]:
+    def _changed(self, new: DriverProgramConfig) -> tuple[list[Setting], list[Setting]]:
         return configuration.changed(self._config, new)
 
-    def _take(self, new: Config) -> None:
+    def _take(self, new: DriverProgramConfig) -> None:
         self._config = configuration.with_reloadable(self._config, new)
         self._server.access = _access(self._config)
 
@@ -188,7 +188,7 @@ class Service(ProcessService[Config, Log]):
         """What a client of the socket would be told."""
         return self._server.status()
 
-    def _warn_of_unreachable_users(self, config: Config, listener: Listener) -> None:
+    def _warn_of_unreachable_users(self, config: DriverProgramConfig, listener: Listener) -> None:
         named = config.socket.read_users or config.socket.full_users
         if named and config.socket.group is None and listener.path is not None:
             self._log.warning(
@@ -196,7 +196,7 @@ class Service(ProcessService[Config, Log]):
             )
 
 
-def _access(config: Config) -> Access:
+def _access(config: DriverProgramConfig) -> Access:
     """Who may ask for what."""
     socket = config.socket
     group = frozenset() if socket.group is None else frozenset((socket.group,))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.process.config import Config
+from bmcmedic.driver.process.config import DriverProgramConfig
 from bmcmedic.driver.process.config_watchdog import watchdog_settings
 from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX, KernelPats
@@ -38,7 +38,7 @@ SHUTDOWN_S_MAX = 30.0
 WATCHER_ENDS_S = 2.0
 
 
-def watcher_settings(config: Config) -> WatcherSettings:
+def watcher_settings(config: DriverProgramConfig) -> WatcherSettings:
     """What the pretimeout watcher is to do; raises ConfigurationError."""
     priority = config.process.real_time_priority
     return WatcherSettings(
@@ -61,7 +61,7 @@ class WatchdogService:
 
     def __init__(
         self,
-        config: Config,
+        config: DriverProgramConfig,
         driver: Driver,
         stamps: StampsFile,
         runtime: Runtime,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from bmcmedic.driver.requests import Request
 
 
-class DriverDoor(Protocol):
+class DriverBackend(Protocol):
     """What the socket needs of the driver."""
 
     def submit(self, request: Request) -> None:
@@ -23,11 +23,11 @@ class DriverDoor(Protocol):
         """What it is doing."""
 
     @property
-    def parking(self) -> ParkingDoor:
+    def parking(self) -> ParkingBackend:
         """Letting the interface go for a while."""
 
 
-class ParkingDoor(Protocol):
+class ParkingBackend(Protocol):
     """What the socket needs of `Parking`; nothing here blocks."""
 
     def begin(self, seconds: float) -> None:
@@ -40,7 +40,7 @@ class ParkingDoor(Protocol):
         """How it stands; None while it is not parked."""
 
 
-class WatchdogDoor(Protocol):
+class WatchdogBackend(Protocol):
     """What the socket needs of the driver's watchdog; nothing here blocks."""
 
     def status(self) -> dict[str, Any]:

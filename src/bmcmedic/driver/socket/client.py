@@ -53,7 +53,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DriverAnswer:
     """A response, whatever its completion code."""
 
     completion_code: int
@@ -135,7 +135,7 @@ class DriverClient:
         lun: int = 0,
         bridge: Ipmb | None = None,
         accept_old: bool = False,
-    ) -> Answer:
+    ) -> DriverAnswer:
         """Send any request; a completion code other than 0 is no error here.
 
         Raises: as `exchange`, but for CompletionCodeError, QueueFull and Refused.
@@ -146,7 +146,7 @@ class DriverClient:
         answer = self._ask(frame, self.timeout_s + ANSWER_GRACE_S)
         if not isinstance(answer, AnswerFrame):
             self._confused(answer)
-        return Answer(answer.completion_code, answer.data, answer.age_s, answer.reason)
+        return DriverAnswer(answer.completion_code, answer.data, answer.age_s, answer.reason)
 
     def status(self) -> dict[str, Any]:
         """How driver, watchdog and socket are. Raises: DriverUnavailable, DriverGone, NoRights."""

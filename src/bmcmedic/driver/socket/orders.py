@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
+from bmcmedic.driver.socket.backend import DriverBackend, WatchdogBackend
 from bmcmedic.driver.socket.connection import error_frame
 from bmcmedic.driver.socket.errors import NoRights
 from bmcmedic.driver.socket.policy import Rights
@@ -29,7 +29,7 @@ class Orders:
     __slots__ = ("_counts", "_driver", "_watchdog")
 
     def __init__(
-        self, driver: DriverDoor, watchdog: WatchdogDoor | None, counts: Counter[str]
+        self, driver: DriverBackend, watchdog: WatchdogBackend | None, counts: Counter[str]
     ) -> None:
         self._driver = driver
         self._watchdog = watchdog

@@ -53,7 +53,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PolicyRefusal:
     """What the driver answers in the BMC's place."""
 
     completion_code: CompletionCode
@@ -102,11 +102,11 @@ def refusal(
     target: Ipmb | None,
     rights: Rights,
     watchdog_in_charge: Callable[[], bool],
-) -> Refusal | None:
+) -> PolicyRefusal | None:
     """Why a request is not sent; None when it is. The watchdog is asked where it matters."""
     what = netfn, command
     if rights is Rights.NONE or (rights is Rights.READ and what not in A_READERS):
-        return Refusal(
+        return PolicyRefusal(
             CompletionCode.INSUFFICIENT_PRIVILEGE,
             f"netFn 0x{netfn:02x}, command 0x{command:02x} is not for those who may only read",
         )
@@ -114,7 +114,9 @@ def refusal(
         return None  # a satellite's watchdog and messages are its own
     own = THE_DRIVERS_OWN.get(what)
     if own is not None:
-        return Refusal(CompletionCode.INSUFFICIENT_PRIVILEGE, f"not through the driver: {own}")
+        return PolicyRefusal(
+            CompletionCode.INSUFFICIENT_PRIVILEGE, f"not through the driver: {own}"
+        )
     if what in THE_WATCHDOGS and watchdog_in_charge():
-        return Refusal(CompletionCode.NOT_SUPPORTED_IN_STATE, _USE_ORDERS)
+        return PolicyRefusal(CompletionCode.NOT_SUPPORTED_IN_STATE, _USE_ORDERS)
     return None

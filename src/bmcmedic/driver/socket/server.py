@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bmcmedic.driver.socket import policy
-from bmcmedic.driver.socket.backend import DriverDoor, WatchdogDoor
+from bmcmedic.driver.socket.backend import DriverBackend, WatchdogBackend
 from bmcmedic.driver.socket.connection import Connection, Pending, ServerLimits, error_frame
 from bmcmedic.driver.socket.errors import Cancelled, ErrorKind
 from bmcmedic.driver.socket.listener import Listener, peer_of
@@ -57,8 +57,8 @@ class SocketServer:
     def __init__(
         self,
         listener: Listener,
-        driver: DriverDoor,
-        watchdog: WatchdogDoor | None,
+        driver: DriverBackend,
+        watchdog: WatchdogBackend | None,
         runtime: Runtime,
         access: Access | None = None,
         limits: ServerLimits | None = None,

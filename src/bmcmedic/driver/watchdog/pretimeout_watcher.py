@@ -49,7 +49,7 @@ _NOTICE = b"<29>"
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
-class Log:
+class WatcherLog:
     """The kernel's log and syslog, both opened before they are needed, neither waited for."""
 
     def __init__(self, kernel_log: str) -> None:
@@ -93,7 +93,7 @@ def _syslog() -> _socket.socket | None:
 class Action:
     """What to do when the host has stopped patting."""
 
-    def __init__(self, kind: str, command: list[str], sysrq_trigger: str, log: Log) -> None:
+    def __init__(self, kind: str, command: list[str], sysrq_trigger: str, log: WatcherLog) -> None:
         self._command = command
         self._log = log
         self._child: int | None = None
@@ -169,7 +169,7 @@ class Watcher:
         stamps: Stamps,
         generation: int,
         action: Action,
-        log: Log,
+        log: WatcherLog,
         is_current: Callable[[], bool] = lambda: True,
     ) -> None:
         """`is_current`: whether the stamps' file is still the one that drivers use."""
@@ -276,7 +276,7 @@ def main(arguments: list[str]) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         stamps = Stamps(mmap.mmap(fd, STAMPS_BYTES))
-        log = Log(kernel_log)
+        log = WatcherLog(kernel_log)
         action = Action(kind, command, sysrq, log)
     except (OSError, ValueError) as error:
         _warn(f"cannot watch: {error}")

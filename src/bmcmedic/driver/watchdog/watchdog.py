@@ -33,7 +33,7 @@ Observer = Callable[[float, float, float, bool], None]
 """Told of each pat: when it was due, was begun and came back, and whether it succeeded."""
 
 
-class Order(Enum):
+class WatchdogOrder(Enum):
     """What others may ask of the watchdog."""
 
     LENGTHEN = "lengthen"
@@ -75,7 +75,7 @@ class Watchdog:
         self._check: HostCheck = check or NoCheck()
         self.observer = observer
         self._wakeup = runtime.signal()
-        self._orders: deque[tuple[Order, WatchdogSettings]] = deque(maxlen=ORDERS_MAX)
+        self._orders: deque[tuple[WatchdogOrder, WatchdogSettings]] = deque(maxlen=ORDERS_MAX)
         self._obeying = False
         self._stopping = False
         self._needs_set = True
@@ -154,15 +154,15 @@ class Watchdog:
 
     def order_lengthen(self, timeout_s: float) -> None:
         """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""
-        self._order(Order.LENGTHEN, self._configured.lengthened(timeout_s))
+        self._order(WatchdogOrder.LENGTHEN, self._configured.lengthened(timeout_s))
 
     def order_disarm(self) -> None:
         """Stop the timer, and pat no more until `order_resume`."""
-        self._order(Order.DISARM, self._configured)
+        self._order(WatchdogOrder.DISARM, self._configured)
 
     def order_resume(self) -> None:
         """Go on as configured."""
-        self._order(Order.RESUME, self._configured)
+        self._order(WatchdogOrder.RESUME, self._configured)
 
     def stop(self) -> None:
         """Let `run` do as the shutdown policy says, and return."""
@@ -202,15 +202,15 @@ class Watchdog:
 
     # ------------------------------------------------------------------------------------ inside
 
-    def _order(self, order: Order, settings: WatchdogSettings) -> None:
+    def _order(self, order: WatchdogOrder, settings: WatchdogSettings) -> None:
         self._orders.append((order, settings))
         self._wakeup.set()
 
-    def _obey(self, order: Order, settings: WatchdogSettings) -> None:
+    def _obey(self, order: WatchdogOrder, settings: WatchdogSettings) -> None:
         self._report(f"ordered to {order.value} the watchdog")
         self.counts["orders"] += 1
-        self._stop_timer = order is Order.DISARM
-        was_in_charge, self._in_charge = self._in_charge, order is not Order.DISARM
+        self._stop_timer = order is WatchdogOrder.DISARM
+        was_in_charge, self._in_charge = self._in_charge, order is not WatchdogOrder.DISARM
         self.settings = settings
         self._needs_set = True
         self._verify_at = None

@@ -3,7 +3,7 @@
 A remediation works on one BMC, sends at most one reset, and always ends in a verdict.
 """
 
-from bmcmedic.fleet.remediation.case import Case, Confirm, Ending, HostSource
+from bmcmedic.fleet.remediation.case import Confirm, HostSource, RemediationCase, RemediationEnding
 from bmcmedic.fleet.remediation.remediation import Remediation
 
-__all__ = ["Case", "Confirm", "Ending", "HostSource", "Remediation"]
+__all__ = ["Confirm", "HostSource", "Remediation", "RemediationCase", "RemediationEnding"]

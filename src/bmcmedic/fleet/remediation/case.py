@@ -9,8 +9,8 @@ from typing import Protocol
 
 from bmcmedic.fleet.journal import Journal
 from bmcmedic.fleet.link import BmcLink, Timekeeper
-from bmcmedic.fleet.plan import Times
-from bmcmedic.model.heal import Diagnosis, HostReport, Plan
+from bmcmedic.fleet.plan import ResetTimes
+from bmcmedic.model.heal import BmcDiagnosis, HostReport, RemedyPlan
 
 
 class HostSource(Protocol):
@@ -20,19 +20,19 @@ class HostSource(Protocol):
         """The host as it is now; raises TriageFailed."""
 
 
-Confirm = Callable[[Diagnosis, Plan], Awaitable[str | None]]
+Confirm = Callable[[BmcDiagnosis, RemedyPlan], Awaitable[str | None]]
 """Asks for leave to act: None is yes, a text is why not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RemediationCase:
     """One BMC, and everything that a remediation of it is given."""
 
     link: BmcLink
     time: Timekeeper
     journal: Journal
     confirm: Confirm
-    times: Times = field(default_factory=Times)
+    times: ResetTimes = field(default_factory=ResetTimes)
     report: HostReport | None = None
     """What the host saw, from a file or a pipe."""
     host: HostSource | None = None
@@ -41,7 +41,7 @@ class Case:
     """The operator's own word."""
 
 
-class Ending(Enum):
+class RemediationEnding(Enum):
     """How a remediation ends, before `heal` and `reset` put it into their own words."""
 
     HEALTHY = "healthy"
@@ -52,29 +52,29 @@ class Ending(Enum):
     REFUSED = "refused"
 
 
-HEAL_VERDICTS: dict[Ending, str] = {
-    Ending.HEALTHY: "healthy",
-    Ending.DONE: "healed",
-    Ending.DONE_LAN_ONLY: "healed-lan-only",
-    Ending.HOST_CHANGED: "needs-repair",
-    Ending.NOT_DONE: "needs-repair",
-    Ending.REFUSED: "refused",
+HEAL_VERDICTS: dict[RemediationEnding, str] = {
+    RemediationEnding.HEALTHY: "healthy",
+    RemediationEnding.DONE: "healed",
+    RemediationEnding.DONE_LAN_ONLY: "healed-lan-only",
+    RemediationEnding.HOST_CHANGED: "needs-repair",
+    RemediationEnding.NOT_DONE: "needs-repair",
+    RemediationEnding.REFUSED: "refused",
 }
 
-RESET_VERDICTS: dict[Ending, str] = {
-    Ending.HEALTHY: "back",
-    Ending.DONE: "back",
-    Ending.DONE_LAN_ONLY: "back",
-    Ending.HOST_CHANGED: "back-host-changed",
-    Ending.NOT_DONE: "not-back",
-    Ending.REFUSED: "refused",
+RESET_VERDICTS: dict[RemediationEnding, str] = {
+    RemediationEnding.HEALTHY: "back",
+    RemediationEnding.DONE: "back",
+    RemediationEnding.DONE_LAN_ONLY: "back",
+    RemediationEnding.HOST_CHANGED: "back-host-changed",
+    RemediationEnding.NOT_DONE: "not-back",
+    RemediationEnding.REFUSED: "refused",
 }
 
 
 class Ended(Exception):
     """Nothing more is to be done; carries the ending and why."""
 
-    def __init__(self, ending: Ending, reason: str) -> None:
+    def __init__(self, ending: RemediationEnding, reason: str) -> None:
         super().__init__(reason)
         self.ending = ending
         self.reason = reason
@@ -84,4 +84,4 @@ class FellSilent(Ended):
     """The BMC answered, then no more, before anything was sent: it may be restarting by itself."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(Ending.NOT_DONE, reason)
+        super().__init__(RemediationEnding.NOT_DONE, reason)

@@ -9,19 +9,19 @@ from bmcmedic.fleet.host_evidence.host_marks import read_host_marks
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
 from bmcmedic.fleet.observe import ask, knock
 from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX
-from bmcmedic.fleet.remediation.case import Ended, Ending, FellSilent
+from bmcmedic.fleet.remediation.case import Ended, FellSilent, RemediationEnding
 from bmcmedic.fleet.remediation.proof import Proof
-from bmcmedic.fleet.remediation.record import Chart, identity_detail
+from bmcmedic.fleet.remediation.record import RemediationRecord, identity_detail
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import TimeoutAction
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.model.heal import (
     AnswerKind,
-    Diagnosis,
+    BmcDiagnosis,
     DiagnosisKind,
-    Identity,
+    IdentityCheck,
     Observation,
-    Plan,
+    RemedyPlan,
 )
 
 PACE_S_MAX = 15.0
@@ -30,20 +30,20 @@ PACE_S_MAX = 15.0
 _IN_BAND = (DiagnosisKind.IN_BAND_HUNG, DiagnosisKind.IN_BAND_SLOW)
 
 
-class Treatment:
+class Execution:
     """One plan for one BMC; `run` is called once, `close` always."""
 
-    def __init__(self, chart: Chart) -> None:
+    def __init__(self, chart: RemediationRecord) -> None:
         self._case = chart.case
         self._chart = chart
         self._acting: BmcSession | None = None
         self._acting_used_s = 0.0
-        self._timer_held: act.TimerLook | None = None
+        self._timer_held: act.TimerReading | None = None
         self._proof: Proof | None = None
 
     async def run(
-        self, diagnosis: Diagnosis, chosen: Plan, belongs: Identity
-    ) -> tuple[Ending, str]:
+        self, diagnosis: BmcDiagnosis, chosen: RemedyPlan, belongs: IdentityCheck
+    ) -> tuple[RemediationEnding, str]:
         """Do what the plan says, if every rule and the operator let it."""
         self._chart.host_may_pat = diagnosis.kind not in _IN_BAND
         await self._may_act(diagnosis, belongs)
@@ -61,7 +61,7 @@ class Treatment:
             await self._proof.close()
         await self._leave_acting_session()
 
-    async def _may_act(self, diagnosis: Diagnosis, belongs: Identity) -> None:
+    async def _may_act(self, diagnosis: BmcDiagnosis, belongs: IdentityCheck) -> None:
         observation = self._chart.observation
         assert observation is not None
         updating = _updating(observation)
@@ -101,7 +101,7 @@ class Treatment:
         self._acting_used_s = time.monotonic()
         await self._chart.step("acting-session", "open", "a session at Administrator level")
 
-    async def _ask_for_leave(self, diagnosis: Diagnosis, chosen: Plan) -> None:
+    async def _ask_for_leave(self, diagnosis: BmcDiagnosis, chosen: RemedyPlan) -> None:
         await self._case.journal.intends("confirm", f"asking for leave: {chosen.remedy}")
         refusal = await self._case.confirm(diagnosis, chosen)
         facts = GuardrailFacts(
@@ -199,7 +199,7 @@ class Treatment:
             self._chart.marks_after = await read_host_marks(self._acting_session(), case.time)
             reason = f"the BMC refuses to restart: {sent.detail}; it needs hands, or a power reseat"
             self._chart.evidence.append(reason)
-            raise Ended(Ending.NOT_DONE, reason)
+            raise Ended(RemediationEnding.NOT_DONE, reason)
         return sent
 
 

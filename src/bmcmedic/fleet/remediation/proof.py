@@ -8,8 +8,8 @@ from bmcmedic.fleet.host_evidence.host_marks import host_changes, read_host_mark
 from bmcmedic.fleet.host_evidence.host_verdict import HostWitness, judge_host
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
-from bmcmedic.fleet.remediation.case import Ending
-from bmcmedic.fleet.remediation.record import Chart
+from bmcmedic.fleet.remediation.case import RemediationEnding
+from bmcmedic.fleet.remediation.record import RemediationRecord
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.model.heal import HostReport, Remedy
@@ -17,7 +17,7 @@ from bmcmedic.model.heal import HostReport, Remedy
 PAT_AWAITED_S_MAX = 60.0
 """After the steady time, for a host that pats its watchdog timer seldom."""
 
-_WORST = (Ending.NOT_DONE, Ending.HOST_CHANGED)
+_WORST = (RemediationEnding.NOT_DONE, RemediationEnding.HOST_CHANGED)
 """A host that went down with its BMC outweighs whatever else went wrong."""
 
 
@@ -26,10 +26,10 @@ class Proof:
 
     def __init__(
         self,
-        chart: Chart,
+        chart: RemediationRecord,
         sent: act.ResetSent,
         old_session: BmcSession,
-        timer_held: act.TimerLook | None,
+        timer_held: act.TimerReading | None,
     ) -> None:
         self._case = chart.case
         self._chart = chart
@@ -39,7 +39,7 @@ class Proof:
         self._old_said: list[verify.OldSession] = []
         self._timer_held = timer_held
         self._session: BmcSession | None = None
-        self._return: verify.Return | None = None
+        self._return: verify.ReturnOutcome | None = None
         self._host_after: HostReport | None = None
         self._signs = chart.early_signs
         self._patted = False
@@ -48,7 +48,7 @@ class Proof:
         """Give the BMC's session slots back."""
         await verify.close_quietly(self._session)
 
-    async def run(self) -> tuple[Ending, str]:
+    async def run(self) -> tuple[RemediationEnding, str]:
         """Prove what can be proven, and weigh it."""
         await self._quiet()
         await self._poll()
@@ -67,18 +67,18 @@ class Proof:
             return max(self._chart.failures, key=lambda failure: _WORST.index(failure[0]))
         return self._good_ending()
 
-    def _good_ending(self) -> tuple[Ending, str]:
+    def _good_ending(self) -> tuple[RemediationEnding, str]:
         if self._host_after is None:
-            return Ending.DONE_LAN_ONLY, (
+            return RemediationEnding.DONE_LAN_ONLY, (
                 "the BMC restarted, answers and stays; its host was not asked, so what the host"
                 " sees of it is not proven"
             )
         if self._chart.untouched is None:
-            return Ending.DONE_LAN_ONLY, (
+            return RemediationEnding.DONE_LAN_ONLY, (
                 "the BMC restarted, answers and stays, and its host is at rest; the host gave no"
                 " boot id, so that it was left alone is not proven"
             )
-        return Ending.DONE, (
+        return RemediationEnding.DONE, (
             "the BMC restarted, answers and stays; its host is at rest and was left alone"
         )
 
@@ -128,7 +128,7 @@ class Proof:
         if back.session is None:
             detail = f"no usable answer within {back.after_s:.0f} s ({polls}): {back.last_detail}"
             await self._chart.step("poll", "not-back", detail)
-            self._chart.fails(Ending.NOT_DONE, f"the BMC did not come back: {detail}")
+            self._chart.fails(RemediationEnding.NOT_DONE, f"the BMC did not come back: {detail}")
             return
         detail = f"{back.after_s:.0f} s after the reset"
         if back.polls > 1:
@@ -155,7 +155,7 @@ class Proof:
             if self._sent.outcome is act.ResetOutcome.UNKNOWN:
                 reason += "; no answer to the reset came, so it may have been lost on the way: if"
                 reason += " the network is at fault, try again before hands are sent"
-            self._chart.fails(Ending.NOT_DONE, reason)
+            self._chart.fails(RemediationEnding.NOT_DONE, reason)
 
     async def _self_test(self, session: BmcSession) -> None:
         case, sent = self._case, self._sent
@@ -169,7 +169,8 @@ class Proof:
         await self._chart.step("self-test", "passed" if result.passed else "failed", result.detail)
         if not result.passed:
             self._chart.fails(
-                Ending.NOT_DONE, f"its self-test fails after the restart: {result.detail}"
+                RemediationEnding.NOT_DONE,
+                f"its self-test fails after the restart: {result.detail}",
             )
 
     async def _power_after(self, session: BmcSession) -> None:
@@ -204,22 +205,24 @@ class Proof:
         await self._chart.step("host", outcome, "; ".join(said))
         if judged.untouched is False:
             self._chart.fails(
-                Ending.HOST_CHANGED, f"the host did not stay as it was: {judged.lines[0]}"
+                RemediationEnding.HOST_CHANGED,
+                f"the host did not stay as it was: {judged.lines[0]}",
             )
         marks = self._chart.marks_after
         if marks is not None and marks.power is None and judged.untouched is None:
             self._chart.fails(
-                Ending.NOT_DONE, "the host's power state cannot be read after the restart"
+                RemediationEnding.NOT_DONE,
+                "the host's power state cannot be read after the restart",
             )
         if judged.other_host:
-            self._chart.fails(Ending.NOT_DONE, judged.lines[0])
+            self._chart.fails(RemediationEnding.NOT_DONE, judged.lines[0])
         if case.host is not None and witness.report is None:
             self._chart.fails(
-                Ending.NOT_DONE, f"the host cannot be asked any more: {witness.detail}"
+                RemediationEnding.NOT_DONE, f"the host cannot be asked any more: {witness.detail}"
             )
         if witness.unrest:
             reason = f"the host is not at rest after the restart: {witness.unrest[0]}"
-            self._chart.fails(Ending.NOT_DONE, reason)
+            self._chart.fails(RemediationEnding.NOT_DONE, reason)
 
     async def _hear_host(self) -> HostWitness:
         """Ask until the host is at rest or the time is up; once only where the BMC is not back."""
@@ -255,7 +258,9 @@ class Proof:
                 PrivilegeLevel.ADMINISTRATOR, case.time.monotonic() + SESSION_TIMEOUT_S
             )
         except (TransportError, BmcRefusal, RemoteProtocolError) as error:
-            self._chart.fails(Ending.NOT_DONE, f"it answered, and lets nobody in any more: {error}")
+            self._chart.fails(
+                RemediationEnding.NOT_DONE, f"it answered, and lets nobody in any more: {error}"
+            )
             return
         self._chart.restore = await act.begin_restore(
             self._session,
@@ -281,7 +286,9 @@ class Proof:
         self._patted = steady.patted
         await self._chart.step("steady", "held" if steady.held else "lost", steady.detail)
         if not steady.held:
-            self._chart.fails(Ending.NOT_DONE, f"the BMC did not stay well: {steady.detail}")
+            self._chart.fails(
+                RemediationEnding.NOT_DONE, f"the BMC did not stay well: {steady.detail}"
+            )
         if steady.power_seen_off and self._chart.untouched is not True:
             self._chart.untouched = False
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from bmcmedic.fleet import act
 from bmcmedic.fleet.guardrails import GuardrailFacts, violated
 from bmcmedic.fleet.host_evidence.host_marks import HostMarks
-from bmcmedic.fleet.remediation.case import Case, Ended, Ending
+from bmcmedic.fleet.remediation.case import Ended, RemediationCase, RemediationEnding
 from bmcmedic.model.heal import HostReport, Observation, Remedy, Step
 
 
-class Chart:
+class RemediationRecord:
     """The patient's chart: what was seen and done, shared by the parts of one remediation."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: RemediationCase) -> None:
         self.case = case
         self.steps: list[Step] = []
         self.evidence: list[str] = []
-        self.failures: list[tuple[Ending, str]] = []
+        self.failures: list[tuple[RemediationEnding, str]] = []
         self.observation: Observation | None = None
         self.observed_at_s = 0.0
         """Monotonic seconds when the observation ended."""
@@ -50,9 +50,9 @@ class Chart:
         for refusal in refusals:
             self.evidence.append(f"{refusal.rule}: {refusal}")
         await self.step(step, "refused", f"{refusals[0].rule}: {refusals[0]}")
-        raise Ended(Ending.REFUSED, str(refusals[0]))
+        raise Ended(RemediationEnding.REFUSED, str(refusals[0]))
 
-    def fails(self, ending: Ending, reason: str) -> None:
+    def fails(self, ending: RemediationEnding, reason: str) -> None:
         """Something stands against a good verdict; the work goes on, to gather the evidence."""
         self.failures.append((ending, reason))
         self.evidence.append(reason)

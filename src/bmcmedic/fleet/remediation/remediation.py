@@ -13,45 +13,45 @@ from bmcmedic.fleet.plan import plan
 from bmcmedic.fleet.remediation.case import (
     HEAL_VERDICTS,
     RESET_VERDICTS,
-    Case,
     Ended,
-    Ending,
     FellSilent,
+    RemediationCase,
+    RemediationEnding,
 )
-from bmcmedic.fleet.remediation.execution import Treatment
-from bmcmedic.fleet.remediation.record import Chart, identity_detail
+from bmcmedic.fleet.remediation.execution import Execution
+from bmcmedic.fleet.remediation.record import RemediationRecord, identity_detail
 from bmcmedic.model.heal import (
     AnswerKind,
-    Diagnosis,
+    BmcDiagnosis,
     DiagnosisKind,
+    HealVerdict,
     HostReport,
-    Identity,
+    IdentityCheck,
     Observation,
-    Plan,
     Remedy,
-    Verdict,
+    RemedyPlan,
 )
 
 
 class Remediation:
     """One run over one case; `heal` or `reset` is called once."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: RemediationCase) -> None:
         self._case = case
-        self._chart = Chart(case)
-        self._treatment: Treatment | None = None
+        self._chart = RemediationRecord(case)
+        self._treatment: Execution | None = None
         self._looked_again = False
 
     # ------------------------------------------------------------------ the two ways in
 
-    async def heal(self) -> Verdict:
+    async def heal(self) -> HealVerdict:
         """Find out what ails the BMC, and cure it if a cold reset can."""
         return await self._conclude(self._heal, HEAL_VERDICTS)
 
-    async def reset(self, remedy: Remedy) -> Verdict:
+    async def reset(self, remedy: Remedy) -> HealVerdict:
         """Restart the BMC because an operator ordered it, with every care that `heal` takes."""
 
-        async def course() -> tuple[Ending, str]:
+        async def course() -> tuple[RemediationEnding, str]:
             return await self._ordered(remedy)
 
         return await self._conclude(course, RESET_VERDICTS)
@@ -70,8 +70,10 @@ class Remediation:
         return f"{sent} {note}" if note else sent
 
     async def _conclude(
-        self, course: Callable[[], Awaitable[tuple[Ending, str]]], words: dict[Ending, str]
-    ) -> Verdict:
+        self,
+        course: Callable[[], Awaitable[tuple[RemediationEnding, str]]],
+        words: dict[RemediationEnding, str],
+    ) -> HealVerdict:
         try:
             try:
                 ending, reason = await course()
@@ -85,7 +87,7 @@ class Remediation:
         if note:
             self._chart.evidence.append(note)
         await self._chart.step("verdict", words[ending], reason)
-        return Verdict(
+        return HealVerdict(
             target=self._case.link.target,
             verdict=words[ending],
             reason=reason,
@@ -99,7 +101,7 @@ class Remediation:
 
     # ------------------------------------------------------------------ from symptom to plan
 
-    async def _heal(self) -> tuple[Ending, str]:
+    async def _heal(self) -> tuple[RemediationEnding, str]:
         try:
             return await self._heal_once()
         except FellSilent as silent:
@@ -123,18 +125,18 @@ class Remediation:
             detail = f"{silent.reason}; and no more within {back.after_s:.0f} s: {back.last_detail}"
             await self._chart.step("look-again", "not-back", detail)
             self._chart.evidence.append(detail)
-            raise Ended(Ending.NOT_DONE, detail)
+            raise Ended(RemediationEnding.NOT_DONE, detail)
         detail = f"{silent.reason}; it answers again after {back.after_s:.0f} s"
         await self._chart.step("look-again", "back", detail)
         self._chart.evidence = [detail]
         if case.host is None and (case.report is not None or case.in_band_hung):
             raise Ended(
-                Ending.REFUSED,
+                RemediationEnding.REFUSED,
                 f"{detail}: it may have restarted by itself, so what was said of it may be over;"
                 " look at the host again",
             )
 
-    async def _heal_once(self) -> tuple[Ending, str]:
+    async def _heal_once(self) -> tuple[RemediationEnding, str]:
         await self._read_symptoms()
         observation = await self._probe()
         belongs = await self._check_identity(observation)
@@ -148,12 +150,12 @@ class Remediation:
             last = observation.answers[-1].detail
             raise FellSilent(f"the BMC answered at first, then no more: {last}")
         if diagnosis.kind is DiagnosisKind.HEALTHY:
-            return Ending.HEALTHY, self._healthy_reason(report)
+            return RemediationEnding.HEALTHY, self._healthy_reason(report)
         chosen = self._plan(diagnosis, observation, None)
         if chosen.remedy is Remedy.REPAIR:
-            return Ending.NOT_DONE, f"{diagnosis.evidence[0]}; {chosen.reason}"
+            return RemediationEnding.NOT_DONE, f"{diagnosis.evidence[0]}; {chosen.reason}"
         if chosen.remedy is Remedy.REFUSE:
-            return Ending.REFUSED, f"{diagnosis.evidence[0]}; {chosen.reason}"
+            return RemediationEnding.REFUSED, f"{diagnosis.evidence[0]}; {chosen.reason}"
         return await self._treat(diagnosis, chosen, belongs)
 
     def _healthy_reason(self, report: HostReport | None) -> str:
@@ -171,25 +173,29 @@ class Remediation:
             " (--symptoms, --triage-command or --in-band-hung says so)"
         )
 
-    async def _ordered(self, remedy: Remedy) -> tuple[Ending, str]:
+    async def _ordered(self, remedy: Remedy) -> tuple[RemediationEnding, str]:
         observation = await self._probe()
         found = diagnose(observation, None)
         self._chart.evidence += [*found.evidence, *found.rules_out]
-        diagnosis = Diagnosis(DiagnosisKind.ORDERED, ("ordered by the operator",), found.evidence)
+        diagnosis = BmcDiagnosis(
+            DiagnosisKind.ORDERED, ("ordered by the operator",), found.evidence
+        )
         await self._claim()
         chosen = self._plan(found, observation, remedy)
         if chosen.remedy is Remedy.REPAIR:
-            return Ending.NOT_DONE, f"{found.evidence[0]}; nothing was sent"
+            return RemediationEnding.NOT_DONE, f"{found.evidence[0]}; nothing was sent"
         if chosen.remedy is Remedy.REFUSE:
-            return Ending.REFUSED, f"{found.evidence[0]}; {chosen.reason}"
-        return await self._treat(diagnosis, chosen, Identity.NOT_ASKED)
+            return RemediationEnding.REFUSED, f"{found.evidence[0]}; {chosen.reason}"
+        return await self._treat(diagnosis, chosen, IdentityCheck.NOT_ASKED)
 
     async def _claim(self) -> None:
         """A BMC that somebody else restarts right now looks sick, and wants no second reset."""
         facts = GuardrailFacts(in_other_hands=not await self._case.link.claim())
         await self._chart.guard("guardrails", facts)
 
-    def _plan(self, diagnosis: Diagnosis, observation: Observation, remedy: Remedy | None) -> Plan:
+    def _plan(
+        self, diagnosis: BmcDiagnosis, observation: Observation, remedy: Remedy | None
+    ) -> RemedyPlan:
         chosen = plan(
             diagnosis,
             self._case.times,
@@ -213,7 +219,9 @@ class Remediation:
                 self._chart.host_before = await case.host.run()
             except TriageFailed as error:
                 await self._chart.step("read-symptoms", "failed", str(error))
-                raise Ended(Ending.REFUSED, f"{error}; without it nothing is touched") from None
+                raise Ended(
+                    RemediationEnding.REFUSED, f"{error}; without it nothing is touched"
+                ) from None
         for report in self._chart.reports():
             age_s = case.time.epoch() - report.captured_at
             await self._chart.guard("read-symptoms", GuardrailFacts(symptoms_age_s=age_s))
@@ -234,31 +242,31 @@ class Remediation:
         await self._chart.step("probe", observation.reach.value, detail)
         return observation
 
-    async def _check_identity(self, observation: Observation) -> Identity:
+    async def _check_identity(self, observation: Observation) -> IdentityCheck:
         reports = self._chart.reports()
         if not reports:
             detail = "no host report was given, the operator alone says which host this is"
-            await self._chart.step("identity", str(Identity.NOT_ASKED), detail)
-            return Identity.NOT_ASKED
+            await self._chart.step("identity", str(IdentityCheck.NOT_ASKED), detail)
+            return IdentityCheck.NOT_ASKED
         found = [identity(observation, report) for report in reports]
         worst = min(found, key=_GRAVEST.index)
         detail = identity_detail(observation, reports[found.index(worst)])
-        if worst is Identity.MISMATCH:
+        if worst is IdentityCheck.MISMATCH:
             facts = GuardrailFacts(identity=worst, identity_detail=detail)
             await self._chart.guard("identity", facts)
         await self._chart.step("identity", str(worst), detail)
         return worst
 
     async def _treat(
-        self, diagnosis: Diagnosis, chosen: Plan, belongs: Identity
-    ) -> tuple[Ending, str]:
+        self, diagnosis: BmcDiagnosis, chosen: RemedyPlan, belongs: IdentityCheck
+    ) -> tuple[RemediationEnding, str]:
         if self._treatment is not None:
             await self._treatment.close()
-        self._treatment = Treatment(self._chart)
+        self._treatment = Execution(self._chart)
         return await self._treatment.run(diagnosis, chosen, belongs)
 
 
-def _fell_silent(observation: Observation, diagnosis: Diagnosis) -> bool:
+def _fell_silent(observation: Observation, diagnosis: BmcDiagnosis) -> bool:
     """Whether the BMC went away while it was asked, and did not merely leave out an answer.
 
     One answer that is missing at the end is enough where nothing else speaks for a sickness.
@@ -270,4 +278,9 @@ def _fell_silent(observation: Observation, diagnosis: Diagnosis) -> bool:
     return is_all or diagnosis.kind is DiagnosisKind.LAN_SICK
 
 
-_GRAVEST = (Identity.MISMATCH, Identity.NOT_PROVEN, Identity.PROVEN, Identity.NOT_ASKED)
+_GRAVEST = (
+    IdentityCheck.MISMATCH,
+    IdentityCheck.NOT_PROVEN,
+    IdentityCheck.PROVEN,
+    IdentityCheck.NOT_ASKED,
+)

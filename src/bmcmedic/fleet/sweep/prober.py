@@ -42,7 +42,7 @@ from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.ipmi.states import State
 from bmcmedic.model.probe import ProbeResult
 from bmcmedic.transport.aes import aes_cbc
-from bmcmedic.transport.lan_engine import Address, LanEngine, Link
+from bmcmedic.transport.lan_engine import Address, LanEngine, LanPeer
 
 CLOSE_TIMEOUT_S = 1.0
 """How long a session's end is asked for; after that the BMC's own timer ends it."""
@@ -68,7 +68,7 @@ class ProbeOptions:
     period_s: float = 5.0
 
 
-class _Probe(Link):
+class _Probe(LanPeer):
     """One BMC under probe."""
 
     __slots__ = (

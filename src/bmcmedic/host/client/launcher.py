@@ -28,7 +28,7 @@ _PATH_CHARACTERS_MAX = 4096
 """No kernel gives a longer one."""
 
 
-class Starter(NamedTuple):
+class Launcher(NamedTuple):
     """What is known of who started a process; None: nothing."""
 
     user: Optional[str]
@@ -52,7 +52,7 @@ class _Placed(NamedTuple):
     container: Optional[str]
 
 
-class Users:
+class UserDatabase:
     """Names of user ids, from the local file alone: a directory service may hang as well."""
 
     def __init__(self, etc: Optional[Tree]) -> None:
@@ -75,19 +75,19 @@ class Users:
         )
 
 
-class Starters:
+class Launchers:
     """Who started the processes of one look: of a crowd many have the same parent and cgroup."""
 
-    def __init__(self, proc: Tree, users: Users, run: Optional[Tree]) -> None:
+    def __init__(self, proc: Tree, users: UserDatabase, run: Optional[Tree]) -> None:
         """`run` is /run."""
         self._proc = proc
         self._users = users
         self._run = run
         self._parents: Dict[int, Optional[Stat]] = {}
         self._services: Dict[str, Optional[str]] = {}
-        self._known: Dict[Tuple[_Placed, Optional[int], Optional[int], int], Starter] = {}
+        self._known: Dict[Tuple[_Placed, Optional[int], Optional[int], int], Launcher] = {}
 
-    def of(self, process: Process, stat: Stat) -> Starter:
+    def of(self, process: Process, stat: Stat) -> Launcher:
         """Who started one of them."""
         cgroups = process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b""
         is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
@@ -100,10 +100,10 @@ class Starters:
 
     def _told(
         self, placed: _Placed, login_uid: Optional[int], uid: Optional[int], parent_pid: int
-    ) -> Starter:
+    ) -> Launcher:
         named = login_uid if login_uid is not None else uid
         parent = self._parent(parent_pid)
-        return Starter(
+        return Launcher(
             user=self._users.name(named) if named is not None else None,
             uid=uid,
             login_uid=login_uid,
@@ -131,10 +131,10 @@ class Starters:
 
 
 def starter_of(
-    process: Process, stat: Stat, proc: Tree, users: Users, run: Optional[Tree]
-) -> Starter:
+    process: Process, stat: Stat, proc: Tree, users: UserDatabase, run: Optional[Tree]
+) -> Launcher:
     """Who started a process; `run` is /run."""
-    return Starters(proc, users, run).of(process, stat)
+    return Launchers(proc, users, run).of(process, stat)
 
 
 def _placed(cgroups: bytes) -> _Placed:

@@ -15,8 +15,8 @@ from bmcmedic.host.client.redact import masked
 from bmcmedic.host.kernel.cpu_clocks import SCHED_BYTES_MAX, clocks_s, turn_at_s
 from bmcmedic.host.kernel.proc import (
     Gone,
-    Identity,
     Process,
+    ProcessIdentity,
     Stat,
     Tree,
     Unreadable,
@@ -115,7 +115,7 @@ def _progressed(mark: Mark) -> Tuple[Optional[int], ...]:
     return (mark.stat.cpu_ticks, mark.stat.processor, *mark[1:])
 
 
-class Look(NamedTuple):
+class ClientSample(NamedTuple):
     """A close look at a process."""
 
     mark: Mark
@@ -133,7 +133,7 @@ class Look(NamedTuple):
         return self.mark.stat
 
     @classmethod
-    def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "Look":
+    def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "ClientSample":
         """`with_stack`: it is read in any case, and decides no more. Raises Gone or Unreadable."""
         # Its mark comes after that moment: who has a turn in between, and maybe on another CPU, by
         # whose clock the moment would say something else, has moved.
@@ -168,7 +168,7 @@ class Holdings(NamedTuple):
 class Client(NamedTuple):
     """A process that is one of the clients on the list, or looks like one."""
 
-    identity: Identity
+    identity: ProcessIdentity
     program: str
     argv: List[str]
     """Its arguments with all secrets masked, as many of them as are shown."""
@@ -235,7 +235,7 @@ class Finding(Enum):
     GONE = "gone"
 
 
-class Verdict(NamedTuple):
+class ClientVerdict(NamedTuple):
     """What a client is found to be, and by what."""
 
     finding: Finding
@@ -248,39 +248,39 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    client: Client, again: Optional[Look], stuck_after_s: float, still_s_min: float = 0.0
-) -> Verdict:
+    client: Client, again: Optional[ClientSample], stuck_after_s: float, still_s_min: float = 0.0
+) -> ClientVerdict:
     """What a client is: pure, from the mark that it had and a later look.
 
     `still_s_min`: so long at the least it has not run, however short `stuck_after_s` is.
     """
     if again is None or not _is_the_same(client, again.stat) or again.stat.state in "ZXx":
-        return Verdict(Finding.GONE, ["it has ended"])
+        return ClientVerdict(Finding.GONE, ["it has ended"])
     if client.doubt is not None:
-        return Verdict(Finding.NOT_PROVEN, [client.doubt])
+        return ClientVerdict(Finding.NOT_PROVEN, [client.doubt])
     alone = client.left_alone or _on_terminal(client, again)
     if alone is not None:
-        return Verdict(Finding.LEFT_ALONE, [alone])
+        return ClientVerdict(Finding.LEFT_ALONE, [alone])
     if again.stat.state in "Tt":
-        return Verdict(Finding.LEFT_ALONE, ["somebody stopped it"])
+        return ClientVerdict(Finding.LEFT_ALONE, ["somebody stopped it"])
     if again.age_s < stuck_after_s:
-        return Verdict(Finding.YOUNG, [f"{again.age_s:.0f} s old"])
+        return ClientVerdict(Finding.YOUNG, [f"{again.age_s:.0f} s old"])
     progress = _progress(client.first, again, max(idle_s_min(stuck_after_s), still_s_min))
     if progress is not None:
-        return Verdict(Finding.PROGRESS, [progress])
+        return ClientVerdict(Finding.PROGRESS, [progress])
     if again.mark.turns is None:
-        return Verdict(Finding.NOT_PROVEN, ["whether it has run cannot be read"])
+        return ClientVerdict(Finding.NOT_PROVEN, ["whether it has run cannot be read"])
     return _waiting(client, again)
 
 
-def unless_too_soon(verdict: Verdict, look: Look, watched_s: float) -> Verdict:
+def unless_too_soon(verdict: ClientVerdict, look: ClientSample, watched_s: float) -> ClientVerdict:
     """The same, but nobody is stuck who may have run shortly before it was watched."""
     if not verdict.is_stuck or look.idle_s is not None or watched_s >= WATCHED_S_MIN:
         return verdict
-    return Verdict(Finding.NOT_PROVEN, [NOT_YET])
+    return ClientVerdict(Finding.NOT_PROVEN, [NOT_YET])
 
 
-def _progress(first: Mark, again: Look, still_s: float) -> Optional[str]:
+def _progress(first: Mark, again: ClientSample, still_s: float) -> Optional[str]:
     """What speaks for its making progress, however little."""
     if again.mark.is_running:
         return "it runs"
@@ -298,15 +298,17 @@ def idle_s_min(stuck_after_s: float) -> float:
     return max(stuck_after_s - STARTING_S_MAX, stuck_after_s / 2)
 
 
-def _waiting(client: Client, again: Look) -> Verdict:
+def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
     """The verdict on a client that stands still, by what it waits for."""
     holds = client.holdings
     if again.wchan is None and (holds is None or not holds.devices):
-        return Verdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
+        return ClientVerdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
     if again.wchan is not None and not _is_for_answer(again.wchan):
-        return Verdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
+        return ClientVerdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
     if holds is not None and not holds.devices and holds.has_socket:
-        return Verdict(Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"])
+        return ClientVerdict(
+            Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"]
+        )
     evidence = [f"state {again.stat.state}"]
     if again.wchan is not None:
         evidence.append(f"waits in {again.wchan}")
@@ -317,7 +319,7 @@ def _waiting(client: Client, again: Look) -> Verdict:
     if holds is not None and holds.devices:
         named = ", ".join(holds.devices)
         evidence.append(f"has {named} open")
-    return Verdict(Finding.STUCK, evidence)
+    return ClientVerdict(Finding.STUCK, evidence)
 
 
 def _is_the_same(client: Client, stat: Stat) -> bool:
@@ -329,7 +331,7 @@ def _is_for_answer(wchan: str) -> bool:
     return re.match(_WAITS_FOR_ANSWER, wchan) is not None
 
 
-def _on_terminal(client: Client, again: Look) -> Optional[str]:
+def _on_terminal(client: Client, again: ClientSample) -> Optional[str]:
     if again.stat.terminal:
         return "on somebody's terminal"
     if client.holdings is not None and client.holdings.terminal is not None:

@@ -21,7 +21,7 @@ _SAFE = {
 """Our name and the kernel's; each of these only prints a number that it keeps."""
 
 
-class Counters(NamedTuple):
+class InterfaceCounters(NamedTuple):
     """One interface at one moment; None: this kernel does not tell."""
 
     name: str
@@ -35,7 +35,7 @@ class Counters(NamedTuple):
     """Messages that wait for an answer or for their turn."""
 
 
-class Interface(NamedTuple):
+class InterfaceActivity(NamedTuple):
     """One interface over the interval; None: unknown, or looked at once only."""
 
     name: str
@@ -49,7 +49,7 @@ class Interface(NamedTuple):
     """At the first look."""
 
 
-def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
+def read(sys: Optional[Tree], proc: Tree) -> List[InterfaceCounters]:
     """The counters of all interfaces; none where no driver is loaded, or in a bare proc tree."""
     names = sys.folders(_CLASS) if sys is not None else []
     found = []
@@ -58,14 +58,14 @@ def read(sys: Optional[Tree], proc: Tree) -> List[Counters]:
         numbers = {ours: sys.number(f"{_CLASS}/{name}/device/{its}") for ours, its in _SAFE.items()}
         if numbers["completed"] is None:
             numbers.update(_of_old_kernel(proc, name[len("ipmi") :]))
-        found.append(Counters(name, **numbers))
+        found.append(InterfaceCounters(name, **numbers))
     return found or [
-        Counters(f"ipmi{number}", **_of_old_kernel(proc, number))
+        InterfaceCounters(f"ipmi{number}", **_of_old_kernel(proc, number))
         for number in sorted(filter(str.isdigit, proc.names("ipmi")))
     ]
 
 
-def queued(sys: Tree, interfaces: List[Counters]) -> int:
+def queued(sys: Tree, interfaces: List[InterfaceCounters]) -> int:
     """Messages that wait for an answer or for their turn, at this moment."""
     counts = [sys.number(f"{_CLASS}/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
     return sum(count for count in counts if count is not None)
@@ -82,11 +82,13 @@ def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
     }
 
 
-def compare(first: List[Counters], again: Optional[List[Counters]]) -> List[Interface]:
+def compare(
+    first: List[InterfaceCounters], again: Optional[List[InterfaceCounters]]
+) -> List[InterfaceActivity]:
     """What moved between two looks; `again` None: there was one look."""
     before = {each.name: each for each in first} if again is not None else {}
     return [
-        Interface(
+        InterfaceActivity(
             name=now.name,
             completed=now.completed,
             completed_delta=_moved(before.get(now.name), now, "completed"),
@@ -100,7 +102,9 @@ def compare(first: List[Counters], again: Optional[List[Counters]]) -> List[Inte
     ]
 
 
-def _moved(first: Optional[Counters], again: Counters, counter: str) -> Optional[int]:
+def _moved(
+    first: Optional[InterfaceCounters], again: InterfaceCounters, counter: str
+) -> Optional[int]:
     was = getattr(first, counter, None)
     now = getattr(again, counter)
     # A counter that fell is a driver that was loaded anew: what it counted meanwhile is not known.

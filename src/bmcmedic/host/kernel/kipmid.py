@@ -8,7 +8,7 @@ a lot takes as much. What does not move meanwhile tells (`interface`).
 import re
 
 from bmcmedic.host.client.stuck import Mark
-from bmcmedic.host.kernel.proc import TICKS_PER_S, Identity, ProcError, Stat, Tree, uptime_s
+from bmcmedic.host.kernel.proc import TICKS_PER_S, ProcError, ProcessIdentity, Stat, Tree, uptime_s
 from bmcmedic.host.typed import List, NamedTuple, Optional
 
 PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"
@@ -19,7 +19,7 @@ _NAME = r"kipmi[0-9]+\Z"
 class KipmiMark(NamedTuple):
     """How much CPU time one of them has had, at one moment."""
 
-    identity: Identity
+    identity: ProcessIdentity
     name: str
     uptime_s: float
     cpu_s: float

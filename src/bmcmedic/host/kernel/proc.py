@@ -63,7 +63,7 @@ class Unreadable(ProcError):
     """It is there, but cannot be read, or holds what no kernel writes."""
 
 
-class Identity(NamedTuple):
+class ProcessIdentity(NamedTuple):
     """One process of one boot, told from all others that have its pid."""
 
     pid: int
@@ -90,9 +90,9 @@ class Stat(NamedTuple):
     """The CPU that it last ran on."""
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ProcessIdentity:
         """Which process this is."""
-        return Identity(self.pid, self.start_ticks)
+        return ProcessIdentity(self.pid, self.start_ticks)
 
     @property
     def is_kernel_thread(self) -> bool:

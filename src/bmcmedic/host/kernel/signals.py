@@ -11,7 +11,7 @@ import os
 import platform
 import signal
 
-from bmcmedic.host.kernel.proc import Gone, Identity, ProcError, Process, Tree
+from bmcmedic.host.kernel.proc import Gone, ProcError, Process, ProcessIdentity, Tree
 from bmcmedic.host.typed import Callable, NamedTuple, Optional
 
 _PIDFD_SEND_SIGNAL = 424
@@ -63,7 +63,7 @@ class Sender:
         """With pidfds, if this Python or this kernel has them."""
         return cls(_send_to_held())
 
-    def send(self, process: Process, identity: Identity, number: int) -> Sent:
+    def send(self, process: Process, identity: ProcessIdentity, number: int) -> Sent:
         """Send a signal to a held process; raises Gone or NotSent."""
         if identity.pid <= 1 or identity.pid == os.getpid() or process.pid != identity.pid:
             raise NotSent(f"pid {identity.pid} is never sent a signal")
@@ -76,7 +76,7 @@ class Sender:
                     raise _refusal(error) from None
         return self._send_by_number(process, identity, number)
 
-    def _send_by_number(self, process: Process, identity: Identity, number: int) -> Sent:
+    def _send_by_number(self, process: Process, identity: ProcessIdentity, number: int) -> Sent:
         try:
             # Nothing but this comparison may stand between the proof and the signal.
             if process.stat().identity != identity:

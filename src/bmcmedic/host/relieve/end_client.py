@@ -11,9 +11,9 @@ from signal import Signals
 
 from bmcmedic.host.client.stuck import Finding, Mark, Now, cpus_of
 from bmcmedic.host.kernel.namespaces import depth_as_first, fellows
-from bmcmedic.host.kernel.proc import Gone, Identity, ProcError, Process, Stat, Tree
+from bmcmedic.host.kernel.proc import Gone, ProcError, Process, ProcessIdentity, Stat, Tree
 from bmcmedic.host.kernel.signals import NotSent, Sender
-from bmcmedic.host.relieve.samples import Judged, Looks
+from bmcmedic.host.relieve.samples import ClientSamples, JudgedClient
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 SIGTERM = 15
@@ -53,10 +53,10 @@ class Outcome(Enum):
         return self in (Outcome.ENDED, Outcome.KILLED, Outcome.GONE, Outcome.SPARED)
 
 
-class Ending(NamedTuple):
+class ClientEnding(NamedTuple):
     """What was done to a client, and what came of it."""
 
-    judged: Judged
+    judged: JudgedClient
     outcome: Outcome
     signals: List[str]
     through: Optional[str]
@@ -69,7 +69,7 @@ class Ending(NamedTuple):
 class _Case:
     """A client on its way out."""
 
-    def __init__(self, judged: Judged) -> None:
+    def __init__(self, judged: JudgedClient) -> None:
         self.judged = judged
         self.outcome: Optional[Outcome] = None
         self.signals: List[str] = []
@@ -82,15 +82,15 @@ class _Case:
         """Of the pid namespace whose first process it is; 0: none."""
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ProcessIdentity:
         return self.judged.client.identity
 
     def close(self, outcome: Outcome, why: Optional[str] = None) -> None:
         self.outcome, self.why = outcome, why
 
-    def ending(self) -> Ending:
+    def ending(self) -> ClientEnding:
         outcome = self.outcome if self.outcome is not None else Outcome.SURVIVED
-        return Ending(self.judged, outcome, self.signals, self.through, self.why, self.took_s)
+        return ClientEnding(self.judged, outcome, self.signals, self.through, self.why, self.took_s)
 
 
 class Ender:
@@ -98,7 +98,7 @@ class Ender:
 
     def __init__(
         self,
-        looks: Looks,
+        looks: ClientSamples,
         sender: Sender,
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
@@ -112,14 +112,14 @@ class Ender:
         self._is_forbidden = is_forbidden
         # One moment for a whole round of proofs: what runs after it counts as running.
         self._now = Now(0.0, {})
-        self._signals: Dict[Identity, List[str]] = {}
+        self._signals: Dict[ProcessIdentity, List[str]] = {}
         """What has been sent to whom, in the ending that goes on."""
 
     @property
     def _tree(self) -> Tree:
         return self._looks.tree
 
-    def end(self, stuck: List[Judged]) -> List[Ending]:
+    def end(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
         """TERM, wait, KILL, wait; each wait has an end, and none is for state D.
 
         Raises Gone or Unreadable where the tree has no clock.
@@ -143,7 +143,7 @@ class Ender:
             self._give_up(case)
         return [case.ending() for case in cases]
 
-    def left_alone(self, stuck: List[Judged]) -> List[Ending]:
+    def left_alone(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
         """Those of them that would not be ended, for the sake of others; sends nothing."""
         cases = self._cases(stuck)
         identities = {case.identity for case in cases}
@@ -162,7 +162,7 @@ class Ender:
                 case.close(Outcome.LEFT_ALONE, why)
         return [case.ending() for case in cases if case.outcome is not None]
 
-    def _cases(self, stuck: List[Judged]) -> List[_Case]:
+    def _cases(self, stuck: List[JudgedClient]) -> List[_Case]:
         """The first processes of pid namespaces stand last, the innermost before the others."""
         cases = [_Case(judged) for judged in stuck]
         for case in cases:
@@ -312,7 +312,7 @@ def _why_left_alone(innocent: List[Stat]) -> Optional[str]:
     )
 
 
-def group_members(tree: Tree, stuck: List[Judged]) -> Dict[int, int]:
+def group_members(tree: Tree, stuck: List[JudgedClient]) -> Dict[int, int]:
     """How many live members each process group of the stuck has, by group."""
     groups = {judged.look.stat.group: 0 for judged in stuck}
     for pid in tree.pids() if groups else []:

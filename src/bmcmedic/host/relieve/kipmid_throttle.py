@@ -8,7 +8,7 @@ still stands: what an operator has set since is the operator's.
 import os
 import re
 
-from bmcmedic.host.kernel.interface import Interface
+from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import PARAMETER, Kipmi
 from bmcmedic.host.relieve.undo_journal import Change, JournalError, UndoJournal
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
@@ -28,7 +28,7 @@ _LIST = re.compile(r"-?[0-9]{1,10}(?:,-?[0-9]{1,10})*\Z")
 _NUMBER = re.compile(r"kipmi([0-9]{1,3})\Z")
 
 
-class Setting(NamedTuple):
+class ThrottleSetting(NamedTuple):
     """What was done to the parameter, or would be."""
 
     action: str
@@ -51,11 +51,11 @@ class KipmidThrottle:
     def apply(
         self,
         kipmi: List[Kipmi],
-        interfaces: List[Interface],
+        interfaces: List[InterfaceActivity],
         is_stuck: bool,
         may_act: bool,
         is_still: bool = False,
-    ) -> Setting:
+    ) -> ThrottleSetting:
         """Set it in a hang, put it back after one; without `may_act` only say what would be done.
 
         `is_still`: for long nothing has completed, so a thread is at work in vain that takes less.
@@ -69,27 +69,29 @@ class KipmidThrottle:
         try:
             changes = [change for change in self._journal.peek() if change.path == self.path]
         except JournalError as error:
-            return Setting("none", self.read(), None, str(error), failed=True)
+            return ThrottleSetting("none", self.read(), None, str(error), failed=True)
         if not changes:
-            return Setting("none", self.read(), None, "no hang that it would ease")
+            return ThrottleSetting("none", self.read(), None, "no hang that it would ease")
         recovered = None if is_stuck else has_recovered(changes[-1], kipmi, interfaces)
         if recovered is None:
-            return Setting("keep", self.read(), None, "set here; the BMC has not recovered yet")
+            return ThrottleSetting(
+                "keep", self.read(), None, "set here; the BMC has not recovered yet"
+            )
         return self.put_back(recovered, may_act)
 
     def set(
-        self, kipmi: List[Kipmi], interfaces: List[Interface], why: str, may_act: bool
-    ) -> Setting:
+        self, kipmi: List[Kipmi], interfaces: List[InterfaceActivity], why: str, may_act: bool
+    ) -> ThrottleSetting:
         """Set it for these threads; never raises."""
         before = self.read()
         if before is None:
             reason = "this kernel has no kipmid_max_busy_us"
-            return Setting("none", None, None, reason, failed=may_act)
+            return ThrottleSetting("none", None, None, reason, failed=may_act)
         after = throttled(before, kipmi)
         if after == before:
-            return Setting("keep", before, before, f"{why}; limited already")
+            return ThrottleSetting("keep", before, before, f"{why}; limited already")
         if not may_act:
-            return Setting("set", before, after, why)
+            return ThrottleSetting("set", before, after, why)
         completed = {each.name: each.completed for each in interfaces if each.completed is not None}
         change = Change(self.path, before, after, before, self._now(), completed)
         try:
@@ -97,10 +99,12 @@ class KipmidThrottle:
                 self._set_journalled(journal, change)
         except JournalError as error:
             # What could not be put back after a crash of ours is not changed at all.
-            return Setting("none", before, before, f"not set: {error}", failed=True)
+            return ThrottleSetting("none", before, before, f"not set: {error}", failed=True)
         except OSError as error:
-            return Setting("none", before, self.read(), f"not set: {error.strerror}", failed=True)
-        return Setting("set", before, self.read(), why)
+            return ThrottleSetting(
+                "none", before, self.read(), f"not set: {error.strerror}", failed=True
+            )
+        return ThrottleSetting("set", before, self.read(), why)
 
     def _set_journalled(self, journal: UndoJournal, change: Change) -> None:
         earlier = journal.changes()
@@ -115,7 +119,7 @@ class KipmidThrottle:
             journal.write(earlier)
             raise
 
-    def put_back(self, why: str, may_act: bool) -> Setting:
+    def put_back(self, why: str, may_act: bool) -> ThrottleSetting:
         """Put back what was set here; never raises."""
         before = self.read()
         try:
@@ -129,30 +133,32 @@ class KipmidThrottle:
                 if ours:
                     journal.write([each for each in changes if each.path != self.path])
         except JournalError as error:
-            return Setting("none", before, self.read(), str(error), failed=True)
+            return ThrottleSetting("none", before, self.read(), str(error), failed=True)
         except OSError as error:
             reason = f"not put back: {error.strerror}"
-            return Setting("none", before, self.read(), reason, failed=True)
+            return ThrottleSetting("none", before, self.read(), reason, failed=True)
         return done
 
     def _undo(
         self, changes: List[Change], before: Optional[str], why: str, may_act: bool
-    ) -> Setting:
+    ) -> ThrottleSetting:
         if not changes:
-            return Setting("none", before, None, "nothing was changed here")
+            return ThrottleSetting("none", before, None, "nothing was changed here")
         change = changes[-1]
         if before is None:
-            return Setting("none", None, None, "the kernel's module is gone, and its limit with it")
+            return ThrottleSetting(
+                "none", None, None, "the kernel's module is gone, and its limit with it"
+            )
         if before == change.former:
-            return Setting("none", before, before, "it is as it was")
+            return ThrottleSetting("none", before, before, "it is as it was")
         if before not in (change.ours, change.was):
             reason = f"somebody set it since (it was {change.ours} here): left alone"
-            return Setting("none", before, before, reason)
+            return ThrottleSetting("none", before, before, reason)
         # What had never been written cannot be made so again; zeros mean the same.
         former = change.former or ",".join("0" for _ in change.ours.split(","))
         if may_act:
             self._write(former)
-        return Setting("put back", before, self.read() if may_act else former, why)
+        return ThrottleSetting("put back", before, self.read() if may_act else former, why)
 
     def read(self) -> Optional[str]:
         """The list as the kernel shows it; None: there is none, or it cannot be read."""
@@ -186,7 +192,7 @@ def throttled(before: str, kipmi: List[Kipmi]) -> str:
     return ",".join(str(value) for value in values)
 
 
-def is_hung(busy: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
+def is_hung(busy: List[Kipmi], interfaces: List[InterfaceActivity]) -> Optional[str]:
     """What shows that these threads poll a BMC that does not answer; None: it does not show.
 
     For a host that has stuck clients: a busy BMC has a busy thread as well, but completes.
@@ -198,7 +204,7 @@ def is_hung(busy: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
     return f"{shares}, and no transaction completed" if known else shares
 
 
-def is_silent(interfaces: List[Interface]) -> bool:
+def is_silent(interfaces: List[InterfaceActivity]) -> bool:
     """Whether the kernel had a message waiting all the time, and nothing completed."""
     if any(each.completed_delta for each in interfaces):
         return False
@@ -207,12 +213,14 @@ def is_silent(interfaces: List[Interface]) -> bool:
     )
 
 
-def is_still(interfaces: List[Interface]) -> bool:
+def is_still(interfaces: List[InterfaceActivity]) -> bool:
     """Whether nothing completed, as the kernel counts it."""
     return bool(interfaces) and all(each.completed_delta == 0 for each in interfaces)
 
 
-def has_recovered(change: Change, kipmi: List[Kipmi], interfaces: List[Interface]) -> Optional[str]:
+def has_recovered(
+    change: Change, kipmi: List[Kipmi], interfaces: List[InterfaceActivity]
+) -> Optional[str]:
     """What shows that the BMC answers again; None: it does not show."""
     counted = {each.name: each.completed for each in interfaces if each.completed is not None}
     known = [name for name in change.completed if name in counted]

@@ -8,10 +8,10 @@ import sys
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.kernel.proc import ProcError
 from bmcmedic.host.relieve.priority import ahead_until_the_end
-from bmcmedic.host.relieve.relieve import LOOK_INTERVAL_S, Place, Relief, Report, is_root
+from bmcmedic.host.relieve.relieve import LOOK_INTERVAL_S, HostTrees, Relief, Report, is_root
 from bmcmedic.host.relieve.report import (
-    After,
-    Told,
+    HostAfterRelief,
+    ReliefSummary,
     encoded,
     encoded_undo,
     screen,
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
+def main(arguments: Sequence[str], place: Optional[HostTrees] = None) -> int:
     """Run it; returns the exit status."""
     options = parser().parse_args(list(arguments))
     with contextlib.ExitStack() as stack:
@@ -72,8 +72,8 @@ def main(arguments: Sequence[str], place: Optional[Place] = None) -> int:
         return _run(options, place)
 
 
-def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
-    place = place if place is not None else Place.here()
+def _run(options: argparse.Namespace, place: Optional[HostTrees]) -> int:
+    place = place if place is not None else HostTrees.here()
     relief = Relief(place, options.stuck_after)
     if options.undo:
         return _undo(relief, may_act=not options.dry_run, as_json=options.json)
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace, place: Optional[Place]) -> int:
         return EXIT_LEFT
     mode, why = _mode(report, options)
     left, hidden = report.left(options.stuck_after), place.proc.hidden()
-    told = Told(report, mode, why, options.stuck_after, after, left, hidden)
+    told = ReliefSummary(report, mode, why, options.stuck_after, after, left, hidden)
     print(encoded(told) if options.json else screen(told, relief.throttle.path))
     if why is not None:
         print(f"bmcmedic relieve: nothing was done: {why}", file=sys.stderr)
@@ -107,14 +107,14 @@ def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[st
     return "refused", "stdin is no terminal: give --yes, or --dry-run"
 
 
-def _after(relief: Relief) -> After:
+def _after(relief: Relief) -> HostAfterRelief:
     """The host once more, at work for a while since."""
     relief.pause(LOOK_INTERVAL_S)
     judged = relief.look()
-    return After(sum(each.verdict.is_stuck for each in judged), relief.kipmi)
+    return HostAfterRelief(sum(each.verdict.is_stuck for each in judged), relief.kipmi)
 
 
-def _status(told: Told) -> int:
+def _status(told: ReliefSummary) -> int:
     report = told.report
     if told.mode in ("disabled", "refused") and report.is_to_do:
         return EXIT_REFUSED

@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.
 """With these somebody ends or stops a program that was called by hand."""
 
 
-class Ahead:
+class RaisedPriority:
     """The calling thread comes first within it, and so does its session, where that is allowed.
 
     It may be entered again within itself. What could not be put back is tried again at its next
@@ -108,7 +108,7 @@ def ahead_until_the_end() -> Iterator[None]:
 
     What ends or stops it puts back first, but for SIGKILL and SIGSTOP: those leave the session so.
     """
-    ahead = Ahead()
+    ahead = RaisedPriority()
     before: Dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def give_way(number: int, _: Optional[FrameType]) -> None:

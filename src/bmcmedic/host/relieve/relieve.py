@@ -10,18 +10,18 @@ import math
 import os
 import time
 
-from bmcmedic.host.client.launcher import Starter, Users, starter_of
+from bmcmedic.host.client.launcher import Launcher, UserDatabase, starter_of
 from bmcmedic.host.client.stuck import NOT_YET, WATCHED_S_MIN, Finding
 from bmcmedic.host.kernel import interface, kipmid
-from bmcmedic.host.kernel.interface import Counters, Interface
+from bmcmedic.host.kernel.interface import InterfaceActivity, InterfaceCounters
 from bmcmedic.host.kernel.kipmid import Kipmi, KipmiMark
-from bmcmedic.host.kernel.proc import PROC, Identity, ProcError, Stat, Tree
+from bmcmedic.host.kernel.proc import PROC, ProcError, ProcessIdentity, Stat, Tree
 from bmcmedic.host.kernel.signals import Sender, why_pids_mean_nothing
 from bmcmedic.host.relieve import kipmid_throttle
-from bmcmedic.host.relieve.end_client import Ender, Ending, Outcome, group_members
+from bmcmedic.host.relieve.end_client import ClientEnding, Ender, Outcome, group_members
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH, why_disabled
-from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, Setting
-from bmcmedic.host.relieve.samples import APART_S_MIN, Judged, Looks
+from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, ThrottleSetting
+from bmcmedic.host.relieve.samples import APART_S_MIN, ClientSamples, JudgedClient
 from bmcmedic.host.relieve.undo_journal import DIRECTORY, UndoJournal
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
@@ -39,7 +39,7 @@ DUE_LATE_S = 0.05
 _BOOT_ID = "sys/kernel/random/boot_id"
 
 
-class Place(NamedTuple):
+class HostTrees(NamedTuple):
     """The host as relief reaches it; tests hand in another."""
 
     proc: Tree
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     now: Callable[[], float] = time.time
 
     @classmethod
-    def here(cls) -> "Place":
+    def here(cls) -> "HostTrees":
         """The host that this runs on."""
         return cls(
             proc=Tree(PROC),
@@ -65,7 +65,7 @@ class Place(NamedTuple):
         )
 
 
-class Group(NamedTuple):
+class ClientGroup(NamedTuple):
     """The process group of a stuck client."""
 
     number: int
@@ -73,14 +73,14 @@ class Group(NamedTuple):
     stuck: int
 
 
-class Case(NamedTuple):
+class ReliefCase(NamedTuple):
     """A client, what it is found to be, and what was done about it."""
 
-    judged: Judged
-    starter: Optional[Starter]
-    group: Optional[Group]
+    judged: JudgedClient
+    starter: Optional[Launcher]
+    group: Optional[ClientGroup]
     """Both only in the report of a relief by hand."""
-    ending: Optional[Ending]
+    ending: Optional[ClientEnding]
     """None: nothing was done to it."""
     is_earlier: bool = False
     """It was found, and dealt with, at an earlier look."""
@@ -94,14 +94,14 @@ class Report(NamedTuple):
     acted: bool
     disabled: Optional[str]
     """Why nothing may be done on this host; None: it may."""
-    cases: List[Case]
+    cases: List[ReliefCase]
     unseen: int
     """Clients beyond the limit of one look."""
     kipmi_before: List[Kipmi]
-    setting: Setting
+    setting: ThrottleSetting
 
     @property
-    def stuck(self) -> List[Case]:
+    def stuck(self) -> List[ReliefCase]:
         """The clients that are, or were, proven stuck."""
         return [case for case in self.cases if case.judged.verdict.is_stuck]
 
@@ -110,7 +110,7 @@ class Report(NamedTuple):
         """Whether there was anything to do."""
         return bool(self.stuck) or self.setting.action in ("set", "put back")
 
-    def left(self, stuck_after_s: float) -> List[Case]:
+    def left(self, stuck_after_s: float) -> List[ReliefCase]:
         """What is stuck still, and what may be and cannot be told."""
         return [case for case in self.cases if _is_left(case, stuck_after_s)]
 
@@ -118,12 +118,12 @@ class Report(NamedTuple):
 class Relief:
     """The relief of one host, from one look to the next."""
 
-    def __init__(self, place: Place, stuck_after_s: float) -> None:
+    def __init__(self, place: HostTrees, stuck_after_s: float) -> None:
         """Nothing is read or changed before the first look."""
         self.stuck_after_s = stuck_after_s
         self._place = place
-        self._looks = Looks(place.proc, stuck_after_s)
-        self._users = Users(place.etc)
+        self._looks = ClientSamples(place.proc, stuck_after_s)
+        self._users = UserDatabase(place.etc)
         self._ender = Ender(
             self._looks, place.sender, place.monotonic, place.sleep, self._is_forbidden
         )
@@ -131,14 +131,14 @@ class Relief:
             place.proc.text(_BOOT_ID) or "", place.monotonic, place.sleep, place.journal_directory
         )
         self.throttle = KipmidThrottle(place.sys.root, journal, place.now)
-        self._kipmi_threads: Dict[Identity, Stat] = {}
+        self._kipmi_threads: Dict[ProcessIdentity, Stat] = {}
         self._threads_sought_at = -math.inf
         self._kipmi_marks: Optional[List[KipmiMark]] = None
-        self._counters: Optional[List[Counters]] = None
+        self._counters: Optional[List[InterfaceCounters]] = None
         self.kipmi: List[Kipmi] = []
         """Over the time from the look before to the last one."""
-        self.interfaces: List[Interface] = []
-        self._left: List[Case] = []
+        self.interfaces: List[InterfaceActivity] = []
+        self._left: List[ReliefCase] = []
         """What the last look at all processes has left stuck."""
         self.looked_through_at = -math.inf
         """When the last look at all processes was done, by the clock of the place."""
@@ -158,7 +158,7 @@ class Relief:
             judged = self.look()
         return self._act(judged, may_act, is_by_hand=True)
 
-    def look(self) -> List[Judged]:
+    def look(self) -> List[JudgedClient]:
         """Look at all that relief is about, and do nothing; raises ProcError."""
         self._processes_looked_at = self._place.monotonic()
         judged = self._looks.look()
@@ -207,14 +207,14 @@ class Relief:
         cases = [case._replace(is_earlier=True) for case in self._left]
         return Report(at, acts, disabled, cases, self._looks.unseen, self.kipmi, setting)
 
-    def _act(self, judged: List[Judged], may_act: bool, is_by_hand: bool = False) -> Report:
+    def _act(self, judged: List[JudgedClient], may_act: bool, is_by_hand: bool = False) -> Report:
         at = self._place.now()
         kipmi = self.kipmi
         disabled = self._why_forbidden()
         acts = may_act and disabled is None
         stuck = [each for each in judged if each.verdict.is_stuck]
-        starters: Dict[Identity, Optional[Starter]] = {}
-        groups: Dict[int, Group] = {}
+        starters: Dict[ProcessIdentity, Optional[Launcher]] = {}
+        groups: Dict[int, ClientGroup] = {}
         if is_by_hand:
             starters = {each.client.identity: self._starter(each) for each in stuck}
             groups = self._groups(stuck)
@@ -229,7 +229,7 @@ class Relief:
         }
         known = {i for i in earlier if _is_left_alone(endings.get(i))}.union(blocked)
         cases = [
-            Case(
+            ReliefCase(
                 each,
                 starters.get(each.client.identity),
                 groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
@@ -241,13 +241,13 @@ class Relief:
         self._left = [case for case in cases if case.judged.verdict.is_stuck and not is_gone(case)]
         return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
 
-    def _throttle(self, is_stuck: bool, acts: bool) -> Setting:
+    def _throttle(self, is_stuck: bool, acts: bool) -> ThrottleSetting:
         # Where the shim and the driver stand before the BMC, no client gets stuck.
         is_proven = is_stuck or self._is_long(self._silent_since)
         is_still = self._is_long(self._still_since)
         return self.throttle.apply(self.kipmi, self.interfaces, is_proven, acts, is_still)
 
-    def _blocked(self, stuck: List[Judged]) -> Dict[Identity, Ending]:
+    def _blocked(self, stuck: List[JudgedClient]) -> Dict[ProcessIdentity, ClientEnding]:
         """Those that have their signals and sit in the kernel still: they need no more of them."""
         blocked = {each.client.identity for each in stuck if each.look.stat.state == "D"}
         earlier = {case.judged.client.identity: case.ending for case in self._left}
@@ -267,7 +267,7 @@ class Relief:
         """Let some time pass, by the clock of the place."""
         self._place.sleep(seconds)
 
-    def undo(self, may_act: bool) -> Setting:
+    def undo(self, may_act: bool) -> ThrottleSetting:
         """Put back what relief has changed and not yet put back; never raises."""
         return self.throttle.put_back("asked for", may_act)
 
@@ -292,7 +292,7 @@ class Relief:
             if stat is not None and kipmid.is_polling_thread(stat)
         }
 
-    def _starter(self, judged: Judged) -> Optional[Starter]:
+    def _starter(self, judged: JudgedClient) -> Optional[Launcher]:
         proc, stat = self._place.proc, judged.look.stat
         try:
             with proc.hold(stat.pid) as process:
@@ -300,24 +300,25 @@ class Relief:
         except ProcError:
             return None
 
-    def _groups(self, stuck: List[Judged]) -> Dict[int, Group]:
+    def _groups(self, stuck: List[JudgedClient]) -> Dict[int, ClientGroup]:
         members = group_members(self._place.proc, stuck)
         ours = [each.look.stat.group for each in stuck]
         return {
-            number: Group(number, count, ours.count(number)) for number, count in members.items()
+            number: ClientGroup(number, count, ours.count(number))
+            for number, count in members.items()
         }
 
 
-def is_gone(case: Case) -> bool:
+def is_gone(case: ReliefCase) -> bool:
     """Whether nothing is left of a stuck client, or its proof did not hold."""
     return case.ending is not None and case.ending.outcome.is_relieved
 
 
-def _is_left_alone(ending: Optional[Ending]) -> bool:
+def _is_left_alone(ending: Optional[ClientEnding]) -> bool:
     return ending is not None and ending.outcome is Outcome.LEFT_ALONE
 
 
-def _is_left(case: Case, stuck_after_s: float) -> bool:
+def _is_left(case: ReliefCase, stuck_after_s: float) -> bool:
     if case.judged.verdict.is_stuck:
         return not is_gone(case)
     if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
@@ -327,7 +328,7 @@ def _is_left(case: Case, stuck_after_s: float) -> bool:
     return cannot_tell or case.judged.look.stat.state == "D"
 
 
-def _identity(proc: Tree, pid: int) -> Optional[Identity]:
+def _identity(proc: Tree, pid: int) -> Optional[ProcessIdentity]:
     stat = proc.stat_or_none(pid)
     return stat.identity if stat is not None else None
 

@@ -8,8 +8,8 @@ from bmcmedic.host.client.stuck import Finding
 from bmcmedic.host.kernel.kipmid import Kipmi
 from bmcmedic.host.kernel.proc import shortened
 from bmcmedic.host.relieve.end_client import Outcome
-from bmcmedic.host.relieve.kipmid_throttle import Setting
-from bmcmedic.host.relieve.relieve import Case, Report
+from bmcmedic.host.relieve.kipmid_throttle import ThrottleSetting
+from bmcmedic.host.relieve.relieve import ReliefCase, Report
 from bmcmedic.host.triage.diagnosis import duration
 from bmcmedic.host.typed import Any, Dict, List, NamedTuple, Optional
 
@@ -21,14 +21,14 @@ LINES_MAX = 20
 _COMMAND_CHARACTERS_MAX = 60
 
 
-class After(NamedTuple):
+class HostAfterRelief(NamedTuple):
     """The host once more, when relief is done."""
 
     stuck_count: int
     kipmi: List[Kipmi]
 
 
-class Told(NamedTuple):
+class ReliefSummary(NamedTuple):
     """All that is told of a relief."""
 
     report: Report
@@ -37,14 +37,14 @@ class Told(NamedTuple):
     why: Optional[str]
     """Why nothing was done though it was asked for."""
     stuck_after_s: float
-    after: Optional[After]
+    after: Optional[HostAfterRelief]
     """None: nothing was done."""
-    left: List[Case]
+    left: List[ReliefCase]
     hidden: Optional[str]
     """What /proc does not show us; None: it hides nobody."""
 
 
-def encoded(told: Told) -> str:
+def encoded(told: ReliefSummary) -> str:
     """The document that `--json` prints; docs/relieve.md explains each key."""
     report = told.report
     return json.dumps(
@@ -68,17 +68,17 @@ def encoded(told: Told) -> str:
     )
 
 
-def encoded_undo(mode: str, setting: Setting) -> str:
+def encoded_undo(mode: str, setting: ThrottleSetting) -> str:
     """The document that `--undo --json` prints."""
     return json.dumps({"mode": mode, "kipmid_max_busy_us": _setting(setting)})
 
 
-def outcome_of(case: Case) -> str:
+def outcome_of(case: ReliefCase) -> str:
     """What came of a stuck client; what was only found would be ended."""
     return case.ending.outcome.value if case.ending is not None else "would end"
 
 
-def _client(case: Case) -> Dict[str, Any]:
+def _client(case: ReliefCase) -> Dict[str, Any]:
     judged, ending, starter = case.judged, case.ending, case.starter
     took_s = ending.took_s if ending is not None else None
     return {
@@ -99,7 +99,7 @@ def _client(case: Case) -> Dict[str, Any]:
     }
 
 
-def _spared(case: Case) -> Dict[str, Any]:
+def _spared(case: ReliefCase) -> Dict[str, Any]:
     return {
         "pid": case.judged.client.identity.pid,
         "argv": shortened(case.judged.client.argv),
@@ -108,7 +108,7 @@ def _spared(case: Case) -> Dict[str, Any]:
     }
 
 
-def _spared_cases(report: Report) -> List[Case]:
+def _spared_cases(report: Report) -> List[ReliefCase]:
     return [
         case
         for case in report.cases
@@ -116,7 +116,7 @@ def _spared_cases(report: Report) -> List[Case]:
     ]
 
 
-def _kipmi(before: List[Kipmi], after: Optional[After]) -> List[Dict[str, Any]]:
+def _kipmi(before: List[Kipmi], after: Optional[HostAfterRelief]) -> List[Dict[str, Any]]:
     later = {(each.name, each.pid): each.cpu_percent for each in after.kipmi} if after else {}
     return [
         {
@@ -129,14 +129,14 @@ def _kipmi(before: List[Kipmi], after: Optional[After]) -> List[Dict[str, Any]]:
     ]
 
 
-def _setting(setting: Setting) -> Dict[str, Any]:
+def _setting(setting: ThrottleSetting) -> Dict[str, Any]:
     return dict(setting._asdict())
 
 
 # ---------------------------------------------------------------------------------------- the text
 
 
-def screen(told: Told, path: str) -> str:
+def screen(told: ReliefSummary, path: str) -> str:
     """What was found and done, for a person; `path` is that of the kernel's parameter."""
     report = told.report
     lines = _stuck_lines(told)
@@ -149,7 +149,7 @@ def screen(told: Told, path: str) -> str:
     return "\n".join(_visible(line) for line in lines)
 
 
-def setting_lines(setting: Setting, path: str, *, did: bool) -> List[str]:
+def setting_lines(setting: ThrottleSetting, path: str, *, did: bool) -> List[str]:
     """What was done to the kernel's parameter, or would be."""
     verbs = {"set": ("set", "would set"), "put back": ("put back", "would put back")}
     if setting.action not in verbs:
@@ -164,7 +164,7 @@ def _value(text: Optional[str]) -> str:
     return "unknown" if text is None else (text or "nothing written yet")
 
 
-def _stuck_lines(told: Told) -> List[str]:
+def _stuck_lines(told: ReliefSummary) -> List[str]:
     """Each client that is ended, up to a screen of them, those that did not end at once first."""
     stuck = sorted(told.report.stuck, key=lambda case: _rank(case, told))
     lines = []
@@ -177,20 +177,20 @@ def _stuck_lines(told: Told) -> List[str]:
     return lines
 
 
-def _rank(case: Case, told: Told) -> int:
+def _rank(case: ReliefCase, told: ReliefSummary) -> int:
     if case in told.left:
         return 0
     is_plain = case.ending is None or case.ending.outcome is Outcome.ENDED
     return 2 if is_plain else 1
 
 
-def _what(case: Case) -> str:
+def _what(case: ReliefCase) -> str:
     if case.ending is None:
         return "would end"
     return f"{case.ending.outcome.value}:"
 
 
-def _about(case: Case) -> List[str]:
+def _about(case: ReliefCase) -> List[str]:
     about = [f"{duration(case.judged.look.age_s)} old", ", ".join(case.judged.verdict.evidence)]
     if case.starter is not None:
         about.append(", ".join(filter(None, [case.starter.user, case.starter.unit])))
@@ -202,7 +202,7 @@ def _about(case: Case) -> List[str]:
     return [part for part in about if part]
 
 
-def _command(case: Case) -> str:
+def _command(case: ReliefCase) -> str:
     words = " ".join(shlex.quote(word) for word in case.judged.client.argv)
     if len(words) <= _COMMAND_CHARACTERS_MAX:
         return words
@@ -220,7 +220,7 @@ def _spared_lines(report: Report) -> List[str]:
     return lines + ([f"left alone: {more} more"] if more > 0 else [])
 
 
-def _kipmi_lines(told: Told) -> List[str]:
+def _kipmi_lines(told: ReliefSummary) -> List[str]:
     return [
         "{} (pid {}): {} of a core{}".format(
             each["name"],
@@ -236,7 +236,7 @@ def _percent(share: Optional[float]) -> str:
     return "unknown" if share is None else f"{share:g} %"
 
 
-def _closing(told: Told) -> str:
+def _closing(told: ReliefSummary) -> str:
     count = len(told.report.stuck)
     if told.after is not None:
         left = f", {len(told.left)} could not be relieved" if told.left else ""

@@ -8,10 +8,10 @@ from bmcmedic.host.client.stuck import (
     NOT_YET,
     WATCHED_S_MIN,
     Client,
+    ClientSample,
+    ClientVerdict,
     Finding,
-    Look,
     Now,
-    Verdict,
     cpus_of,
     idle_s_min,
     judge,
@@ -19,9 +19,9 @@ from bmcmedic.host.client.stuck import (
 )
 from bmcmedic.host.kernel.proc import (
     Gone,
-    Identity,
     ProcError,
     Process,
+    ProcessIdentity,
     Tree,
     Unreadable,
     age_s,
@@ -36,12 +36,12 @@ APART_S_MIN = 0.5
 """Between the mark and the look that a client is judged by."""
 
 
-class Judged(NamedTuple):
+class JudgedClient(NamedTuple):
     """A client, a close look at it, and what it is found to be."""
 
     client: Client
-    look: Look
-    verdict: Verdict
+    look: ClientSample
+    verdict: ClientVerdict
 
 
 class _Marked(NamedTuple):
@@ -51,7 +51,7 @@ class _Marked(NamedTuple):
     at_uptime_s: float
 
 
-class Looks:
+class ClientSamples:
     """The clients of one host, from one look to the next."""
 
     def __init__(self, tree: Tree, stuck_after_s: float) -> None:
@@ -59,20 +59,20 @@ class Looks:
         self.tree = tree
         self.stuck_after_s = stuck_after_s
         self._still_s = max(idle_s_min(stuck_after_s), WATCHED_S_MIN)
-        self._known: Dict[Identity, _Marked] = {}
+        self._known: Dict[ProcessIdentity, _Marked] = {}
         self.unseen = 0
         """Clients beyond the limit at the last look."""
         self.due_s: List[float] = []
         """In how many seconds from the last look each one may be proven stuck that is not yet."""
 
-    def look(self) -> List[Judged]:
+    def look(self) -> List[JudgedClient]:
         """Look at all processes; judges those that were marked long enough ago, oldest first.
 
         Raises Gone or Unreadable where the tree has no clock.
         """
         now = Now.of(self.tree, cpus_of(marked.client for marked in self._known.values()))
-        judged: List[Judged] = []
-        known: Dict[Identity, _Marked] = {}
+        judged: List[JudgedClient] = []
+        known: Dict[ProcessIdentity, _Marked] = {}
         due: List[Optional[float]] = []
         self.unseen = 0
         for pid in self.tree.pids():
@@ -120,7 +120,7 @@ class Looks:
             return None
         return max(APART_S_MIN, self.stuck_after_s - age_s(client.first.stat, now.uptime_s))
 
-    def _due_s(self, judged: Judged, watched_s: float) -> Optional[float]:
+    def _due_s(self, judged: JudgedClient, watched_s: float) -> Optional[float]:
         """None: it is proven already, or is none that time alone would prove."""
         look, verdict = judged.look, judged.verdict
         if verdict.finding not in (Finding.YOUNG, Finding.PROGRESS) and (
@@ -133,20 +133,22 @@ class Looks:
             still_s = self._still_s - (0.0 if look.mark.is_running else look.idle_s)
         return max(APART_S_MIN, self.stuck_after_s - look.age_s, still_s)
 
-    def _judge(self, client: Client, process: Process, now: Now, still_s: float) -> Judged:
+    def _judge(self, client: Client, process: Process, now: Now, still_s: float) -> JudgedClient:
         """Judge a client by the process that is held; raises Gone or Unreadable.
 
         `still_s`: if it stands where its first mark has it, it has not run for so long.
         """
-        look = Look.at(process, now)
+        look = ClientSample.at(process, now)
         # A CPU's clock stands still while interrupts have the CPU, and a watcher's does not.
         is_still = look.mark.turns is not None and not look.mark.has_moved_since(client.first)
         if is_still and look.idle_s is not None and look.idle_s < still_s:
             look = look._replace(idle_s=still_s)
         verdict = judge(client, look, self.stuck_after_s, WATCHED_S_MIN)
-        return Judged(client, look, verdict)
+        return JudgedClient(client, look, verdict)
 
-    def prove_again(self, judged: Judged, process: Process, now: Now, still_s: float) -> Judged:
+    def prove_again(
+        self, judged: JudgedClient, process: Process, now: Now, still_s: float
+    ) -> JudgedClient:
         """Judge a client once more, as it is now, for it is about to be acted upon.
 
         `still_s`: as that judgement had it. Raises Gone when it has ended, Unreadable when it does
@@ -161,7 +163,7 @@ class Looks:
         return self._judge(client, process, now, still_s)
 
 
-def _has_moved(judged: Judged) -> bool:
+def _has_moved(judged: JudgedClient) -> bool:
     """Whether it is to be marked anew."""
     if judged.verdict.finding not in (Finding.YOUNG, Finding.PROGRESS):
         return False

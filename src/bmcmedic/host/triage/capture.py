@@ -9,7 +9,7 @@ import os
 import tarfile
 import time
 
-from bmcmedic.host.client.launcher import Users
+from bmcmedic.host.client.launcher import UserDatabase
 from bmcmedic.host.client.programs import program_of
 from bmcmedic.host.client.redact import masked
 from bmcmedic.host.client.stuck import ARGUMENTS_BYTES_MAX
@@ -139,4 +139,4 @@ def _users(roots: Roots) -> str:
         elif isinstance(content, bytes) and name.endswith("/status"):
             uid = uid_of(content)
             uids += [uid] if uid is not None else []
-    return Users(roots.etc).lines(uids)
+    return UserDatabase(roots.etc).lines(uids)

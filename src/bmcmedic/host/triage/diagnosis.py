@@ -7,9 +7,9 @@ share of a core alone. And a diagnosis says what it rules out, and what it canno
 from enum import Enum
 
 from bmcmedic.host.client.stuck import WATCHED_S_MIN
-from bmcmedic.host.kernel.interface import Interface
+from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import Kipmi
-from bmcmedic.host.triage.guests import Guest
+from bmcmedic.host.triage.guests import KvmGuest
 from bmcmedic.host.typed import List, NamedTuple, Optional, Sequence
 
 KIPMI_AT_REST_PERCENT = 1.0
@@ -34,7 +34,7 @@ SYMPTOM_NO_INTERFACE = "no-interface"
 """Clients wait, and there is nothing here that a BMC could be asked through."""
 
 
-class Kind(Enum):
+class HostDiagnosisKind(Enum):
     """What ails the host."""
 
     NO_SYMPTOM = "no-symptom"
@@ -53,14 +53,14 @@ class Facts(NamedTuple):
     """Epoch seconds."""
     interval_s: Optional[float]
     kipmi: List[Kipmi]
-    interfaces: List[Interface]
+    interfaces: List[InterfaceActivity]
     stuck_for_s: List[float]
     """For how long each stuck client has waited: since it last ran, else since it started."""
     not_proven: int
     """Clients that may be stuck, but could not be looked at closely."""
     load: Optional[float]
     cpus: Optional[int]
-    guests: List[Guest]
+    guests: List[KvmGuest]
     max_busy_us: Optional[str]
     queued_share: Optional[float] = None
     """Of the moments between the two looks, those at which a message had no answer."""
@@ -134,10 +134,10 @@ class Facts(NamedTuple):
         return self.interval_s * waited / self.completed
 
 
-class Diagnosis(NamedTuple):
+class HostDiagnosis(NamedTuple):
     """What ails the host, in words."""
 
-    kind: Kind
+    kind: HostDiagnosisKind
     words: str
     evidence: List[str]
     rules_out: List[str]
@@ -147,10 +147,10 @@ class Diagnosis(NamedTuple):
     """Epoch seconds."""
 
 
-def diagnose(facts: Facts) -> Diagnosis:
+def diagnose(facts: Facts) -> HostDiagnosis:
     """What ails the host."""
     kind = _kind(facts)
-    return Diagnosis(
+    return HostDiagnosis(
         kind=kind,
         words=_words(kind, facts),
         evidence=_evidence(facts),
@@ -161,82 +161,85 @@ def diagnose(facts: Facts) -> Diagnosis:
     )
 
 
-def _kind(facts: Facts) -> Kind:
+def _kind(facts: Facts) -> HostDiagnosisKind:
     kind = _kind_of_the_seen(facts)
     # Who is blind finds no symptom anywhere.
-    is_well = kind in (Kind.NO_SYMPTOM, Kind.BUSY)
-    return Kind.UNDECIDED if is_well and facts.blind else kind
+    is_well = kind in (HostDiagnosisKind.NO_SYMPTOM, HostDiagnosisKind.BUSY)
+    return HostDiagnosisKind.UNDECIDED if is_well and facts.blind else kind
 
 
-def _kind_of_the_seen(facts: Facts) -> Kind:
+def _kind_of_the_seen(facts: Facts) -> HostDiagnosisKind:
     is_slow = facts.latency_s is not None and facts.latency_s >= SLOW_AFTER_S
     if facts.completed:
         if is_slow:
-            return Kind.SLOW
+            return HostDiagnosisKind.SLOW
         if facts.stuck_for_s:
-            return Kind.LEFT_OVER
-        return Kind.BUSY if facts.is_busy else Kind.NO_SYMPTOM
+            return HostDiagnosisKind.LEFT_OVER
+        return HostDiagnosisKind.BUSY if facts.is_busy else HostDiagnosisKind.NO_SYMPTOM
     if facts.hosed:
-        return Kind.HUNG
+        return HostDiagnosisKind.HUNG
     if facts.stuck_for_s and not facts.sees_interface:
-        return Kind.NO_INTERFACE
+        return HostDiagnosisKind.NO_INTERFACE
     if facts.asking_for_s:
-        return Kind.LEFT_OVER if facts.is_awaiting is False else Kind.HUNG
+        return HostDiagnosisKind.LEFT_OVER if facts.is_awaiting is False else HostDiagnosisKind.HUNG
     if not facts.is_kernel_waiting:
-        return Kind.LEFT_OVER if facts.stuck_for_s else Kind.NO_SYMPTOM
+        return HostDiagnosisKind.LEFT_OVER if facts.stuck_for_s else HostDiagnosisKind.NO_SYMPTOM
     if facts.completed is None:
-        return Kind.UNDECIDED
+        return HostDiagnosisKind.UNDECIDED
     long_enough = facts.interval_s is not None and facts.interval_s >= DECIDED_AFTER_S
-    return Kind.HUNG if long_enough else Kind.UNDECIDED
+    return HostDiagnosisKind.HUNG if long_enough else HostDiagnosisKind.UNDECIDED
 
 
-def _symptoms(kind: Kind, facts: Facts) -> List[str]:
+def _symptoms(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     spins = (facts.kipmi_percent or 0.0) >= KIPMI_SPINS_PERCENT
     # A kernel thread that polls for a BMC which answers does its work.
     in_vain = not facts.completed if facts.completed is not None else spins
     told = [
-        (SYMPTOM_KIPMI_BUSY, facts.is_busy and (in_vain or kind in (Kind.HUNG, Kind.SLOW))),
+        (
+            SYMPTOM_KIPMI_BUSY,
+            facts.is_busy and (in_vain or kind in (HostDiagnosisKind.HUNG, HostDiagnosisKind.SLOW)),
+        ),
         (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_for_s)),
-        (SYMPTOM_NOT_ANSWERING, kind is Kind.HUNG),
-        (SYMPTOM_SLOW, kind is Kind.SLOW),
-        (SYMPTOM_NO_INTERFACE, kind is Kind.NO_INTERFACE),
+        (SYMPTOM_NOT_ANSWERING, kind is HostDiagnosisKind.HUNG),
+        (SYMPTOM_SLOW, kind is HostDiagnosisKind.SLOW),
+        (SYMPTOM_NO_INTERFACE, kind is HostDiagnosisKind.NO_INTERFACE),
     ]
     return [name for name, is_so in told if is_so]
 
 
-def _hung_since(kind: Kind, facts: Facts) -> Optional[float]:
-    if kind is not Kind.HUNG:
+def _hung_since(kind: HostDiagnosisKind, facts: Facts) -> Optional[float]:
+    if kind is not HostDiagnosisKind.HUNG:
         return None
     # Who waits longest asked first, and from then on at the latest nothing was answered.
     for_s = max(facts.asking_for_s, default=facts.interval_s or 0.0)
     return round(facts.captured_at - for_s, 3)
 
 
-def _words(kind: Kind, facts: Facts) -> str:
+def _words(kind: HostDiagnosisKind, facts: Facts) -> str:
     stuck = _count(len(facts.stuck_for_s), "client")
-    if kind is Kind.HUNG:
+    if kind is HostDiagnosisKind.HUNG:
         return "The BMC does not answer its host" + (
             f": {stuck} stuck." if facts.stuck_for_s else "."
         )
-    if kind is Kind.SLOW:
+    if kind is HostDiagnosisKind.SLOW:
         return (
             f"The BMC answers its host, but takes {facts.latency_s:.1f} s and more for an answer."
         )
-    if kind is Kind.NO_INTERFACE:
+    if kind is HostDiagnosisKind.NO_INTERFACE:
         return (
             f"{stuck} stuck, and no IPMI interface is to be seen here:"
             " whether the BMC answers is not known."
         )
-    if kind is Kind.LEFT_OVER and not facts.completed and not facts.asking_for_s:
+    if kind is HostDiagnosisKind.LEFT_OVER and not facts.completed and not facts.asking_for_s:
         return f"{stuck} stuck, left over: the device that they have open is gone."
-    if kind is Kind.LEFT_OVER:
+    if kind is HostDiagnosisKind.LEFT_OVER:
         how = "answers" if facts.completed else "is not asked anything at present"
         return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
-    if kind is Kind.UNDECIDED and facts.blind:
+    if kind is HostDiagnosisKind.UNDECIDED and facts.blind:
         return "This host cannot be judged from here: not all that matters can be seen."
-    if kind is Kind.UNDECIDED:
+    if kind is HostDiagnosisKind.UNDECIDED:
         return "The kernel waits for the BMC; whether it hangs cannot be told yet."
-    if kind is Kind.BUSY:
+    if kind is HostDiagnosisKind.BUSY:
         return "The BMC is busy and answers."
     if not facts.interfaces and not facts.kipmi:
         return "No IPMI interface is to be seen here, and no stuck client."
@@ -275,17 +278,17 @@ def _evidence(facts: Facts) -> List[str]:
     return lines
 
 
-def _rules_out(kind: Kind, facts: Facts) -> List[str]:
+def _rules_out(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     lines = []
-    if kind is Kind.HUNG and facts.completed == 0:
+    if kind is HostDiagnosisKind.HUNG and facts.completed == 0:
         lines.append("a busy BMC: not one transaction completed")
-    if kind is Kind.HUNG and facts.asking_for_s:
+    if kind is HostDiagnosisKind.HUNG and facts.asking_for_s:
         lines.append(
             f"a slow BMC: nothing that is slow takes {duration(min(facts.asking_for_s))} to answer"
         )
     if facts.completed:
         lines.append(f"a hang: {_count(facts.completed, 'transaction')} completed")
-    if kind is Kind.SLOW:
+    if kind is HostDiagnosisKind.SLOW:
         lines.append("a dead BMC: a slow one is not dead")
     if facts.kipmi and _host_suffers(facts):
         of = f" of {facts.cpus}" if facts.cpus else ""
@@ -300,16 +303,16 @@ def _host_suffers(facts: Facts) -> bool:
     return facts.load is not None and facts.load > 2.0 * (facts.cpus or 1)
 
 
-def _advice(kind: Kind, facts: Facts) -> List[str]:
+def _advice(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     lines = []
     if facts.stuck_for_s:
         lines.append("bmcmedic relieve: ends the stuck clients")
-    if kind in (Kind.HUNG, Kind.SLOW):
+    if kind in (HostDiagnosisKind.HUNG, HostDiagnosisKind.SLOW):
         lines.append("bmcmedic heal TARGET --symptoms FILE, from a machine on the BMC's network")
-    if kind is Kind.NO_INTERFACE:
+    if kind is HostDiagnosisKind.NO_INTERFACE:
         lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
         lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
-    if kind is Kind.UNDECIDED and facts.is_kernel_waiting:
+    if kind is HostDiagnosisKind.UNDECIDED and facts.is_kernel_waiting:
         lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.unwatched:
         lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")

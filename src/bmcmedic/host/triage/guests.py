@@ -2,7 +2,7 @@
 
 import re
 
-from bmcmedic.host.kernel.proc import Identity, ProcError, Process, Stat, Tree, uptime_s
+from bmcmedic.host.kernel.proc import ProcError, Process, ProcessIdentity, Stat, Tree, uptime_s
 from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
 
 _VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
@@ -16,7 +16,7 @@ THREADS_MAX = 1024
 class GuestMark(NamedTuple):
     """One guest at one moment."""
 
-    identity: Identity
+    identity: ProcessIdentity
     name: str
     uptime_s: float
     threads: Dict[int, "ThreadMark"]
@@ -32,7 +32,7 @@ class ThreadMark(NamedTuple):
     """Time that it was ready to run and did not."""
 
 
-class Guest(NamedTuple):
+class KvmGuest(NamedTuple):
     """One guest over the interval."""
 
     name: str
@@ -80,15 +80,15 @@ def naming_words(argv: List[str]) -> List[str]:
     return kept
 
 
-def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[Guest]:
+def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[KvmGuest]:
     """What each guest got between two marks, and what it waited for."""
     later = {mark.identity: mark for mark in again or ()}
     return [_compared(mark, later.get(mark.identity)) for mark in first]
 
 
-def _compared(first: GuestMark, again: Optional[GuestMark]) -> Guest:
+def _compared(first: GuestMark, again: Optional[GuestMark]) -> KvmGuest:
     vcpus = len(first.threads) if first.has_vcpus else None
-    guest = Guest(first.name, first.identity.pid, vcpus, None, None)
+    guest = KvmGuest(first.name, first.identity.pid, vcpus, None, None)
     interval_s = again.uptime_s - first.uptime_s if again is not None else 0.0
     if again is None or interval_s <= 0.0:
         return guest

@@ -19,7 +19,7 @@ class HostId(NamedTuple):
     boot_id: Optional[str]
 
 
-class Machine(NamedTuple):
+class HostFacts(NamedTuple):
     """One look at the host."""
 
     host_id: HostId
@@ -32,10 +32,10 @@ class Machine(NamedTuple):
     io_delay_type: Optional[int]
 
 
-def read(proc: Tree, sys: Optional[Tree]) -> Machine:
+def read(proc: Tree, sys: Optional[Tree]) -> HostFacts:
     """What the host tells; never raises."""
     uuid = sys.text("class/dmi/id/product_uuid") if sys is not None else None
-    return Machine(
+    return HostFacts(
         host_id=HostId(
             hostname=proc.text("sys/kernel/hostname") or None,
             product_uuid=uuid or None,

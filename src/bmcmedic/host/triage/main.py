@@ -122,7 +122,7 @@ def _plain(arguments: Sequence[str]) -> Optional[Options]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from bmcmedic.host.triage.diagnosis import Kind
+    from bmcmedic.host.triage.diagnosis import HostDiagnosisKind
     from bmcmedic.host.triage.report import encoded, screen
     from bmcmedic.host.triage.triage import NoTree, Roots, triage
 
@@ -155,7 +155,7 @@ def _run(arguments: Sequence[str]) -> int:
             return _usage(f"--capture: {options.capture}: {error.strerror}")
         print(f"bmcmedic triage: {files} files in {options.capture}", file=sys.stderr)
     print(encoded(seen) if options.json else screen(seen))
-    is_undecided = seen.diagnosis.kind is Kind.UNDECIDED
+    is_undecided = seen.diagnosis.kind is HostDiagnosisKind.UNDECIDED
     return EXIT_SYMPTOMS if seen.diagnosis.symptoms or is_undecided else EXIT_NO_SYMPTOM
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from bmcmedic.host.client.launcher import Starter
+from bmcmedic.host.client.launcher import Launcher
 from bmcmedic.host.kernel.proc import TICKS_PER_S, shortened
 from bmcmedic.host.triage.diagnosis import duration
 from bmcmedic.host.triage.machine import IO_DELAY_TYPES
@@ -166,7 +166,7 @@ def _stuck_lines(stuck: List[Stuck]) -> List[str]:
     return lines
 
 
-def _started_by(who: Starter) -> str:
+def _started_by(who: Launcher) -> str:
     parts = [who.user, who.unit, f"session {who.session}" if who.session else None]
     parts.append(f"container {who.container[:12]}" if who.container else None)
     parts.append(f"parent {who.parent}" if who.parent else "parent gone")

@@ -9,7 +9,15 @@ from bmcmedic.host.client.programs import looks_like, program_of
 from bmcmedic.host.client.redact import masked
 from bmcmedic.host.client.stuck import Client, is_device
 from bmcmedic.host.kernel.kipmid import is_polling_thread
-from bmcmedic.host.kernel.proc import Gone, Identity, ProcError, Process, Stat, Tree, shortened
+from bmcmedic.host.kernel.proc import (
+    Gone,
+    ProcError,
+    Process,
+    ProcessIdentity,
+    Stat,
+    Tree,
+    shortened,
+)
 from bmcmedic.host.triage.guests import naming_words
 from bmcmedic.host.typed import List, NamedTuple, Optional
 
@@ -25,7 +33,7 @@ _PORT = "/dev/port"
 class Opener(NamedTuple):
     """A process that has a device open."""
 
-    identity: Identity
+    identity: ProcessIdentity
     name: str
     argv: List[str]
     """With all secrets masked, as many of them as are shown."""

@@ -3,15 +3,15 @@
 import os
 import time
 
-from bmcmedic.host.client.launcher import Starter, Starters, Users
+from bmcmedic.host.client.launcher import Launcher, Launchers, UserDatabase
 from bmcmedic.host.client.stuck import (
     NOT_YET,
     STUCK_AFTER_S,
     Client,
+    ClientSample,
+    ClientVerdict,
     Finding,
-    Look,
     Now,
-    Verdict,
     cpus_of,
     is_gone,
     judge,
@@ -90,9 +90,9 @@ class Stuck(NamedTuple):
     """A client that is proven stuck, and all that is known of it."""
 
     client: Client
-    look: Look
+    look: ClientSample
     evidence: List[str]
-    starter: Starter
+    starter: Launcher
 
     @property
     def waits_s(self) -> float:
@@ -110,19 +110,19 @@ class Spared(NamedTuple):
     """A client that is not proven stuck, and why."""
 
     client: Client
-    verdict: Verdict
+    verdict: ClientVerdict
     age_s: float
 
 
 class Triage(NamedTuple):
     """All that was seen."""
 
-    machine: machine.Machine
+    machine: machine.HostFacts
     captured_at: float
     interval_s: Optional[float]
     kipmi: List[kipmid.Kipmi]
     max_busy_us: Optional[str]
-    interfaces: List[interface.Interface]
+    interfaces: List[interface.InterfaceActivity]
     gone_interfaces: List[str]
     """Those of the first look that were there no more at the second."""
     sees_interface: bool
@@ -131,10 +131,10 @@ class Triage(NamedTuple):
     stuck: List[Stuck]
     spared: List[Spared]
     survey: Survey
-    guests: List[guests.Guest]
+    guests: List[guests.KvmGuest]
     blind: List[str]
     """What could not be seen, in words; then to see no symptom proves nothing."""
-    diagnosis: diagnosis.Diagnosis
+    diagnosis: diagnosis.HostDiagnosis
 
 
 class _Moment(NamedTuple):
@@ -143,7 +143,7 @@ class _Moment(NamedTuple):
     uptime_s: float
     kipmi: List[kipmid.KipmiMark]
     guests: List[guests.GuestMark]
-    interfaces: List[interface.Counters]
+    interfaces: List[interface.InterfaceCounters]
 
 
 def triage(
@@ -190,7 +190,7 @@ def triage(
     return seen._replace(diagnosis=diagnosis.diagnose(_facts(seen)))
 
 
-_NOT_YET = diagnosis.Diagnosis(diagnosis.Kind.NO_SYMPTOM, "", [], [], [], [], None)
+_NOT_YET = diagnosis.HostDiagnosis(diagnosis.HostDiagnosisKind.NO_SYMPTOM, "", [], [], [], [], None)
 
 
 def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
@@ -254,12 +254,12 @@ def _judged(
         now = Now(now_s(tree), latest_turns_s(tree))
     else:
         now = Now(now_s(tree), clocks_s(tree, cpus_of(found.clients)))
-    starters = Starters(tree, Users(roots.etc), roots.run)
+    starters = Launchers(tree, UserDatabase(roots.etc), roots.run)
     stuck, spared = [], []
     for client in found.clients:
         try:
             with tree.hold(client.identity.pid) as process:
-                look = Look.at(process, now, with_stack=with_stacks)
+                look = ClientSample.at(process, now, with_stack=with_stacks)
                 verdict = unless_too_soon(judge(client, look, stuck_after_s), look, watched_s)
                 if verdict.is_stuck:
                     who = starters.of(process, look.stat)
@@ -268,7 +268,7 @@ def _judged(
         except Gone:
             continue  # it has ended
         except ProcError as error:
-            verdict = Verdict(Finding.NOT_PROVEN, [str(error)])
+            verdict = ClientVerdict(Finding.NOT_PROVEN, [str(error)])
         if verdict.finding is not Finding.GONE:
             spared.append(Spared(client, verdict, age_s(client.first.stat, now.uptime_s)))
     return sorted(stuck, key=lambda each: -each.look.age_s), spared

@@ -18,10 +18,10 @@ from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.scripts import LAB_FILES, PERIOD
 from bmcmedic.lab.kernel.timeline import (
     BmcSample,
-    Event,
-    Phase,
     Sample,
     Timeline,
+    TimelineEvent,
+    TimelinePhase,
     highest_percent,
 )
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
@@ -43,10 +43,10 @@ class NotSeen(BmcmedicError):
     """The scenario waited in vain for something; it says for what."""
 
 
-class Telling(Protocol):
+class RunProgress(Protocol):
     """Who hears of the run while it goes on."""
 
-    def event(self, event: Event, timeline: Timeline) -> None:
+    def event(self, event: TimelineEvent, timeline: Timeline) -> None:
         """Something was done, or has happened."""
 
     def sample(self, timeline: Timeline) -> None:
@@ -54,7 +54,7 @@ class Telling(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class LabMachine:
     """What a scenario's machine has."""
 
     modules: Sequence[str]
@@ -72,7 +72,7 @@ class Machine:
 class Bench:
     """A guest and its BMC in a run, and what was seen of them."""
 
-    def __init__(self, guest: Guest, bmc: SimProcess, telling: Telling) -> None:
+    def __init__(self, guest: Guest, bmc: SimProcess, telling: RunProgress) -> None:
         self.guest = guest
         self.bmc = bmc
         self.timeline = Timeline()
@@ -151,7 +151,7 @@ class Bench:
         since = self.timeline.now
         yield
         self.look()
-        self.timeline.phases.append(Phase(name, since, self.timeline.now))
+        self.timeline.phases.append(TimelinePhase(name, since, self.timeline.now))
 
     def phase_samples(self, name: str) -> list[Sample]:
         """The looks of a part of the run."""
@@ -176,7 +176,7 @@ class Bench:
         """Put it into the time line, at the guest's present; returns that."""
         self.look()
         at = self.timeline.now + time.monotonic() - self._looked_at
-        event = Event(at, words)
+        event = TimelineEvent(at, words)
         self.timeline.events.append(event)
         self._telling.event(event, self.timeline)
         return at
@@ -199,7 +199,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(kernel: Kernel, machine: Machine, telling: Telling) -> Iterator[Bench]:
+def bench(kernel: Kernel, machine: LabMachine, telling: RunProgress) -> Iterator[Bench]:
     """Boot it, with the one who looks on running in it.
 
     Raises: ConfigurationError when something that it needs is not here.

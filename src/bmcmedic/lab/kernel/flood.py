@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bmcmedic.lab.kernel.bench import Bench, Machine
-from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import FLOOD_FILES, OLD_MONITORING_FILES, PATTER_FILES
 from bmcmedic.lab.kernel.timeline import TIMER_NOT_SET, highest_percent, pat_facts, seconds
 
@@ -19,9 +19,9 @@ SLOW_PAT_S = 1.0
 PATS_AFTER = 2
 
 
-def machine() -> Machine:
+def machine() -> LabMachine:
     """A BMC with little memory, and a wire from port 0x80 to it."""
-    return Machine(
+    return LabMachine(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={**OLD_MONITORING_FILES, **PATTER_FILES, **FLOOD_FILES},
         bmc_options=("--memory", str(BMC_MEMORY_MIB)),
@@ -31,7 +31,7 @@ def machine() -> Machine:
     )
 
 
-def play(bench: Bench, verdict: Verdict) -> None:
+def play(bench: Bench, verdict: ScenarioVerdict) -> None:
     """From a BMC that is well over its drowning to its return."""
     guest, bmc = bench.guest, bench.bmc
     guest.begin("exec lab-patter")
@@ -76,7 +76,7 @@ def _reboots(bench: Bench) -> int:
     return reboots
 
 
-def _judge(bench: Bench, verdict: Verdict, writes: int, back_at: float) -> None:
+def _judge(bench: Bench, verdict: ScenarioVerdict, writes: int, back_at: float) -> None:
     timeline, guest, described = bench.timeline, bench.guest, bench.bmc.get()
     reboots = described["own_watchdog_reboots"]
     verdict.check(
@@ -119,4 +119,6 @@ def _judge(bench: Bench, verdict: Verdict, writes: int, back_at: float) -> None:
     verdict.facts["kipmi0_percent_sick_max"] = highest_percent(sick, WINDOW_S)
 
 
-SCENARIO = Scenario("writes to port 0x80 from the host, to the BMC's own reboot", machine, play)
+SCENARIO = KernelScenario(
+    "writes to port 0x80 from the host, to the BMC's own reboot", machine, play
+)

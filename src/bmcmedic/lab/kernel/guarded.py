@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from bmcmedic.lab.guest.guest import Job
-from bmcmedic.lab.kernel.bench import Bench, Machine
-from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import DRIVER_WATCH_FILES, REAL_MONITORING_FILES
 from bmcmedic.lab.kernel.timeline import median_percent, pat_facts, percent, seconds
 
@@ -64,9 +64,9 @@ OURS = {
 """As much of a Debian as `bmcmedic shim install` needs."""
 
 
-def machine() -> Machine:
+def machine() -> LabMachine:
     """The real ipmitool, and all of ours."""
-    return Machine(
+    return LabMachine(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={
             **REAL_MONITORING_FILES,
@@ -81,7 +81,7 @@ def machine() -> Machine:
     )
 
 
-def play(bench: Bench, verdict: Verdict) -> None:
+def play(bench: Bench, verdict: ScenarioVerdict) -> None:
     """From an armed watchdog over the hang to the recovery."""
     guest = bench.guest
     driver = guest.begin("exec bmcmedic driver")
@@ -167,7 +167,7 @@ def _has_patted_since(bench: Bench, at: float) -> bool:
 
 def _judge(
     bench: Bench,
-    verdict: Verdict,
+    verdict: ScenarioVerdict,
     reset_at: float,
     clients_hung: int,
     hung_status: dict[str, Any],
@@ -244,7 +244,7 @@ def _judge(
     verdict.facts["kipmi0_percent_median"] = {"throttled": throttled, "after": after}
 
 
-def _end(bench: Bench, verdict: Verdict, driver: Job, agent: Job) -> None:
+def _end(bench: Bench, verdict: ScenarioVerdict, driver: Job, agent: Job) -> None:
     """Everything can be taken away again."""
     guest = bench.guest
     guest.run("bmcmedic shim remove", check=True)
@@ -259,6 +259,6 @@ def _end(bench: Bench, verdict: Verdict, driver: Job, agent: Job) -> None:
     )
 
 
-SCENARIO = Scenario(
+SCENARIO = KernelScenario(
     "the same hang with driver, agent and shim: nothing piles up and nothing fires", machine, play
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bmcmedic.lab.kernel.bench import Bench, Machine
-from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import MAINTENANCE_FILES, OLD_MONITORING_FILES, PATTER_FILES
 from bmcmedic.lab.kernel.timeline import (
     TIMER_NOT_SET,
-    Pat,
+    KernelPat,
     Sample,
     highest_percent,
     kipmi_percent,
@@ -32,16 +32,16 @@ SPIN_PERCENT_MIN = 80.0
 HEALED_PERCENT_MAX = 1.0
 
 
-def machine() -> Machine:
+def machine() -> LabMachine:
     """Room for many users of /dev/ipmi0, and nothing of ours."""
-    return Machine(
+    return LabMachine(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={**OLD_MONITORING_FILES, **PATTER_FILES, **MAINTENANCE_FILES},
         memory_mib=1024,
     )
 
 
-def play(bench: Bench, verdict: Verdict) -> None:
+def play(bench: Bench, verdict: ScenarioVerdict) -> None:
     """From a host that is well to one that is well again."""
     guest = bench.guest
     guest.begin("exec lab-patter")
@@ -86,7 +86,7 @@ def play(bench: Bench, verdict: Verdict) -> None:
     _judge(bench, verdict, reset_at, stuck_before, in_band)
 
 
-def _answered_since(bench: Bench, at: float) -> list[Pat]:
+def _answered_since(bench: Bench, at: float) -> list[KernelPat]:
     return [
         pat
         for sample in bench.timeline.samples
@@ -104,7 +104,11 @@ def _is_calm(bench: Bench, since: float) -> bool:
 
 
 def _judge(
-    bench: Bench, verdict: Verdict, reset_at: float, stuck_before: int, completed_hung: int | None
+    bench: Bench,
+    verdict: ScenarioVerdict,
+    reset_at: float,
+    stuck_before: int,
+    completed_hung: int | None,
 ) -> None:
     timeline = bench.timeline
     hung = highest_percent(bench.phase_samples("hung"), WINDOW_S)
@@ -156,7 +160,7 @@ def _judge(
     verdict.facts["completed_while_hung"] = completed_hung
 
 
-SCENARIO = Scenario(
+SCENARIO = KernelScenario(
     "a wedged BMC on a host without us: kipmi0 and stuck clients, and the cure over LAN",
     machine,
     play,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.kernel.scenario import Record
+from bmcmedic.lab.kernel.scenario import ScenarioRecord
 from bmcmedic.lab.kernel.timeline import Sample
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _FULL = 99.0
 _MEMORY_MATTERS = 0.5
 
 
-def draw(record: Record, path: Path) -> None:
+def draw(record: ScenarioRecord, path: Path) -> None:
     """Write the PNG; raises ConfigurationError when the file cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def draw(record: Record, path: Path) -> None:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _caption(figure: Figure, axis: Axes, record: Record) -> None:
+def _caption(figure: Figure, axis: Axes, record: ScenarioRecord) -> None:
     verdict = "as it should" if record.ok else "NOT as it should"
     figure.suptitle(
         _TITLES[record.scenario.value],
@@ -93,7 +93,7 @@ def _caption(figure: Figure, axis: Axes, record: Record) -> None:
     figure.supxlabel(told, x=0.06, ha="left", fontsize=8.5, color=_DARK)
 
 
-def _draw_kipmi(axis: Axes, record: Record) -> None:
+def _draw_kipmi(axis: Axes, record: ScenarioRecord) -> None:
     times, shares = [], []
     for before, sample in _pairs(record):
         if before.kipmi_s is not None and sample.kipmi_s is not None:
@@ -107,7 +107,7 @@ def _draw_kipmi(axis: Axes, record: Record) -> None:
     axis.set_title("kipmi0", loc="left", fontsize=10, color=_KIPMI, weight="bold")
 
 
-def _draw_clients(axis: Axes, record: Record) -> None:
+def _draw_clients(axis: Axes, record: ScenarioRecord) -> None:
     samples = record.timeline.samples
     times = [sample.at - record.timeline.began_at for sample in samples]
     clients = [sample.clients for sample in samples]
@@ -125,7 +125,7 @@ def _draw_clients(axis: Axes, record: Record) -> None:
     )
 
 
-def _draw_pats(axis: Axes, record: Record) -> None:
+def _draw_pats(axis: Axes, record: ScenarioRecord) -> None:
     began_at = record.timeline.began_at
     pats = record.timeline.pats()
     waits = record.timeline.unanswered()
@@ -157,7 +157,7 @@ def _draw_pats(axis: Axes, record: Record) -> None:
     )
 
 
-def _draw_memory(axis: Axes, record: Record) -> None:
+def _draw_memory(axis: Axes, record: ScenarioRecord) -> None:
     samples = record.timeline.bmc_samples
     times = [sample.at - record.timeline.began_at for sample in samples]
     percents = [100 * sample.memory_free_fraction for sample in samples]
@@ -168,7 +168,7 @@ def _draw_memory(axis: Axes, record: Record) -> None:
     axis.set_title("the BMC's memory", loc="left", fontsize=10, color=_BMC, weight="bold")
 
 
-def _draw_events(axis: Axes, record: Record) -> None:
+def _draw_events(axis: Axes, record: ScenarioRecord) -> None:
     began_at = record.timeline.began_at
     for before, sample in itertools.pairwise(record.timeline.bmc_samples):
         if before.state != "up":
@@ -178,7 +178,7 @@ def _draw_events(axis: Axes, record: Record) -> None:
     axis.set_xlim(0, max(record.timeline.now - began_at, 1.0))
 
 
-def _number_events(axis: Axes, record: Record) -> None:
+def _number_events(axis: Axes, record: ScenarioRecord) -> None:
     """Numbers of the events above the first panel; those that would collide share a place."""
     began_at = record.timeline.began_at
     room_s = max(record.timeline.now - began_at, 1.0) / 45
@@ -204,6 +204,6 @@ def _number_events(axis: Axes, record: Record) -> None:
         )
 
 
-def _pairs(record: Record) -> Iterator[tuple[Sample, Sample]]:
+def _pairs(record: ScenarioRecord) -> Iterator[tuple[Sample, Sample]]:
     samples = record.timeline.samples
     return ((a, b) for a, b in itertools.pairwise(samples) if b.at > a.at)

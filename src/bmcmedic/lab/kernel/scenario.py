@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from bmcmedic.lab.guest.kernel_files import Kernel
-from bmcmedic.lab.kernel.bench import Bench, Machine, NotSeen, Telling, bench
+from bmcmedic.lab.kernel.bench import Bench, LabMachine, NotSeen, RunProgress, bench
 from bmcmedic.lab.kernel.timeline import Timeline, kipmi_percent, pat_facts
 
 
@@ -31,7 +31,7 @@ class Check:
 
 
 @dataclass(slots=True)
-class Verdict:
+class ScenarioVerdict:
     """What a scenario has found out."""
 
     checks: list[Check] = field(default_factory=list)
@@ -53,21 +53,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class KernelScenario:
     """One of them: the machine it needs, and what happens."""
 
     words: str
-    machine: Callable[[], Machine]
-    play: Callable[[Bench, Verdict], None]
+    machine: Callable[[], LabMachine]
+    play: Callable[[Bench, ScenarioVerdict], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ScenarioRecord:
     """What came of one run."""
 
     scenario: ScenarioName
     timeline: Timeline
-    verdict: Verdict
+    verdict: ScenarioVerdict
     kernel: str
     host: dict[str, Any]
     bmc: dict[str, Any]
@@ -117,7 +117,7 @@ class Record:
         }
 
 
-def scenarios() -> dict[ScenarioName, Scenario]:
+def scenarios() -> dict[ScenarioName, KernelScenario]:
     """All of them."""
     from bmcmedic.lab.kernel import flood, guarded, pile_up, unarmed
 
@@ -129,13 +129,13 @@ def scenarios() -> dict[ScenarioName, Scenario]:
     }
 
 
-def run(name: ScenarioName, kernel: Kernel, telling: Telling) -> Record:
+def run(name: ScenarioName, kernel: Kernel, telling: RunProgress) -> ScenarioRecord:
     """Play one.
 
     Raises: ConfigurationError when something that it needs is not here.
     """
     scenario = scenarios()[name]
-    verdict = Verdict()
+    verdict = ScenarioVerdict()
     with bench(kernel, scenario.machine(), telling) as made:
         boot_id = made.guest.boot_ids[0]
         release = made.guest.run("uname -r", check=True).output.strip()
@@ -144,7 +144,7 @@ def run(name: ScenarioName, kernel: Kernel, telling: Telling) -> Record:
         except NotSeen as error:
             verdict.check("the scenario came to its end", str(error), ok=False)
         described = made.bmc.get()
-        return Record(
+        return ScenarioRecord(
             name,
             made.timeline,
             verdict,

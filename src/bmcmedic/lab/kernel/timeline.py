@@ -19,7 +19,7 @@ SAME_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pat:
+class KernelPat:
     """A pat that was answered."""
 
     due_at: float
@@ -44,7 +44,7 @@ class Sample:
     """When the first of those that are there was started; None: there is none."""
     started: int
     """How many the monitoring has started until now."""
-    pats: tuple[Pat, ...]
+    pats: tuple[KernelPat, ...]
     """Answered since the last look."""
     waiting_s: float | None
     """How long the pat in flight has waited."""
@@ -59,7 +59,7 @@ class Sample:
     def from_json(cls, line: bytes) -> Self:
         """What the guest wrote."""
         told: dict[str, Any] = json.loads(line)
-        told["pats"] = tuple(Pat(due, took, int(code)) for due, took, code in told["pats"])
+        told["pats"] = tuple(KernelPat(due, took, int(code)) for due, took, code in told["pats"])
         return cls(**told)
 
 
@@ -75,7 +75,7 @@ class BmcSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TimelineEvent:
     """Something that the scenario did, or waited for."""
 
     at: float
@@ -83,7 +83,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class TimelinePhase:
     """A part of the run, from one event to another."""
 
     name: str
@@ -99,8 +99,8 @@ class Timeline:
     bmc_samples: list[BmcSample] = field(default_factory=list)
     driver: list[dict[str, Any]] = field(default_factory=list)
     """What our driver said of itself, where there is one."""
-    events: list[Event] = field(default_factory=list)
-    phases: list[Phase] = field(default_factory=list)
+    events: list[TimelineEvent] = field(default_factory=list)
+    phases: list[TimelinePhase] = field(default_factory=list)
 
     @property
     def now(self) -> float:
@@ -126,7 +126,7 @@ class Timeline:
         seen = self.between(since, self.now if until is None else until)
         return kipmi_percent(seen)
 
-    def pats(self, since: float = 0.0, until: float | None = None) -> list[Pat]:
+    def pats(self, since: float = 0.0, until: float | None = None) -> list[KernelPat]:
         """The pats that were due in a part of the run, and were answered at any time."""
         last = self.now if until is None else until
         return [
@@ -202,7 +202,7 @@ def _window_shares(samples: Sequence[Sample], window_s: float) -> Iterable[float
                 yield share
 
 
-def pat_facts(pats: Sequence[Pat]) -> dict[str, Any]:
+def pat_facts(pats: Sequence[KernelPat]) -> dict[str, Any]:
     """How many pats there were, and how long they took."""
     latencies = sorted(pat.latency_s for pat in pats)
     return {

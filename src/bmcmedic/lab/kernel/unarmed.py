@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from bmcmedic.lab.kernel.bench import Bench, Machine
-from bmcmedic.lab.kernel.scenario import Scenario, Verdict
+from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import DRIVER_WATCH_FILES, OLD_MONITORING_FILES
 
 MONITORING_PERIOD_S = 3.0
@@ -30,9 +30,9 @@ true
 """
 
 
-def machine() -> Machine:
+def machine() -> LabMachine:
     """All of ours, as installed, beside the monitoring as it was."""
-    return Machine(
+    return LabMachine(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={
             **OLD_MONITORING_FILES,
@@ -44,7 +44,7 @@ def machine() -> Machine:
     )
 
 
-def play(bench: Bench, verdict: Verdict) -> None:
+def play(bench: Bench, verdict: ScenarioVerdict) -> None:
     """A host that is well, then one whose BMC hangs: watched, and left as it is."""
     guest, bmc = bench.guest, bench.bmc
     bench.monitor_every(MONITORING_PERIOD_S)
@@ -123,7 +123,7 @@ def _timer(watchdog: dict[str, Any] | None) -> str:
     return "runs" if watchdog["running"] else "stands"
 
 
-SCENARIO = Scenario(
+SCENARIO = KernelScenario(
     "driver and agent as installed, with their defaults: nothing on the host changes",
     machine,
     play,

@@ -18,7 +18,7 @@ from bmcmedic.service.runtime import Runtime, Signal
 from bmcmedic.transport.in_band import InBand
 
 
-class AlwaysMine:
+class UncontestedClaim:
     """A claim that nobody contests: before the cure, an attempt ran to its end."""
 
     def must_stop(self, *, recovering: bool) -> bool:  # noqa: ARG002 - Claim's
@@ -26,10 +26,10 @@ class AlwaysMine:
         return False
 
 
-_ALWAYS_MINE: Final = AlwaysMine()
+_ALWAYS_MINE: Final = UncontestedClaim()
 
 
-class Asked(Protocol):
+class InterfaceUnderTest(Protocol):
     """What clients and pats call: a request, and its response or None."""
 
     def __call__(self, data: bytes) -> bytes | None:
@@ -71,7 +71,7 @@ class Direct:
 
     def __init__(self, interface: InBand, runtime: Runtime, io_lock: IoLock) -> None:  # noqa: ARG002 - as Queued
         self.worker: Callable[[], None] | None = None
-        self.ask: Asked = Polled(interface, io_lock).request
+        self.ask: InterfaceUnderTest = Polled(interface, io_lock).request
 
 
 class Queued:
@@ -83,7 +83,7 @@ class Queued:
         self._pending: deque[tuple[bytes, Signal, list[bytes | None]]] = deque()
         self._wakeup = runtime.signal()
         self.worker: Callable[[], None] | None = self._kcs_loop
-        self.ask: Asked = self._queue
+        self.ask: InterfaceUnderTest = self._queue
 
     def _queue(self, data: bytes) -> bytes | None:
         done = self._runtime.signal()

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
 
-from bmcmedic.lab.starvation.designs import Asked
+from bmcmedic.lab.starvation.designs import InterfaceUnderTest
 from bmcmedic.lab.starvation.scenario import (
     BURST_REQUESTS_MAX,
     REQUESTS,
     Pretimeout,
-    Record,
-    Scenario,
+    StarvationRecord,
+    StarvationScenario,
     Wait,
 )
 from bmcmedic.service.runtime import Runtime
@@ -31,7 +31,9 @@ At = Callable[[float, Callable[[Any], None], object], None]
 class Observed:
     """What is written down of pats and pretimeouts, and what the host suffers meanwhile."""
 
-    def __init__(self, scenario: Scenario, record: Record, runtime: Runtime) -> None:
+    def __init__(
+        self, scenario: StarvationScenario, record: StarvationRecord, runtime: Runtime
+    ) -> None:
         self.settings = scenario.watchdog()
         self.record = record
         self.runtime = runtime
@@ -74,11 +76,11 @@ class Observed:
         self.record.pretimeouts.append(Pretimeout(self.runtime.monotonic(), is_false))
 
 
-class Machine:
+class StarvedHost:
     """The host, as its BMC sees it; only what can happen in these scenarios does anything."""
 
     def __init__(
-        self, now: Callable[[], float], record: Record, bmc_is_back: Callable[[], None]
+        self, now: Callable[[], float], record: StarvationRecord, bmc_is_back: Callable[[], None]
     ) -> None:
         self._now = now
         self._record = record
@@ -115,7 +117,7 @@ class Machine:
 class Flood:
     """The writes to port 0x80: a torrent and a trickle each time that the BMC is up."""
 
-    def __init__(self, scenario: Scenario, now: Callable[[], float], at: At) -> None:
+    def __init__(self, scenario: StarvationScenario, now: Callable[[], float], at: At) -> None:
         self._floods = scenario.floods()
         self._now = now
         self._at = at
@@ -129,7 +131,9 @@ class Flood:
             self._at(at, apply, faults)
 
 
-def client(ask: Asked, runtime: Runtime, scenario: Scenario, random: Random) -> Iterator[float]:
+def client(
+    ask: InterfaceUnderTest, runtime: Runtime, scenario: StarvationScenario, random: Random
+) -> Iterator[float]:
     """A monitoring script: a pause, a few questions, and again.
 
     Yields how long it computes between two questions: the caller knows how to spend that.

@@ -16,9 +16,9 @@ from bmcmedic.driver.watchdog.pretimeout import (
 from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
-from bmcmedic.lab.starvation.designs import Asked
+from bmcmedic.lab.starvation.designs import InterfaceUnderTest
 from bmcmedic.lab.starvation.host import At, Observed
-from bmcmedic.lab.starvation.scenario import Pat
+from bmcmedic.lab.starvation.scenario import StarvationPat
 
 _SET: Final = b"\x18\x24"
 _PAT: Final = b"\x18\x22"
@@ -31,7 +31,7 @@ class Watchdogd:
     The callout belongs to the kernel and fires whatever the thread does.
     """
 
-    def __init__(self, observed: Observed, pat: Asked, at: At) -> None:
+    def __init__(self, observed: Observed, pat: InterfaceUnderTest, at: At) -> None:
         self._observed = observed
         self._ask = pat
         self._at = at
@@ -48,7 +48,7 @@ class Watchdogd:
             runtime.sleep(observed.check_s)
             while observed.check_hangs():
                 runtime.sleep(settings.timeout_s)
-            pat = Pat(runtime.monotonic())
+            pat = StarvationPat(runtime.monotonic())
             observed.record.pats.append(pat)
             if needs_set:
                 needs_set = self._request(set_timer) is None
@@ -121,7 +121,7 @@ class Shipped:
         self._at(now + looks * LOOK_S, self.look, None)
 
     def _patted(self, due_at: float, begun_at: float, done_at: float, good: bool) -> None:  # noqa: ARG002 - Observer's
-        self._observed.record.pats.append(Pat(due_at, done_at, good))
+        self._observed.record.pats.append(StarvationPat(due_at, done_at, good))
 
 
 class _Check:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.lab.starvation.scenario import Design, Record
+from bmcmedic.lab.starvation.scenario import Design, StarvationRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ _VISIBLE_S = 1.0
 _HEADROOM = 1.25
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
+def draw(records: Sequence[StarvationRecord], path: Path) -> None:
     """Write the PNG; raises ConfigurationError when the file cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _draw_pats(axis: Axes, record: Record, scale_s: float) -> None:
+def _draw_pats(axis: Axes, record: StarvationRecord, scale_s: float) -> None:
     colour = _COLOURS[record.design]
     end = record.end_s
     waits = [wait for wait in record.waits if wait.wait_s(end) >= _VISIBLE_S / 4]
@@ -116,7 +116,7 @@ def _mark(axis: Axes, at: float, word: str, scale_s: float, height: float) -> No
     )
 
 
-def _summary(record: Record) -> str:
+def _summary(record: StarvationRecord) -> str:
     facts = record.to_json()
     latency = facts["pat_latency_s"]
     if latency["max"] is None:
@@ -132,12 +132,12 @@ def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def _draw_outages(axis: Axes, record: Record) -> None:
+def _draw_outages(axis: Axes, record: StarvationRecord) -> None:
     for away_at, back_at in record.bmc_away:
         axis.axvspan(away_at, back_at, color=_AWAY, zorder=0, lw=0)
 
 
-def _draw_memory(axis: Axes, record: Record) -> None:
+def _draw_memory(axis: Axes, record: StarvationRecord) -> None:
     times = [sample.at for sample in record.bmc_samples]
     percents = [100 * sample.memory_free for sample in record.bmc_samples]
     axis.fill_between(times, percents, color=_MEMORY, alpha=0.3, lw=0)

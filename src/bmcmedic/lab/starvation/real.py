@@ -20,14 +20,20 @@ from random import Random
 from typing import Any
 
 from bmcmedic.errors import BmcmedicError
-from bmcmedic.lab.starvation.designs import Asked, Direct, Queued, Served
-from bmcmedic.lab.starvation.host import Flood, Machine, Observed, client
+from bmcmedic.lab.starvation.designs import Direct, InterfaceUnderTest, Queued, Served
+from bmcmedic.lab.starvation.host import Flood, Observed, StarvedHost, client
 from bmcmedic.lab.starvation.pats import Shipped, Watchdogd
-from bmcmedic.lab.starvation.scenario import REAL_LIMITS, BmcSample, Design, Record, Scenario
+from bmcmedic.lab.starvation.scenario import (
+    REAL_LIMITS,
+    Design,
+    StarvationRecord,
+    StarvationScenario,
+    VirtualBmcSample,
+)
 from bmcmedic.service.runtime import Signal, ThreadRuntime
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
-from bmcmedic.transport.in_band import Claim, InBand, Ipmb
+from bmcmedic.transport.in_band import InBand, InterfaceClaim, Ipmb
 from bmcmedic.transport.port_io import PortIo
 
 SLICE_S_MAX = 0.1
@@ -39,8 +45,10 @@ PROGRESS_S = 0.25
 
 
 def run_real(
-    designs: Sequence[Design], scenario: Scenario, progress: Callable[[float], None] | None
-) -> list[Record]:
+    designs: Sequence[Design],
+    scenario: StarvationScenario,
+    progress: Callable[[float], None] | None,
+) -> list[StarvationRecord]:
     """Let the designs go through the scenario side by side."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(designs), mp_context=context) as pool:
@@ -52,9 +60,9 @@ def run_real(
         return [future.result() for future in futures]
 
 
-def play(design: Design, scenario: Scenario) -> Record:
+def play(design: Design, scenario: StarvationScenario) -> StarvationRecord:
     """One design, in this process."""
-    run = _Run(design, scenario)
+    run = _RealRun(design, scenario)
     run.play()
     return run.record
 
@@ -137,7 +145,9 @@ class _Told:
     def missing(self) -> str | None:
         return self._interface.missing
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         self._runtime.look()
         self._begins(request)
         return self._interface.attempt(request, deadline, claim, idempotent=idempotent)
@@ -147,7 +157,7 @@ class _Told:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         self._interface.send_bridged(request, target, deadline, claim, done)
@@ -180,16 +190,16 @@ class _Timers:
                 self._wakeup.wait(left_s)
 
 
-class _Run:
-    def __init__(self, design: Design, scenario: Scenario) -> None:
-        self.record = record = Record(design, scenario)
+class _RealRun:
+    def __init__(self, design: Design, scenario: StarvationScenario) -> None:
+        self.record = record = StarvationRecord(design, scenario)
         self._scenario = scenario
         self._runtime = runtime = _RunRuntime(scenario.duration_s)
         self._bmc = scenario.bmc()
         self._registers = ServedRegisters(self._bmc, runtime.monotonic)
         self._timers = _Timers(runtime)
         self._flood = Flood(scenario, runtime.monotonic, self._timers.at)
-        self._bmc.host.machine = Machine(
+        self._bmc.host.machine = StarvedHost(
             runtime.monotonic, record, lambda: self._flood.plan(self._apply)
         )
         observed = Observed(scenario, record, runtime)
@@ -201,7 +211,7 @@ class _Run:
         )
         interface = _Told(port_io, runtime, observed.attempt_begins)
         self._driver_bodies: list[Callable[[], None]] = []
-        self._ask: Asked
+        self._ask: InterfaceUnderTest
         if design is Design.PRIORITY:
             self._put_shipped(interface, observed)
         else:
@@ -265,7 +275,7 @@ class _Run:
     def _sample(self, _: object) -> None:
         now = self._runtime.monotonic()
         with self._registers.lock:
-            sample = BmcSample.of(self._bmc, now)
+            sample = VirtualBmcSample.of(self._bmc, now)
         self.record.bmc_samples.append(sample)
         self._timers.at(now + SAMPLE_S, self._sample)
 

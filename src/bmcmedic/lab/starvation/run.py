@@ -6,18 +6,18 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from bmcmedic.lab.starvation.designs import Asked, Direct, Queued, Served
-from bmcmedic.lab.starvation.host import Flood, Machine, Observed, client
+from bmcmedic.lab.starvation.designs import Direct, InterfaceUnderTest, Queued, Served
+from bmcmedic.lab.starvation.host import Flood, Observed, StarvedHost, client
 from bmcmedic.lab.starvation.pats import Shipped, Watchdogd
 from bmcmedic.lab.starvation.scenario import (
     CPUS,
     HOGS,
     NEIGHBOUR_EVERY_S,
     SLICE_S,
-    BmcSample,
     Design,
-    Record,
-    Scenario,
+    StarvationRecord,
+    StarvationScenario,
+    VirtualBmcSample,
 )
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.virtual_time.kcs import WorldKcs
@@ -32,13 +32,13 @@ PROGRESS_STEPS = 100
 
 def simulate(
     design: Design,
-    scenario: Scenario,
+    scenario: StarvationScenario,
     *,
     samples_bmc: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> Record:
+) -> StarvationRecord:
     """Let one design go through one scenario; `progress` is told how far it is, 0 to 1."""
-    run = _Run(design, scenario)
+    run = _VirtualRun(design, scenario)
     if samples_bmc:
         run.each(scenario.duration_s / SAMPLES, run.sample_bmc)
     if progress is not None:
@@ -53,21 +53,21 @@ def simulate(
     return run.record
 
 
-class _Run:
-    def __init__(self, design: Design, scenario: Scenario) -> None:
+class _VirtualRun:
+    def __init__(self, design: Design, scenario: StarvationScenario) -> None:
         self.world = world = World(cpus=CPUS, hogs=HOGS, slice_s=SLICE_S)
-        self.record = record = Record(design, scenario)
+        self.record = record = StarvationRecord(design, scenario)
         self._scenario = scenario
         self._bmc = scenario.bmc()
         self._runtime = WorldRuntime(world)
         now = self._runtime.monotonic
         flood = Flood(scenario, now, world.at)
-        self._bmc.host.machine = Machine(now, record, lambda: flood.plan(self._flood))
+        self._bmc.host.machine = StarvedHost(now, record, lambda: flood.plan(self._flood))
         observed = Observed(scenario, record, self._runtime)
         spins = design is not Design.PRIORITY
         self._kcs = WorldKcs(world, self._bmc, spins=spins, on_attempt=observed.attempt_begins)
         self._driver_tasks: list[Task] = []
-        self._ask: Asked
+        self._ask: InterfaceUnderTest
         if spins:
             self._start_freebsd(Direct if design is Design.DIRECT else Queued, observed)
         else:
@@ -88,7 +88,7 @@ class _Run:
 
     def sample_bmc(self) -> None:
         """Write down how the BMC is."""
-        self.record.bmc_samples.append(BmcSample.of(self._bmc, self.world.now))
+        self.record.bmc_samples.append(VirtualBmcSample.of(self._bmc, self.world.now))
 
     # --------------------------------------------------------------------------- the driver
 

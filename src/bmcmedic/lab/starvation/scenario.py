@@ -1,6 +1,6 @@
 """The second incident in virtual time: a BMC that drowns, and a host whose pats starve.
 
-One `Scenario`, three designs of the driver between them. Everything is drawn from the seed: when
+One `StarvationScenario` and three designs of the driver. Everything is drawn from the seed: when
 the flood of port 0x80 writes begins, how long the BMC boots, what the clients ask and when.
 """
 
@@ -40,7 +40,7 @@ BURST_REQUESTS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class StarvationTimes:
     """What is drawn from between two limits, and what is fixed. Units: seconds."""
 
     flood_after: tuple[float, float] = (20.0, 60.0)
@@ -60,8 +60,8 @@ class Times:
     """How long the check command runs."""
 
 
-VIRTUAL_TIMES = Times()
-REAL_TIMES = Times(
+VIRTUAL_TIMES = StarvationTimes()
+REAL_TIMES = StarvationTimes(
     flood_after=(1.5, 3.0),
     torrent=(2.0, 4.0),
     left_after_torrent=0.2,
@@ -99,7 +99,7 @@ class Design(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class StarvationScenario:
     """What happens in one run, whatever the design.
 
     Units: seconds since the start. Raises: ConfigurationError for what makes no run.
@@ -161,7 +161,7 @@ class Scenario:
         return FaultSet.of([boot, Port80Flood(share_per_s * fresh_bytes / LEAK_BYTES_PER_WRITE)])
 
     @property
-    def times(self) -> Times:
+    def times(self) -> StarvationTimes:
         """How long everything takes."""
         return REAL_TIMES if self.is_real else VIRTUAL_TIMES
 
@@ -183,7 +183,7 @@ _CHECK = ("/usr/local/sbin/check",)
 
 
 @dataclass(slots=True)
-class Pat:
+class StarvationPat:
     """One pat, which may take several requests. Units: seconds since the start."""
 
     due_at: float
@@ -217,7 +217,7 @@ class Pretimeout:
     is_false: bool
 
 
-class BmcSample(NamedTuple):
+class VirtualBmcSample(NamedTuple):
     """How the BMC is. Units: seconds; `memory_free` is a share, 0 to 1, and so of all memory."""
 
     at: float
@@ -226,7 +226,7 @@ class BmcSample(NamedTuple):
     """How long one answer takes."""
 
     @classmethod
-    def of(cls, bmc: SimBmc, now: float) -> BmcSample:
+    def of(cls, bmc: SimBmc, now: float) -> VirtualBmcSample:
         """How it is now; while it reboots there is nothing to be seen."""
         if bmc.boot_until is not None:
             return cls(now, math.nan, math.nan)
@@ -234,19 +234,19 @@ class BmcSample(NamedTuple):
 
 
 @dataclass(slots=True)
-class Record:
+class StarvationRecord:
     """What came of one design in one scenario."""
 
     design: Design
-    scenario: Scenario
-    pats: list[Pat] = field(default_factory=list)
+    scenario: StarvationScenario
+    pats: list[StarvationPat] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
     pretimeouts: list[Pretimeout] = field(default_factory=list)
     host_resets: list[float] = field(default_factory=list)
     """When the BMC's own timer ran out, because no pat reached it."""
     bmc_away: list[tuple[float, float]] = field(default_factory=list)
     """From when to when the BMC was rebooting."""
-    bmc_samples: list[BmcSample] = field(default_factory=list)
+    bmc_samples: list[VirtualBmcSample] = field(default_factory=list)
     trouble_at: float | None = None
     """When the driver was stopped, or the check command that hangs was started."""
 

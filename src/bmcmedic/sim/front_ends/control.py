@@ -42,7 +42,7 @@ class _HttpError(Exception):
         self.status = status
 
 
-class ControlDoor:
+class ControlEndpoint:
     """The HTTP server in threads of its own; every command runs in the event loop's thread."""
 
     def __init__(
@@ -173,7 +173,7 @@ class _Server6(_Server):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    door: ControlDoor
+    door: ControlEndpoint
     timeout = CLIENT_TIMEOUT_S
     server_version = "bmcmedic-sim"
     sys_version = ""

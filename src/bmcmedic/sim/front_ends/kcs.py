@@ -14,9 +14,9 @@ from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.dispatch import Interface
 
-_SYSTEM_INTERFACE: Final = Door.SYSTEM_INTERFACE
+_SYSTEM_INTERFACE: Final = Interface.SYSTEM_INTERFACE
 
 
 class ServedRegisters:

@@ -20,7 +20,7 @@ from typing import cast
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.aes import aes_cbc
 
@@ -103,7 +103,7 @@ class LanPort:
             data = spoilt
         if bmc.timer is not None and bmc.timer <= now:
             bmc.handle_timer(now)
-        if bmc.answers(Door.LAN):
+        if bmc.answers(Interface.LAN):
             self.sync()
             outcome = self.managed_system.receive_datagram(data, peer, now)
             if isinstance(outcome, bytes):
@@ -133,7 +133,7 @@ class LanPort:
             self.send(datagram, peer)
 
     def _execute(self, incoming: IncomingRequest, now: float) -> None:
-        answer = self.bmc.execute(incoming.message, Door.LAN, now)
+        answer = self.bmc.execute(incoming.message, Interface.LAN, now)
         if answer is None:
             return
         if answer.service_time_s > 0:
@@ -141,7 +141,7 @@ class LanPort:
         else:
             self._respond(incoming, answer, now)
 
-    def _respond(self, incoming: IncomingRequest, answer: Answer, now: float) -> None:
+    def _respond(self, incoming: IncomingRequest, answer: HandlerAnswer, now: float) -> None:
         peer = cast("Address", incoming.peer)
         datagram = self.managed_system.respond(incoming, answer.completion_code, answer.data, now)
         self.send(datagram, peer)
@@ -156,7 +156,7 @@ class LanPort:
                 return  # one that was set before an earlier one
             self._timer = None
             bmc.handle_timer(now)
-        elif bmc.answers(Door.LAN):
+        elif bmc.answers(Interface.LAN):
             assert isinstance(item, tuple)
             first, second, restarts = item
             if restarts != bmc.restarts:

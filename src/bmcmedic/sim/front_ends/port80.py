@@ -37,12 +37,12 @@ class Port80Port:
         self._bound = bound
         self._loop = loop
         self._changed = changed
-        self._client: _Client | None = None
+        self._client: _Port80Client | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to take writes."""
-        self._server = await self._loop.create_server(lambda: _Client(self), sock=self._bound)
+        self._server = await self._loop.create_server(lambda: _Port80Client(self), sock=self._bound)
 
     def close(self) -> None:
         """Stop."""
@@ -69,14 +69,14 @@ class Port80Port:
             "writes": self.writes,
         }
 
-    def client_came(self, client: _Client) -> bool:
+    def client_came(self, client: _Port80Client) -> bool:
         """A client connected; False when there is one already."""
         if self._client is not None:
             return False
         self._client = client
         return True
 
-    def client_went(self, client: _Client) -> None:
+    def client_went(self, client: _Port80Client) -> None:
         """A client's connection is gone."""
         if self._client is client:
             self._client = None
@@ -90,7 +90,7 @@ class Port80Port:
             self._changed()
 
 
-class _Client(asyncio.Protocol):
+class _Port80Client(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, port: Port80Port) -> None:

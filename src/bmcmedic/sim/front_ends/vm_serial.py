@@ -17,9 +17,9 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.chassis import RestartCause
 from bmcmedic.ipmi.commands.messaging import BmcGlobalEnables
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, ControlCode, Damaged, VmBmc, VmRequest
+from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, Damaged, VmBmc, VmControlCode, VmRequest
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address, bind_advice, format_address, parse_address
 
 HOLD_FROM_S = ANSWER_TIMEOUT_S - 0.5
@@ -33,7 +33,7 @@ UNREAD_BYTES_MAX = 65_536
 
 BACKLOG = 4
 
-KCS = Door.SYSTEM_INTERFACE
+KCS = Interface.SYSTEM_INTERFACE
 
 
 def parse_vm_socket(text: str) -> Address | Path:
@@ -124,18 +124,18 @@ class VmPort:
         self._loop = loop
         self._latency_s = latency_s
         self._end = VmBmc()
-        self._client: _Client | None = None
+        self._client: _VmClient | None = None
         self._server: asyncio.Server | None = None
         self._answering: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._answers = bmc.answers(KCS)
-        self._shown: dict[str, ControlCode] = {}
+        self._shown: dict[str, VmControlCode] = {}
         """What the machine was last told of each line: attention and interrupt."""
         bmc.host.machine = self
 
     async def start(self) -> None:
         """Begin to serve."""
-        self._server = await self._loop.create_server(lambda: _Client(self), sock=self._bound)
+        self._server = await self._loop.create_server(lambda: _VmClient(self), sock=self._bound)
         self.watch_timer()
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class VmPort:
 
     # ---- what a client does
 
-    def client_came(self, client: _Client) -> bool:
+    def client_came(self, client: _VmClient) -> bool:
         """A client connected; False when there is one already."""
         if self._client is not None:
             self.refused_clients += 1
@@ -194,7 +194,7 @@ class VmPort:
             self._send(self._end.release(CompletionCode.INITIALIZING))
         return True
 
-    def client_went(self, client: _Client) -> None:
+    def client_went(self, client: _VmClient) -> None:
         """A client's connection is gone."""
         if self._client is client:
             self._client = None
@@ -215,9 +215,9 @@ class VmPort:
                 self.discarded_frames += 1
             elif isinstance(event, VmRequest):
                 self._execute(event, now)
-            elif event.code is ControlCode.CAPABILITIES:
+            elif event.code is VmControlCode.CAPABILITIES:
                 self._machine_is_there(now)
-            elif event.code is ControlCode.RESET:
+            elif event.code is VmControlCode.RESET:
                 self._forget_answer()
         self.watch_timer()
 
@@ -246,7 +246,7 @@ class VmPort:
         else:
             self._respond(request, answer)
 
-    def _respond(self, request: VmRequest, answer: Answer) -> None:
+    def _respond(self, request: VmRequest, answer: HandlerAnswer) -> None:
         self._answering = None
         if self.bmc.answers(KCS):
             self._send(self._end.answer(request, answer.completion_code, answer.data))
@@ -289,8 +289,8 @@ class VmPort:
             volatile.global_enables & BmcGlobalEnables.RECEIVE_MESSAGE_QUEUE_INTERRUPT
         )
         lines = {
-            "interrupt": ControlCode.ENABLE_IRQ if interrupts else ControlCode.DISABLE_IRQ,
-            "attention": ControlCode.ATTENTION_IRQ if calls else ControlCode.NO_ATTENTION,
+            "interrupt": VmControlCode.ENABLE_IRQ if interrupts else VmControlCode.DISABLE_IRQ,
+            "attention": VmControlCode.ATTENTION_IRQ if calls else VmControlCode.NO_ATTENTION,
         }
         for line, code in lines.items():
             if self._shown.get(line) is not code and self._control(code):
@@ -300,25 +300,25 @@ class VmPort:
 
     def power_off(self, *, comes_back: bool) -> None:
         """The host's power goes; where it comes back at once, QEMU can only be reset."""
-        self._control(ControlCode.RESET if comes_back else ControlCode.POWER_OFF)
+        self._control(VmControlCode.RESET if comes_back else VmControlCode.POWER_OFF)
 
     def reset(self) -> None:
         """The host's reset line is pulled."""
-        self._control(ControlCode.RESET)
+        self._control(VmControlCode.RESET)
 
     def shut_down(self) -> None:
         """The host's power button is pressed for a moment."""
-        self._control(ControlCode.GRACEFUL_SHUTDOWN)
+        self._control(VmControlCode.GRACEFUL_SHUTDOWN)
 
     def interrupt(self) -> None:
         """The host gets an NMI."""
-        self._control(ControlCode.NMI)
+        self._control(VmControlCode.NMI)
 
     def pretimeout(self) -> None:
         """The watchdog's pretimeout was reached, which the host's driver is told of."""
         self._show_lines()
 
-    def _control(self, code: ControlCode) -> bool:
+    def _control(self, code: VmControlCode) -> bool:
         frame = self._end.control(code) if self._client is not None else None
         self._send(frame)
         return frame is not None
@@ -328,7 +328,7 @@ class VmPort:
             self._client.send(frame)
 
 
-class _Client(asyncio.Protocol):
+class _VmClient(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, port: VmPort) -> None:

@@ -25,8 +25,8 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
-from bmcmedic.sim.dispatch import Call, NoReply, Refusal
-from bmcmedic.sim.watchdog import WatchdogSettings
+from bmcmedic.sim.dispatch import Call, CommandRefusal, NoReply
+from bmcmedic.sim.watchdog import SimTimerSettings
 
 if TYPE_CHECKING:
     from bmcmedic.sim.bmc import SimBmc
@@ -69,7 +69,7 @@ def get_device_guid(bmc: SimBmc, _request: GetDeviceGuidReq, _call: Call) -> byt
 def reset_watchdog_timer(bmc: SimBmc, _request: ResetWatchdogTimerReq, call: Call) -> bytes:
     """Reset Watchdog Timer (27.5)."""
     if bmc.watchdog is None:
-        raise Refusal(UNINITIALIZED)
+        raise CommandRefusal(UNINITIALIZED)
     bmc.watchdog.reset(call.now)
     bmc.reschedule()
     bmc.handle_timer(call.now)
@@ -78,7 +78,7 @@ def reset_watchdog_timer(bmc: SimBmc, _request: ResetWatchdogTimerReq, call: Cal
 
 def set_watchdog_timer(bmc: SimBmc, request: SetWatchdogTimerReq, call: Call) -> bytes:
     """Set Watchdog Timer (27.6)."""
-    settings = WatchdogSettings(
+    settings = SimTimerSettings(
         timer_use=request.use,
         timeout_action=request.action,
         pretimeout_interrupt=request.pretimeout_interrupt,

@@ -22,7 +22,7 @@ from bmcmedic.ipmi.commands.chassis import (
     RestartCause,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, Refusal
+from bmcmedic.sim.dispatch import Call, CommandRefusal
 
 if TYPE_CHECKING:
     from bmcmedic.sim.bmc import SimBmc
@@ -55,7 +55,7 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
     action = request.action
     needs_power = action not in (ChassisControlAction.POWER_DOWN, ChassisControlAction.POWER_UP)
     if needs_power and not bmc.host.power_on:
-        raise Refusal(CompletionCode.NOT_SUPPORTED_IN_STATE)
+        raise CommandRefusal(CompletionCode.NOT_SUPPORTED_IN_STATE)
     cause = RestartCause.CHASSIS_CONTROL
     if action is ChassisControlAction.POWER_DOWN:
         bmc.power_off(call.now)

@@ -10,7 +10,7 @@ from bmcmedic.ipmi.commands.dcmi import (
     GetPowerReadingRsp,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, Refusal
+from bmcmedic.sim.dispatch import Call, CommandRefusal
 
 if TYPE_CHECKING:
     from bmcmedic.sim.bmc import SimBmc
@@ -24,7 +24,7 @@ _TIMESTAMP_MAX = 0xFFFFFFFF
 def get_power_reading(bmc: SimBmc, request: GetPowerReadingReq, call: Call) -> bytes:
     """Get Power Reading (DCMI 6.6.1)."""
     if request.mode != SYSTEM_POWER_STATISTICS:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     watts = POWER_ON_W if bmc.host.power_on else POWER_OFF_W
     return GetPowerReadingRsp(
         current_w=watts,

@@ -11,7 +11,7 @@ from bmcmedic.ipmi.commands.lan import (
     LanParameter,
 )
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, CompletionCode
-from bmcmedic.sim.dispatch import Call, Door, Refusal
+from bmcmedic.sim.dispatch import Call, CommandRefusal, Interface
 
 if TYPE_CHECKING:
     from bmcmedic.sim.bmc import SimBmc
@@ -48,9 +48,9 @@ def get_lan_configuration_parameters(
     bmc: SimBmc, request: GetLanConfigurationParametersReq, _call: Call
 ) -> bytes:
     """Get LAN Configuration Parameters (23.2)."""
-    if request.channel not in (Door.LAN, PRESENT_CHANNEL):
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+    if request.channel not in (Interface.LAN, PRESENT_CHANNEL):
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     value = _PARAMETERS.get(request.parameter)
     if value is None:
-        raise Refusal(_NOT_SUPPORTED)
+        raise CommandRefusal(_NOT_SUPPORTED)
     return GetLanConfigurationParametersRsp(b"" if request.revision_only else value(bmc)).encode()

@@ -38,7 +38,7 @@ from bmcmedic.ipmi.commands.messaging import (
 )
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, CompletionCode, PrivilegeLevel
 from bmcmedic.sim import satellite
-from bmcmedic.sim.dispatch import Bridged, Call, Door, Refusal
+from bmcmedic.sim.dispatch import Bridged, Call, CommandRefusal, Interface
 from bmcmedic.sim.profile import IPMB_CHANNEL
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ _QUEUE_EMPTY = 0x80
 _NO_SESSIONS = 0x82
 _CHANNELS = {
     0: (ChannelMedium.IPMB, ChannelProtocol.IPMB, SessionSupport.SESSIONLESS),
-    Door.LAN: (ChannelMedium.LAN_802_3, ChannelProtocol.IPMB, SessionSupport.MULTI_SESSION),
+    Interface.LAN: (ChannelMedium.LAN_802_3, ChannelProtocol.IPMB, SessionSupport.MULTI_SESSION),
     IPMB_CHANNEL: (ChannelMedium.IPMB, ChannelProtocol.IPMB, SessionSupport.SESSIONLESS),
-    Door.SYSTEM_INTERFACE: (
+    Interface.SYSTEM_INTERFACE: (
         ChannelMedium.SYSTEM_INTERFACE,
         ChannelProtocol.KCS,
         SessionSupport.SESSIONLESS,
@@ -67,8 +67,8 @@ def _channel(number: int, call: Call) -> int:
 
 def set_bmc_global_enables(bmc: SimBmc, request: SetBmcGlobalEnablesReq, call: Call) -> bytes:
     """Set BMC Global Enables (22.1): for the host alone."""
-    if call.door is not Door.SYSTEM_INTERFACE:
-        raise Refusal(CompletionCode.INSUFFICIENT_PRIVILEGE)
+    if call.door is not Interface.SYSTEM_INTERFACE:
+        raise CommandRefusal(CompletionCode.INSUFFICIENT_PRIVILEGE)
     bmc.volatile.global_enables = int(request.enables)
     return b""
 
@@ -94,7 +94,7 @@ def get_message_flags(bmc: SimBmc, _request: GetMessageFlagsReq, _call: Call) ->
 def get_message(bmc: SimBmc, _request: GetMessageReq, _call: Call) -> bytes:
     """Get Message (22.6)."""
     if not bmc.volatile.messages:
-        raise Refusal(_QUEUE_EMPTY)
+        raise CommandRefusal(_QUEUE_EMPTY)
     message, bmc.volatile.messages = bmc.volatile.messages[0], bmc.volatile.messages[1:]
     if not bmc.volatile.messages:
         bmc.volatile.message_flags &= ~MessageFlags.RECEIVE_MESSAGE_AVAILABLE
@@ -104,15 +104,15 @@ def get_message(bmc: SimBmc, _request: GetMessageReq, _call: Call) -> bytes:
 def send_message(bmc: SimBmc, request: SendMessageReq, call: Call) -> bytes:
     """Send Message (22.7) to the IPMB: the satellite answers, every other address says NAK."""
     if request.channel != IPMB_CHANNEL:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     try:
         message = wrapped_request(request)
     except RemoteProtocolError:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD) from None
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD) from None
     answered = satellite.answer(message, power_on=bmc.host.power_on)
     if answered is None:
-        raise Refusal(_NAK)
-    if call.door is Door.LAN and request.tracking is Tracking.TRACK_REQUEST:
+        raise CommandRefusal(_NAK)
+    if call.door is Interface.LAN and request.tracking is Tracking.TRACK_REQUEST:
         raise Bridged(second_part(call.message, message, *answered))
     if len(bmc.volatile.messages) < QUEUED_MESSAGES_MAX:
         # On the IPMB the first byte is the receiver's address, which the bus has consumed.
@@ -130,9 +130,9 @@ def get_channel_access(_bmc: SimBmc, request: GetChannelAccessReq, call: Call) -
     """Get Channel Access (22.23)."""
     channel = _channel(request.channel, call)
     if channel not in _CHANNELS:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
-    if channel != Door.LAN:
-        raise Refusal(_NO_SESSIONS)
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
+    if channel != Interface.LAN:
+        raise CommandRefusal(_NO_SESSIONS)
     return GetChannelAccessRsp(AccessMode.ALWAYS_AVAILABLE, PrivilegeLevel.ADMINISTRATOR).encode()
 
 
@@ -141,10 +141,10 @@ def get_channel_info(_bmc: SimBmc, request: GetChannelInfoReq, call: Call) -> by
     channel = _channel(request.channel, call)
     known = _CHANNELS.get(channel)
     if known is None:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     medium, protocol, sessions = known
-    active = 1 if channel == call.door == Door.LAN else 0
-    auxiliary = b"\xff\xff" if channel == Door.SYSTEM_INTERFACE else b"\x00\x00"
+    active = 1 if channel == call.door == Interface.LAN else 0
+    auxiliary = b"\xff\xff" if channel == Interface.SYSTEM_INTERFACE else b"\x00\x00"
     return GetChannelInfoRsp(
         channel, medium, protocol, sessions, active_sessions=active, auxiliary=auxiliary
     ).encode()
@@ -152,8 +152,8 @@ def get_channel_info(_bmc: SimBmc, request: GetChannelInfoReq, call: Call) -> by
 
 def get_user_access(bmc: SimBmc, request: GetUserAccessReq, call: Call) -> bytes:
     """Get User Access (22.27): user 1 is the null user, disabled; then the real ones."""
-    if _channel(request.channel, call) != Door.LAN or not 1 <= request.user_id <= USERS_MAX:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+    if _channel(request.channel, call) != Interface.LAN or not 1 <= request.user_id <= USERS_MAX:
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     exists = 0 <= request.user_id - 2 < len(bmc.profile.user_names)
     return GetUserAccessRsp(
         users_max=USERS_MAX,
@@ -168,7 +168,7 @@ def get_user_access(bmc: SimBmc, request: GetUserAccessReq, call: Call) -> bytes
 def get_user_name(bmc: SimBmc, request: GetUserNameReq, _call: Call) -> bytes:
     """Get User Name (22.29)."""
     if not 1 <= request.user_id <= USERS_MAX:
-        raise Refusal(CompletionCode.INVALID_DATA_FIELD)
+        raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     index = request.user_id - 2
     names = bmc.profile.user_names
     return GetUserNameRsp(names[index] if 0 <= index < len(names) else b"").encode()

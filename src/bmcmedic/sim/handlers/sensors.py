@@ -21,7 +21,7 @@ from bmcmedic.ipmi.commands.sensor import (
     Thresholds,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, Refusal
+from bmcmedic.sim.dispatch import Call, CommandRefusal
 from bmcmedic.sim.sdr_build import AnalogSensor, Sensor
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ _NO_COMPARISON = 0xC0
 def _sensor(bmc: SimBmc, number: int) -> Sensor:
     sensor = bmc.profile.sensors.get(number)
     if sensor is None:
-        raise Refusal(CompletionCode.NOT_PRESENT)
+        raise CommandRefusal(CompletionCode.NOT_PRESENT)
     return sensor
 
 
 def _analog(bmc: SimBmc, number: int) -> AnalogSensor:
     sensor = _sensor(bmc, number)
     if not isinstance(sensor, AnalogSensor):
-        raise Refusal(CompletionCode.ILLEGAL_FOR_SENSOR)
+        raise CommandRefusal(CompletionCode.ILLEGAL_FOR_SENSOR)
     return sensor
 
 

@@ -44,7 +44,7 @@ from bmcmedic.ipmi.commands.sel import (
     SetSelTimeReq,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, Refusal
+from bmcmedic.sim.dispatch import Call, CommandRefusal
 from bmcmedic.sim.event_log import RECORD_BYTES, RECORDS_MAX, log_cleared
 from bmcmedic.sim.profile import fru_inventory
 
@@ -86,13 +86,13 @@ def reserve_sel(bmc: SimBmc, _request: ReserveSelReq, _call: Call) -> bytes:
 def get_sel_entry(bmc: SimBmc, request: GetSelEntryReq, _call: Call) -> bytes:
     """Get SEL Entry (31.5)."""
     if request.offset and request.reservation_id != bmc.log.reservation_id:
-        raise Refusal(CompletionCode.RESERVATION_CANCELLED)
+        raise CommandRefusal(CompletionCode.RESERVATION_CANCELLED)
     found = bmc.log.find(request.record_id)
     if found is None:
-        raise Refusal(CompletionCode.NOT_PRESENT)
+        raise CommandRefusal(CompletionCode.NOT_PRESENT)
     record, next_id = found
     if request.offset >= RECORD_BYTES:
-        raise Refusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
+        raise CommandRefusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
     count = RECORD_BYTES if request.byte_count == WHOLE_RECORD else request.byte_count
     return GetSelEntryRsp(next_id, record[request.offset :][:count]).encode()
 
@@ -101,14 +101,14 @@ def add_sel_entry(bmc: SimBmc, request: AddSelEntryReq, call: Call) -> bytes:
     """Add SEL Entry (31.6)."""
     record_id = bmc.log.add_record(request.record_data, bmc.sel_time(call.now))
     if record_id is None:
-        raise Refusal(CompletionCode.OUT_OF_SPACE)
+        raise CommandRefusal(CompletionCode.OUT_OF_SPACE)
     return AddSelEntryRsp(record_id).encode()
 
 
 def clear_sel(bmc: SimBmc, request: ClearSelReq, call: Call) -> bytes:
     """Clear SEL (31.9); what is left is the entry that says so."""
     if request.reservation_id != bmc.log.reservation_id:
-        raise Refusal(CompletionCode.RESERVATION_CANCELLED)
+        raise CommandRefusal(CompletionCode.RESERVATION_CANCELLED)
     if request.action is ClearSelAction.INITIATE:
         bmc.log.clear(bmc.sel_time(call.now))
         bmc.log_event(log_cleared(), call.now)
@@ -159,7 +159,7 @@ def reserve_sdr_repository(bmc: SimBmc, _request: ReserveSdrRepositoryReq, _call
 def get_sdr(bmc: SimBmc, request: GetSdrReq, _call: Call) -> bytes:
     """Get SDR (33.12)."""
     if request.offset and request.reservation_id != bmc.volatile.sdr_reservation:
-        raise Refusal(CompletionCode.RESERVATION_CANCELLED)
+        raise CommandRefusal(CompletionCode.RESERVATION_CANCELLED)
     sdrs = bmc.profile.sdrs
     index = request.record_id - 1
     if request.record_id == 0:
@@ -167,13 +167,13 @@ def get_sdr(bmc: SimBmc, request: GetSdrReq, _call: Call) -> bytes:
     elif request.record_id == LAST_RECORD_ID:
         index = len(sdrs) - 1
     if not 0 <= index < len(sdrs):
-        raise Refusal(CompletionCode.NOT_PRESENT)
+        raise CommandRefusal(CompletionCode.NOT_PRESENT)
     record = sdrs[index]
     if request.offset >= len(record):
-        raise Refusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
+        raise CommandRefusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
     whole = request.byte_count == WHOLE_RECORD
     if not whole and request.byte_count > SDR_READ_BYTES_MAX:
-        raise Refusal(CompletionCode.CANNOT_RETURN_BYTES)
+        raise CommandRefusal(CompletionCode.CANNOT_RETURN_BYTES)
     part = record[request.offset :] if whole else record[request.offset :][: request.byte_count]
     next_id = index + 2 if index + 1 < len(sdrs) else LAST_RECORD_ID
     return GetSdrRsp(next_id, part).encode()
@@ -184,17 +184,17 @@ def get_fru_inventory_area_info(
 ) -> bytes:
     """Get FRU Inventory Area Info (34.1)."""
     if request.fru_device_id != 0:
-        raise Refusal(CompletionCode.NOT_PRESENT)
+        raise CommandRefusal(CompletionCode.NOT_PRESENT)
     return GetFruInventoryAreaInfoRsp(len(fru_inventory(bmc.name))).encode()
 
 
 def read_fru_data(bmc: SimBmc, request: ReadFruDataReq, _call: Call) -> bytes:
     """Read FRU Data (34.2)."""
     if request.fru_device_id != 0:
-        raise Refusal(CompletionCode.NOT_PRESENT)
+        raise CommandRefusal(CompletionCode.NOT_PRESENT)
     inventory = fru_inventory(bmc.name)
     if request.offset >= len(inventory):
-        raise Refusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
+        raise CommandRefusal(CompletionCode.PARAMETER_OUT_OF_RANGE)
     if request.count > FRU_READ_BYTES_MAX:
-        raise Refusal(CompletionCode.CANNOT_RETURN_BYTES)
+        raise CommandRefusal(CompletionCode.CANNOT_RETURN_BYTES)
     return ReadFruDataRsp(inventory[request.offset :][: request.count]).encode()

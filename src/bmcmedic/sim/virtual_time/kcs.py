@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Final
 
 from bmcmedic.errors import BmcmedicError, Refused
-from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_NOTHING_THERE, ErrorCode, InterfaceState, Phase
+from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_NOTHING_THERE, ErrorCode, InterfaceState, KcsPhase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, kcs_error
 from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Door
+from bmcmedic.sim.dispatch import Interface
 from bmcmedic.sim.virtual_time.world import World
-from bmcmedic.transport.in_band import Claim, Interrupted, Ipmb
+from bmcmedic.transport.in_band import InterfaceClaim, Interrupted, Ipmb
 from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
 
 BYTE_S = 200e-6
@@ -34,7 +34,7 @@ _RECOVERY_BYTES = 4
 """GET_STATUS/ABORT, 0x00, the error code, READ."""
 _HEADER_BYTES = 3
 
-_SYSTEM_INTERFACE: Final = Door.SYSTEM_INTERFACE
+_SYSTEM_INTERFACE: Final = Interface.SYSTEM_INTERFACE
 _EVIDENT_STATUS: Final = {
     Fault.IBF_STUCK: InterfaceState.WRITE | STATUS_IBF,
     Fault.OBF_MISSING: InterfaceState.READ,
@@ -51,12 +51,14 @@ class _Exchange:
         "recoveries", "request", "response", "restarts",
     )  # fmt: skip
 
-    def __init__(self, request: bytes, end_at: float, claim: Claim, *, idempotent: bool) -> None:
+    def __init__(
+        self, request: bytes, end_at: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> None:
         self.request = request
         self.end_at = end_at
         self.claim = claim
         self.idempotent = idempotent
-        self.phase = Phase.IDLE
+        self.phase = KcsPhase.IDLE
         self.fault = Fault.NONE
         self.recoveries = 0
         self.error_code: int | None = None
@@ -90,7 +92,9 @@ class WorldKcs:
         self._timer_at: float | None = None
         self.arm_timer()
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         """One exchange, with its bounded error recovery.
 
         Raises: KcsTimeout, NothingThere, KcsViolation, Interrupted.
@@ -108,7 +112,7 @@ class WorldKcs:
         request: bytes,  # noqa: ARG002 - as every interface
         target: Ipmb,
         deadline: float,  # noqa: ARG002
-        claim: Claim,  # noqa: ARG002
+        claim: InterfaceClaim,  # noqa: ARG002
         done: Callable[[bytes | BmcmedicError], None],  # noqa: ARG002
     ) -> None:
         """Not done here; raises Refused."""
@@ -128,18 +132,18 @@ class WorldKcs:
     def _transfer(self, exchange: _Exchange) -> bool:
         """The request and its response; False with `fault` set when it does not come to that."""
         bmc = self._bmc
-        exchange.phase = Phase.IDLE
+        exchange.phase = KcsPhase.IDLE
         exchange.restarts = bmc.restarts
         if not self._is_there() and not self._await_bmc(exchange):
             return False
         request = exchange.request
         if bmc.faults.silences_kcs:
-            exchange.phase = Phase.WRITE_START
+            exchange.phase = KcsPhase.WRITE_START
             return self._limit(exchange, self._limits.ibf_s, Fault.IBF_STUCK)
-        exchange.phase = Phase.WRITE_DATA
+        exchange.phase = KcsPhase.WRITE_DATA
         if not self._pass(exchange, (len(request) + _CONTROL_BYTES) * self._byte_s()):
             return False
-        exchange.phase = Phase.EXECUTING
+        exchange.phase = KcsPhase.EXECUTING
         exchange.may_have_run = True
         now = self._world.now
         message = RequestMessage(request[0] >> 2, request[1], request[2:])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bmcmedic.agent.config import OrderKind
 from bmcmedic.agent.controller import order_store
 from bmcmedic.agent.controller.https_link import REPLY_BYTES_MAX
-from bmcmedic.agent.controller.order_queue import COLD_RESET_APART_S, OrderDesk, Rules
-from bmcmedic.agent.controller.order_store import FILE, INTERRUPTED, OrderMemory
+from bmcmedic.agent.controller.order_queue import COLD_RESET_APART_S, OrderQueue, Rules
+from bmcmedic.agent.controller.order_store import FILE, INTERRUPTED, OrderStore
 from bmcmedic.agent.controller.orders import BadOrder, OrderState, read_order
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.driver.socket.errors import DriverGone, DriverUnavailable
@@ -181,7 +181,7 @@ class Desk:
         self.news = 0
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is not used
             self.log = AgentLog(self.time, fd=nowhere.fileno())
-        self.desk = OrderDesk(
+        self.desk = OrderQueue(
             folder,
             Rules(
                 allowed=lambda: allowed,
@@ -457,7 +457,7 @@ def test_the_memory_forgets_only_what_cannot_come_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order_store, "REMEMBERED_MAX", 8)
-    memory = OrderMemory(tmp_path)
+    memory = OrderStore(tmp_path)
     for number in range(8):
         memory.begin(read_order(order(f"o{number}"), HOST, NOW), NOW)
     with pytest.raises(StoreError, match="8 orders are remembered"):
@@ -466,7 +466,7 @@ def test_the_memory_forgets_only_what_cannot_come_again(
     memory.begin(late, NOW + 61)
     assert memory.get("more") is not None
     assert len(json.loads((tmp_path / FILE).read_text())["orders"]) == 8
-    assert OrderMemory(tmp_path).get("o7") is not None
+    assert OrderStore(tmp_path).get("o7") is not None
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_the_memory_forgets_only_what_cannot_come_again(
 def test_a_memory_that_is_none_is_not_trusted(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(StoreError, match="is not what this program writes"):
-        OrderMemory(tmp_path)
+        OrderStore(tmp_path)
 
 
 def test_final_states_are_those_from_which_nothing_comes() -> None:

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 
 import pytest
 
-from bmcmedic.agent.config import Config, ControllerConfig
+from bmcmedic.agent.config import AgentConfig, ControllerConfig
 from bmcmedic.agent.controller.https_link import ControllerLink, NotTaken, Reply, _read
 from bmcmedic.agent.controller.orders import Acknowledgement, OrderState
 from bmcmedic.agent.controller.report import CHANGES_MAX, About, History, Pace
@@ -74,7 +74,7 @@ class Desk:
 
 class Bench:
     def __init__(self, url: str | None = "https://c.example/") -> None:
-        self.config = Config(controller=ControllerConfig(url=url))
+        self.config = AgentConfig(controller=ControllerConfig(url=url))
         self.time = Time()
         self.desk = Desk()
         self.links: list[Controller] = []
@@ -298,7 +298,7 @@ def test_another_controller_gets_a_link_of_its_own() -> None:
     bench = Bench()
     bench.see()
     bench.reporter.step()
-    bench.config = Config(controller=ControllerConfig(url="https://other.example/"))
+    bench.config = AgentConfig(controller=ControllerConfig(url="https://other.example/"))
     bench.run_for(11)
     assert [link.closed for link in bench.links] == [1, 0]
     assert bench.links[1].got[0]["sequence"] == 2

@@ -16,7 +16,7 @@ from bmcmedic.agent.loopback.flood_filter import (
     MUTED_MAX,
     MUTED_S,
     WINDOW_S,
-    Noise,
+    FloodFilter,
 )
 from bmcmedic.transport.addresses import bind_udp
 
@@ -31,7 +31,7 @@ class Bench:
         self.now = 100.0
         self.socket = stack.enter_context(bind_udp(("127.0.0.1", 0)))
         self.in_session: set[object] = set()
-        self.noise = Noise(self.socket, self.in_session.__contains__)
+        self.noise = FloodFilter(self.socket, self.in_session.__contains__)
 
     def sender(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         made = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))

@@ -21,9 +21,15 @@ import pytest
 from bmcmedic.agent.loopback import published_files
 from bmcmedic.agent.loopback import server as loopback
 from bmcmedic.agent.loopback.driver_link import IN_FLIGHT_MAX, WAITING_MAX, DriverLink
-from bmcmedic.agent.loopback.duplicates import AGE_S_MAX, READ_AGE_S_MAX, Answer, Repeats, Work
+from bmcmedic.agent.loopback.duplicates import (
+    AGE_S_MAX,
+    READ_AGE_S_MAX,
+    DuplicateFilter,
+    SentAnswer,
+    Work,
+)
 from bmcmedic.agent.loopback.flood_filter import DATAGRAMS_A_WINDOW_MAX
-from bmcmedic.agent.loopback.published_files import PASSWORD_BYTES, DoorFiles, NoDoor
+from bmcmedic.agent.loopback.published_files import PASSWORD_BYTES, NoProxy, ProxyFiles
 from bmcmedic.agent.loopback.server import SESSIONS_MAX, LoopbackSettings
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.protocol import (
@@ -540,7 +546,7 @@ def test_a_read_that_comes_after_something_else_runs_again(bench: Bench) -> None
 def test_a_read_is_a_repeat_for_a_moment_and_a_change_for_longer(
     message: RequestMessage, kept_s: float
 ) -> None:
-    repeats, answer = Repeats(1), Answer(0, b"\x20")
+    repeats, answer = DuplicateFilter(1), SentAnswer(0, b"\x20")
     asked = incoming(message)
     assert repeats.take(asked, 0.0) is Work.NEW
     assert repeats.take(asked, 1.0) is Work.UNDER_WAY
@@ -675,7 +681,7 @@ def test_a_wrong_secret_is_refused(bench: Bench) -> None:
 def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = DoorFiles(str(tmp_path / "run"))
+    files = ProxyFiles(str(tmp_path / "run"))
     assert files.hold()
     password = files.secret()
     assert len(password) == PASSWORD_BYTES
@@ -687,10 +693,10 @@ def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
     assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
     door = published_files.find(str(tmp_path / "run"))
     assert (door.host, door.port, door.settings) == ("127.0.0.1", 6230, {"deadline_s": "7"})
-    assert not DoorFiles(str(tmp_path / "run")).hold()
+    assert not ProxyFiles(str(tmp_path / "run")).hold()
 
     files.release()
-    with pytest.raises(NoDoor):
+    with pytest.raises(NoProxy):
         published_files.find(str(tmp_path / "run"))
     assert published_files.state(str(tmp_path / "run"))[0] == "no-driver"
     assert files.hold()
@@ -702,7 +708,7 @@ def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
 
 @pytest.mark.parametrize("spoilt", [b"", b"short\nboot\n", b"\xff" * 30])
 def test_a_spoilt_secret_is_made_anew(tmp_path: Path, spoilt: bytes) -> None:
-    files = DoorFiles(str(tmp_path / "run"))
+    files = ProxyFiles(str(tmp_path / "run"))
     assert files.hold()
     (Path(files.folder) / "password").write_bytes(spoilt)
     assert len(files.secret()) == PASSWORD_BYTES
@@ -744,7 +750,7 @@ def test_a_full_disk_is_reported_and_the_door_stays_open(
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(DoorFiles, "tell_state", full)
+    monkeypatch.setattr(ProxyFiles, "tell_state", full)
     bench.driver.extra = {"breaker": {"open": True, "reason": "x"}}
     eventually(lambda: bench.door.reports)
     assert "No space left" in bench.door.reports[0]

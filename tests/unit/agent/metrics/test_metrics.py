@@ -18,11 +18,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bmcmedic import driver
-from bmcmedic.agent.config_values import Place
+from bmcmedic.agent.config_values import ListenAddress
 from bmcmedic.agent.metrics import endpoint
 from bmcmedic.agent.metrics.bmc_reader import QUESTIONS, RETRY_S, BmcReader
-from bmcmedic.agent.metrics.collector import AgentCollector, Metrics, Own
-from bmcmedic.agent.metrics.endpoint import MetricsDoor
+from bmcmedic.agent.metrics.collector import AgentCollector, AgentCounters, Metrics
+from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
 from bmcmedic.agent.metrics.sensor_reader import SensorReader
 from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.errors import ConfigurationError, NoAnswer
@@ -100,7 +100,7 @@ class Bench:
         self.sensor_period_s: float | None = None
         sensors = SensorReader(lambda: self.sensor_period_s, lambda: None, print, self.time)
         self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time, sensors)
-        own = Own({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
+        own = AgentCounters({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
         self.driver_first: DriverView | None = None
         collector = AgentCollector(
             lambda: self.state, lambda: self.driver_first, lambda: own, self.reader
@@ -401,9 +401,9 @@ def test_a_status_of_another_version_is_no_accident(status: dict[str, Any]) -> N
 
 @contextlib.contextmanager
 def opened(
-    place: Place, text: Callable[[], bytes] = lambda: b"figures 1\n"
-) -> Iterator[MetricsDoor]:
-    door = MetricsDoor(place, None, text)
+    place: ListenAddress, text: Callable[[], bytes] = lambda: b"figures 1\n"
+) -> Iterator[MetricsEndpoint]:
+    door = MetricsEndpoint(place, None, text)
     thread = threading.Thread(target=door.run)
     thread.start()
     try:
@@ -415,7 +415,7 @@ def opened(
         door.close()
 
 
-def ask(door: MetricsDoor, method: str, path: str) -> tuple[int, bytes]:
+def ask(door: MetricsEndpoint, method: str, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
     try:
         connection.request(method, path)
@@ -426,7 +426,7 @@ def ask(door: MetricsDoor, method: str, path: str) -> tuple[int, bytes]:
 
 
 def test_the_door_serves_figures_and_nothing_else() -> None:
-    with opened(Place(None, "127.0.0.1", 0)) as door:
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as door:
         assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
         assert ask(door, "GET", "/metrics?x=1")[0] == 200
         assert ask(door, "HEAD", "/metrics") == (200, b"")
@@ -438,7 +438,7 @@ def test_a_client_that_drips_or_lies_costs_the_others_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 1.5)
-    with opened(Place(None, "127.0.0.1", 0)) as door:
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as door:
         address = ("127.0.0.1", door.port)
         with (
             socket.create_connection(address, WAIT_S) as silent,
@@ -463,7 +463,7 @@ def test_figures_that_took_long_to_put_together_are_served(
         assert not threading.Event().wait(2.0)
         return b"x" * 20_000_000
 
-    with opened(Place(None, "127.0.0.1", 0), text) as door:
+    with opened(ListenAddress(None, "127.0.0.1", 0), text) as door:
         assert ask(door, "GET", "/metrics") == (200, b"x" * 20_000_000)
 
 
@@ -472,7 +472,7 @@ def test_bad_clients_in_any_number_cost_the_others_nothing(
     monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 4 * WAIT_S)  # nobody waits for their end
-    with opened(Place(None, "127.0.0.1", 0)) as door, contextlib.ExitStack() as bad:
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as door, contextlib.ExitStack() as bad:
         clients = [
             bad.enter_context(socket.create_connection(("127.0.0.1", door.port), WAIT_S))
             for _ in range(endpoint.CLIENTS_MAX + 5)
@@ -491,7 +491,7 @@ def test_a_client_that_does_not_read_costs_the_others_nothing(
 ) -> None:
     monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 4 * WAIT_S)
     with (
-        opened(Place(None, "127.0.0.1", 0), lambda: b"x" * 20_000_000) as door,
+        opened(ListenAddress(None, "127.0.0.1", 0), lambda: b"x" * 20_000_000) as door,
         socket.create_connection(("127.0.0.1", door.port), WAIT_S) as deaf,
     ):
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -503,7 +503,7 @@ def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: 
     path = tmp_path / "m.sock"
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))
-    with opened(Place(str(path))):
+    with opened(ListenAddress(str(path))):
         assert path.stat().st_mode & 0o777 == 0o600
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(WAIT_S)
@@ -516,7 +516,7 @@ def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: 
 def test_what_cannot_be_listened_on_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigurationError, match="is no socket; it was left alone"):
-        MetricsDoor(Place(str(tmp_path / "file")), None, lambda: b"")
+        MetricsEndpoint(ListenAddress(str(tmp_path / "file")), None, lambda: b"")
     with pytest.raises(ConfigurationError, match="metrics cannot be served at unix:"):
-        MetricsDoor(Place(str(tmp_path / "none" / "m.sock")), None, lambda: b"")
+        MetricsEndpoint(ListenAddress(str(tmp_path / "none" / "m.sock")), None, lambda: b"")
     assert (tmp_path / "file").read_text() == "mine"

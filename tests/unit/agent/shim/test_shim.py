@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.agent.loopback import published_files
-from bmcmedic.agent.loopback.published_files import NO_DRIVER, NO_INTERFACE, SILENT, WELL, DoorFiles
+from bmcmedic.agent.loopback.published_files import (
+    NO_DRIVER,
+    NO_INTERFACE,
+    SILENT,
+    WELL,
+    ProxyFiles,
+)
 from bmcmedic.agent.shim import start as shim_start
 from bmcmedic.agent.shim.main import find_real, is_shim
 from bmcmedic.agent.shim.result_cache import FILES_MAX, Result, Results, began_at, now
@@ -41,7 +47,7 @@ class Shimmed:
         self.folder = folder
         self.runtime_dir = folder / "run"
         self.real = folder / "ipmitool"
-        self.files = DoorFiles(str(self.runtime_dir))
+        self.files = ProxyFiles(str(self.runtime_dir))
         self.runs = folder / "runs"
         self.runs.touch()
         self.settings: dict[str, str] = {}

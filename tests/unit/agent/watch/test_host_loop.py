@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.agent.config import Config, ReliefConfig
+from bmcmedic.agent.config import AgentConfig, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.agent.watch.host_loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
-from bmcmedic.agent.watch.sample import Quick, QuickLook
+from bmcmedic.agent.watch.sample import SampleDelta, Sampler
 from bmcmedic.host.kernel.proc import Unreadable
 from bmcmedic.host.relieve.relieve import Relief
-from bmcmedic.host.relieve.samples import Judged
+from bmcmedic.host.relieve.samples import JudgedClient
 from bmcmedic.host.triage.triage import Roots
 from bmcmedic.service.runtime import Signal, ThreadRuntime
 from tests.support.relief_host import Fake, FakeHost
@@ -90,7 +90,7 @@ class First(AbstractContextManager[None]):
 class Bench:
     def __init__(self, root: Path) -> None:
         self.host = FakeHost(root)
-        self.config = Config()
+        self.config = AgentConfig()
         self.permission = Permission()
         self.driver = DriverView(WELL)
         self.cost_s = 0.0
@@ -119,7 +119,7 @@ class Bench:
     sent_first = 0
 
     def act(self) -> None:
-        self.config = Config(relief=ReliefConfig(mode="act"))
+        self.config = AgentConfig(relief=ReliefConfig(mode="act"))
 
     def rounds(self, count: int) -> HostState:
         for _ in range(count):
@@ -166,18 +166,18 @@ def test_the_driver_is_asked_before_the_host_is_looked_at(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    look = QuickLook.look
+    look = Sampler.look
 
     def told(_: Bench) -> DriverView:
         asked.append("driver")
         return DriverView(WELL)
 
-    def looked(quick: QuickLook) -> Quick:
+    def looked(quick: Sampler) -> SampleDelta:
         asked.append("host")
         return look(quick)
 
     monkeypatch.setattr(Bench, "driver", property(told), raising=False)
-    monkeypatch.setattr(QuickLook, "look", looked)
+    monkeypatch.setattr(Sampler, "look", looked)
     bench.rounds(1)
     assert asked == ["driver", "host"]
 
@@ -288,7 +288,7 @@ def test_it_puts_back_when_it_may_no_longer_act(bench: Bench, how: str) -> None:
     if how == "switch":
         bench.permission.reason = "disabled"
     else:
-        bench.config = Config()
+        bench.config = AgentConfig()
     bench.host.add(Fake(401))
     state = bench.rounds(3)
     assert bench.host.parameter.read_text().strip() == "0"
@@ -352,7 +352,7 @@ def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     made: list[float] = []
     look = Relief.look
 
-    def noted(relief: Relief) -> list[Judged]:
+    def noted(relief: Relief) -> list[JudgedClient]:
         made.append(bench.host.uptime_s)
         bench.cost_s += bench.cost_a_look_s
         return look(relief)
@@ -574,7 +574,7 @@ def reload_after(bench: Bench, at_s: float, relief: ReliefConfig) -> None:
 
     def reload() -> None:
         if bench.host.uptime_s >= at_s:
-            bench.config = Config(relief=relief)
+            bench.config = AgentConfig(relief=relief)
 
     bench.host.when_slept.append(reload)
 
@@ -633,10 +633,10 @@ def test_a_wait_within_a_triage_ends_when_all_is_to_end(bench: Bench) -> None:
 
 def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
-    bench.config = Config(relief=ReliefConfig(stuck_after_s=9_500.0))
+    bench.config = AgentConfig(relief=ReliefConfig(stuck_after_s=9_500.0))
     bench.host.add(Fake(400))
     assert bench.rounds(4).relief.stuck == 0
-    bench.config = Config(relief=ReliefConfig(stuck_after_s=60.0))
+    bench.config = AgentConfig(relief=ReliefConfig(stuck_after_s=60.0))
     assert bench.rounds(4).relief.stuck == 1
 
 

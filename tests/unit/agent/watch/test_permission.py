@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent.config import ProcessConfig
+from bmcmedic.agent.config import AgentProcessConfig
 from bmcmedic.agent.watch.permission import STARTS, Permission, has_acted
 from bmcmedic.errors import ConfigurationError
 
@@ -19,8 +19,8 @@ class Clock:
         return self.now
 
 
-def config(folder: Path) -> ProcessConfig:
-    return ProcessConfig(
+def config(folder: Path) -> AgentProcessConfig:
+    return AgentProcessConfig(
         kill_switch=str(folder / "disabled"),
         runtime_dir=str(folder / "run"),
         starts_max=3,

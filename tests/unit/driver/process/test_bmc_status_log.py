@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bmcmedic.driver.breaker import Breaker, BreakerLimits
-from bmcmedic.driver.process.bmc_status_log import Way, WayTold
+from bmcmedic.driver.process.bmc_status_log import BmcStatus, BmcStatusLog
 from bmcmedic.service.log import Log
 from bmcmedic.service.runtime import ThreadRuntime
 
@@ -32,7 +32,7 @@ class Bench:
         self.breaker = Breaker(BreakerLimits(failures_max=1))
         self.log = Kept()
         self.statuses: list[str] = []
-        self.way = WayTold(self.breaker, lambda: "/dev/ipmi0", self.log, self.statuses.append)
+        self.way = BmcStatusLog(self.breaker, lambda: "/dev/ipmi0", self.log, self.statuses.append)
         self._now = iter(range(0, 10_000, 100))
 
     def goes(self) -> None:
@@ -79,7 +79,7 @@ def test_an_interface_that_goes_and_comes_back(bench: Bench) -> None:
 
 
 def test_an_interface_that_comes_to_a_bmc_that_hangs(bench: Bench) -> None:
-    bench.way.said = Way.MISSING  # it was said when the driver began
+    bench.way.said = BmcStatus.MISSING  # it was said when the driver began
     bench.goes()
     assert bench.log.lines == []
     bench.hangs()

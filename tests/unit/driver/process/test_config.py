@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.driver.process import config
-from bmcmedic.driver.process.config import SETTINGS, Config, load
+from bmcmedic.driver.process.config import SETTINGS, DriverProgramConfig, load
 from bmcmedic.driver.process.config_watchdog import EXCHANGES_S_MAX, watchdog_settings
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX
 from bmcmedic.errors import ConfigurationError
@@ -36,7 +36,7 @@ def problems_of(file: Path | None, **options: str) -> str:
 
 def test_without_anything_the_watchdog_is_left_alone() -> None:
     plain = load(None, {})
-    assert plain == Config()
+    assert plain == DriverProgramConfig()
     assert plain.watchdog.mode == "off"
     assert plain.pretimeout.action == "log"
     assert plain.socket_path == "/run/bmcmedic/driver.sock"
@@ -260,7 +260,7 @@ def test_what_it_shows_is_what_it_reads(tmp_path: Path) -> None:
 
 
 def test_every_setting_stands_in_what_it_shows() -> None:
-    shown = config.show(Config())
+    shown = config.show(DriverProgramConfig())
     for each in SETTINGS:
         assert f"{each.key} =" in shown
         assert each.doc.split()[0] in shown
@@ -275,7 +275,7 @@ def test_every_setting_is_an_option_of_its_own() -> None:
 
 
 def test_a_reload_knows_what_needs_a_restart() -> None:
-    old = Config()
+    old = DriverProgramConfig()
     new = dataclasses.replace(
         old,
         process=dataclasses.replace(old.process, log_level="debug"),
@@ -301,4 +301,4 @@ def test_garbage_in_a_file_is_refused_and_nothing_else(
         understood = load(file, {})
     except ConfigurationError:
         return
-    assert isinstance(understood, Config)
+    assert isinstance(understood, DriverProgramConfig)

@@ -10,7 +10,7 @@ import pytest
 from bmcmedic.driver.process.config import InterfaceConfig
 from bmcmedic.driver.process.found_interface import DEVICE_AWAITED_S, FoundInterface
 from bmcmedic.errors import BmcmedicError, ConfigurationError
-from bmcmedic.transport.in_band import Claim, InBand, InterfaceGone, Ipmb
+from bmcmedic.transport.in_band import InBand, InterfaceClaim, InterfaceGone, Ipmb
 
 GET_DEVICE_ID = b"\x18\x01"
 RESPONSE = b"\x1c\x01\x00"
@@ -33,7 +33,9 @@ class One:
         self.closed = False
         self.taken_over = 0
 
-    def attempt(self, request: bytes, deadline: float, claim: Claim, *, idempotent: bool) -> bytes:
+    def attempt(
+        self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
+    ) -> bytes:
         del request, deadline, claim, idempotent
         if self.gone:
             raise InterfaceGone(f"{self.name} has gone")
@@ -44,7 +46,7 @@ class One:
         request: bytes,
         target: Ipmb,
         deadline: float,
-        claim: Claim,
+        claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
         del request, target, deadline, claim

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.driver.socket import client as client_module
-from bmcmedic.driver.socket.client import Answer, DriverClient
+from bmcmedic.driver.socket.client import DriverAnswer, DriverClient
 from bmcmedic.driver.socket.errors import (
     Cancelled,
     DriverGone,
@@ -102,7 +102,7 @@ def test_a_raw_request_goes_as_it_is(tmp_path: Path) -> None:
     with serving(tmp_path, driver) as served, DriverClient(served.path, 7) as client:
         with answering(driver, lambda: driver.answer(b"\x01\x02", 0xC1, age_s=2.0)):
             answer = client.raw(4, 0x2D, b"\xbe", lun=1, bridge=Ipmb(6, 0x2C, 2), accept_old=True)
-        assert answer == Answer(0xC1, b"\x01\x02", 2.0)
+        assert answer == DriverAnswer(0xC1, b"\x01\x02", 2.0)
         (request,) = driver.submitted
         assert request.data == b"\x11\x2d\xbe"
         assert request.target == Ipmb(6, 0x2C, 2)

@@ -12,12 +12,12 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.journal import Journal, SilentJournal
 from bmcmedic.fleet.link import BmcLink
-from bmcmedic.fleet.plan import Times
-from bmcmedic.fleet.remediation import Case, Confirm, HostSource, Remediation
+from bmcmedic.fleet.plan import ResetTimes
+from bmcmedic.fleet.remediation import Confirm, HostSource, Remediation, RemediationCase
 from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.model.heal import Diagnosis, HostReport, Plan, Remedy, Step, Verdict
+from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, HostReport, Remedy, RemedyPlan, Step
 from tests.support.sim import execute
 from tests.support.virtual_bmc import (
     Json,
@@ -31,13 +31,13 @@ from tests.support.virtual_bmc import (
 CHANGES_STATE = frozenset({"06/02", "06/03", "06/22", "06/24", "00/02"})
 
 
-async def yes(diagnosis: Diagnosis, plan: Plan) -> str | None:
+async def yes(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
     assert diagnosis.evidence
     assert plan.steps
     return None
 
 
-async def no(diagnosis: Diagnosis, plan: Plan) -> str | None:
+async def no(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
     return f"not {plan.remedy} for {diagnosis.kind}"
 
 
@@ -47,7 +47,7 @@ class Given(TypedDict, total=False):
     link: BmcLink
     journal: Journal
     confirm: Confirm
-    times: Times
+    times: ResetTimes
     report: HostReport | None
     host: HostSource | None
     in_band_hung: bool
@@ -69,21 +69,21 @@ def sick(*faults: str, sick_for_s: float = 20.0, **made: Unpack[Made]) -> Virtua
     return virtual
 
 
-def case(virtual: VirtualBmc, **given: Unpack[Given]) -> Case:
-    usual = Case(virtual.link, virtual.time, SilentJournal(), yes)
+def case(virtual: VirtualBmc, **given: Unpack[Given]) -> RemediationCase:
+    usual = RemediationCase(virtual.link, virtual.time, SilentJournal(), yes)
     return replace(usual, **given)
 
 
-def heal(virtual: VirtualBmc, **given: Unpack[Given]) -> Verdict:
+def heal(virtual: VirtualBmc, **given: Unpack[Given]) -> HealVerdict:
     return asyncio.run(Remediation(case(virtual, **given)).heal())
 
 
-def heal_with_host(virtual: VirtualBmc, **given: Unpack[Given]) -> Verdict:
+def heal_with_host(virtual: VirtualBmc, **given: Unpack[Given]) -> HealVerdict:
     given["host"] = VirtualHost(virtual)
     return heal(virtual, **given)
 
 
-def outcomes(verdict: Verdict) -> dict[str, str]:
+def outcomes(verdict: HealVerdict) -> dict[str, str]:
     return {step.name: step.outcome for step in verdict.steps}
 
 
@@ -173,7 +173,7 @@ def test_a_slow_bmc_is_held_before_its_watchdog_shoots(sick_for_s: float) -> Non
 def test_a_watchdog_that_shot_before_it_could_be_held_is_told() -> None:
     virtual = sick("hang:timer", watchdog_armed_s=60.0)
 
-    async def after_lunch(diagnosis: Diagnosis, plan: Plan) -> str | None:
+    async def after_lunch(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
         virtual.passes(100.0)
         return await yes(diagnosis, plan)
 
@@ -269,7 +269,7 @@ def test_a_slow_boot_is_proven_by_its_gap_though_the_old_session_is_too_old() ->
 @pytest.mark.parametrize("quiet_s", [1.0, 60.0, 120.0])
 def test_other_quiet_times_prove_the_restart_too(quiet_s: float) -> None:
     virtual = sick("hang")
-    assert heal_with_host(virtual, times=Times(quiet_s=quiet_s)).verdict == "healed"
+    assert heal_with_host(virtual, times=ResetTimes(quiet_s=quiet_s)).verdict == "healed"
 
 
 def test_a_slow_bmc_is_waited_for_and_judged_by_its_host() -> None:
@@ -328,7 +328,7 @@ def test_losses_never_pass_for_a_restart(seed: int) -> None:
 # ---------------------------------------------------------------------------- what is refused
 
 
-def refused(virtual: VirtualBmc, verdict: Verdict, rule: str) -> bool:
+def refused(virtual: VirtualBmc, verdict: HealVerdict, rule: str) -> bool:
     return (
         verdict.verdict == "refused"
         and verdict.resets_sent == 0
@@ -358,7 +358,7 @@ def test_symptoms_of_another_time_are_refused(age_s: float) -> None:
 def test_symptoms_that_grow_old_while_the_operator_thinks_are_refused() -> None:
     virtual = sick("hang")
 
-    async def after_lunch(diagnosis: Diagnosis, plan: Plan) -> str | None:
+    async def after_lunch(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
         virtual.passes(3600.0)
         return await yes(diagnosis, plan)
 
@@ -369,7 +369,7 @@ def test_symptoms_that_grow_old_while_the_operator_thinks_are_refused() -> None:
 def test_an_operator_who_thinks_for_long_still_gets_a_session() -> None:
     virtual = sick("hang")
 
-    async def after_coffee(diagnosis: Diagnosis, plan: Plan) -> str | None:
+    async def after_coffee(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
         virtual.passes(200.0)
         return await yes(diagnosis, plan)
 
@@ -748,7 +748,7 @@ def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
 # ------------------------------------------------------------------------------ reset, and order
 
 
-def reset(virtual: VirtualBmc, remedy: Remedy, **given: Unpack[Given]) -> Verdict:
+def reset(virtual: VirtualBmc, remedy: Remedy, **given: Unpack[Given]) -> HealVerdict:
     return asyncio.run(Remediation(case(virtual, **given)).reset(remedy))
 
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.host.client.launcher import Starter, Users, starter_of
+from bmcmedic.host.client.launcher import Launcher, UserDatabase, starter_of
 from bmcmedic.host.kernel.proc import Tree
 from tests.support.proc_tree import FakeProcess, stuck_ipmitool, write_proc
 
 CONTAINER = "3f4e0c7a9b1d2e5f" * 4
 
 
-def starter(tmp_path: Path, **changes: object) -> Starter:
+def starter(tmp_path: Path, **changes: object) -> Launcher:
     process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
     parent = FakeProcess(50, "check_ipmi.sh", exe="/bin/sh")
     tree = Tree(str(write_proc(tmp_path / "proc", [process, parent])))
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:\nalice:x:1000:1000::/:\nodd line\n")
-    users = Users(Tree(str(tmp_path / "etc")))
+    users = UserDatabase(Tree(str(tmp_path / "etc")))
     with tree.hold(process.pid) as held:
         return starter_of(held, held.stat(), tree, users, None)
 
@@ -90,7 +90,7 @@ def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
     try:
         for process in processes:
             with tree.hold(process.pid) as held:
-                who = starter_of(held, held.stat(), tree, Users(None), None)
+                who = starter_of(held, held.stat(), tree, UserDatabase(None), None)
             assert who.unit == f"{process.pid}.service"
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:

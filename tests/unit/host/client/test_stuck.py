@@ -13,11 +13,11 @@ from bmcmedic.host.client.programs import CLIENTS, program_of, why_left_alone
 from bmcmedic.host.client.stuck import (
     TOO_LONG,
     Client,
+    ClientSample,
+    ClientVerdict,
     Finding,
-    Look,
     Mark,
     Now,
-    Verdict,
     cpus_of,
     judge,
 )
@@ -60,17 +60,17 @@ def client_of(pid: int, tree: Tree = LIVE) -> Client | None:
         return Client.of(process)
 
 
-def look_again(client: Client, tree: Tree, now: Now) -> Look | None:
+def look_again(client: Client, tree: Tree, now: Now) -> ClientSample | None:
     """None: it is gone, or its pid is another's."""
     try:
         with tree.hold(client.identity.pid) as process:
-            seen = Look.at(process, now)
+            seen = ClientSample.at(process, now)
     except ProcError:
         return None
     return seen if seen.stat.identity == client.identity else None
 
 
-def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
+def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
     """The verdict on a real process by two looks."""
     client = client_of(pid)
     assert client is not None
@@ -79,12 +79,12 @@ def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
     return judge(client, look_again(client, LIVE, Now.of(LIVE, cpus_of([client]))), stuck_after_s)
 
 
-def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> Verdict:
+def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
     """The verdict on one that has not run between two looks.
 
     On a loaded machine it may yet be on its way, or be woken by the machine itself (a freezer).
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[ClientVerdict] = []
 
     def has_not_run() -> bool:
         wait_until_still(pid)
@@ -178,7 +178,7 @@ def test_one_that_ended_is_gone(clients: HostClients) -> None:
 # ----------------------------------------------------------------------------- captured processes
 
 
-def captured(tmp_path: Path, process: FakeProcess, **changes: object) -> Verdict:
+def captured(tmp_path: Path, process: FakeProcess, **changes: object) -> ClientVerdict:
     """The verdict on one process, whose second look is as `changes` say."""
     first = Tree(str(write_proc(tmp_path / "proc", [process])))
     later = FakeProcess(**{**vars(process), **changes})
@@ -308,7 +308,7 @@ def test_what_it_waits_in_is_told_by_wchan_or_by_the_stack(
     process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
     tree = Tree(str(write_proc(tmp_path / "proc", [process])))
     with tree.hold(65_113) as held:
-        look = Look.at(held, Now.of(tree), with_stack=with_stack)
+        look = ClientSample.at(held, Now.of(tree), with_stack=with_stack)
     assert look.wchan == wchan
     # Where the wchan tells, the stack is read only for who asks for it.
     assert look.stack == (frames if with_stack or process.wchan is None else ())
@@ -351,7 +351,7 @@ def test_arguments_that_are_too_long_are_not_judged(tmp_path: Path, word: str, c
     assert len(" ".join(client.argv)) < 500
     assert len(record["65113/cmdline"]) <= 4096
     verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
-    assert verdict == Verdict(Finding.LEFT_ALONE, [TOO_LONG])
+    assert verdict == ClientVerdict(Finding.LEFT_ALONE, [TOO_LONG])
 
 
 def test_arguments_of_almost_a_page_are_judged(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_the_moment_of_a_turn_is_by_the_clock_of_the_cpu_that_had_it(
     shutil.rmtree(root / f"self/task/{77_000 + processor}")
     tree = Tree(str(root))
     with tree.hold(one.pid) as process:
-        assert Look.at(process, Now.of(tree, [processor])).idle_s is None
+        assert ClientSample.at(process, Now.of(tree, [processor])).idle_s is None
 
 
 @pytest.mark.parametrize("file", ["sched", "stat", "schedstat"])
@@ -430,8 +430,8 @@ def test_who_runs_while_it_is_looked_at_is_not_stuck(
     monkeypatch.setattr(Process, "read", and_then_it_runs)
     monkeypatch.setattr(Process, "read_or_none", and_then_it_runs)
     with tree.hold(before.pid) as process:
-        look = Look.at(process, now)
-        again = Look.at(process, now)
+        look = ClientSample.at(process, now)
+        again = ClientSample.at(process, now)
     # What it does after its mark is for the next look to see.
     is_seen = file == "sched" or ("turns" in after and file == "stat")
     assert judge(client, look, 60.0).is_stuck is not is_seen
@@ -441,7 +441,7 @@ def test_who_runs_while_it_is_looked_at_is_not_stuck(
 def test_a_look_knows_the_age(tmp_path: Path) -> None:
     tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool(age_s=90.0)])))
     with tree.hold(65_113) as process:
-        look = Look.at(process, Now(UPTIME_S, {}))
+        look = ClientSample.at(process, Now(UPTIME_S, {}))
         assert Mark.of(process) == look.mark
     assert look.age_s == pytest.approx(90.0)
     assert look.idle_s is None

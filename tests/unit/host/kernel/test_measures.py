@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.host.kernel import interface, kipmid
-from bmcmedic.host.kernel.interface import Counters
+from bmcmedic.host.kernel.interface import InterfaceCounters
 from bmcmedic.host.kernel.proc import Tree
 from bmcmedic.host.triage import guests
 from tests.support.proc_tree import UPTIME_S, FakeProcess, kipmi, write_proc, write_sys
@@ -74,7 +74,7 @@ def test_the_throttle_is_told_as_it_is_set(tmp_path: Path, written: str, told: s
 def test_counters_that_a_kernel_has_not_are_unknown(tmp_path: Path) -> None:
     sys = Tree(str(write_sys(tmp_path / "sys", complete_transactions=5)))
     (only,) = interface.read(sys, tree(tmp_path / "proc"))
-    assert only == Counters("ipmi0", completed=5)
+    assert only == InterfaceCounters("ipmi0", completed=5)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,19 @@ def test_counters_that_a_kernel_has_not_are_unknown(tmp_path: Path) -> None:
     [(5, 5, 0), (5, 9, 4), (None, 5, None), (5, None, None), (9, 2, None)],
 )
 def test_what_moved(first: int | None, again: int | None, moved: int | None) -> None:
-    (compared,) = interface.compare([Counters("ipmi0", first)], [Counters("ipmi0", again)])
+    (compared,) = interface.compare(
+        [InterfaceCounters("ipmi0", first)], [InterfaceCounters("ipmi0", again)]
+    )
     assert compared.completed_delta == moved
 
 
 def test_an_interface_that_came_meanwhile_has_moved_nothing_that_is_known() -> None:
     first, again = interface.compare(
-        [Counters("ipmi0", 1)], [Counters("ipmi0", 2), Counters("ipmi1", 7)]
+        [InterfaceCounters("ipmi0", 1)],
+        [InterfaceCounters("ipmi0", 2), InterfaceCounters("ipmi1", 7)],
     )
     assert (first.completed_delta, again.completed_delta) == (1, None)
-    assert interface.compare([Counters("ipmi0", 1)], []) == []
+    assert interface.compare([InterfaceCounters("ipmi0", 1)], []) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def guest(*threads: tuple[int, str, int, int]) -> FakeProcess:
     )
 
 
-def between(tmp_path: Path, first: FakeProcess, again: FakeProcess) -> guests.Guest:
+def between(tmp_path: Path, first: FakeProcess, again: FakeProcess) -> guests.KvmGuest:
     one = tree(tmp_path / "1", first)
     two = tree(tmp_path / "2", aged(again), uptime_s=UPTIME_S + 2.0)
     stats = [one.stat(900)]
@@ -133,14 +136,14 @@ def test_a_guest_waits_for_a_cpu(tmp_path: Path) -> None:
         guest((900, "qemu", 0, 0), (901, "CPU 0/KVM", 0, 0), (902, "CPU 1/KVM", 0, 0)),
         guest((900, "qemu", 9, 9), (901, "CPU 0/KVM", 10**9, 10**9), (902, "CPU 1/KVM", 0, 0)),
     )
-    assert seen == guests.Guest("web7", 900, 2, 50.0, 25.0)
+    assert seen == guests.KvmGuest("web7", 900, 2, 50.0, 25.0)
 
 
 def test_without_named_threads_all_count(tmp_path: Path) -> None:
     seen = between(
         tmp_path, guest((900, "qemu", 0, 0)), guest((900, "qemu", 10**9, 0), (903, "x", 5, 5))
     )
-    assert seen == guests.Guest("web7", 900, None, 50.0, 0.0)
+    assert seen == guests.KvmGuest("web7", 900, None, 50.0, 0.0)
 
 
 def test_a_guest_that_is_gone_or_replaced_is_unknown(tmp_path: Path) -> None:

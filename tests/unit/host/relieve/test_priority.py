@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.host.relieve.priority import AUTOGROUP, NICE, PUT_BACK_S_MAX, RAISE_S_MAX, Ahead
+from bmcmedic.host.relieve.priority import (
+    AUTOGROUP,
+    NICE,
+    PUT_BACK_S_MAX,
+    RAISE_S_MAX,
+    RaisedPriority,
+)
 
 TIMEOUT_S = 60
 SESSION = re.compile(r"/autogroup-\d+ nice (-?\d+)\n")
@@ -24,11 +30,11 @@ by_session = pytest.mark.skipif(
 )
 FIRST = """
 import os
-from bmcmedic.host.relieve.priority import AUTOGROUP, Ahead
+from bmcmedic.host.relieve.priority import AUTOGROUP, RaisedPriority
 def told():
     with open(AUTOGROUP) as file:
         return int(file.read().split()[-1]), os.getpriority(os.PRIO_PROCESS, 0)
-ahead = Ahead()
+ahead = RaisedPriority()
 seen = [told()]
 for _ in range(4):
     with ahead:
@@ -105,11 +111,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ahead(kernel: Kernel, clock: Clock) -> Ahead:
-    return Ahead(str(kernel.path), clock.monotonic, clock.sleep)
+def ahead(kernel: Kernel, clock: Clock) -> RaisedPriority:
+    return RaisedPriority(str(kernel.path), clock.monotonic, clock.sleep)
 
 
-def test_thread_and_session_are_as_nice_afterwards_as_before(ahead: Ahead, kernel: Kernel) -> None:
+def test_thread_and_session_are_as_nice_afterwards_as_before(
+    ahead: RaisedPriority, kernel: Kernel
+) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     for _ in range(2):
         with ahead:
@@ -120,7 +128,9 @@ def test_thread_and_session_are_as_nice_afterwards_as_before(ahead: Ahead, kerne
         assert kernel.nice == 3
 
 
-def test_a_session_that_comes_first_already_stays_as_it_is(ahead: Ahead, kernel: Kernel) -> None:
+def test_a_session_that_comes_first_already_stays_as_it_is(
+    ahead: RaisedPriority, kernel: Kernel
+) -> None:
     kernel.path.write_text("/autogroup-12 nice -15\n")
     with ahead:
         assert kernel.nice == -15
@@ -129,7 +139,7 @@ def test_a_session_that_comes_first_already_stays_as_it_is(ahead: Ahead, kernel:
 
 @pytest.mark.parametrize("content", [None, "", "nonsense\n"])
 def test_a_kernel_that_does_not_share_out_by_session_is_asked_nothing(
-    ahead: Ahead, kernel: Kernel, content: str | None
+    ahead: RaisedPriority, kernel: Kernel, content: str | None
 ) -> None:
     kernel.path.unlink()
     if content is not None:
@@ -140,7 +150,7 @@ def test_a_kernel_that_does_not_share_out_by_session_is_asked_nothing(
 
 
 def test_who_may_not_raise_his_session_puts_nothing_back(
-    ahead: Ahead, kernel: Kernel, clock: Clock
+    ahead: RaisedPriority, kernel: Kernel, clock: Clock
 ) -> None:
     kernel.refuses = {NICE: errno.EPERM}
     with ahead:
@@ -149,7 +159,7 @@ def test_who_may_not_raise_his_session_puts_nothing_back(
 
 
 def test_a_kernel_that_is_asked_too_often_is_not_waited_for_for_long(
-    ahead: Ahead, kernel: Kernel, clock: Clock
+    ahead: RaisedPriority, kernel: Kernel, clock: Clock
 ) -> None:
     kernel.refuses = {NICE: errno.EAGAIN}
     with ahead:
@@ -158,7 +168,7 @@ def test_a_kernel_that_is_asked_too_often_is_not_waited_for_for_long(
 
 
 def test_what_could_not_be_put_back_is_put_back_the_next_time(
-    ahead: Ahead, kernel: Kernel, clock: Clock
+    ahead: RaisedPriority, kernel: Kernel, clock: Clock
 ) -> None:
     kernel.refuses = {3: errno.EAGAIN}
     with ahead:

@@ -9,9 +9,9 @@ import pytest
 
 from bmcmedic.host.client.stuck import Client
 from bmcmedic.host.kernel.proc import Process, Tree
-from bmcmedic.host.relieve.end_client import Ending, Outcome
+from bmcmedic.host.relieve.end_client import ClientEnding, Outcome
 from bmcmedic.host.relieve.relieve import Relief, Report
-from bmcmedic.host.relieve.samples import Judged
+from bmcmedic.host.relieve.samples import JudgedClient
 from tests.support.relief_host import UPTIME_S, Fake, FakeHost
 
 STUCK_AFTER_S = 60.0
@@ -39,7 +39,7 @@ def before_the_signals(
     """Something happens between the look that found them stuck and the first signal."""
     end = relief._ender.end
 
-    def act_and_end(stuck: list[Judged]) -> list[Ending]:
+    def act_and_end(stuck: list[JudgedClient]) -> list[ClientEnding]:
         act()
         return end(stuck)
 

@@ -15,7 +15,7 @@ import pytest
 from bmcmedic.host.kernel.proc import Gone, Tree
 from bmcmedic.host.kernel.signals import NotSent, Sender, why_pids_mean_nothing
 from bmcmedic.host.relieve.end_client import Outcome
-from bmcmedic.host.relieve.relieve import Place, Relief, Report
+from bmcmedic.host.relieve.relieve import HostTrees, Relief, Report
 from tests.support.host_clients import (
     IGNORES_SIGTERM,
     PROGRESS,
@@ -99,7 +99,7 @@ def clients(tmp_path: Path) -> Iterator[HostClients]:
 def relieve(tmp_path: Path, tree: OnlyThese, pids: set[int], sender: Sender) -> Report:
     tree.these = pids
     (tmp_path / "sys").mkdir(exist_ok=True)
-    place = Place(
+    place = HostTrees(
         proc=tree,
         sys=Tree(str(tmp_path / "sys")),
         etc=Tree("/etc"),

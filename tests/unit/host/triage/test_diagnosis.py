@@ -4,18 +4,24 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.host.kernel.interface import Interface
+from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import Kipmi
-from bmcmedic.host.triage.diagnosis import Diagnosis, Facts, Kind, diagnose, duration
-from bmcmedic.host.triage.guests import Guest
+from bmcmedic.host.triage.diagnosis import (
+    Facts,
+    HostDiagnosis,
+    HostDiagnosisKind,
+    diagnose,
+    duration,
+)
+from bmcmedic.host.triage.guests import KvmGuest
 
 NOW = 1_700_000_000.0
 
 
 def interface(
     completed: int | None = None, hosed: int | None = None, queued: int | None = None
-) -> Interface:
-    return Interface("ipmi0", 1000, completed, 3, hosed, 2, queued, queued)
+) -> InterfaceActivity:
+    return InterfaceActivity("ipmi0", 1000, completed, 3, hosed, 2, queued, queued)
 
 
 def seen(
@@ -23,9 +29,9 @@ def seen(
     kipmi: float | None = 0.0,
     stuck: tuple[float, ...] = (),
     interval_s: float | None = 2.0,
-    interfaces: list[Interface] | None = None,
+    interfaces: list[InterfaceActivity] | None = None,
     **changes: Any,  # noqa: ANN401 - any other fact
-) -> Diagnosis:
+) -> HostDiagnosis:
     facts = Facts(
         captured_at=NOW,
         interval_s=interval_s,
@@ -43,7 +49,7 @@ def seen(
 
 def test_the_incident() -> None:
     told = seen(kipmi=100.0, stuck=(3600.0, 90.0), load=190.0)
-    assert told.kind is Kind.HUNG
+    assert told.kind is HostDiagnosisKind.HUNG
     assert told.symptoms == ["kipmi-busy", "stuck-clients", "bmc-not-answering"]
     assert told.hung_since == NOW - 3600.0
     said = "; ".join(told.rules_out)
@@ -54,12 +60,12 @@ def test_the_incident() -> None:
 
 @pytest.mark.parametrize("share", [8.0, 12.0, 33.0, 100.0])
 def test_a_hang_is_told_whatever_the_share_of_a_core(share: float) -> None:
-    assert seen(kipmi=share, stuck=(90.0,)).kind is Kind.HUNG
+    assert seen(kipmi=share, stuck=(90.0,)).kind is HostDiagnosisKind.HUNG
 
 
 def test_a_throttled_kipmi_hides_no_hang() -> None:
     told = seen(kipmi=2.5, stuck=(90.0,), max_busy_us="100")
-    assert told.kind is Kind.HUNG
+    assert told.kind is HostDiagnosisKind.HUNG
     assert "kipmi-busy" in told.symptoms
     assert "kipmi-busy" not in seen(kipmi=2.5, stuck=(90.0,)).symptoms
 
@@ -67,7 +73,7 @@ def test_a_throttled_kipmi_hides_no_hang() -> None:
 @pytest.mark.parametrize("share", [8.0, 60.0])
 def test_busy_is_not_hung(share: float) -> None:
     told = seen(kipmi=share, interfaces=[interface(100)])
-    assert told.kind is Kind.BUSY
+    assert told.kind is HostDiagnosisKind.BUSY
     assert told.symptoms == []
     assert told.hung_since is None
     assert told.rules_out == ["a hang: 100 transactions completed"]
@@ -75,20 +81,25 @@ def test_busy_is_not_hung(share: float) -> None:
 
 def test_slow_is_not_dead() -> None:
     told = seen(kipmi=100.0, interfaces=[interface(2)])
-    assert told.kind is Kind.SLOW
+    assert told.kind is HostDiagnosisKind.SLOW
     assert told.symptoms == ["kipmi-busy", "bmc-slow"]
     assert "1.0 s and more" in told.words
     assert told.hung_since is None
 
 
 def test_a_slow_bmc_shows_by_a_queue_that_never_empties() -> None:
-    assert seen(kipmi=12.0, interfaces=[interface(3)], queued_share=1.0).kind is Kind.SLOW
-    assert seen(kipmi=12.0, interfaces=[interface(200)], queued_share=1.0).kind is Kind.BUSY
+    assert (
+        seen(kipmi=12.0, interfaces=[interface(3)], queued_share=1.0).kind is HostDiagnosisKind.SLOW
+    )
+    assert (
+        seen(kipmi=12.0, interfaces=[interface(200)], queued_share=1.0).kind
+        is HostDiagnosisKind.BUSY
+    )
 
 
 def test_a_message_that_is_seen_to_wait_by_chance_makes_no_bmc_slow() -> None:
     told = seen(kipmi=1.5, interfaces=[interface(3, queued=1)], queued_share=0.2)
-    assert told.kind is Kind.NO_SYMPTOM
+    assert told.kind is HostDiagnosisKind.NO_SYMPTOM
 
 
 def test_clients_that_an_earlier_hang_left_are_no_hang() -> None:
@@ -97,7 +108,7 @@ def test_clients_that_an_earlier_hang_left_are_no_hang() -> None:
         seen(kipmi=0.0, stuck=(9000.0,), interfaces=[interface(0)]),
         seen(kipmi=None, stuck=(9000.0,), interfaces=[interface(0, queued=0)]),
     ):
-        assert told.kind is Kind.LEFT_OVER
+        assert told.kind is HostDiagnosisKind.LEFT_OVER
         assert told.symptoms == ["stuck-clients"]
         assert told.hung_since is None
         assert any("relieve" in line for line in told.advice)
@@ -105,17 +116,17 @@ def test_clients_that_an_earlier_hang_left_are_no_hang() -> None:
 
 def test_too_short_a_look_is_not_decided() -> None:
     told = seen(kipmi=100.0)
-    assert told.kind is Kind.UNDECIDED
+    assert told.kind is HostDiagnosisKind.UNDECIDED
     assert told.symptoms == ["kipmi-busy"]
     assert any("--interval 10" in line for line in told.advice)
     longer = seen(kipmi=100.0, interval_s=10.0)
-    assert longer.kind is Kind.HUNG
+    assert longer.kind is HostDiagnosisKind.HUNG
     assert longer.hung_since == NOW - 10.0
 
 
 def test_a_transaction_that_the_kernel_gave_up_is_a_hang() -> None:
     told = seen(kipmi=12.0, interfaces=[interface(0, hosed=1)])
-    assert told.kind is Kind.HUNG
+    assert told.kind is HostDiagnosisKind.HUNG
     assert "ipmi0: the kernel gave up 1 in 2.0 s" in told.evidence
 
 
@@ -125,7 +136,7 @@ def test_stuck_clients_and_nothing_that_speaks_against_it_are_a_hang() -> None:
         seen(kipmi=None, stuck=(90.0,), interfaces=[interface(queued=4)]),
         seen(stuck=(90.0,), interfaces=[interface(0, queued=4)]),
     ):
-        assert told.kind is Kind.HUNG
+        assert told.kind is HostDiagnosisKind.HUNG
         assert "bmc-not-answering" in told.symptoms
 
 
@@ -135,9 +146,9 @@ def test_where_no_counter_tells_only_a_spin_is_a_symptom() -> None:
 
 
 @pytest.mark.parametrize("interfaces", [[interface(0)], [interface(40)], [interface()], []])
-def test_a_host_at_rest_has_no_symptom(interfaces: list[Interface]) -> None:
+def test_a_host_at_rest_has_no_symptom(interfaces: list[InterfaceActivity]) -> None:
     told = seen(interfaces=interfaces)
-    assert told.kind is Kind.NO_SYMPTOM
+    assert told.kind is HostDiagnosisKind.NO_SYMPTOM
     assert told.symptoms == []
 
 
@@ -146,14 +157,14 @@ def test_a_host_without_an_interface_says_so() -> None:
     assert "No IPMI interface" in told.words
 
 
-def no_interface(**changes: Any) -> Diagnosis:  # noqa: ANN401 - any other fact
+def no_interface(**changes: Any) -> HostDiagnosis:  # noqa: ANN401 - any other fact
     facts = Facts(NOW, 2.0, [], [], [90.0, 30.0], 0, None, None, [], None, sees_interface=False)
     return diagnose(facts._replace(**changes))
 
 
 def test_clients_that_are_stuck_where_no_interface_is_say_nothing_of_the_bmc() -> None:
     told = no_interface()
-    assert told.kind is Kind.NO_INTERFACE
+    assert told.kind is HostDiagnosisKind.NO_INTERFACE
     assert told.symptoms == ["stuck-clients", "no-interface"]
     assert told.hung_since is None
     assert "whether the BMC answers is not known" in told.words
@@ -164,32 +175,34 @@ def test_clients_that_are_stuck_where_no_interface_is_say_nothing_of_the_bmc() -
 
 def test_an_interface_that_went_away_is_named() -> None:
     told = no_interface(gone_interfaces=["ipmi0"], stranded_for_s=[90.0])
-    assert told.kind is Kind.NO_INTERFACE
+    assert told.kind is HostDiagnosisKind.NO_INTERFACE
     assert "ipmi0 went away while we looked" in told.evidence
     assert "1 client has a device open that is gone" in told.evidence
 
 
 def test_a_client_whose_device_is_gone_waits_for_no_bmc() -> None:
     told = seen(kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[90.0])
-    assert (told.kind, told.hung_since) == (Kind.HUNG, NOW - 30.0)
+    assert (told.kind, told.hung_since) == (HostDiagnosisKind.HUNG, NOW - 30.0)
     told = seen(
         kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[30.0, 90.0]
     )
-    assert told.kind is Kind.LEFT_OVER
+    assert told.kind is HostDiagnosisKind.LEFT_OVER
     assert told.symptoms == ["stuck-clients"]
     assert "the device that they have open is gone" in told.words
 
 
 def test_a_kernel_that_waits_for_the_bmc_is_seen_beside_clients_whose_device_is_gone() -> None:
     told = seen(kipmi=100.0, stuck=(90.0,), interval_s=10.0, stranded_for_s=[90.0])
-    assert (told.kind, told.hung_since) == (Kind.HUNG, NOW - 10.0)
-    assert seen(kipmi=100.0, stuck=(90.0,), stranded_for_s=[90.0]).kind is Kind.UNDECIDED
+    assert (told.kind, told.hung_since) == (HostDiagnosisKind.HUNG, NOW - 10.0)
+    assert (
+        seen(kipmi=100.0, stuck=(90.0,), stranded_for_s=[90.0]).kind is HostDiagnosisKind.UNDECIDED
+    )
 
 
 @pytest.mark.parametrize("completed", [0, 500, None])
 def test_who_is_blind_calls_nothing_well(completed: int | None) -> None:
     told = seen(interfaces=[interface(completed)], blind=["whether 3 IPMI clients hang (why)"])
-    assert told.kind is Kind.UNDECIDED
+    assert told.kind is HostDiagnosisKind.UNDECIDED
     assert told.symptoms == []
     assert "cannot be judged" in told.words
     assert "not seen: whether 3 IPMI clients hang (why)" in told.evidence
@@ -198,12 +211,12 @@ def test_who_is_blind_calls_nothing_well(completed: int | None) -> None:
 
 def test_what_is_seen_counts_though_not_all_is() -> None:
     told = seen(kipmi=100.0, stuck=(90.0,), blind=["something"])
-    assert told.kind is Kind.HUNG
+    assert told.kind is HostDiagnosisKind.HUNG
     assert "not seen: something" in told.evidence
 
 
 def test_guests_that_wait_are_told() -> None:
-    guests = [Guest("a", 1, 4, 100.0, 40.0), Guest("b", 2, 4, 100.0, 0.1)]
+    guests = [KvmGuest("a", 1, 4, 100.0, 40.0), KvmGuest("b", 2, 4, 100.0, 0.1)]
     assert "1 of 2 guests wait for a CPU" in seen(guests=guests).evidence
 
 

@@ -11,14 +11,14 @@ import pytest
 from bmcmedic.cli.lab_kernel import ScenarioChoice, TimeLine, tell_verdict
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.lab.kernel.plot import draw
-from bmcmedic.lab.kernel.scenario import Record, ScenarioName, Verdict, scenarios
-from bmcmedic.lab.kernel.timeline import BmcSample, Event, Phase, Timeline
+from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord, ScenarioVerdict, scenarios
+from bmcmedic.lab.kernel.timeline import BmcSample, Timeline, TimelineEvent, TimelinePhase
 from tests.unit.lab.kernel.test_timeline import sample
 
 PNG = b"\x89PNG\r\n"
 
 
-def record(*, ok: bool = True, name: ScenarioName = ScenarioName.PILE_UP) -> Record:
+def record(*, ok: bool = True, name: ScenarioName = ScenarioName.PILE_UP) -> ScenarioRecord:
     timeline = Timeline(
         samples=[
             sample(float(at), at / 10, clients=at, stuck=at // 2, pats=[[at - 1.0, 0.5, 0]])
@@ -27,19 +27,23 @@ def record(*, ok: bool = True, name: ScenarioName = ScenarioName.PILE_UP) -> Rec
         bmc_samples=[
             BmcSample(float(at), "up" if at < 20 else "booting", 0.1, 0.0) for at in range(10, 30)
         ],
-        events=[Event(12.0, "it begins"), Event(12.1, "and goes on"), Event(25.0, "it ends")],
-        phases=[Phase("hung", 12.0, 25.0)],
+        events=[
+            TimelineEvent(12.0, "it begins"),
+            TimelineEvent(12.1, "and goes on"),
+            TimelineEvent(25.0, "it ends"),
+        ],
+        phases=[TimelinePhase("hung", 12.0, 25.0)],
     )
-    verdict = Verdict()
+    verdict = ScenarioVerdict()
     verdict.check("all is well", "it is", ok=True)
     verdict.check("kipmi0 rests", "12 %", ok=ok)
-    return Record(name, timeline, verdict, "6.1.0", {"boots": 1}, {"state": "up"})
+    return ScenarioRecord(name, timeline, verdict, "6.1.0", {"boots": 1}, {"state": "up"})
 
 
 @pytest.mark.parametrize(("oldest_at", "ok"), [(None, True), (12.0, True), (9.9, False)])
 def test_young_clients_at_work_are_not_those_of_the_hang(oldest_at: float | None, ok: bool) -> None:
     timeline = Timeline(samples=[sample(20.0, clients=3, stuck=1, oldest_at=oldest_at)])
-    verdict = Verdict()
+    verdict = ScenarioVerdict()
     verdict.check_clients(timeline, healed_at=10.0)
     assert [each.ok for each in verdict.checks] == [ok]
 
@@ -47,7 +51,7 @@ def test_young_clients_at_work_are_not_those_of_the_hang(oldest_at: float | None
 def test_it_is_ok_when_every_check_is() -> None:
     assert record().ok
     assert not record(ok=False).ok
-    nothing = Record(ScenarioName.FLOOD, Timeline(), Verdict(), "", {}, {})
+    nothing = ScenarioRecord(ScenarioName.FLOOD, Timeline(), ScenarioVerdict(), "", {}, {})
     assert not nothing.ok
     assert nothing.to_json()["clients"]["stuck_at_end"] is None
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bmcmedic.lab.kernel.timeline import (
-    Pat,
+    KernelPat,
     Sample,
     Timeline,
     highest_percent,
@@ -42,7 +42,7 @@ def sample(at: float, kipmi_s: float | None = 0.0, **more: object) -> Sample:
 def test_a_sample_is_what_the_guest_wrote() -> None:
     seen = sample(3.5, 0.25, pats=[[1.0, 0.5, 128.0]], stuck=2)
     assert (seen.at, seen.kipmi_s, seen.stuck) == (3.5, 0.25, 2)
-    assert seen.pats == (Pat(1.0, 0.5, 0x80),)
+    assert seen.pats == (KernelPat(1.0, 0.5, 0x80),)
     with pytest.raises(TypeError):
         Sample.from_json(b'{"at": 1, "pats": []}')
 

@@ -14,10 +14,10 @@ from bmcmedic.lab.starvation.scenario import (
     REQUESTS,
     SLICE_S,
     Design,
-    Pat,
     Pretimeout,
-    Record,
-    Scenario,
+    StarvationPat,
+    StarvationRecord,
+    StarvationScenario,
     Wait,
 )
 from bmcmedic.sim.handlers import HANDLERS
@@ -26,9 +26,9 @@ from bmcmedic.transport.port_io import PORT_IO_LIMITS
 KEYS = ["design", "seed", "pats", "pat_latency_s", "false_pretimeouts", "longest_starvation_s"]
 
 
-def record_of(*latencies_s: float) -> Record:
-    record = Record(Design.DIRECT, Scenario(7))
-    record.pats += [Pat(float(n), n + s, True) for n, s in enumerate(latencies_s)]
+def record_of(*latencies_s: float) -> StarvationRecord:
+    record = StarvationRecord(Design.DIRECT, StarvationScenario(7))
+    record.pats += [StarvationPat(float(n), n + s, True) for n, s in enumerate(latencies_s)]
     return record
 
 
@@ -37,15 +37,15 @@ def record_of(*latencies_s: float) -> Record:
 
 @pytest.mark.parametrize("design", Design)
 def test_the_same_seed_repeats_the_same_run(design: Design) -> None:
-    scenario = Scenario(3, load=3, duration_s=300.0)
+    scenario = StarvationScenario(3, load=3, duration_s=300.0)
     first, second = simulate(design, scenario), simulate(design, scenario)
     assert first == second
     assert len(first.pats) > 5
-    assert simulate(design, Scenario(4, load=3, duration_s=300.0)).pats != first.pats
+    assert simulate(design, StarvationScenario(4, load=3, duration_s=300.0)).pats != first.pats
 
 
 def test_all_designs_see_the_same_bmc() -> None:
-    records = [simulate(design, Scenario(1), samples_bmc=True) for design in Design]
+    records = [simulate(design, StarvationScenario(1), samples_bmc=True) for design in Design]
     away = [[round(at, 3) for span in record.bmc_away for at in span] for record in records]
     assert away[0] == away[1] == away[2] != []
     samples = records[0].bmc_samples
@@ -73,7 +73,7 @@ def test_clients_ask_what_the_simulated_bmc_knows() -> None:
 )
 def test_what_makes_no_run_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
-        Scenario(1, **wrong)  # type: ignore[arg-type]
+        StarvationScenario(1, **wrong)  # type: ignore[arg-type]
 
 
 def test_the_bound_comes_from_the_limits_alone() -> None:
@@ -84,7 +84,7 @@ def test_the_bound_comes_from_the_limits_alone() -> None:
 
 
 def test_at_the_default_load_only_the_shipped_driver_spares_a_healthy_host() -> None:
-    false = {design: simulate(design, Scenario(1)).false_pretimeouts for design in Design}
+    false = {design: simulate(design, StarvationScenario(1)).false_pretimeouts for design in Design}
     assert false[Design.DIRECT] >= 1
     assert false[Design.QUEUED] >= 1
     assert false[Design.PRIORITY] == 0
@@ -93,7 +93,9 @@ def test_at_the_default_load_only_the_shipped_driver_spares_a_healthy_host() -> 
 def test_at_a_load_of_one_client_half_of_the_cure_does_not_help_either() -> None:
     seeds = range(1, 21)
     false = {
-        design: sum(simulate(design, Scenario(seed, load=1)).false_pretimeouts for seed in seeds)
+        design: sum(
+            simulate(design, StarvationScenario(seed, load=1)).false_pretimeouts for seed in seeds
+        )
         for design in Design
     }
     assert false[Design.DIRECT] > 0
@@ -103,7 +105,7 @@ def test_at_a_load_of_one_client_half_of_the_cure_does_not_help_either() -> None
 
 def test_without_a_flood_no_pat_is_late_in_any_design() -> None:
     for design in Design:
-        record = simulate(design, Scenario(1, duration_s=20.0))
+        record = simulate(design, StarvationScenario(1, duration_s=20.0))
         assert record.false_pretimeouts == 0
         assert record.latencies_s()[-1] < 1.0
 
@@ -112,7 +114,7 @@ def test_without_a_flood_no_pat_is_late_in_any_design() -> None:
 @pytest.mark.parametrize("trouble", ["stop_driver_at", "hang_check_at"])
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_the_pretimeout_can_fire(design: Design, trouble: str, seed: int) -> None:
-    scenario = Scenario(seed, duration_s=300.0, **{trouble: 18.0})  # type: ignore[arg-type]
+    scenario = StarvationScenario(seed, duration_s=300.0, **{trouble: 18.0})  # type: ignore[arg-type]
     record = simulate(design, scenario)
     assert record.trouble_at is not None
     limit_s = scenario.watchdog().pretimeout_limit_s
@@ -122,7 +124,7 @@ def test_the_pretimeout_can_fire(design: Design, trouble: str, seed: int) -> Non
 
 
 def test_a_stopped_driver_lets_the_bmcs_own_timer_run_out() -> None:
-    record = simulate(Design.PRIORITY, Scenario(1, duration_s=200.0, stop_driver_at=18.0))
+    record = simulate(Design.PRIORITY, StarvationScenario(1, duration_s=200.0, stop_driver_at=18.0))
     assert len(record.host_resets) == 1
     assert 18.0 < record.host_resets[0] <= 18.0 + record.scenario.watchdog().timeout_s
 
@@ -160,7 +162,7 @@ def test_a_run_without_a_pat_has_no_latency() -> None:
 
 def test_a_pat_that_never_came_back_counts_up_to_the_end() -> None:
     record = record_of(1.0)
-    record.pats.append(Pat(400.0))
+    record.pats.append(StarvationPat(400.0))
     record.waits.append(Wait(400.0))
     assert record.to_json()["pat_latency_s"]["max"] == 80.0
     assert record.longest_starvation_s == 80.0
@@ -175,7 +177,7 @@ def test_a_pat_that_never_came_back_counts_up_to_the_end() -> None:
 
 def test_the_picture_is_a_png_that_shows_each_design(tmp_path: Path) -> None:
     path = tmp_path / "starvation.png"
-    scenario = Scenario(1)
+    scenario = StarvationScenario(1)
     draw([simulate(design, scenario, samples_bmc=True) for design in Design], path)
     whole = path.read_bytes()
     assert whole.startswith(b"\x89PNG\r\n\x1a\n")
@@ -187,6 +189,6 @@ def test_the_picture_is_a_png_that_shows_each_design(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_an_error_of_the_users(tmp_path: Path) -> None:
-    record = simulate(Design.DIRECT, Scenario(1, duration_s=10.0), samples_bmc=True)
+    record = simulate(Design.DIRECT, StarvationScenario(1, duration_s=10.0), samples_bmc=True)
     with pytest.raises(ConfigurationError, match="cannot write"):
         draw([record], tmp_path / "no" / "such.png")

@@ -32,9 +32,9 @@ from bmcmedic.ipmi.commands.watchdog import (
 from bmcmedic.ipmi.vm_serial import (
     SPECIAL_BYTES,
     Capability,
-    ControlCode,
     ControlMessage,
     Damaged,
+    VmControlCode,
     VmHost,
     VmResponse,
 )
@@ -48,7 +48,7 @@ from bmcmedic.transport.addresses import Address
 from tests.support.sim import EPOCH_OFFSET_S, execute
 
 DEADLINE_S = 30.0
-Code = ControlCode
+Code = VmControlCode
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -69,7 +69,7 @@ class Machine:
     def __init__(self, host: VmHost) -> None:
         self.host = host
         self.answers: list[VmResponse] = []
-        self.told: list[ControlCode] = []
+        self.told: list[VmControlCode] = []
         self.damaged = 0
         self.is_gone = False
         self._writer: asyncio.StreamWriter | None = None
@@ -126,7 +126,7 @@ class Machine:
         self.send(request)
         return await self.answer()
 
-    async def is_told(self, *codes: ControlCode) -> None:
+    async def is_told(self, *codes: VmControlCode) -> None:
         await until(lambda: set(codes) <= set(self.told))
         self.told.clear()
 
@@ -353,7 +353,7 @@ def watchdog(
         (TimeoutAction.POWER_CYCLE, Code.RESET),
     ],
 )
-def test_the_watchdog_acts_on_the_machine(action: TimeoutAction, code: ControlCode) -> None:
+def test_the_watchdog_acts_on_the_machine(action: TimeoutAction, code: VmControlCode) -> None:
     async def story() -> None:
         async with machine_at() as (machine, port):
             await machine.ask(watchdog(action))
@@ -398,7 +398,7 @@ def test_a_pretimeout_is_an_nmi_and_calls_for_attention_until_it_is_cleared() ->
     ],
 )
 def test_chassis_control_over_lan_acts_on_the_machine(
-    action: ChassisControlAction, code: ControlCode
+    action: ChassisControlAction, code: VmControlCode
 ) -> None:
     async def story() -> None:
         async with machine_at() as (machine, port):

@@ -26,14 +26,16 @@ from bmcmedic.ipmi.commands.sensor import GetSensorReadingReq, GetSensorReadingR
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Answer, Door
+from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from tests.support.sim import START, ask, execute, sim_bmc
 
-KCS = Door.SYSTEM_INTERFACE
+KCS = Interface.SYSTEM_INTERFACE
 READING = GetSensorReadingReq(0xBE)
 
 
-def bridged(bmc: SimBmc, target: int, door: Door = Door.LAN) -> tuple[RequestMessage, Answer]:
+def bridged(
+    bmc: SimBmc, target: int, door: Interface = Interface.LAN
+) -> tuple[RequestMessage, HandlerAnswer]:
     request = RequestMessage(int(READING.netfn), READING.command, READING.encode(), sequence=9)
     answer = bmc.execute(Bridge(6, target).wrap(request), door, START)
     assert answer is not None
