@@ -37,24 +37,24 @@ from tools import draw_states
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
+PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
 HELP_TIMEOUT_S = 90
 
 WHERE_COMMANDS_STAND = {
-    "probe": ["docs/probe.md"],
-    "reset": ["docs/heal.md"],
-    "heal": ["docs/heal.md"],
-    "sim": ["docs/simulator.md"],
-    "lab": ["docs/starvation.md", "docs/lab-kernel.md"],
-    "demo": ["docs/simulator.md"],
-    "triage": ["docs/triage.md"],
-    "relieve": ["docs/relieve.md"],
-    "driver": ["docs/driver.md"],
-    "ipmitool": ["docs/doors.md"],
-    "shim": ["docs/doors.md"],
-    "agent": ["docs/agent.md"],
+    "probe": ["docs/reference/probe.md"],
+    "reset": ["docs/reference/heal.md"],
+    "heal": ["docs/reference/heal.md"],
+    "sim": ["docs/reference/simulator.md"],
+    "lab": ["docs/explanation/starvation.md", "docs/reference/lab-kernel.md"],
+    "demo": ["docs/reference/simulator.md"],
+    "triage": ["docs/reference/triage.md"],
+    "relieve": ["docs/reference/relieve.md"],
+    "driver": ["docs/reference/driver.md"],
+    "ipmitool": ["docs/reference/loopback-and-shim.md"],
+    "shim": ["docs/reference/loopback-and-shim.md"],
+    "agent": ["docs/reference/agent.md"],
 }
-SHARED_OPTIONS_PAGE = "docs/probe.md"
+SHARED_OPTIONS_PAGE = "docs/reference/probe.md"
 """What `reset` and `heal` share with `probe` is explained there, and they point to it."""
 
 OPTIONS_OF_OTHERS = {
@@ -233,17 +233,17 @@ def test_what_is_missing_from_a_page_is_recognised() -> None:
 def test_the_keys_of_probe_are_documented() -> None:
     watchdog = WatchdogFacts(running=True, present_countdown_s=1.0, action="none")
     result = ProbeResult("bmc1", reachable=True, watchdog=watchdog)
-    assert undocumented(keys(result.to_json()), text("docs/probe.md")) == set()
+    assert undocumented(keys(result.to_json()), text("docs/reference/probe.md")) == set()
 
 
 def test_the_keys_of_the_lab_are_documented() -> None:
     told = StarvationRecord(Design.DIRECT, StarvationScenario(1)).to_json()
-    assert undocumented(keys(told), text("docs/starvation.md")) == set()
+    assert undocumented(keys(told), text("docs/explanation/starvation.md")) == set()
 
 
 def test_the_keys_of_heal_and_reset_are_documented() -> None:
     verdict = HealVerdict("bmc1", "healed", "", (Step("probe", "session", 0.0),))
-    assert undocumented(keys(verdict.to_json()), text("docs/heal.md")) == set()
+    assert undocumented(keys(verdict.to_json()), text("docs/reference/heal.md")) == set()
 
 
 def test_the_keys_of_the_control_door_and_of_triage_are_documented() -> None:
@@ -255,7 +255,7 @@ def test_the_keys_of_the_control_door_and_of_triage_are_documented() -> None:
     assert described["watchdog"]
     assert triage["stuck"]
     shown = keys(described) | keys(triage) | keys(listed) | set(triage["symptoms"])
-    assert undocumented(shown, text("docs/simulator.md")) == set()
+    assert undocumented(shown, text("docs/reference/simulator.md")) == set()
 
 
 def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
@@ -268,11 +268,11 @@ def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
     kinds = {kind.value for kind in diagnosis.HostDiagnosisKind} | {
         value for name, value in vars(diagnosis).items() if name.startswith("SYMPTOM_")
     }
-    assert undocumented(keys(document) | guest | kinds, text("docs/triage.md")) == set()
+    assert undocumented(keys(document) | guest | kinds, text("docs/reference/triage.md")) == set()
 
 
 def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
-    page = text("docs/agent.md")
+    page = text("docs/reference/agent.md")
     about = About({}, 0.0, "observe", None, ())
     acknowledgement = Acknowledgement("o1", "resume", OrderState.DONE)
     relief = ReliefView(last={"at": 0, "acted": False, "outcomes": {}, "pids": []})
@@ -305,7 +305,7 @@ def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
 
 def test_every_fault_is_documented() -> None:
     models = {fault.name for fault in get_args(Fault)}
-    page = text("docs/simulator.md")
+    page = text("docs/reference/simulator.md")
     assert len(models) == 12
     assert undocumented(models, page) == set()
     for wedge in KcsWedge:
@@ -313,14 +313,14 @@ def test_every_fault_is_documented() -> None:
 
 
 def test_every_verdict_stands_with_its_exit_status() -> None:
-    page = text("docs/heal.md")
+    page = text("docs/reference/heal.md")
     assert set(EXIT_STATUS) == set(HEAL_VERDICTS.values()) | set(RESET_VERDICTS.values())
     for verdict, status in EXIT_STATUS.items():
         assert re.search(rf"^\| `{verdict}` \| {status} \|", page, re.MULTILINE), verdict
 
 
 def test_every_step_diagnosis_and_rule_is_documented() -> None:
-    page = text("docs/heal.md")
+    page = text("docs/reference/heal.md")
     steps = set(first_words(ROOT / "src/bmcmedic/fleet/remediation", {"step", "guard"}))
     rules = set(first_words(ROOT / "src/bmcmedic/fleet", {"GuardrailRefused"}))
     assert len(steps) > 10
@@ -371,7 +371,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_page_can_be_found() -> None:
     linked = {(page.parent / file).resolve() for page in PAGES for file, _ in links(page) if file}
-    assert {page for page in DOCS.glob("*.md") if page.resolve() not in linked} == set()
+    assert {page for page in DOCS.rglob("*.md") if page.resolve() not in linked} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -33,8 +33,8 @@ class Diagram:
 
 
 DIAGRAMS = (
-    Diagram("session", "docs/session-states.md", states.State.IDLE, states.TRANSITIONS),
-    Diagram("kcs", "docs/kcs-states.md", kcs.KcsPhase.IDLE, kcs.TRANSITIONS),
+    Diagram("session", "docs/reference/session-states.md", states.State.IDLE, states.TRANSITIONS),
+    Diagram("kcs", "docs/reference/kcs-states.md", kcs.KcsPhase.IDLE, kcs.TRANSITIONS),
 )
 ANY_STATE = "any_state"
 """Where the arrows begin that leave every state alike."""

@@ -78,7 +78,7 @@ CAPABILITIES = {"bmcmedic-driver": "18a4021", "bmcmedic-agent": "80025"}
 
 @contextlib.contextmanager
 def systemd_host(kernel: Kernel, **options: Any) -> Iterator[SystemdHost]:  # noqa: ANN401 - Guest's
-    """Both are installed as docs/agent.md says, and not started yet."""
+    """Both are installed as docs/reference/agent.md says, and not started yet."""
     with (
         sim_bmc("--lan", "127.0.0.1:0") as bmc,
         Guest(

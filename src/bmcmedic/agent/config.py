@@ -75,7 +75,7 @@ class TriageConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReliefConfig:
-    """Freeing the host of what hangs with its BMC: see docs/relieve.md."""
+    """Freeing the host of what hangs with its BMC: see docs/reference/relieve.md."""
 
     mode: str = setting(
         "observe",

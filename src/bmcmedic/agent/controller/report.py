@@ -79,7 +79,7 @@ def document(
     history: History,
     orders: Sequence[Acknowledgement],
 ) -> dict[str, Any]:
-    """The report; docs/agent.md explains each key."""
+    """The report; docs/reference/agent.md explains each key."""
     driver, relief = state.driver, state.relief
     return {
         "version": REPORT_VERSION,

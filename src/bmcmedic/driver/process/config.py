@@ -108,7 +108,7 @@ class WatchdogConfig:
         Seconds(0.1, COUNTDOWN_S_MAX, optional=True),
         "--watchdog-timeout",
         "Without a pat for this long, the BMC takes its action. As long as the interface needs"
-        " unless set: see docs/watchdog.md.",
+        " unless set: see docs/reference/watchdog.md.",
     )
     action: str = setting(
         "hard-reset",
@@ -166,7 +166,7 @@ class PretimeoutConfig:
         Seconds(1, COUNTDOWN_S_MAX, optional=True),
         "--pretimeout-limit",
         "It fires when the host has not patted for this long; before the BMC's timer does unless"
-        " set: see docs/watchdog.md.",
+        " set: see docs/reference/watchdog.md.",
     )
     action: str = setting(
         "log",

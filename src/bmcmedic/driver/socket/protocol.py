@@ -1,6 +1,6 @@
 """What is said on the driver's socket: one JSON object a line. Pure: bytes in, frames out.
 
-The page `docs/driver-socket.md` is the contract; whatever does not keep to it is a `BadLine`.
+The contract is `docs/reference/driver-socket.md`; a line that breaks it is a `BadLine`.
 """
 
 from __future__ import annotations

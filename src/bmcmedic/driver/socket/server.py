@@ -1,7 +1,7 @@
 """The driver's socket: one thread that serves everybody and waits for nobody.
 
 It blocks in one place, and all that its users can make it hold or do is limited (`ServerLimits`).
-The contract with them is `docs/driver-socket.md`.
+The contract with them is `docs/reference/driver-socket.md`.
 """
 
 from __future__ import annotations

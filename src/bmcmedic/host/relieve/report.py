@@ -45,7 +45,7 @@ class ReliefSummary(NamedTuple):
 
 
 def encoded(told: ReliefSummary) -> str:
-    """The document that `--json` prints; docs/relieve.md explains each key."""
+    """The document that `--json` prints; docs/reference/relieve.md explains each key."""
     report = told.report
     return json.dumps(
         {

@@ -21,7 +21,7 @@ _COLUMNS = 100
 
 
 def to_json(seen: Triage) -> Dict[str, Any]:
-    """The document that `--json` prints; docs/triage.md explains each key."""
+    """The document that `--json` prints; docs/reference/triage.md explains each key."""
     machine, told = seen.machine, seen.diagnosis
     return {
         "host_id": dict(machine.host_id._asdict()),

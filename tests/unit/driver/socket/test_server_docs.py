@@ -26,7 +26,9 @@ from bmcmedic.service.runtime import ThreadRuntime
 from tests.support.driver_socket import serving
 from tests.support.scripted_interface import ScriptedInterface
 
-PAGE = (Path(__file__).parents[4] / "docs" / "driver-socket.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs" / "reference" / "driver-socket.md").read_text(
+    encoding="utf-8"
+)
 
 
 def keys(value: Any) -> set[str]:  # noqa: ANN401 - JSON

@@ -398,7 +398,9 @@ def test_every_key_and_count_of_its_status_is_documented() -> None:
     bench = WatchdogBench(SETTINGS)
     bench.timer.latency_s = 0.0
     bench.run(5.0)
-    page = Path(__file__).parents[4].joinpath("docs/watchdog.md").read_text(encoding="utf-8")
+    page = (
+        Path(__file__).parents[4].joinpath("docs/reference/watchdog.md").read_text(encoding="utf-8")
+    )
     source = Path(inspect.getfile(Watchdog)).read_text(encoding="utf-8")
     counted = {
         name for line in source.splitlines() if "self.counts[" in line

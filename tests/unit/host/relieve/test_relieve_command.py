@@ -14,7 +14,7 @@ from bmcmedic.host.relieve.end_client import Outcome
 from bmcmedic.host.relieve.main import main
 from tests.support.relief_host import Fake, FakeHost
 
-DOCS = Path(__file__).parents[4] / "docs" / "relieve.md"
+DOCS = Path(__file__).parents[4] / "docs" / "reference" / "relieve.md"
 OUTCOMES = {"would end", *(outcome.value for outcome in Outcome)}
 
 
