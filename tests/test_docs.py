@@ -22,6 +22,7 @@ from bmcmedic.agent.controller.report import About, History, document
 from bmcmedic.agent.state import HostState, ReliefView
 from bmcmedic.cli.remedy import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
+from bmcmedic.host import symptoms
 from bmcmedic.host.triage import diagnosis, guests
 from bmcmedic.host.triage.report import to_json
 from bmcmedic.host.triage.triage import Roots, triage
@@ -265,9 +266,7 @@ def test_the_keys_of_a_hosts_triage_are_documented(tmp_path: Path) -> None:
     assert document["stuck"]
     assert document["spared"]
     guest = set(guests.KvmGuest._fields)
-    kinds = {kind.value for kind in diagnosis.HostDiagnosisKind} | {
-        value for name, value in vars(diagnosis).items() if name.startswith("SYMPTOM_")
-    }
+    kinds = {kind.value for kind in diagnosis.HostDiagnosisKind} | set(symptoms.TRIAGE_SYMPTOMS)
     assert undocumented(keys(document) | guest | kinds, text("docs/reference/triage.md")) == set()
 
 
@@ -286,6 +285,7 @@ def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
         orders=[acknowledgement],
     )
     words = {each.value for each in (*OrderKind, *OrderState)}
+    words.update(symptoms.DRIVER_SYMPTOMS)
     assert undocumented(keys(report) | words, page) == set()
     missing = {
         each.name

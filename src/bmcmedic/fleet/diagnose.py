@@ -6,11 +6,11 @@ from bmcmedic.fleet.host_evidence.symptoms import (
     BUSY_SYMPTOMS,
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,
-    NO_INTERFACE_SYMPTOM,
     SLOW_SYMPTOMS,
     are_left_over,
     unrest,
 )
+from bmcmedic.host import symptoms
 from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
 from bmcmedic.ipmi.guid import guid_candidates, guid_matches
 from bmcmedic.model.heal import (
@@ -129,7 +129,7 @@ def _sick_by_the_host(
     evidence = word + unrest(report)
     if in_band_hung and not report.symptoms:
         return DiagnosisKind.IN_BAND_HUNG, (*word, "though the host reports no symptom")
-    if not in_band_hung and NO_INTERFACE_SYMPTOM in report.symptoms:
+    if not in_band_hung and symptoms.NO_INTERFACE in report.symptoms:
         line = (
             "clients are stuck on the host, which has no interface to its BMC: whether the BMC "
             "hangs is not known there, and `bmcmedic relieve` on the host ends them"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
+
+from bmcmedic.host import symptoms
 
 OS_BOOT_S = 3.0
 """From power on to a running system; a very quick machine, so that nobody waits for it."""
@@ -21,11 +23,6 @@ SLOW_AFTER_S = 0.1
 """From this time to answer on, a BMC counts as slow."""
 
 KIPMI_BUSY_PERCENT = 50.0
-
-SYMPTOM_KIPMI_BUSY: Final = "kipmi-busy"
-SYMPTOM_STUCK_CLIENTS: Final = "stuck-clients"
-SYMPTOM_BMC_NOT_ANSWERING: Final = "bmc-not-answering"
-SYMPTOM_BMC_SLOW: Final = "bmc-slow"
 
 _CLIENTS = (
     ("ipmitool", "mc", "info"),
@@ -155,15 +152,15 @@ class SimHost:
             silent_since = max(silent_since, self.os_up_at)
         stuck = [] if silent_since is None else _stuck_clients(now - silent_since)
         cpu_percent = 100.0 if silent_since is not None else _kipmi_percent(latency_s)
-        symptoms = []
+        found = []
         if cpu_percent >= KIPMI_BUSY_PERCENT:
-            symptoms.append(SYMPTOM_KIPMI_BUSY)
+            found.append(symptoms.KIPMI_BUSY)
         if stuck:
-            symptoms.append(SYMPTOM_STUCK_CLIENTS)
+            found.append(symptoms.STUCK_CLIENTS)
         if silent_since is not None:
-            symptoms.append(SYMPTOM_BMC_NOT_ANSWERING)
+            found.append(symptoms.BMC_NOT_ANSWERING)
         elif latency_s >= SLOW_AFTER_S:
-            symptoms.append(SYMPTOM_BMC_SLOW)
+            found.append(symptoms.BMC_SLOW)
         return {
             "host_id": {
                 "hostname": f"{self.name}-host",
@@ -176,7 +173,7 @@ class SimHost:
             "stuck": stuck,
             "direct_openers": [{"pid": row["pid"], "argv": row["argv"]} for row in stuck],
             "guests": [],
-            "symptoms": symptoms,
+            "symptoms": found,
             "hung_since": None if silent_since is None else round(silent_since + epoch_offset_s, 3),
         }
 

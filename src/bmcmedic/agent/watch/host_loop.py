@@ -24,7 +24,7 @@ from bmcmedic.host.relieve.kipmid_throttle import ThrottleSetting
 from bmcmedic.host.relieve.priority import RaisedPriority
 from bmcmedic.host.relieve.relieve import HostTrees, Relief, ReliefCase, Report, is_gone
 from bmcmedic.host.relieve.report import outcome_of
-from bmcmedic.host.triage.diagnosis import SYMPTOM_STUCK_CLIENTS
+from bmcmedic.host.symptoms import STUCK_CLIENTS
 from bmcmedic.host.triage.report import to_json
 from bmcmedic.host.triage.triage import INTERVAL_S, Roots, Triage, triage
 from bmcmedic.service.log import INFO, WARNING
@@ -187,7 +187,7 @@ class HostLoop:
         breaker = driver.section("driver").get("breaker") or {}
         if breaker.get("open") and driver.interface_missing is None:
             return "the driver's breaker is open"
-        if self._view.stuck or SYMPTOM_STUCK_CLIENTS in self._seen_symptoms:
+        if self._view.stuck or STUCK_CLIENTS in self._seen_symptoms:
             return "clients are stuck"
         if self._permission.acted:
             return "kipmid's limit is to be put back"
@@ -386,7 +386,7 @@ class HostLoop:
     def _state(self, quick: SampleDelta, driver: DriverView) -> HostState:
         symptoms = set(self._seen_symptoms) | set(driver.symptoms)
         if self._view.stuck:
-            symptoms.add(SYMPTOM_STUCK_CLIENTS)
+            symptoms.add(STUCK_CLIENTS)
         return HostState(
             at=self._host.epoch_s(),
             symptoms=tuple(sorted(symptoms)),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.host import symptoms
 from bmcmedic.model.heal import HostReport, KipmiThread
 
 REPORT_BYTES_MAX = 1 << 20
@@ -23,17 +24,14 @@ _SHOWN_CHARACTERS_MAX = 40
 KIPMI_AT_REST_PERCENT = 1.0
 """Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
 
-STUCK_SYMPTOM = "stuck-clients"
-NO_INTERFACE_SYMPTOM = "no-interface"
+HUNG_SYMPTOMS = frozenset({symptoms.BMC_NOT_ANSWERING, symptoms.STUCK_CLIENTS})
+"""Each of these symptoms says that the in-band side hangs."""
 
-HUNG_SYMPTOMS = frozenset({"bmc-not-answering", STUCK_SYMPTOM})
-"""Names in `symptoms` that say that the in-band side hangs."""
+SLOW_SYMPTOMS = frozenset({symptoms.BMC_SLOW})
+"""Each of these symptoms says that the in-band side answers, but ever more slowly."""
 
-SLOW_SYMPTOMS = frozenset({"bmc-slow"})
-"""Names in `symptoms` that say that it answers, but ever more slowly."""
-
-BUSY_SYMPTOMS = frozenset({"kipmi-busy"})
-"""Names in `symptoms` of what goes with either."""
+BUSY_SYMPTOMS = frozenset({symptoms.KIPMI_BUSY})
+"""These symptoms accompany a hang and a slow BMC alike."""
 
 UNDECIDED_KIND = "undecided"
 """The kind of a diagnosis that is none."""
@@ -79,11 +77,11 @@ class _Reader:
     def report(self, document: object) -> HostReport:
         top = self._object(document, "the document")
         host = self._object(self._required(top, "host_id"), "host_id")
-        symptoms = self._list(self._required(top, "symptoms"), "symptoms")
+        names = self._list(self._required(top, "symptoms"), "symptoms")
         return HostReport(
             captured_at=self._number(self._required(top, "captured_at"), "captured_at"),
             symptoms=tuple(
-                self._text(name, f"symptoms[{index}]") for index, name in enumerate(symptoms)
+                self._text(name, f"symptoms[{index}]") for index, name in enumerate(names)
             ),
             hostname=self._optional_text(host, "hostname", "host_id."),
             product_uuid=self._optional_text(host, "product_uuid", "host_id."),
@@ -165,7 +163,7 @@ class _Reader:
 
 def are_left_over(report: HostReport) -> bool:
     """Whether stuck clients are all there is, and the kernel is known not to wait for the BMC."""
-    only_stuck = set(report.symptoms) == {STUCK_SYMPTOM} and report.hung_since is None
+    only_stuck = set(report.symptoms) == {symptoms.STUCK_CLIENTS} and report.hung_since is None
     at_rest = report.kipmi_percent_max < KIPMI_AT_REST_PERCENT
     return only_stuck and bool(report.kipmi) and at_rest
 
@@ -181,9 +179,9 @@ def unrest(report: HostReport) -> tuple[str, ...]:
         hung_s = max(0.0, report.captured_at - report.hung_since)
         lines.append(f"the host has had no answer from its BMC for {hung_s:.0f} s")
     told = {
-        "kipmi-busy": bool(busy),
-        "stuck-clients": report.stuck_clients > 0,
-        "bmc-not-answering": report.hung_since is not None,
+        symptoms.KIPMI_BUSY: bool(busy),
+        symptoms.STUCK_CLIENTS: report.stuck_clients > 0,
+        symptoms.BMC_NOT_ANSWERING: report.hung_since is not None,
     }
     lines += [
         f"the host reports the symptom {name}"

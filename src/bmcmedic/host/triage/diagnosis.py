@@ -6,6 +6,7 @@ share of a core alone. And a diagnosis says what it rules out, and what it canno
 
 from enum import Enum
 
+from bmcmedic.host import symptoms
 from bmcmedic.host.client.stuck import WATCHED_S_MIN
 from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import Kipmi
@@ -25,13 +26,6 @@ QUEUED_SHARE_MIN = 0.5
 """Where messages wait less often than this, it may be by chance that they were seen to."""
 RUN_DELAY_PERCENT = 10.0
 """From this share on a guest suffers."""
-
-SYMPTOM_STUCK_CLIENTS = "stuck-clients"
-SYMPTOM_NOT_ANSWERING = "bmc-not-answering"
-SYMPTOM_SLOW = "bmc-slow"
-SYMPTOM_KIPMI_BUSY = "kipmi-busy"
-SYMPTOM_NO_INTERFACE = "no-interface"
-"""Clients wait, and there is nothing here that a BMC could be asked through."""
 
 
 class HostDiagnosisKind(Enum):
@@ -194,17 +188,17 @@ def _symptoms(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     spins = (facts.kipmi_percent or 0.0) >= KIPMI_SPINS_PERCENT
     # A kernel thread that polls for a BMC which answers does its work.
     in_vain = not facts.completed if facts.completed is not None else spins
-    told = [
+    found = [
         (
-            SYMPTOM_KIPMI_BUSY,
+            symptoms.KIPMI_BUSY,
             facts.is_busy and (in_vain or kind in (HostDiagnosisKind.HUNG, HostDiagnosisKind.SLOW)),
         ),
-        (SYMPTOM_STUCK_CLIENTS, bool(facts.stuck_for_s)),
-        (SYMPTOM_NOT_ANSWERING, kind is HostDiagnosisKind.HUNG),
-        (SYMPTOM_SLOW, kind is HostDiagnosisKind.SLOW),
-        (SYMPTOM_NO_INTERFACE, kind is HostDiagnosisKind.NO_INTERFACE),
+        (symptoms.STUCK_CLIENTS, bool(facts.stuck_for_s)),
+        (symptoms.BMC_NOT_ANSWERING, kind is HostDiagnosisKind.HUNG),
+        (symptoms.BMC_SLOW, kind is HostDiagnosisKind.SLOW),
+        (symptoms.NO_INTERFACE, kind is HostDiagnosisKind.NO_INTERFACE),
     ]
-    return [name for name, is_so in told if is_so]
+    return [name for name, is_present in found if is_present]
 
 
 def _hung_since(kind: HostDiagnosisKind, facts: Facts) -> Optional[float]:
