@@ -20,7 +20,8 @@ from pathlib import Path
 from bmcmedic.agent.loopback.server import LoopbackSettings
 from bmcmedic.agent.shim import start
 from bmcmedic.agent.shim.install import script
-from tests.support.sim_host import RunningDoor, SimHost, eventually, running_door, sim_host
+from tests.support.polling import eventually
+from tests.support.sim_host import RunningDoor, SimHost, running_door, sim_host
 
 RUNS = 40
 CROWD = 64

@@ -22,8 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.agent_controller import Authority, Controller
 from tests.support.driver_socket import FakeDriver, FakeWatchdog, serving
 from tests.support.host_clients import HostClients
+from tests.support.polling import eventually
 from tests.support.programs import bmcmedic, run
-from tests.support.running import DEADLINE_S, Running, until
+from tests.support.running import DEADLINE_S, Running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,8 +197,8 @@ def test_the_units_are_printed_and_installed(tmp_path: Path) -> None:
 def test_with_its_defaults_it_changes_nothing_and_ends_in_order(tmp_path: Path) -> None:
     with agent(tmp_path, configure(tmp_path)) as running:
         running.wait_for("relief observes; no controller event=start")
-        until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
-        until(lambda: "bmcmedic_driver_up" in running.scrape(), lambda: running.said)
+        eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+        eventually(lambda: "bmcmedic_driver_up" in running.scrape(), lambda: running.said)
         seen = running.scrape()
         assert seen["bmcmedic_driver_up"] == 0
         assert seen["bmcmedic_symptom{symptom=driver-unavailable}"] == 1
@@ -217,7 +218,7 @@ def test_two_agents_are_refused(tmp_path: Path) -> None:
         with agent(tmp_path, file) as second:
             assert second.process.wait(DEADLINE_S) == 2
             second.wait_for("another agent runs here")
-        until((tmp_path / "run" / "m.sock").exists, lambda: first.said)
+        eventually((tmp_path / "run" / "m.sock").exists, lambda: first.said)
         assert first.end() == 0
 
 
@@ -260,40 +261,42 @@ def test_a_reload_takes_what_it_can_and_a_wrong_file_changes_nothing(tmp_path: P
     file = configure(tmp_path)
     with agent(tmp_path, file) as running:
         running.wait_for("event=start")
-        until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+        eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
         configure(tmp_path, "starts_max = 7", "[relief]", 'mode = "act"')
         running.process.send_signal(signal.SIGHUP)
         running.wait_for("process.starts_max has changed, and needs a restart")
         running.wait_for("the configuration was read again: relief.mode")
-        until(lambda: running.scrape().get("bmcmedic_relief_acts") == 1, lambda: running.said)
+        eventually(lambda: running.scrape().get("bmcmedic_relief_acts") == 1, lambda: running.said)
         configure(tmp_path, "[relief]", "mode = 5")
         running.process.send_signal(signal.SIGHUP)
         running.wait_for("the configuration was not read again: ")
         assert running.scrape()["bmcmedic_relief_acts"] == 1
         (tmp_path / "disabled").touch()
-        until(lambda: running.scrape().get("bmcmedic_relief_acts") == 0, lambda: running.said)
+        eventually(lambda: running.scrape().get("bmcmedic_relief_acts") == 0, lambda: running.said)
         assert running.end() == 0
 
 
 def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Path) -> None:
     file = configure(tmp_path, "[doors]", "loopback = true", "port = 0")
     with driver_without_bmc(tmp_path), agent(tmp_path, file) as running:
-        until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
-        until(lambda: running.scrape().get("bmcmedic_driver_up") == 1, lambda: running.said)
+        eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+        eventually(lambda: running.scrape().get("bmcmedic_driver_up") == 1, lambda: running.said)
         # The first scrape has let the BMC be asked.
-        until(lambda: "ipmi_up{collector=sel}" in running.scrape(), lambda: running.said)
+        eventually(lambda: "ipmi_up{collector=sel}" in running.scrape(), lambda: running.said)
         seen = running.scrape()
         assert {seen[f"ipmi_up{{collector={name}}}"] for name in ("bmc", "chassis", "sel")} == {0}
         assert "ipmi_chassis_power_state" not in seen
-        until(lambda: running.scrape().get("ipmi_up{collector=ipmi}") == 0, lambda: running.said)
+        eventually(
+            lambda: running.scrape().get("ipmi_up{collector=ipmi}") == 0, lambda: running.said
+        )
         running.wait_for("the sensors cannot be read: ")
-        until(
+        eventually(
             lambda: running.scrape().get("bmcmedic_symptom{symptom=no-interface}") == 1,
             lambda: running.said,
         )
         assert running.scrape()["bmcmedic_interface_up"] == 0
         state = tmp_path / "run" / "door" / "state"
-        until(lambda: state.read_text().startswith("no-interface\n"), state.read_text)
+        eventually(lambda: state.read_text().startswith("no-interface\n"), state.read_text)
         assert running.end() == 0
     assert "Traceback" not in running.said
 
@@ -303,11 +306,15 @@ def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: 
     # Asked before the first pat, it would say for a minute that the timer stands.
     file.write_text(file.read_text().replace("[metrics]", "[metrics]\nbmc_period_s = 5"))
     with driver_with_bmc(tmp_path), agent(tmp_path, file) as running:
-        until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
-        until(lambda: running.scrape().get("bmcmedic_pats_total", 0) >= 3, lambda: running.said)
-        until(lambda: running.scrape().get("ipmi_up{collector=sel}") == 1, lambda: running.said)
+        eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+        eventually(
+            lambda: running.scrape().get("bmcmedic_pats_total", 0) >= 3, lambda: running.said
+        )
+        eventually(
+            lambda: running.scrape().get("ipmi_up{collector=sel}") == 1, lambda: running.said
+        )
         timer = "ipmi_bmc_watchdog_timer_state"
-        until(lambda: running.scrape().get(timer) == 1, lambda: running.said)
+        eventually(lambda: running.scrape().get(timer) == 1, lambda: running.said)
         seen = running.scrape()
         assert seen["ipmi_dcmi_power_consumption_watts"] == 232
         assert seen["ipmi_chassis_power_state"] == 1
@@ -318,7 +325,7 @@ def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: 
         assert 0 < seen["bmcmedic_pat_latency_seconds"] < DEADLINE_S
         assert [name for name in seen if name.startswith("bmcmedic_symptom")] == []
         up = "ipmi_up{collector=ipmi}"
-        until(lambda: running.scrape().get(up) == 1, lambda: running.said)
+        eventually(lambda: running.scrape().get(up) == 1, lambda: running.said)
         seen = running.scrape()
         assert seen["ipmi_temperature_celsius{id=4}{name=CPU1 Temp}"] == 47
         assert seen["ipmi_sensor_state{id=19}{name=PS1 Status}{type=Power Supply}"] == 0
@@ -366,12 +373,14 @@ def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -
         )
         try:
             running = RunningAgent(host, tmp_path)
-            until((tmp_path / "run" / "m.sock").exists, lambda: running.said)
+            eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
             running.wait_for("relief: 1 ended")
-            until(ends.exists, lambda: running.said)
+            eventually(ends.exists, lambda: running.said)
             ended = "bmcmedic_relief_actions_total{outcome=ended}"
-            until(lambda: running.scrape().get(ended) == 1, lambda: running.said)
-            until(lambda: running.scrape().get("bmcmedic_stuck_clients") == 0, lambda: running.said)
+            eventually(lambda: running.scrape().get(ended) == 1, lambda: running.said)
+            eventually(
+                lambda: running.scrape().get("bmcmedic_stuck_clients") == 0, lambda: running.said
+            )
             assert not innocent.exists()
         finally:
             host.kill()
@@ -389,7 +398,7 @@ def test_the_loopback_door_is_opened_where_that_is_wanted(tmp_path: Path) -> Non
     )
     with agent(tmp_path, file) as running:
         door = tmp_path / "run" / "door" / "door"
-        until(door.exists, lambda: running.said)
+        eventually(door.exists, lambda: running.said)
         told = door.read_text().splitlines()
         assert {"deadline_s=7", "share_s=0", "long_deadline_s=300"} <= set(told)
         assert running.end() == 0
@@ -406,7 +415,7 @@ def test_reports_arrive_are_held_back_while_it_is_away_and_arrive_again(
     with controller.serving(certificate):
         file = configure(tmp_path, *reporting(controller, authority))
         with agent(tmp_path, file) as running:
-            until(lambda: len(controller.reports) >= 2, lambda: running.said)
+            eventually(lambda: len(controller.reports) >= 2, lambda: running.said)
             first = controller.reports[0]
             assert first["version"] == 1
             assert first["symptoms"] == ["driver-unavailable"]
@@ -418,11 +427,13 @@ def test_reports_arrive_are_held_back_while_it_is_away_and_arrive_again(
             running.wait_for("a report was not taken: the controller answered 503")
             seen = len(controller.reports)
             with driver_without_bmc(tmp_path):
-                until(lambda: running.scrape().get("bmcmedic_driver_up") == 1, lambda: running.said)
+                eventually(
+                    lambda: running.scrape().get("bmcmedic_driver_up") == 1, lambda: running.said
+                )
                 failed = "bmcmedic_reports_total{outcome=failed}"
-                until(lambda: running.scrape().get(failed, 0) >= 2, lambda: running.said)
+                eventually(lambda: running.scrape().get(failed, 0) >= 2, lambda: running.said)
                 controller.status = 200
-                until(lambda: len(controller.reports) > seen, lambda: running.said)
+                eventually(lambda: len(controller.reports) > seen, lambda: running.said)
                 report = controller.reports[seen]
             assert report["reports_missed"] >= 2
             assert report["changes"]
@@ -440,10 +451,10 @@ def test_a_controller_that_is_gone_and_comes_back_is_found_again(
     with agent(tmp_path, file) as running:
         running.wait_for("a report was not taken: ")
         with controller.serving(certificate):
-            until(lambda: controller.reports, lambda: running.said)
+            eventually(lambda: controller.reports, lambda: running.said)
         seen = len(controller.reports)
         with controller.serving(certificate):
-            until(lambda: len(controller.reports) > seen, lambda: running.said)
+            eventually(lambda: len(controller.reports) > seen, lambda: running.said)
         assert running.end() == 0
 
 
@@ -475,7 +486,7 @@ def test_who_it_is_is_told_by_certificate_and_token(
         file = configure(tmp_path, *reporting(controller, authority))
         environment = {"CREDENTIALS_DIRECTORY": str(credentials)}
         with agent(tmp_path, file, environment=environment) as running:
-            until(lambda: controller.reports, lambda: running.said)
+            eventually(lambda: controller.reports, lambda: running.said)
             assert running.end() == 0
     assert controller.headers[0]["Authorization"] == "Bearer t0ken-of-ours"
     assert "t0ken-of-ours" not in running.said + json.dumps(controller.reports)
@@ -534,7 +545,7 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
             tmp_path, *reporting(controller, authority, allowed), socket_path=served.path
         )
         with agent(tmp_path, file) as running:
-            until(lambda: controller.reports, lambda: running.said)
+            eventually(lambda: controller.reports, lambda: running.said)
             good = order(controller, "good", "disarm-watchdog")
             controller.orders = [
                 good,
@@ -546,8 +557,8 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
                 "nonsense",
             ]
             ids = {"good", "late", "other", "reset", "park", "broken", ""}
-            until(lambda: ids <= set(controller.acknowledged()), lambda: running.said)
-            until(
+            eventually(lambda: ids <= set(controller.acknowledged()), lambda: running.said)
+            eventually(
                 lambda: controller.acknowledged()["good"]["state"] == "done", lambda: running.said
             )
             told = controller.acknowledged()
@@ -559,7 +570,7 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
         seen = len(controller.reports)
         controller.orders = [good]  # it never heard of it
         with agent(tmp_path, file) as running:
-            until(
+            eventually(
                 lambda: any(
                     each["id"] == "good" and each["state"] == "done"
                     for report in controller.reports[seen:]
@@ -569,7 +580,7 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
             )
             (tmp_path / "disabled").touch()
             controller.orders = [order(controller, "off", "disarm-watchdog")]
-            until(lambda: "off" in controller.acknowledged(), lambda: running.said)
+            eventually(lambda: "off" in controller.acknowledged(), lambda: running.said)
             assert "disabled exists" in controller.acknowledged()["off"]["reason"]
             assert running.end() == 0
     assert watchdog.orders == [("disarm", None)]
@@ -589,9 +600,9 @@ def test_an_order_is_not_begun_where_it_cannot_be_remembered(
             tmp_path, *reporting(controller, authority, allowed), socket_path=served.path
         )
         with agent(tmp_path, file) as running:
-            until(lambda: controller.reports, lambda: running.said)
+            eventually(lambda: controller.reports, lambda: running.said)
             controller.orders = [order(controller, "a", "disarm-watchdog")]
-            until(lambda: "a" in controller.acknowledged(), lambda: running.said)
+            eventually(lambda: "a" in controller.acknowledged(), lambda: running.said)
             assert "cannot be remembered" in controller.acknowledged()["a"]["reason"]
             assert running.end() == 0
     assert watchdog.orders == []
@@ -612,7 +623,7 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
     with controller.serving(certificate):
         file = configure(tmp_path, *reporting(controller, authority, allowed))
         with driver_with_bmc(tmp_path), agent(tmp_path, file) as running:
-            until(
+            eventually(
                 lambda: controller.reports and controller.reports[-1]["driver"],
                 lambda: running.said,
             )
@@ -620,8 +631,11 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
             for kind, stands in zip(kinds, expected, strict=False):
                 seconds = {"seconds": 3600} if kind == "lengthen-watchdog" else {}
                 controller.orders = [order(controller, kind, kind, **seconds)]
-                until(lambda: timer() == stands, lambda: (running.said, controller.reports[-1]))  # noqa: B023 - called here
-                until(
+                eventually(
+                    lambda: timer() == stands,  # noqa: B023 - called here
+                    lambda: (running.said, controller.reports[-1]),
+                )
+                eventually(
                     lambda: controller.acknowledged().get(kind, {}).get("state") == "done",  # noqa: B023
                     controller.acknowledged,
                 )
@@ -635,7 +649,7 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
                 ("reset", "cold-reset"),
             ):
                 controller.orders = [order(controller, order_id, kind)]
-                until(
+                eventually(
                     lambda: (
                         controller.acknowledged().get(order_id, {}).get("state")  # noqa: B023
                         not in (None, "started")
@@ -651,5 +665,5 @@ def test_a_controller_lengthens_disarms_and_resumes_the_timer_of_a_real_driver(
                 "resume-again": "done",
                 "reset": "done",
             }
-            until(lambda: timer() == (True, 120.0), lambda: controller.reports[-1])
+            eventually(lambda: timer() == (True, 120.0), lambda: controller.reports[-1])
             assert running.end() == 0

@@ -18,8 +18,9 @@ import pytest
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.driver.socket.errors import DriverUnavailable
 from bmcmedic.errors import BmcmedicError
+from tests.support.polling import eventually
 from tests.support.programs import bmcmedic, run
-from tests.support.running import DEADLINE_S, Running, until
+from tests.support.running import DEADLINE_S, Running
 
 
 class RunningDriver(Running):
@@ -169,7 +170,7 @@ def test_a_watchdog_that_cannot_work_is_refused_with_its_numbers(
 
 def test_without_an_interface_it_says_so_and_answers_meanwhile(tmp_path: Path) -> None:
     with driver_without_bmc(tmp_path) as running, running.client() as client:
-        until(
+        eventually(
             lambda: "no-ipmi0 is not there" in str(client.status()["driver"]["interface_missing"]),
             client.status,
         )
@@ -215,7 +216,7 @@ def test_a_reload_takes_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
     with driver(
         tmp_path, "--interface", "auto", "--device", "/x", "--config", str(file)
     ) as running:
-        until(running.is_served, lambda: running.said)  # so signals are handled
+        eventually(running.is_served, lambda: running.said)  # so signals are handled
         assert running.status()["watchdog"] is None
         file.write_text(
             "[process]\nlog_level = 'info'\n[socket]\nread_users = [5]\n[check]\nperiod_s = 3\n",

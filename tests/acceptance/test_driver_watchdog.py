@@ -6,8 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from bmcmedic.driver.socket.protocol import WatchdogAction
 from bmcmedic.errors import BmcmedicError, Refused
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, ResetWatchdogTimerReq
+from tests.support.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -38,13 +38,6 @@ def driver(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_S)
 
 
 def driver_client(folder: Path) -> DriverClient:
@@ -71,7 +64,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
 
 def test_it_pats_and_serves_and_keeps_the_timer_to_itself(tmp_path: Path) -> None:
     with driver(tmp_path, "disarm"):
-        until(lambda: pats(tmp_path) >= 3)
+        eventually(lambda: pats(tmp_path) >= 3)
         with driver_client(tmp_path) as client:
             assert client.exchange(GetDeviceIdReq()).manufacturer_id == 7154
             timer = client.exchange(GetWatchdogTimerReq())
@@ -86,13 +79,13 @@ def test_it_pats_and_serves_and_keeps_the_timer_to_itself(tmp_path: Path) -> Non
 
 def test_an_order_stops_the_timer_and_another_starts_it_again(tmp_path: Path) -> None:
     with driver(tmp_path, "disarm"):
-        until(lambda: pats(tmp_path) >= 1)
+        eventually(lambda: pats(tmp_path) >= 1)
         with driver_client(tmp_path) as client:
             client.watchdog(WatchdogAction.DISARM)
-            until(lambda: client.watchdog()["settled"] and not client.watchdog()["in_charge"])
+            eventually(lambda: client.watchdog()["settled"] and not client.watchdog()["in_charge"])
             assert not client.exchange(GetWatchdogTimerReq()).running
             client.watchdog(WatchdogAction.RESUME)
-            until(lambda: client.watchdog()["settled"] and client.watchdog()["in_charge"])
+            eventually(lambda: client.watchdog()["settled"] and client.watchdog()["in_charge"])
             assert client.exchange(GetWatchdogTimerReq()).running
 
 
@@ -104,7 +97,7 @@ def test_its_end_leaves_the_timer_as_configured(
     tmp_path: Path, shutdown: str, running: bool, countdown_s: float | None
 ) -> None:
     with driver(tmp_path, shutdown) as process:
-        until(lambda: pats(tmp_path) >= 2)
+        eventually(lambda: pats(tmp_path) >= 2)
         watcher = status(tmp_path)["watchdog"]["pretimeout"]["watcher_pid"]
         process.terminate()
         code, timer, _ = ended(process)
@@ -113,13 +106,13 @@ def test_its_end_leaves_the_timer_as_configured(
     if countdown_s is not None:
         assert countdown_s - DEADLINE_S < timer["present_countdown_s"] <= countdown_s
     if watcher is not None:
-        until(lambda: not Path(f"/proc/{watcher}/exe").exists())
+        eventually(lambda: not Path(f"/proc/{watcher}/exe").exists())
     assert not (tmp_path / "driver.sock").exists()
 
 
 def test_a_part_that_dies_ends_it_and_leaves_the_timer_to_the_next(tmp_path: Path) -> None:
     with driver(tmp_path, "disarm") as process:
-        until(lambda: pats(tmp_path) >= 1)
+        eventually(lambda: pats(tmp_path) >= 1)
         (tmp_path / "die").touch()
         code, timer, said = ended(process)
         assert code == 1
@@ -128,6 +121,6 @@ def test_a_part_that_dies_ends_it_and_leaves_the_timer_to_the_next(tmp_path: Pat
         assert "RuntimeError: a defect" in said
         (tmp_path / "die").unlink()
         with driver(tmp_path, "disarm") as following:
-            until(lambda: pats(tmp_path) >= 1)
+            eventually(lambda: pats(tmp_path) >= 1)
             following.terminate()
             assert ended(following)[0] == 0

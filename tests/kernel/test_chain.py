@@ -10,8 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.scripts import LAB_FILES
 from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 from tests.support.guest_ssh import ssh_to
+from tests.support.polling import eventually
 from tests.support.programs import PASSWORD
 from tools import build_pyz
 
@@ -48,13 +48,6 @@ ln -f /usr/bin/python3 /usr/bin/ipmitool && cd /usr/lib/monitoring
 for i in $(seq {patient}); do setsid ipmitool mc info </dev/null >/dev/null 2>&1 & done
 for i in $(seq {forever}); do setsid ipmitool chassis status </dev/null >/dev/null 2>&1 & done
 """
-
-
-def poll(condition: Callable[[], bool], what: str) -> None:
-    """Ask until it holds. Not `Guest.wait_until`: while that asks, no other thread can."""
-    give_up_at = time.monotonic() + SEEN_S_MAX
-    while not condition():
-        assert time.monotonic() < give_up_at, f"waited {SEEN_S_MAX} s for {what}"
 
 
 @dataclass(frozen=True)
@@ -128,10 +121,10 @@ class Desk:
                 told["stuck_count"] == PATIENT + forever and "bmc-not-answering" in told["symptoms"]
             )
 
-        poll(is_seen, "a hang with stuck clients")
+        eventually(is_seen, self.triage, timeout_s=SEEN_S_MAX)
 
     def wait_until_well(self) -> None:
-        poll(lambda: self.triage()[0] == 0, "no symptom")
+        eventually(lambda: self.triage()[0] == 0, self.triage, timeout_s=SEEN_S_MAX)
 
     def host_ran_on(self) -> bool:
         boot_id = self.guest.run("cat /proc/sys/kernel/random/boot_id").output.strip()
@@ -202,9 +195,10 @@ def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(desk: Des
     """After relief nobody may be asking the BMC: the word stands for what was seen before."""
     resets = desk.bmc.get()["cold_resets"]
     desk.fall_ill()
-    poll(
+    eventually(
         lambda: all(each["idle_s"] > WATCHED_S_MIN + 1 for each in desk.triage()[1]["stuck"]),
-        "clients that have stood still for long enough to be ended",
+        lambda: desk.triage()[1]["stuck"],
+        timeout_s=SEEN_S_MAX,
     )
     done = desk.relieve()
     told = json.loads(done.stdout)
@@ -219,8 +213,9 @@ def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(desk: Des
     assert desk.host_ran_on()
 
     desk.ask()
-    poll(
+    eventually(
         lambda: json.loads(desk.relieve().stdout)["kipmid_max_busy_us"]["action"] == "put back",
-        "kipmid as it was",
+        lambda: json.loads(desk.relieve().stdout)["kipmid_max_busy_us"],
+        timeout_s=SEEN_S_MAX,
     )
     assert desk.triage()[0] == 0

@@ -37,9 +37,9 @@ from tests.support.driver_socket import (
     WAIT_S_MAX,
     LineClient,
     Served,
-    eventually,
     serving,
 )
+from tests.support.polling import eventually
 from tests.support.scripted_interface import Attempt, ScriptedInterface
 
 DEVICE_ID = bytes.fromhex("2001017302df570100620100000000")

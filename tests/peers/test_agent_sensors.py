@@ -38,13 +38,13 @@ from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.profile import profile_with
 from bmcmedic.transport.lanplus import LanPlus
 from tests.support.ipmi_sim import ipmi_sim
+from tests.support.polling import eventually
 from tests.support.ports import unused_port
 from tests.support.sensor_zoo import ANALOG, fan, temperature, voltage
 from tests.support.sim_host import (
     HANG_LIMITS,
     RunningDoor,
     SimHost,
-    eventually,
     running_door,
     sim_host,
 )

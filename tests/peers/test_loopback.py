@@ -22,6 +22,7 @@ from bmcmedic.agent.loopback.server import LoopbackSettings
 from bmcmedic.agent.shim import start
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.kcs_host import KcsLimits
+from tests.support.polling import eventually
 from tests.support.ports import unused_port
 from tests.support.programs import bmcmedic
 from tests.support.sim_host import (
@@ -29,7 +30,6 @@ from tests.support.sim_host import (
     KCS_LIMITS,
     RunningDoor,
     SimHost,
-    eventually,
     running_door,
     sim_host,
 )

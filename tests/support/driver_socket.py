@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,10 @@ from bmcmedic.driver.socket.policy import Access, Peer, Rights
 from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, QueueFull
 from bmcmedic.service.runtime import ThreadRuntime
+from tests.support.polling import eventually
 
 WAIT_S_MAX = 30.0
 GET_DEVICE_ID = {"netfn": 6, "command": 1}
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.001)
 
 
 class SetClock(ThreadRuntime):

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bmcmedic.host.client.stuck import ClientSample, Now
 from bmcmedic.host.kernel.proc import Tree
+from tests.support.polling import eventually
 
 STUCK = "import select; select.select([], [], [])"
 """Waits as ipmitool up to 1.8.15 does, for ever."""
@@ -113,7 +113,7 @@ class HostClients:
     def _started(self, pid: int, *, is_waiting: bool = True) -> int:
         """Once it runs what it was started for."""
         if is_waiting:
-            wait_for(lambda: any(how in wchan(pid) for how in _WAITS) and self.runs(pid))
+            eventually(lambda: any(how in wchan(pid) for how in _WAITS) and self.runs(pid))
         return pid
 
     def runs(self, pid: int) -> bool:
@@ -134,7 +134,7 @@ class HostClients:
             try:
                 os.waitpid(pid, 0)
             except ChildProcessError:
-                wait_for(lambda pid=pid: not self.runs(pid))  # type: ignore[misc]
+                eventually(lambda pid=pid: not self.runs(pid))  # type: ignore[misc]
         for terminal in self._terminals:
             os.close(terminal)
 
@@ -156,16 +156,7 @@ def wait_until_still(pid: int, for_s: float = 0.4) -> None:
             look = ClientSample.at(process, Now.of(tree, [process.stat().processor]))
         return min(look.age_s, look.age_s if look.idle_s is None else look.idle_s) > for_s
 
-    wait_for(is_still)
-
-
-def wait_for(holds: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until something holds."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"does not hold after {timeout_s:g} s")
-        time.sleep(0.01)
+    eventually(is_still)
 
 
 @contextmanager

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.polling import eventually
 
 DEADLINE_S = 90.0
 """On a machine that is busy besides, a start alone takes seconds."""
 POLL_S = 0.02
-
-
-def until(condition: Callable[[], object], what: Callable[[], object]) -> None:
-    """Wait for it; `what` says what was seen instead."""
-    deadline = time.monotonic() + DEADLINE_S
-    with selectors.DefaultSelector() as nothing_to_come:
-        while not condition():
-            assert time.monotonic() < deadline, what()
-            nothing_to_come.select(POLL_S)
 
 
 class Running:
@@ -40,7 +30,7 @@ class Running:
         return text in self.said
 
     def wait_for(self, text: str) -> None:
-        until(lambda: self.has_said(text), lambda: f"{text!r} in {self.said!r}")
+        eventually(lambda: self.has_said(text), lambda: f"{text!r} in {self.said!r}")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

@@ -39,13 +39,6 @@ HANG_LIMITS = KcsLimits(recoveries_max=1, exchange_s=2.0)
 """The shipped figures would make each test of a hang take half a minute."""
 
 
-def eventually(holds: Callable[[], object]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.005)
-
-
 class SimHost:
     """BMC, driver and socket."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -27,6 +27,7 @@ from bmcmedic.ipmi.kcs import KcsPhase
 from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, NothingThere
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
+from tests.support.polling import eventually
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 
 PAT = b"\x18\x22"
@@ -40,13 +41,6 @@ LIMITS = DriverLimits(
     io_lock_s=0.05,
     breaker=BreakerLimits(failures_max=3, probe_s_min=0.02, probe_s_max=0.02),
 )
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 def in_a_minute() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from bmcmedic.ipmi.commands.messaging import GetBmcGlobalEnablesReq
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import Interrupted
 from tests.support.driver_socket import serving
+from tests.support.polling import eventually
 from tests.support.scripted_interface import WAIT_S_MAX, Attempt, ScriptedInterface
 
 PAT = b"\x18\x22"
@@ -28,13 +29,6 @@ SET_SOMETHING = b"\x18\x2e\x01"
 LIMITS = DriverLimits(
     io_lock_s=0.05, breaker=BreakerLimits(failures_max=1, probe_s_min=0.02, probe_s_max=0.02)
 )
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.001)
 
 
 def in_a_minute() -> float:

@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,18 +16,12 @@ from bmcmedic.transport.dev_ipmi import DevIpmi
 from bmcmedic.transport.dev_ipmi_bridge import BRIDGED_MAX
 from bmcmedic.transport.dev_ipmi_device import Received
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
+from tests.support.polling import eventually
 
 WAIT_S_MAX = 30.0
 NEVER = float("inf")
 REQUEST = b"\x10\x2d\xbe"
 ME = Ipmb(6, 0x2C)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.001)
 
 
 class OpenDevice:

@@ -38,6 +38,7 @@ from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.transport import lanplus
 from bmcmedic.transport.lan_engine import transport_error
 from bmcmedic.transport.lanplus import LanPlus, resolve, sessionless_exchange
+from tests.support.polling import eventually_in_loop
 from tests.support.udp_bmc import (
     CREDENTIALS,
     Address,
@@ -78,14 +79,6 @@ async def connect(bmc: UdpBmc, **options: Any) -> LanPlus:  # noqa: ANN401
     )
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop go on until the server's thread has come that far."""
-    give_up_at = deadline()
-    while not condition():
-        assert asyncio.get_running_loop().time() < give_up_at
-        await asyncio.sleep(0)
-
-
 def test_a_session_is_opened_used_and_closed(bmc: UdpBmc) -> None:
     async def story() -> None:
         async with await connect(bmc) as session:
@@ -113,7 +106,7 @@ def test_a_level_that_the_bmc_grants_in_words_only_is_refused(
     async def story() -> None:
         with pytest.raises(BmcRefusal, match="ADMINISTRATOR was asked for, USER granted"):
             await connect(bmc, privilege=PrivilegeLevel.ADMINISTRATOR)
-        await until(lambda: bmc.sessions() == 0)
+        await eventually_in_loop(lambda: bmc.sessions() == 0)
 
     run(story())
 
@@ -254,7 +247,7 @@ def test_a_request_without_an_answer_leaves_the_session_usable(bmc: UdpBmc) -> N
             bmc.execute = lambda _incoming: None
             with pytest.raises(NoAnswer, match="00/01"):
                 await session.exchange(GetChassisStatusReq(), deadline(0.3))
-            await until(lambda: bmc.executed[0, 1] > 0)
+            await eventually_in_loop(lambda: bmc.executed[0, 1] > 0)
             assert bmc.executed[0, 1] == 1, "repeats of a request in work are not executed"
             bmc.execute = power
             assert (await session.exchange(GetChassisStatusReq(), deadline())).power_on
@@ -270,7 +263,7 @@ def test_a_cold_reset_whose_answer_is_lost_was_sent_once(bmc: UdpBmc) -> None:
         before = bmc.datagrams
         with pytest.raises(NoAnswer):
             await session.exchange(ColdResetReq(), deadline(1.0))
-        await until(lambda: bmc.executed[6, 2] > 0)
+        await eventually_in_loop(lambda: bmc.executed[6, 2] > 0)
         assert bmc.datagrams == before + 1
         assert bmc.executed[6, 2] == 1
         session.abandon()
@@ -306,7 +299,7 @@ def test_a_cancelled_exchange_still_lets_the_session_be_closed(bmc: UdpBmc) -> N
         power = bmc.execute
         bmc.execute = lambda _incoming: None
         asking = asyncio.create_task(session.exchange(GetChassisStatusReq(), deadline(60)))
-        await until(lambda: bmc.executed[0, 1] == 1)
+        await eventually_in_loop(lambda: bmc.executed[0, 1] == 1)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

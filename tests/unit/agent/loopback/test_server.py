@@ -10,7 +10,7 @@ import select
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,8 @@ from bmcmedic.ipmi.rakp import OpenSessionRequest
 from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.lanplus import LanPlus
-from tests.support.driver_socket import FakeDriver, FakeWatchdog, eventually, serving
+from tests.support.driver_socket import FakeDriver, FakeWatchdog, serving
+from tests.support.polling import eventually, eventually_in_loop
 from tests.support.sim_host import RunningDoor, running_door
 
 DEADLINE_S = 20.0
@@ -393,28 +394,22 @@ def test_a_read_is_not_answered_from_before_it_was_asked_nor_by_the_driver(tmp_p
             asked.remove(first)
             writers[0].write(encode_answer(AnswerFrame(first.frame_id, code, data, None, reason)))
 
-        async def until(condition: Callable[[], bool]) -> None:
-            give_up_at = asyncio.get_running_loop().time() + DEADLINE_S
-            while not condition():
-                assert asyncio.get_running_loop().time() < give_up_at
-                await asyncio.sleep(0)
-
         path = str(tmp_path / "driver")
         server = await asyncio.start_unix_server(serve, path)
         link = DriverLink(path)
         for number in range(IN_FLIGHT_MAX):
             ask(link, f"before {number}", 2 if number else GET_DEVICE_ID.command)
-        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        await eventually_in_loop(lambda: len(asked) == IN_FLIGHT_MAX)
         answer(b"old")  # lies in the socket: nothing here has read it yet
         ask(link, "after", GET_DEVICE_ID.command)
-        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        await eventually_in_loop(lambda: len(asked) == IN_FLIGHT_MAX)
         assert "after" not in told
         ask(link, "last", GET_DEVICE_ID.command)
-        await until(lambda: link._waiting[0].may_share)
+        await eventually_in_loop(lambda: link._waiting[0].may_share)
         answer(b"", CompletionCode.NODE_BUSY, "too many of yours are in flight")
-        await until(lambda: len(asked) == IN_FLIGHT_MAX)
+        await eventually_in_loop(lambda: len(asked) == IN_FLIGHT_MAX)
         answer(b"new")
-        await until(lambda: "last" in told)
+        await eventually_in_loop(lambda: "last" in told)
         await link.close()
         server.close()
         for writer in writers:

@@ -25,19 +25,12 @@ from bmcmedic.agent.loopback.published_files import (
 from bmcmedic.agent.shim import start as shim_start
 from bmcmedic.agent.shim.main import find_real, is_shim
 from bmcmedic.agent.shim.result_cache import FILES_MAX, Result, Results, began_at, now
+from tests.support.polling import eventually
 
 WAIT_S_MAX = 90.0
 DOOR_WORDS = ["-I", "lanplus", "-H", "127.0.0.1", "-p", "6230", "-U", "bmcmedic-shim"]
 NOTHING: Mapping[str, str] = {}
 THE_SCRIPT = Path(shim_start.__file__)
-
-
-def eventually(holds: object) -> None:
-    assert callable(holds)
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.005)
 
 
 class Shimmed:

@@ -45,9 +45,9 @@ from tests.support.driver_socket import (
     Everybody,
     FakeDriver,
     FakeWatchdog,
-    eventually,
     serving,
 )
+from tests.support.polling import eventually
 
 DEVICE_ID = bytes.fromhex("2001017302df57010062010000 0000")
 

@@ -32,9 +32,9 @@ from tests.support.driver_socket import (
     LineClient,
     Served,
     SetClock,
-    eventually,
     serving,
 )
+from tests.support.polling import eventually
 
 LIMITS = ServerLimits()
 

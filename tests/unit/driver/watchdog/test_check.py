@@ -22,6 +22,7 @@ from bmcmedic.driver.watchdog.check import (
     ProcessCheck,
 )
 from bmcmedic.driver.watchdog.settings import CHECK_OUTPUT_BYTES_MAX, CheckSettings
+from tests.support.polling import eventually
 from tests.support.virtual_runtime import VirtualRuntime
 
 SETTINGS = CheckSettings(("/check",), period_s=10.0, deadline_s=5.0)
@@ -191,13 +192,6 @@ def test_without_a_check_the_host_is_well() -> None:
 
 def shell(script: str) -> ProcessCheck:
     return ProcessCheck(("/bin/sh", "-c", script))
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from bmcmedic.errors import ConfigurationError, NoAnswer
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.dev_watchdog import ModuleParameters
+from tests.support.polling import eventually
 
 SETTINGS = WatchdogSettings(timeout_s=120.0)
 PARAMETERS = ModuleParameters(action="reset", preaction="pre_none", nowayout=False)
@@ -81,13 +82,6 @@ def bench() -> Iterator[Bench]:
         bench.path.stop()
         thread.join(WAIT_S_MAX)
         assert not thread.is_alive()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 def test_everything_reaches_the_kernel_in_its_order(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
 )
 from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
 from bmcmedic.errors import ConfigurationError
+from tests.support.polling import eventually
 
 LIMIT_S = 2.0
 """Of the stand-in's pretimeout; it pats twice a second."""
@@ -35,15 +36,6 @@ LATE_S_MAX = 5.0
 """It fires within its limit and 1 s where it may have a processor; a busy machine lets it wait."""
 WAIT_S_MAX = 30.0
 STAND_IN = Path(__file__).parents[3] / "support" / "driver_stand_in.py"
-
-
-def eventually(holds: Callable[[], bool], seconds: float = WAIT_S_MAX) -> float:
-    """Until it holds; how long that took."""
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() < begun + seconds
-        time.sleep(0.01)
-    return time.monotonic() - begun
 
 
 def is_running(pid: int) -> bool:

@@ -28,9 +28,9 @@ from tests.support.host_clients import (
     SLEEPS,
     HostClients,
     host_clients,
-    wait_for,
     wait_until_still,
 )
+from tests.support.polling import eventually
 from tests.support.proc_tree import (
     CLOCKS_BEHIND_S,
     UPTIME_S,
@@ -75,7 +75,7 @@ def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
     client = client_of(pid)
     assert client is not None
     marked_at_s = Now.of(LIVE).uptime_s
-    wait_for(lambda: Now.of(LIVE).uptime_s > marked_at_s + 0.2)
+    eventually(lambda: Now.of(LIVE).uptime_s > marked_at_s + 0.2)
     return judge(client, look_again(client, LIVE, Now.of(LIVE, cpus_of([client]))), stuck_after_s)
 
 
@@ -91,7 +91,7 @@ def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict
         verdicts.append(verdict_on(pid, stuck_after_s))
         return verdicts[-1].finding is not Finding.PROGRESS
 
-    wait_for(has_not_run)
+    eventually(has_not_run)
     return verdicts[-1]
 
 
@@ -126,9 +126,9 @@ def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
 
 def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
     pid = clients.start("sdr", code=PROGRESS)
-    wait_for(lambda: Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100 > SOON_S)
+    eventually(lambda: Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100 > SOON_S)
     # It runs each 0.05 s, and on a busy machine as often as it is let.
-    wait_for(lambda: verdict_on(pid).finding is Finding.PROGRESS)
+    eventually(lambda: verdict_on(pid).finding is Finding.PROGRESS)
 
 
 def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:
@@ -162,7 +162,7 @@ def test_look_alikes_are_no_clients(clients: HostClients, tmp_path: Path) -> Non
     for command in (["grep", "ipmitool"], ["sh", str(script)], ["tail", "-f", str(script)]):
         pid = clients.start_other(*command)
         executable = Path(f"/proc/{pid}/exe")
-        wait_for(lambda executable=executable: "python" not in executable.readlink().name)  # type: ignore[misc]
+        eventually(lambda executable=executable: "python" not in executable.readlink().name)  # type: ignore[misc]
         assert client_of(pid) is None
 
 

@@ -16,7 +16,7 @@ import pytest
 from bmcmedic.host.kernel import cpu_clocks
 from bmcmedic.host.kernel.cpu_clocks import clocks_s, latest_turns_s, turn_at_s
 from bmcmedic.host.kernel.proc import Tree, uptime_s
-from tests.support.host_clients import wait_for
+from tests.support.polling import eventually
 from tests.support.proc_tree import (
     CLOCKS_BEHIND_S,
     UPTIME_S,
@@ -62,12 +62,12 @@ def test_who_sleeps_on_a_cpu_ran_before_its_clock_says(cpu: int) -> None:
             stat = LIVE.stat(child.pid)
             return stat.state == "S" and stat.processor == cpu
 
-        wait_for(sleeps)
+        eventually(sleeps)
         turn_s = turn_at_s(LIVE.read(f"{child.pid}/sched"))
         first_at_s, first = uptime_s(LIVE), clocks_s(LIVE, [cpu])
         assert turn_s is not None
         assert 0.0 <= first[cpu] - turn_s < TIMEOUT_S
-        wait_for(lambda: clocks_s(LIVE, [cpu])[cpu] >= first[cpu] + 0.3)
+        eventually(lambda: clocks_s(LIVE, [cpu])[cpu] >= first[cpu] + 0.3)
         # It goes no faster than time, and the uptime is told in hundredths.
         assert uptime_s(LIVE) - first_at_s > 0.28
         child.communicate(b"\n", timeout=TIMEOUT_S)
@@ -154,7 +154,7 @@ def test_one_that_does_not_come_blinds_no_other(monkeypatch: pytest.MonkeyPatch)
         asked.append(visitor)
         if len(asked) > 1:
             return has_come(visitor, until)
-        wait_for(lambda: time.monotonic() > until)
+        eventually(lambda: time.monotonic() > until)
         return False
 
     monkeypatch.setattr(cpu_clocks._Visitor, "has_come", not_the_first)
@@ -204,7 +204,7 @@ def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up(
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        wait_for(lambda: CPUS[0] in clocks_s(LIVE, CPUS))
+        eventually(lambda: CPUS[0] in clocks_s(LIVE, CPUS))
         child.kill()
 
 

@@ -20,9 +20,9 @@ from tests.support.host_clients import (
     IGNORES_SIGTERM,
     HostClients,
     host_clients,
-    wait_for,
     wait_until_still,
 )
+from tests.support.polling import eventually
 from tests.support.relief_host import Fake, FakeHost
 from tests.unit.host.relieve.test_relieve_processes import OnlyThese, is_alive, outcomes, relieve
 
@@ -212,13 +212,13 @@ def test_in_a_real_container_the_innocent_lives_on(clients: HostClients, tmp_pat
         [*apart, *command], env=clients.environment, stdin=subprocess.DEVNULL
     ) as box:
         try:
-            wait_for(lambda: child_of(box.pid) is not None)
+            eventually(lambda: child_of(box.pid) is not None)
             stuck = child_of(box.pid)
             assert stuck is not None
             wait_until_still(stuck)
             into = ["nsenter", "--target", str(stuck), "--pid", "sleep", "777"]
             with subprocess.Popen(into, stdin=subprocess.DEVNULL) as entered:
-                wait_for(lambda: child_of(entered.pid) is not None)
+                eventually(lambda: child_of(entered.pid) is not None)
                 sleeper = child_of(entered.pid)
                 assert sleeper is not None
                 report = relieve(tmp_path, OnlyThese(), {stuck, sleeper}, sender)
@@ -228,7 +228,7 @@ def test_in_a_real_container_the_innocent_lives_on(clients: HostClients, tmp_pat
                 os.kill(sleeper, signal.SIGKILL)
             report = relieve(tmp_path, OnlyThese(), {stuck}, sender)
             assert outcomes(report) == {stuck: Outcome.KILLED}
-            wait_for(lambda: not is_alive(stuck))
+            eventually(lambda: not is_alive(stuck))
         finally:
             box.kill()
     assert Tree("/proc").stat_or_none(box.pid) is None

@@ -23,8 +23,8 @@ from tests.support.host_clients import (
     STUCK,
     HostClients,
     host_clients,
-    wait_for,
 )
+from tests.support.polling import eventually
 
 STUCK_AFTER_S = 60.0
 LEAP_S = 3_600.0
@@ -165,7 +165,7 @@ def test_exactly_the_stuck_ones_end(
     assert outcomes(report) == dict.fromkeys(stuck, Outcome.ENDED)
     assert {case.ending.through for case in report.stuck if case.ending} == {through}
     # One whose executable is gone has ended; what is left of it may still wait for a processor.
-    wait_for(lambda: not any(map(is_alive, stuck)))
+    eventually(lambda: not any(map(is_alive, stuck)))
     assert all(map(is_alive, innocent))
     groups = {case.group for case in report.stuck if case.group and case.group.number == leader}
     assert groups == {(leader, 3, 2)} or groups == {(leader, 2, 2)}
@@ -177,7 +177,7 @@ def test_who_stays_after_sigterm_is_killed(clients: HostClients, tmp_path: Path,
     pid = clients.start("mc", "info", code=code)
     report = relieve(tmp_path, OnlyThese(), {pid}, Sender.of_this_system())
     assert outcomes(report) == {pid: Outcome.KILLED}
-    wait_for(lambda: not is_alive(pid))
+    eventually(lambda: not is_alive(pid))
 
 
 def test_who_works_after_sigterm_is_let_work(clients: HostClients, tmp_path: Path) -> None:
@@ -224,14 +224,15 @@ def test_the_pids_of_this_host_are_our_own() -> None:
 
 IN_A_NAMESPACE = """
 import json, pathlib, subprocess, sys, tempfile, threading, os
-from tests.support.host_clients import host_clients, wait_for
+from tests.support.host_clients import host_clients
+from tests.support.polling import eventually
 from bmcmedic.host.kernel.proc import Tree, age_s, uptime_s
 
 tree = Tree("/proc")
 with tempfile.TemporaryDirectory() as folder, host_clients(pathlib.Path(folder)) as clients:
     stuck = [clients.start_orphan("mc", "info") for _ in range(3)]
     remote = clients.start("-I", "lanplus", "-H", "192.0.2.1", "mc", "info")
-    wait_for(lambda: age_s(tree.stat(stuck[-1]), uptime_s(tree)) > 20.0)
+    eventually(lambda: age_s(tree.stat(stuck[-1]), uptime_s(tree)) > 20.0)
     runs = []
     for option in ([], ["--dry-run"], ["--yes"]):
         done = subprocess.run(

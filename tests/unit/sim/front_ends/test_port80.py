@@ -14,20 +14,13 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.rack import BmcSpec, Rack
 from bmcmedic.transport.addresses import Address
+from tests.support.polling import eventually_in_loop
 from tests.support.sim import START, sim_bmc
 
 DEADLINE_S = 30.0
 SMALL_BYTES = 4 << 20
 WRITES_TO_THE_END = 9_011
 """Of 4 MiB 80 % are free, and 1 MiB of them stays; 256 bytes a write."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + DEADLINE_S
-    while not condition():
-        assert loop.time() < deadline
-        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
@@ -65,19 +58,19 @@ def test_every_byte_is_a_write_and_the_last_one_reboots_the_bmc() -> None:
             assert described()["memory_free_fraction"] == 0.8
             machine = await connected(rack)
             machine.write(bytes(WRITES_TO_THE_END))
-            await until(lambda: described()["port80"]["writes"] == WRITES_TO_THE_END)
+            await eventually_in_loop(lambda: described()["port80"]["writes"] == WRITES_TO_THE_END)
             assert described()["memory_free_fraction"] == pytest.approx(0.25, abs=1e-4)
             assert described()["own_watchdog_reboots"] == 0
             assert described()["answer_latency_s"] > 0.03
             machine.write(b"*")
-            await until(lambda: described()["own_watchdog_reboots"] == 1)
+            await eventually_in_loop(lambda: described()["own_watchdog_reboots"] == 1)
             # Nobody takes the writes while it boots; then it is as fresh as ever.
             machine.write(bytes(100))
-            await until(lambda: described()["state"] == "up")
+            await eventually_in_loop(lambda: described()["state"] == "up")
             assert described()["memory_free_fraction"] == 0.8
             assert described()["port80"]["writes"] == WRITES_TO_THE_END + 101
             await closed(machine)
-            await until(lambda: not described()["port80"]["connected"])
+            await eventually_in_loop(lambda: not described()["port80"]["connected"])
 
     run(story)
 
@@ -86,19 +79,19 @@ def test_a_machine_at_a_time_and_it_may_come_again(tmp_path: Path) -> None:
     async def story() -> None:
         async with rack_of(place=tmp_path / "port80") as (rack, described):
             first = await connected(rack)
-            await until(lambda: described()["port80"]["connected"])
+            await eventually_in_loop(lambda: described()["port80"]["connected"])
             reader, second = await asyncio.open_unix_connection(tmp_path / "port80")
             with contextlib.suppress(OSError):
                 second.write(bytes(50))
                 assert await reader.read() == b""
             await closed(second)
             first.write(bytes(5))
-            await until(lambda: described()["port80"]["writes"] == 5)
+            await eventually_in_loop(lambda: described()["port80"]["writes"] == 5)
             await closed(first)
-            await until(lambda: not described()["port80"]["connected"])
+            await eventually_in_loop(lambda: not described()["port80"]["connected"])
             third = await connected(rack)
             third.write(bytes(2))
-            await until(lambda: described()["port80"]["writes"] == 7)
+            await eventually_in_loop(lambda: described()["port80"]["writes"] == 7)
             await closed(third)
         assert not (tmp_path / "port80").exists()
 

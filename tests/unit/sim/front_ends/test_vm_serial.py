@@ -45,6 +45,7 @@ from bmcmedic.sim.front_ends.vm_serial import VmPort, parse_vm_socket
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import BmcSpec, Rack
 from bmcmedic.transport.addresses import Address
+from tests.support.polling import eventually_in_loop
 from tests.support.sim import EPOCH_OFFSET_S, execute
 
 DEADLINE_S = 30.0
@@ -53,14 +54,6 @@ Code = VmControlCode
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(story(), 3 * DEADLINE_S))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + DEADLINE_S
-    while not condition():
-        assert loop.time() < deadline, "it never came true"
-        await asyncio.sleep(0.002)
 
 
 class Machine:
@@ -119,7 +112,7 @@ class Machine:
         self._writer.write(data)
 
     async def answer(self) -> VmResponse:
-        await until(lambda: bool(self.answers))
+        await eventually_in_loop(lambda: bool(self.answers))
         return self.answers.pop(0)
 
     async def ask(self, request: Command[Any]) -> VmResponse:
@@ -127,7 +120,7 @@ class Machine:
         return await self.answer()
 
     async def is_told(self, *codes: VmControlCode) -> None:
-        await until(lambda: set(codes) <= set(self.told))
+        await eventually_in_loop(lambda: set(codes) <= set(self.told))
         self.told.clear()
 
 
@@ -241,7 +234,7 @@ def test_an_answer_that_qemu_would_not_wait_for_is_waited_for(
     async def story() -> None:
         async with machine_at("slow:1") as (machine, _):
             machine.send(GetDeviceIdReq())
-            await until(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
             assert machine.answers == []
             assert (await machine.answer()).completion_code == 0
 
@@ -266,7 +259,7 @@ def test_a_hung_bmc_is_silent_and_answers_the_last_request_when_it_is_back() -> 
     async def story() -> None:
         async with machine_at("hang") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port._end.unanswered is not None)
             assert machine.host.timer is not None
             set_faults(port)
             assert (await machine.answer()).completion_code == 0xD2
@@ -280,7 +273,7 @@ def test_a_wedged_interface_waits_for_ever_and_a_reset_over_lan_frees_it(wedge: 
     async def story() -> None:
         async with machine_at(f"kcs-stuck:{wedge}", "boot:0.05") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
             assert machine.host.waiting is not None
             over_lan(port, ColdResetReq())
             assert (await machine.answer()).completion_code == 0xD2
@@ -294,10 +287,10 @@ def test_an_interface_is_wedged_in_the_middle_of_a_request() -> None:
     async def story() -> None:
         async with machine_at("slow:1") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port._end.unanswered is not None)
             set_faults(port, "kcs-stuck:ibf")
-            await until(lambda: machine.host.timer is None)
-            await until(lambda: port._answering is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: port._answering is None)
             assert machine.answers == []
             set_faults(port)
             assert (await machine.answer()).completion_code == 0xD2
@@ -311,7 +304,7 @@ def test_a_request_that_qemu_forgot_is_answered_when_the_bmc_is_back(sequence: i
         async with machine_at("hang", "boot:0.05") as (machine, port):
             machine.host.sequence = sequence
             machine.send(GetDeviceIdReq())
-            await until(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port._end.unanswered is not None)
             assert machine.host.handle_timer(float("inf")) is None
             over_lan(port, ColdResetReq())
             answer = await machine.answer()
@@ -324,7 +317,7 @@ def test_a_machine_resets_its_own_bmc_and_gets_the_answer_first() -> None:
     async def story() -> None:
         async with machine_at("boot:0.05") as (machine, port):
             assert (await machine.ask(ColdResetReq())).completion_code == 0
-            await until(lambda: port.bmc.cold_resets == 1 and port.bmc.state == "up")
+            await eventually_in_loop(lambda: port.bmc.cold_resets == 1 and port.bmc.state == "up")
             assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
 
     run(story)
@@ -403,7 +396,7 @@ def test_chassis_control_over_lan_acts_on_the_machine(
     async def story() -> None:
         async with machine_at() as (machine, port):
             over_lan(port, ChassisControlReq(action))
-            await until(lambda: bool(machine.told))
+            await eventually_in_loop(lambda: bool(machine.told))
             assert machine.told == [code]
 
     run(story)
@@ -414,7 +407,7 @@ def test_a_machine_that_can_do_little_is_not_asked_for_more() -> None:
         async with machine_at(host=VmHost(Capability.RESET)) as (machine, port):
             over_lan(port, ChassisControlReq(ChassisControlAction.DIAGNOSTIC_INTERRUPT))
             over_lan(port, ChassisControlReq(ChassisControlAction.HARD_RESET))
-            await until(lambda: bool(machine.told))
+            await eventually_in_loop(lambda: bool(machine.told))
             assert machine.told == [Code.RESET]
 
     run(story)
@@ -437,7 +430,7 @@ def test_a_bmc_that_takes_its_host_along_resets_the_machine() -> None:
         async with machine_at("reset-reboots-host", "boot:0.2") as (machine, port):
             over_lan(port, ColdResetReq())
             await machine.is_told(Code.RESET)
-            await until(lambda: port.bmc.host.power_changes == 2)
+            await eventually_in_loop(lambda: port.bmc.host.power_changes == 2)
             assert Code.POWER_OFF not in machine.told
 
     run(story)
@@ -460,7 +453,7 @@ def test_one_machine_at_a_time() -> None:
         async with machine_at() as (machine, port):
             second = Machine(VmHost())
             await second.connect(port.address)
-            await until(lambda: second.is_gone)
+            await eventually_in_loop(lambda: second.is_gone)
             assert second.told == []
             await second.close()
             assert port.refused_clients == 1
@@ -473,9 +466,9 @@ def test_a_wedged_machine_that_went_and_came_back_is_freed_by_the_reset() -> Non
     async def story() -> None:
         async with machine_at("kcs-stuck:ibf", "boot:0.05") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
             await machine.close()
-            await until(lambda: not port.is_connected)
+            await eventually_in_loop(lambda: not port.is_connected)
             await machine.connect(port.address)
             await machine.is_told(Code.VERSION)
             assert machine.host.waiting is not None
@@ -489,11 +482,11 @@ def test_a_machine_that_was_away_during_the_reset_is_freed_when_it_comes() -> No
     async def story() -> None:
         async with machine_at("kcs-stuck:ibf", "boot:0.02") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
             await machine.close()
-            await until(lambda: not port.is_connected)
+            await eventually_in_loop(lambda: not port.is_connected)
             over_lan(port, ColdResetReq())
-            await until(lambda: port.bmc.cold_resets == 1 and port.bmc.state == "up")
+            await eventually_in_loop(lambda: port.bmc.cold_resets == 1 and port.bmc.state == "up")
             await machine.connect(port.address)
             assert (await machine.answer()).completion_code == 0xD2
             assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
@@ -509,7 +502,7 @@ def test_who_does_not_say_what_it_is_makes_room(monkeypatch: pytest.MonkeyPatch)
             reader, writer = await asyncio.open_connection(*cast("Address", port.address))
             with contextlib.suppress(ConnectionError):
                 await reader.read()
-            await until(lambda: not port.is_connected)
+            await eventually_in_loop(lambda: not port.is_connected)
             writer.close()
 
     run(story)
@@ -543,7 +536,7 @@ def test_a_frame_that_a_lost_connection_cut_off_does_not_spoil_the_next() -> Non
         async with machine_at() as (machine, port):
             machine.send_raw(b"\x05\x18\xaa")
             await machine.close()
-            await until(lambda: not port.is_connected)
+            await eventually_in_loop(lambda: not port.is_connected)
             await machine.connect(port.address)
             # QEMU has let go of its lines with the connection.
             await machine.is_told(Code.VERSION, Code.NO_ATTENTION, Code.DISABLE_IRQ)
@@ -557,9 +550,9 @@ def test_a_lost_connection_takes_the_answer_along() -> None:
     async def story() -> None:
         async with machine_at("slow:0.1") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await until(lambda: port._answering is not None)
+            await eventually_in_loop(lambda: port._answering is not None)
             await machine.close()
-            await until(lambda: not port.is_connected)
+            await eventually_in_loop(lambda: not port.is_connected)
             assert port._answering is None
             assert port._end.unanswered is None  # QEMU has answered it with 0xD2
             await machine.connect(port.address)
@@ -574,7 +567,9 @@ def test_a_machine_whose_interface_was_reset_gets_no_answer_to_what_was_before()
         async with machine_at("slow:0.05") as (machine, port):
             machine.send(GetDeviceIdReq())
             machine.send_raw(ControlMessage(Code.RESET).encode())
-            await until(lambda: 0x0601 in port.bmc.requests and port._answering is None)
+            await eventually_in_loop(
+                lambda: 0x0601 in port.bmc.requests and port._answering is None
+            )
             machine.host.waiting = None
             assert (await machine.ask(GetDeviceIdReq())).sequence == 1
             assert machine.answers == []
@@ -635,7 +630,7 @@ def test_a_rack_opens_the_door_and_clears_up_behind_it(tmp_path: Path) -> None:
             assert described["host_power"] == "on"
             rack.set_faults("bmc1", FaultSet.parse(["kcs-stuck:ibf"]), now)
             machine.send(GetDeviceIdReq())
-            await until(lambda: machine.host.timer is None)
+            await eventually_in_loop(lambda: machine.host.timer is None)
             await machine.close()
         assert not path.exists()
 
