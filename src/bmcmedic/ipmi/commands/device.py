@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import KEEP, IntEnum, IntFlag
 
-from bmcmedic.ipmi.commands._shared import GuidRsp
 from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
     EmptyRsp,
     check_length,
 )
+from bmcmedic.ipmi.commands.shared_responses import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 AUXILIARY_BYTES_MAX = 5

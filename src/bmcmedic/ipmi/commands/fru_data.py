@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bmcmedic.errors import InvalidDataField, LocalProtocolError
-from bmcmedic.ipmi.commands._text import EIGHT_BIT_TEXT, decode_text, encode_text
 from bmcmedic.ipmi.commands.command import check_length, require_range
+from bmcmedic.ipmi.commands.text_fields import EIGHT_BIT_TEXT, decode_text, encode_text
 from bmcmedic.ipmi.message import checksum
 
 COMMON_HEADER_BYTES = 8

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import KEEP, IntEnum, IntFlag
 from typing import ClassVar
 
-from bmcmedic.ipmi.commands._shared import GuidRsp
 from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
@@ -16,6 +15,7 @@ from bmcmedic.ipmi.commands.command import (
     require_length,
     require_range,
 )
+from bmcmedic.ipmi.commands.shared_responses import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 MESSAGE_DATA_BYTES_MAX = 255

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import KEEP, IntFlag
 
-from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
@@ -13,6 +12,7 @@ from bmcmedic.ipmi.commands.command import (
     require_length,
     require_range,
 )
+from bmcmedic.ipmi.commands.shared_responses import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.constants import NetFn
 
 FIRST_RECORD_ID = 0x0000

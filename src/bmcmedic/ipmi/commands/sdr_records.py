@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import KEEP, IntFlag
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._text import EIGHT_BIT_TEXT, decode_text, encode_text
 from bmcmedic.ipmi.commands.command import check_length, require_length, require_range
 from bmcmedic.ipmi.commands.reading_factors import AnalogFormat, ReadingFactors
+from bmcmedic.ipmi.commands.text_fields import EIGHT_BIT_TEXT, decode_text, encode_text
 
 SDR_HEADER_BYTES = 5
 SDR_BYTES_MAX = SDR_HEADER_BYTES + 255

@@ -7,7 +7,6 @@ from enum import KEEP, IntEnum, IntFlag
 from typing import ClassVar
 
 from bmcmedic.errors import InvalidDataField
-from bmcmedic.ipmi.commands._shared import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
     Command,
@@ -18,6 +17,7 @@ from bmcmedic.ipmi.commands.command import (
     require_range,
 )
 from bmcmedic.ipmi.commands.sel_records import SEL_RECORD_BYTES
+from bmcmedic.ipmi.commands.shared_responses import AllocationInfoRsp, ReservationRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 FIRST_RECORD_ID = 0x0000

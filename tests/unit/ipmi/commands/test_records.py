@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from bmcmedic.errors import InvalidDataField, LocalProtocolError, RemoteProtocolError
-from bmcmedic.ipmi.commands._text import decode_bcd_plus, decode_six_bit_ascii
 from bmcmedic.ipmi.commands.sdr_records import (
     FullSensorRecord,
     McDeviceLocatorRecord,
@@ -18,6 +17,7 @@ from bmcmedic.ipmi.commands.sel_records import (
     SystemEventRecord,
     decode_sel_record,
 )
+from bmcmedic.ipmi.commands.text_fields import decode_bcd_plus, decode_six_bit_ascii
 from tests.support.vectors import vector
 
 FULL = vector("commands", "full_sensor_record")
