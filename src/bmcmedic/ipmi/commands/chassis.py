@@ -265,11 +265,6 @@ class GetPohCounterRsp:
     minutes_per_count: int
     count: int
 
-    @property
-    def power_on_minutes(self) -> int:
-        """The time with power, in minutes."""
-        return self.minutes_per_count * self.count
-
     def encode(self) -> bytes:
         """The response's data bytes."""
         return bytes((self.minutes_per_count,)) + self.count.to_bytes(4, "little")
