@@ -33,7 +33,9 @@ class Diagram:
 
 
 DIAGRAMS = (
-    Diagram("session", "docs/reference/session-states.md", states.State.IDLE, states.TRANSITIONS),
+    Diagram(
+        "session", "docs/reference/session-states.md", states.SessionState.IDLE, states.TRANSITIONS
+    ),
     Diagram("kcs", "docs/reference/kcs-states.md", kcs.KcsPhase.IDLE, kcs.TRANSITIONS),
 )
 ANY_STATE = "any_state"

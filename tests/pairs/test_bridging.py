@@ -10,7 +10,7 @@ from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.events import RequestUnanswered, ResponseReceived
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.ipmi.states import State
+from bmcmedic.ipmi.states import SessionState
 from tests.support.session_pair import TO_BMC, Executor, Pair, make_pair
 
 SATELLITE = Bridge(channel=6, target_address=0x2C)
@@ -73,7 +73,7 @@ def test_a_refused_send_message_is_the_answer(code: int) -> None:
     event = pair.ask(bridge=SATELLITE)
     assert isinstance(event, ResponseReceived)
     assert (event.response.command, event.response.completion_code) == (0x34, code)
-    assert pair.console.state is State.ACTIVE
+    assert pair.console.state is SessionState.ACTIVE
 
 
 def test_a_lost_second_part_ends_at_the_deadline_and_asks_the_satellite_once() -> None:

@@ -10,8 +10,8 @@ import pytest
 from bmcmedic.ipmi import kcs, kcs_bmc, kcs_host
 from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_OBF, TRANSITIONS, ErrorCode, KcsPhase, KcsTrigger
 from bmcmedic.ipmi.kcs_bmc import BmcKcs
-from bmcmedic.ipmi.kcs_errors import Fault, KcsAborted, KcsTimeout, KcsViolation, NothingThere
-from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.ipmi.kcs_errors import KcsAborted, KcsFault, KcsTimeout, KcsViolation, NothingThere
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsAction, KcsLimits
 from tests.support.kcs_pair import LIMITS, NEVER, Pair, answer_to, play
 
 EXCHANGES = int(os.environ.get("KCS_EXCHANGES", "50000"))
@@ -51,14 +51,14 @@ def test_a_bmc_that_takes_its_time(dummy: bool, holds_ibf: bool) -> None:
 @pytest.mark.parametrize(
     ("stuck", "clear", "fault"),
     [
-        (STATUS_IBF, 0, Fault.IBF_STUCK),
-        (STATUS_OBF, 0, Fault.OBF_STUCK),
-        (0, STATUS_OBF, Fault.OBF_MISSING),
-        (0xC0, 0, Fault.WRONG_STATE),
+        (STATUS_IBF, 0, KcsFault.IBF_STUCK),
+        (STATUS_OBF, 0, KcsFault.OBF_STUCK),
+        (0, STATUS_OBF, KcsFault.OBF_MISSING),
+        (0xC0, 0, KcsFault.WRONG_STATE),
     ],
 )
 def test_bits_stuck_for_good_fail_in_time_and_for_a_while_heal(
-    stuck: int, clear: int, fault: Fault
+    stuck: int, clear: int, fault: KcsFault
 ) -> None:
     pair = Pair(bits_set=stuck, bits_clear=clear, bits_until=NEVER)
     outcome = pair.exchange(GET_DEVICE_ID)
@@ -67,7 +67,7 @@ def test_bits_stuck_for_good_fail_in_time_and_for_a_while_heal(
     assert outcome.error.evidence.recoveries == LIMITS.recoveries_max + 1
     assert outcome.took_s < LIMITS.exchange_s
     pair.bits_until = pair.now + 7
-    if fault is Fault.WRONG_STATE:
+    if fault is KcsFault.WRONG_STATE:
         pair.bits_until = pair.now + 0.25
     healed = pair.exchange(GET_DEVICE_ID)
     assert healed.response == answer_to(GET_DEVICE_ID)
@@ -78,7 +78,7 @@ def test_a_hung_bmc_and_its_return() -> None:
     pair = Pair(firmware_back_at=NEVER)
     outcome = pair.exchange(GET_DEVICE_ID)
     assert isinstance(outcome.error, KcsTimeout)
-    assert outcome.error.evidence.fault is Fault.IBF_STUCK
+    assert outcome.error.evidence.fault is KcsFault.IBF_STUCK
     assert not outcome.error.evidence.may_have_run
     pair.firmware_back_at = 0.0
     assert pair.exchange(GET_DEVICE_ID).response == answer_to(GET_DEVICE_ID)
@@ -104,7 +104,7 @@ def test_a_bmc_in_the_error_state_for_ever() -> None:
     pair.disturb = fails
     outcome = pair.exchange(GET_DEVICE_ID)
     assert isinstance(outcome.error, KcsViolation)
-    assert outcome.error.evidence.fault is Fault.WRONG_STATE
+    assert outcome.error.evidence.fault is KcsFault.WRONG_STATE
     pair.disturb_in = 0
     assert pair.exchange(GET_DEVICE_ID).response == answer_to(GET_DEVICE_ID)
 
@@ -113,7 +113,7 @@ def test_the_answer_that_comes_after_its_request_was_given_up_goes_nowhere() -> 
     pair = Pair(execute_s=3.0)
     gone = pair.exchange(b"\x18\x01old", deadline=2.0)
     assert isinstance(gone.error, KcsTimeout)
-    assert gone.error.evidence.fault is Fault.EXCHANGE_LIMIT
+    assert gone.error.evidence.fault is KcsFault.EXCHANGE_LIMIT
     assert pair.exchange(b"\x18\x01new").response == b"\x1c\x01\x00new"
     assert pair.executed[b"\x18\x01old"] == 1
 
@@ -157,10 +157,10 @@ def test_another_host_machine_can_take_over_in_the_middle() -> None:
     accesses = pair.exchange(b"\x18\x01old").accesses
     for at in range(1, accesses):
         pair = Pair()
-        need = pair.host.start(b"\x18\x01old", pair.now, idempotent=True)
+        action = pair.host.start(b"\x18\x01old", pair.now, idempotent=True)
         pair.disturb_in = at
         pair.disturb = lambda pair: pair.host.abort()
-        pair.finish(need, pair.now)
+        pair.finish(action, pair.now)
         pair.host = HostKcs(LIMITS)
         assert pair.exchange(b"\x18\x22pat").response == b"\x1c\x22\x00pat"
 
@@ -212,7 +212,7 @@ def test_both_sides_move_by_the_table_and_the_host_takes_its_part_of_it(
 
 def test_disturbed_exchanges_end_in_an_answer_or_an_error_in_time() -> None:
     came_to = play(SEED, EXCHANGES)
-    faults = {fault.name for fault in Fault if fault is not Fault.NONE}
+    faults = {fault.name for fault in KcsFault if fault is not KcsFault.NONE}
     assert faults <= set(came_to), "a fault that this run never meets"
     assert came_to["ANSWERED"] > EXCHANGES / 4
     assert sum(came_to[name] for name in faults | {"ANSWERED"}) == EXCHANGES
@@ -222,4 +222,4 @@ def test_the_default_limits_are_those_of_linux() -> None:
     pair = Pair(host=HostKcs(KcsLimits(poll_s_max=0.5)), firmware_back_at=NEVER)
     outcome = pair.exchange(GET_DEVICE_ID)
     assert outcome.took_s == pytest.approx(55.9, abs=0.1)
-    assert pair.host.need is Need.FAILED
+    assert pair.host.next_action is KcsAction.FAILED

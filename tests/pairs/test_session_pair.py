@@ -16,7 +16,7 @@ from bmcmedic.ipmi.events import (
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram
-from bmcmedic.ipmi.states import State
+from bmcmedic.ipmi.states import SessionState
 from tests.support.session_pair import (
     PASSWORD,
     TO_BMC,
@@ -57,7 +57,7 @@ def test_every_suite_opens_exchanges_and_closes(suite: int, kg: bytes) -> None:
     assert pair.managed.session_count == 1
     assert pair.close() == SessionClosed()
     assert pair.managed.session_count == 0
-    assert pair.console.state is State.CLOSED
+    assert pair.console.state is SessionState.CLOSED
 
 
 @pytest.mark.parametrize("password", [b"", b"p", b"sixteen-byte-pw!", b"twenty-bytes-is-most"])
@@ -130,7 +130,7 @@ def test_a_request_that_is_not_idempotent_leaves_once_even_if_nothing_comes() ->
     pair.execute = silent
     assert isinstance(pair.ask(idempotent=False), RequestUnanswered)
     assert pair.count_sent() == 1
-    assert pair.console.state is State.ACTIVE
+    assert pair.console.state is SessionState.ACTIVE
 
 
 def test_a_request_that_is_not_idempotent_leaves_once_where_sessions_may_reopen() -> None:
@@ -338,9 +338,9 @@ def test_a_request_can_be_given_up_and_the_session_goes_on() -> None:
     pair.step()
     pair.console.give_up_request()
     assert pair.console.get_timer() is None
-    assert pair.console.state is State.ACTIVE
+    assert pair.console.state is SessionState.ACTIVE
     pair.execute = lambda managed, incoming, now: [managed.respond(incoming, 0, b"", now)]
     assert isinstance(pair.ask(), ResponseReceived)
     pair.console.give_up_request()
-    assert pair.console.state is State.ACTIVE
+    assert pair.console.state is SessionState.ACTIVE
     assert pair.close() == SessionClosed()

@@ -31,8 +31,8 @@ from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq
 from bmcmedic.ipmi.commands.sensor import GetSensorReadingReq
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.ipmi.sdr_walk import SdrRepository, walk
-from bmcmedic.ipmi.sensor_reading import Reading, read, sensors_in
+from bmcmedic.ipmi.sdr_walk import SdrRepository, walk_repository
+from bmcmedic.ipmi.sensor_reading import SensorReading, interpret_reading, sensors_in
 from bmcmedic.ipmi.sensor_states import Severity
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.profile import profile_with
@@ -190,16 +190,16 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-async def ask_all(address: tuple[str, int]) -> dict[int, Reading]:
+async def ask_all(address: tuple[str, int]) -> dict[int, SensorReading]:
     until = time.monotonic() + TIMEOUT_S
     credentials = Credentials("admin", b"secret")
     async with await LanPlus.connect(address, credentials, deadline=until) as bmc:
         info = await bmc.exchange(GetSdrRepositoryInfoReq(), until)
-        repository = await walked(walk(info), bmc, until)
+        repository = await walked(walk_repository(info), bmc, until)
         readings = {}
         for sensor in sensors_in(repository.records):
             response = await bmc.exchange(GetSensorReadingReq(sensor.number), until)
-            reading = read(sensor, response)
+            reading = interpret_reading(sensor, response)
             if reading is not None:
                 readings[sensor.record_id] = reading
         return readings

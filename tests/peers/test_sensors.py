@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.ipmi.commands.sensor import GetSensorReadingReq
-from bmcmedic.ipmi.sensor_reading import Reading, read, sensors_in
+from bmcmedic.ipmi.sensor_reading import SensorReading, interpret_reading, sensors_in
 from bmcmedic.ipmi.sensor_states import Severity
 from bmcmedic.ipmi.sensor_types import sensor_type_name
 from bmcmedic.sim.profile import profile_with
@@ -78,13 +78,13 @@ def ours(sensors: tuple[Sensor, ...]) -> dict[int, Row]:
     bmc.profile = profile_with(sensors, 0)
     rows = {}
     for sensor in sensors_in(walked_sim(bmc).records):
-        reading = read(sensor, ask(bmc, GetSensorReadingReq(sensor.number), START))
+        reading = interpret_reading(sensor, ask(bmc, GetSensorReadingReq(sensor.number), START))
         if reading is not None and sensor.is_the_bmcs:
             rows[sensor.record_id] = row(reading)
     return rows
 
 
-def row(reading: Reading) -> Row:
+def row(reading: SensorReading) -> Row:
     value = None if reading.value is None else round(reading.value, 2)
     kind = sensor_type_name(reading.sensor.sensor_type)
     return reading.sensor.name, kind, reading.severity, value

@@ -18,7 +18,7 @@ from bmcmedic.ipmi.kcs import (
     KcsPhase,
 )
 from bmcmedic.ipmi.kcs_bmc import BmcKcs
-from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsAction, KcsLimits
 from tests.support.kcs_pair import Pair, Run, answer_to
 
 U8 = st.integers(0, 255)
@@ -60,22 +60,22 @@ def test_any_registers_bring_a_host_to_its_end_in_time(
     """The registers give these bytes over and over, whatever is done to them."""
     host = HostKcs(limits)
     now, reads, accesses = 5.0, 0, 0
-    need = host.start(b"\x18\x01", now, idempotent=idempotent)
-    while need is not Need.DONE and need is not Need.FAILED:
+    action = host.start(b"\x18\x01", now, idempotent=idempotent)
+    while action is not KcsAction.DONE and action is not KcsAction.FAILED:
         now += 1e-4
         accesses += 1
-        if need is Need.WAIT:
+        if action is KcsAction.WAIT:
             assert host.not_before <= 5.0 + limits.exchange_s
             now = max(now, host.not_before)
-            need = host.step(now)
-        elif need is Need.READ_STATUS or need is Need.READ_DATA:
-            need = host.step(now, registers[reads % len(registers)])
+            action = host.step(now)
+        elif action is KcsAction.READ_STATUS or action is KcsAction.READ_DATA:
+            action = host.step(now, registers[reads % len(registers)])
             reads += 1
         else:
-            need = host.step(now)
+            action = host.step(now)
     assert now - 5.0 <= limits.exchange_s + 5e-4
     assert host.recoveries <= limits.recoveries_max + 1
-    if need is Need.DONE:
+    if action is KcsAction.DONE:
         assert host.response()[:2] in {bytes((0x1C | lun, 1)) for lun in range(4)}
     else:
         assert isinstance(host.error(), RemoteProtocolError | TransportError)

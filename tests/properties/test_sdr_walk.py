@@ -17,7 +17,7 @@ from bmcmedic.ipmi.commands.sdr import (
 )
 from bmcmedic.ipmi.commands.sensor import GetSensorReadingRsp
 from bmcmedic.ipmi.sdr_walk import REQUESTS_MAX, SdrRepository
-from bmcmedic.ipmi.sensor_reading import read, sensors_in
+from bmcmedic.ipmi.sensor_reading import interpret_reading, sensors_in
 from tests.support.sdr_walks import walked
 
 CODES = st.sampled_from([0x80, 0xC0, 0xC1, 0xC3, 0xC5, 0xC7, 0xC9, 0xCA, 0xCB, 0xD0, 0xFF])
@@ -75,7 +75,7 @@ def test_every_walk_ends_in_records_or_in_an_error_that_says_why(
     if repository is not None:
         assert len(dict(repository.records)) == len(repository.records)
         for sensor in sensors_in(repository.records):
-            seen = read(sensor, reading)
+            seen = interpret_reading(sensor, reading)
             assert seen is None or isinstance(seen.value, float | None)
 
 
@@ -87,5 +87,5 @@ def test_records_of_any_bytes_are_sensors_or_passed_over(
     assert len(sensors) <= len(records)
     for sensor in sensors:
         assert 0 <= sensor.number <= 0xFF
-        seen = read(sensor, reading)
+        seen = interpret_reading(sensor, reading)
         assert (seen is None) == (not reading.available or not reading.scanning_enabled)

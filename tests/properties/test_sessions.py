@@ -19,19 +19,25 @@ from hypothesis.stateful import (
 
 from bmcmedic.errors import NoAnswer, RmcpPlusStatusError
 from bmcmedic.ipmi.events import (
-    Event,
     RequestUnanswered,
     ResponseReceived,
     SessionClosed,
+    SessionEvent,
     SessionFailed,
     SessionOpened,
 )
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.ipmi.states import State
+from bmcmedic.ipmi.states import SessionState
 from tests.support.session_pair import PEER, TO_BMC, TO_CONSOLE, make_pair
 
-WAITING = (State.OPENING, State.AUTHENTICATING, State.ACTIVATING, State.REQUESTING, State.CLOSING)
+WAITING = (
+    SessionState.OPENING,
+    SessionState.AUTHENTICATING,
+    SessionState.ACTIVATING,
+    SessionState.REQUESTING,
+    SessionState.CLOSING,
+)
 TIMEOUT_S = 5.0
 SLACK_S = 1e-6
 
@@ -66,7 +72,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.open()
             while self.flying:
                 self.deliver(0)
-            assert self.pair.console.state is State.ACTIVE
+            assert self.pair.console.state is SessionState.ACTIVE
 
     def execute(
         self, managed: ManagedSystem, incoming: IncomingRequest, now: float
@@ -81,14 +87,14 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- what the caller does --------------------------------------------------------------
 
-    @precondition(lambda self: self.pair.console.state is State.IDLE)
+    @precondition(lambda self: self.pair.console.state is SessionState.IDLE)
     @rule()
     def open(self) -> None:
         self.deadline = self.pair.now + TIMEOUT_S
         self.pair.console.open(self.pair.now, self.deadline)
         self.collect()
 
-    @precondition(lambda self: self.pair.console.state is State.ACTIVE)
+    @precondition(lambda self: self.pair.console.state is SessionState.ACTIVE)
     @rule(idempotent=st.booleans(), slow=st.booleans())
     def request(self, idempotent: bool, slow: bool) -> None:
         self.number += 1
@@ -104,12 +110,12 @@ class SessionMachine(RuleBasedStateMachine):
         )
         self.collect()
 
-    @precondition(lambda self: self.pair.console.state is State.REQUESTING)
+    @precondition(lambda self: self.pair.console.state is SessionState.REQUESTING)
     @rule()
     def give_up(self) -> None:
         self.pair.console.give_up_request()
 
-    @precondition(lambda self: self.pair.console.state is State.ACTIVE)
+    @precondition(lambda self: self.pair.console.state is SessionState.ACTIVE)
     @rule()
     def close(self) -> None:
         self.deadline = self.pair.now + 1
@@ -194,21 +200,21 @@ class SessionMachine(RuleBasedStateMachine):
             answers = self.execute(self.pair.managed, answer, self.pair.now)
         self.flying += [(TO_CONSOLE, part) for part in answers if part is not None]
 
-    def take(self, event: Event | None) -> None:
+    def take(self, event: SessionEvent | None) -> None:
         self.collect()
         if event is None:
             return
         state = self.pair.console.state
         assert self.pair.console.get_timer() is None
         if isinstance(event, SessionOpened | ResponseReceived | RequestUnanswered):
-            assert state is State.ACTIVE
+            assert state is SessionState.ACTIVE
         if isinstance(event, ResponseReceived):
             assert event.response.data == self.question
         elif isinstance(event, SessionFailed):
-            assert state is State.FAILED
+            assert state is SessionState.FAILED
             assert isinstance(event.error, NoAnswer | RmcpPlusStatusError), event.error
         elif isinstance(event, SessionClosed):
-            assert state is State.CLOSED
+            assert state is SessionState.CLOSED
         if isinstance(event, RequestUnanswered):
             assert self.pair.now >= self.deadline - SLACK_S
 

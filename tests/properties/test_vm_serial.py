@@ -14,7 +14,7 @@ from bmcmedic.ipmi.vm_serial import (
     FRAME_BYTES_MAX,
     SPECIAL_BYTES,
     ControlMessage,
-    Damaged,
+    DamagedFrame,
     FrameReader,
     VmBmc,
     VmControlCode,
@@ -81,7 +81,7 @@ def test_what_a_machine_says_however_it_is_cut(
 def test_what_a_bmc_says_however_it_is_cut(response: VmResponse, at: list[int]) -> None:
     reader = FrameReader()
     (frame,) = [part for piece in cut(response.encode(), at) for part in reader.receive(piece)]
-    assert not isinstance(frame, Damaged)
+    assert not isinstance(frame, DamagedFrame)
     mark, payload = frame
     assert mark == END_OF_MESSAGE
     assert VmResponse.decode(payload) == response
@@ -111,7 +111,7 @@ def test_garbage_is_skipped_to_the_next_frame(garbage: list[bytes], request_: Vm
     bmc, host = VmBmc(), VmHost()
     for piece in garbage:
         for event in [*bmc.receive(piece), *host.receive(piece)]:
-            if isinstance(event, Damaged):
+            if isinstance(event, DamagedFrame):
                 assert isinstance(event.error, RemoteProtocolError)
             else:
                 assert type(event).decode(event_payload(event)) == event
@@ -122,5 +122,5 @@ def test_garbage_is_skipped_to_the_next_frame(garbage: list[bytes], request_: Vm
 def event_payload(event: VmRequest | VmResponse | ControlMessage) -> bytes:
     """What stood before the end mark, without escapes."""
     (frame,) = FrameReader().receive(event.encode())
-    assert not isinstance(frame, Damaged)
+    assert not isinstance(frame, DamagedFrame)
     return frame[1]

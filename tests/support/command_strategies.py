@@ -131,7 +131,7 @@ REQUESTS: dict[type, SearchStrategy[Any]] = {
         messaging.SendMessageReq,
         channel=U4,
         message=octets(0, 255),
-        tracking=st.sampled_from(messaging.Tracking),
+        tracking=st.sampled_from(messaging.MessageTracking),
         authenticate=BOOL,
         encrypt=BOOL,
     ),

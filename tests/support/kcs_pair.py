@@ -20,7 +20,7 @@ from bmcmedic.errors import BmcmedicError, LocalProtocolError
 from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_OBF, ErrorCode
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.kcs_errors import KcsAborted, KcsTimeout, KcsViolation
-from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsAction, KcsLimits
 
 LIMITS = KcsLimits(recoveries_max=4, poll_s_min=1e-4, poll_s_max=0.5)
 """Linux's times, but fewer looks and recoveries: virtual time costs nothing, they do."""
@@ -32,8 +32,12 @@ RUN_EXCHANGES = 100
 NEVER = float("inf")
 
 # Looked up once: half of the time of a run goes into this loop.
-_READ_STATUS, _READ_DATA, _WRITE_DATA = Need.READ_STATUS, Need.READ_DATA, Need.WRITE_DATA
-_WRITE_COMMAND, _DONE, _FAILED = Need.WRITE_COMMAND, Need.DONE, Need.FAILED
+_READ_STATUS, _READ_DATA, _WRITE_DATA = (
+    KcsAction.READ_STATUS,
+    KcsAction.READ_DATA,
+    KcsAction.WRITE_DATA,
+)
+_WRITE_COMMAND, _DONE, _FAILED = KcsAction.WRITE_COMMAND, KcsAction.DONE, KcsAction.FAILED
 
 
 def answer_to(request: bytes) -> bytes:
@@ -88,15 +92,15 @@ class Pair:
         """Play one exchange to its end."""
         self.damaged = self.cut = False
         began = self.now
-        need = self.host.start(request, began, idempotent=idempotent, deadline=deadline)
-        return self.finish(need, began)
+        action = self.host.start(request, began, idempotent=idempotent, deadline=deadline)
+        return self.finish(action, began)
 
-    def finish(self, need: Need, began: float) -> Outcome:
+    def finish(self, action: KcsAction, began: float) -> Outcome:
         """Play on from what the host needs now."""
         host, bmc = self.host, self.bmc
         step = host.step
         accesses = 0
-        while need is not _DONE and need is not _FAILED:
+        while action is not _DONE and action is not _FAILED:
             accesses += 1
             assert accesses <= ACCESSES_MAX, "an exchange without an end"
             self.now += ACCESS_S
@@ -104,22 +108,22 @@ class Pair:
                 self.disturb_in -= 1
                 if not self.disturb_in:
                     self.disturb(self)
-                    if host.need is _FAILED:
+                    if host.next_action is _FAILED:
                         break
-            if need is _READ_STATUS:
-                need = step(self.now, self.read_status())
-            elif need is _WRITE_DATA:
+            if action is _READ_STATUS:
+                action = step(self.now, self.read_status())
+            elif action is _WRITE_DATA:
                 bmc.write_data(host.byte)
-                need = step(self.now)
-            elif need is _READ_DATA:
-                need = step(self.now, bmc.read_data())
-            elif need is _WRITE_COMMAND:
+                action = step(self.now)
+            elif action is _READ_DATA:
+                action = step(self.now, bmc.read_data())
+            elif action is _WRITE_COMMAND:
                 bmc.write_command(host.byte)
-                need = step(self.now)
+                action = step(self.now)
             else:
                 self.now = max(self.now, host.not_before)
-                need = step(self.now)
-        done = need is _DONE
+                action = step(self.now)
+        done = action is _DONE
         return Outcome(
             response=host.response() if done else None,
             error=None if done else host.error(),

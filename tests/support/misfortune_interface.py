@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from bmcmedic.driver.requests import Request
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, Refused
 from bmcmedic.ipmi.kcs import KcsPhase
-from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, KcsTimeout, KcsViolation
+from bmcmedic.ipmi.kcs_errors import KcsEvidence, KcsFault, KcsTimeout, KcsViolation
 from bmcmedic.sim.virtual_time.world import World
 from bmcmedic.transport.in_band import (
     InterfaceBusy,
@@ -370,7 +370,7 @@ class MisfortuneInterface:
         self, exchange: Exchange, kind: type[KcsTimeout | KcsViolation]
     ) -> KcsTimeout | KcsViolation:
         evidence = KcsEvidence(
-            Fault.IBF_STUCK, KcsPhase.IDLE, 0xFF, 1, None, may_have_run=exchange.may_have_run
+            KcsFault.IBF_STUCK, KcsPhase.IDLE, 0xFF, 1, None, may_have_run=exchange.may_have_run
         )
         return KcsViolation(evidence, b"") if kind is KcsViolation else KcsTimeout(evidence)
 

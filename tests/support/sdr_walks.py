@@ -8,7 +8,7 @@ from typing import Any
 from bmcmedic.errors import CompletionCodeError
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.sdr import GetSdrRepositoryInfoReq, GetSdrRepositoryInfoRsp
-from bmcmedic.ipmi.sdr_walk import SdrRepository, walk
+from bmcmedic.ipmi.sdr_walk import SdrRepository, walk_repository
 from bmcmedic.sim.bmc import SimBmc
 from tests.support.sim import START, ask
 
@@ -18,7 +18,7 @@ Answering = Callable[[Command[Any]], Any]
 
 def walked(info: GetSdrRepositoryInfoRsp, answering: Answering) -> SdrRepository:
     """The repository, as that one answers."""
-    steps = walk(info)
+    steps = walk_repository(info)
     try:
         request = next(steps)
         while True:

@@ -11,7 +11,7 @@ from bmcmedic.ipmi.bridge import Bridge
 from bmcmedic.ipmi.console_options import ConsoleOptions
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.ipmi.events import Event
+from bmcmedic.ipmi.events import SessionEvent
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.ipmi.remote_console import RemoteConsole
@@ -56,7 +56,7 @@ class Pair:
     change: Filter | None = None
     execute: Executor = echo
     executed: list[RequestMessage] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[SessionEvent] = field(default_factory=list)
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     """Every datagram that was put on the wire, with its way."""
     _under_way: list[tuple[float, int, str, bytes]] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Pair:
                 return
         raise AssertionError("it never comes to rest")
 
-    def run(self) -> Event:
+    def run(self) -> SessionEvent:
         """Go on until the console reports something."""
         count = len(self.events)
         for _ in range(STEPS_MAX):
@@ -110,7 +110,7 @@ class Pair:
             assert self.step(), "nothing is awaited, and nothing was reported"
         raise AssertionError("it never ends")
 
-    def open(self, timeout_s: float = 5.0) -> Event:
+    def open(self, timeout_s: float = 5.0) -> SessionEvent:
         self.console.open(self.now, self.now + timeout_s)
         return self.run()
 
@@ -121,7 +121,7 @@ class Pair:
         idempotent: bool = True,
         timeout_s: float = 5.0,
         bridge: Bridge | None = None,
-    ) -> Event:
+    ) -> SessionEvent:
         self.console.request(
             RequestMessage(0x30, 0x42, data),
             self.now,
@@ -131,18 +131,18 @@ class Pair:
         )
         return self.run()
 
-    def request(self, message: RequestMessage) -> Event:
+    def request(self, message: RequestMessage) -> SessionEvent:
         self.console.request(message, self.now, self.now + 5)
         return self.run()
 
-    def close(self) -> Event:
+    def close(self) -> SessionEvent:
         self.console.close(self.now, self.now + 1)
         return self.run()
 
     def count_sent(self, way: str = TO_BMC) -> int:
         return sum(way == sent_way for sent_way, _ in self.sent)
 
-    def _note(self, event: Event | None) -> None:
+    def _note(self, event: SessionEvent | None) -> None:
         if event is not None:
             self.events.append(event)
 

@@ -23,7 +23,7 @@ from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S, ConsoleOptions
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.ipmi.events import Event, RequestUnanswered, ResponseReceived, SessionFailed
+from bmcmedic.ipmi.events import RequestUnanswered, ResponseReceived, SessionEvent, SessionFailed
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
@@ -205,7 +205,7 @@ class VirtualSession:
         if self._privilege > PrivilegeLevel.USER:
             await self.exchange(SetSessionPrivilegeLevelReq(self._privilege), deadline)
 
-    def _pump(self) -> Event:
+    def _pump(self) -> SessionEvent:
         time = self._virtual.time
         while True:
             for sent in self._console.datagrams_to_send():

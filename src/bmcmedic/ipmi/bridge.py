@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bmcmedic.errors import RemoteProtocolError
 from bmcmedic.ipmi.commands.command import require_range
-from bmcmedic.ipmi.commands.messaging import SendMessageReq, Tracking
+from bmcmedic.ipmi.commands.messaging import MessageTracking, SendMessageReq
 from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 
@@ -45,7 +45,7 @@ class Bridge:
             requester=self.requester_address,
             requester_lun=0,
         )
-        send = SendMessageReq(self.channel, inner.encode(), Tracking.TRACK_REQUEST)
+        send = SendMessageReq(self.channel, inner.encode(), MessageTracking.TRACK_REQUEST)
         return RequestMessage(
             netfn=send.netfn,
             command=send.command,

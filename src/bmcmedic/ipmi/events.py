@@ -42,4 +42,4 @@ class SessionClosed:
     """The BMC confirmed the end of the session, or did not care to before the deadline."""
 
 
-Event = SessionOpened | SessionFailed | ResponseReceived | RequestUnanswered | SessionClosed
+SessionEvent = SessionOpened | SessionFailed | ResponseReceived | RequestUnanswered | SessionClosed

@@ -1,11 +1,11 @@
-"""The KCS interface: its registers, its codes, and the one table that both its sides move by.
+"""The KCS interface: its registers, its codes, and the transition table that both sides share.
 
 Spec: chapter 9. A message is netFn<<2 | LUN, command, data; a response has a completion code after
 the command. It travels a byte at a time through two registers, and has no checksum.
 
-The phase is where a transfer stands, and both sides know it: the host (`kcs_host.py`) from what it
-wrote, the BMC (`kcs_bmc.py`) from what it read. The table says what follows; the BMC shows two bits
-of it in the status register, and the host checks that they are the ones it expects.
+The phase is how far a transfer has come. Both sides track it: the host (`kcs_host.py`) from what it
+wrote, the BMC (`kcs_bmc.py`) from what it read. `TRANSITIONS` gives the next phase. The BMC shows
+the interface state, two bits, in the status register; the host checks that they match its phase.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from enum import IntEnum
 from typing import Protocol
 
 STATUS_OBF = 0x01
-"""Output buffer full: the BMC has put a byte into data-out; the host's reading clears it."""
+"""Output buffer full: the BMC has put a byte into data-out; the host clears it by reading it."""
 STATUS_IBF = 0x02
-"""Input buffer full: the host has written a byte; the BMC's reading clears it."""
+"""Input buffer full: the host has written a byte; the BMC clears it by reading it."""
 STATUS_SMS_ATN = 0x04
-"""The BMC wants attention: a message, an event or a watchdog pretimeout waits."""
+"""The BMC requests attention: a message, an event or a watchdog pretimeout is pending."""
 STATUS_COMMAND = 0x08
-"""C/D: what the host wrote last was a command, not data."""
+"""C/D: the last byte that the host wrote went to the command register, not to data-in."""
 STATUS_STATE = 0xC0
-"""The interface state, bits 7:6."""
+"""Mask of the interface state, bits 7:6."""
 
 STATUS_NOTHING_THERE = 0xFF
-"""What a port reads as where no BMC drives it: none is there, or it is restarting."""
+"""Value of a status port that no BMC drives: there is no BMC, or it is restarting."""
 
 REQUEST_BYTES_MIN = 2
 RESPONSE_BYTES_MIN = 3
 MESSAGE_BYTES_MAX = 272
-"""Longest message either way; the specification sets none, and Linux takes as many."""
+"""Longest request or response, in bytes. The specification sets no limit; this is Linux's."""
 
 
 class InterfaceState(IntEnum):
-    """What bits 7:6 of the status register say, in their place."""
+    """The interface state, as it stands in bits 7:6 of the status register."""
 
     IDLE = 0x00
     READ = 0x40
@@ -43,17 +43,17 @@ class InterfaceState(IntEnum):
 
 
 class KcsControlCode(IntEnum):
-    """What the host writes to the command register; READ alone goes to data-in."""
+    """Control codes of the host. READ is written to data-in, the others to the command register."""
 
     GET_STATUS = 0x60
-    """GET_STATUS/ABORT: give up the transfer and tell why."""
+    """GET_STATUS/ABORT: abort the transfer and report the error code."""
     WRITE_START = 0x61
     WRITE_END = 0x62
     READ = 0x68
 
 
 class ErrorCode(IntEnum):
-    """What the BMC answers to GET_STATUS/ABORT."""
+    """The error codes that the BMC returns to GET_STATUS/ABORT."""
 
     NONE = 0x00
     ABORTED = 0x01
@@ -63,43 +63,43 @@ class ErrorCode(IntEnum):
 
 
 class KcsPhase(IntEnum):
-    """Where a transfer stands."""
+    """How far a transfer has come."""
 
     IDLE = 0
     WRITE_START = 1
-    """Begun; the BMC wants the first byte, or WRITE_END before the only one."""
+    """The transfer has begun; the BMC expects the first byte, or WRITE_END before the only one."""
     WRITE_DATA = 2
     WRITE_END = 3
-    """The BMC wants the last byte."""
+    """The BMC expects the last byte."""
     EXECUTING = 4
-    """The BMC has the whole request, and no response yet."""
+    """The BMC has the whole request and has no response yet."""
     READ = 5
-    """A byte of the response is in data-out, or comes next."""
+    """The next byte of the response is in data-out, or will be."""
     ABORT_REQUESTED = 6
-    """GET_STATUS/ABORT was written; the BMC wants a byte 0x00."""
+    """GET_STATUS/ABORT was written; the BMC expects a byte 0x00."""
     ABORT_STATUS = 7
-    """The error code is in data-out, or comes next."""
+    """The error code is in data-out, or will be."""
     ERROR = 8
-    """One side broke the protocol, or gave up; the host answers with GET_STATUS/ABORT."""
+    """One side violated the protocol or gave up; the host recovers with GET_STATUS/ABORT."""
 
 
 class KcsTrigger(IntEnum):
-    """What moves a transfer from phase to phase."""
+    """The events that move a transfer from one phase to the next."""
 
     WRITE_START = 0
     BYTE = 1
     WRITE_END = 2
     RESPONSE = 3
-    """The BMC has a response and puts out its first byte."""
+    """The BMC has a response and puts its first byte into data-out."""
     READ_NEXT = 4
     """The host wrote READ, and another byte follows."""
     READ_END = 5
-    """The host wrote READ, and none follows."""
+    """The host wrote READ, and no byte follows."""
     GET_STATUS = 6
     VIOLATION = 7
-    """A byte, a code or a state that has no place here; or a time limit that passed."""
+    """A byte, a code or a state that is not allowed in this phase, or a time limit that passed."""
     RESTART = 8
-    """The BMC started anew."""
+    """The BMC restarted."""
 
 
 TRANSITIONS: dict[tuple[KcsPhase, KcsTrigger], KcsPhase] = {
@@ -113,7 +113,7 @@ TRANSITIONS: dict[tuple[KcsPhase, KcsTrigger], KcsPhase] = {
     (KcsPhase.READ, KcsTrigger.READ_END): KcsPhase.IDLE,
     (KcsPhase.ABORT_REQUESTED, KcsTrigger.BYTE): KcsPhase.ABORT_STATUS,
     (KcsPhase.ABORT_STATUS, KcsTrigger.READ_END): KcsPhase.IDLE,
-    # These four are taken in every phase: a host that lost its way can always begin again.
+    # These four are accepted in every phase, so that a host can always start over.
     **{(phase, KcsTrigger.WRITE_START): KcsPhase.WRITE_START for phase in KcsPhase},
     **{(phase, KcsTrigger.GET_STATUS): KcsPhase.ABORT_REQUESTED for phase in KcsPhase},
     **{(phase, KcsTrigger.VIOLATION): KcsPhase.ERROR for phase in KcsPhase},
@@ -127,25 +127,25 @@ INTERFACE_STATE: dict[KcsPhase, InterfaceState] = {
     KcsPhase.WRITE_END: InterfaceState.WRITE,
     KcsPhase.EXECUTING: InterfaceState.READ,
     KcsPhase.READ: InterfaceState.READ,
-    # The specification leaves this one open, so no host may look at it.
+    # The specification does not define the state of this phase, so a host must not check it.
     KcsPhase.ABORT_REQUESTED: InterfaceState.WRITE,
     KcsPhase.ABORT_STATUS: InterfaceState.READ,
     KcsPhase.ERROR: InterfaceState.ERROR,
 }
-"""What the status register shows in each phase."""
+"""The interface state that the status register shows in each phase."""
 
 
-class Registers(Protocol):
-    """The two ports as the host sees them: `kcs_bmc.BmcKcs`, or real ones."""
+class KcsRegisters(Protocol):
+    """The two ports of one KCS interface, as the host sees them: `kcs_bmc.BmcKcs` or real ports."""
 
     def read_status(self) -> int:
-        """The status register."""
+        """Read the status register."""
 
     def read_data(self) -> int:
-        """The data-out register; clears OBF."""
+        """Read the data-out register; this clears OBF."""
 
     def write_data(self, byte: int) -> None:
-        """The data-in register; sets IBF and clears C/D."""
+        """Write the data-in register; this sets IBF and clears C/D."""
 
     def write_command(self, byte: int) -> None:
-        """The command register; sets IBF and C/D."""
+        """Write the command register; this sets IBF and C/D."""

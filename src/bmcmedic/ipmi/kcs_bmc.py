@@ -1,8 +1,9 @@
 """The BMC's side of KCS: the registers, and the firmware that serves them.
 
-The host's accesses only change registers. Nothing moves until the firmware calls `service`, so a
-simulator makes a BMC slow by calling it late, dead by calling it never, and sick by standing
-between the host and the registers. It does no I/O and needs no clock.
+The host's accesses only change registers. The transfer does not advance until the firmware calls
+`service`. A simulator makes a BMC slow by calling it late, and dead by never calling it; it makes a
+BMC sick by altering the registers on their way to the host. This module does no I/O and needs no
+clock.
 """
 
 from __future__ import annotations
@@ -27,25 +28,27 @@ from bmcmedic.ipmi.kcs import (
 )
 
 DUMMY_BYTE = 0x00
+"""The byte that the BMC puts into data-out after the last byte of a response."""
 
 
 class KcsEvent(Enum):
-    """What came of serving the interface once."""
+    """The outcome of one call of `BmcKcs.service`."""
 
     NOTHING = "nothing"
     REQUEST = "request"
-    """`request` is to be executed and answered with `respond`."""
+    """A request is complete: execute `request` and answer it with `respond`."""
     CANCELLED = "cancelled"
-    """The host gave up the request that is being executed; its response is no longer wanted."""
+    """The host aborted the request that is being executed; its response is no longer wanted."""
     VIOLATION = "violation"
-    """The host broke the protocol; `error_code` says how."""
+    """The host violated the protocol; `error_code` says how."""
 
 
 class BmcKcs:
-    """One KCS interface, seen from the BMC; to the host it is its `Registers`.
+    """One KCS interface, seen from the BMC; the host uses it as its `KcsRegisters`.
 
-    `sends_dummy_byte`: some BMCs leave out the byte that ends a transfer.
-    `holds_ibf`: some take the last byte of a request only when they have the response.
+    `sends_dummy_byte` is false for a BMC that leaves out the byte that ends a transfer.
+    `holds_ibf` is true for a BMC that takes the last byte of a request only once it has the
+    response. Field: both kinds of BMC exist.
     """
 
     __slots__ = (
@@ -61,9 +64,9 @@ class BmcKcs:
         self.status = 0
         self.error_code = ErrorCode.NONE
         self.request = b""
-        """The request as it came last."""
+        """The last request that was received."""
         self.request_number = 0
-        """How many requests came so far: the name of the last one."""
+        """The number of requests received so far; it identifies the last one."""
         self._buffer = bytearray()
         self._response = b""
         self._out_at = 0
@@ -74,22 +77,22 @@ class BmcKcs:
     # ------------------------------------------------------------------- the registers: the host
 
     def read_status(self) -> int:
-        """The status register."""
+        """Read the status register."""
         return self.status
 
     def read_data(self) -> int:
-        """The data-out register; clears OBF."""
+        """Read the data-out register; this clears OBF."""
         self.status &= ~STATUS_OBF
         return self._data_out
 
     def write_data(self, byte: int) -> None:
-        """The data-in register; sets IBF and clears C/D."""
+        """Write the data-in register; this sets IBF and clears C/D."""
         self._data_in = byte
         self._input_pending = True
         self.status = self.status & ~STATUS_COMMAND | STATUS_IBF
 
     def write_command(self, byte: int) -> None:
-        """The command register; sets IBF and C/D."""
+        """Write the command register; this sets IBF and C/D."""
         self._data_in = byte
         self._input_pending = True
         self.status |= STATUS_IBF | STATUS_COMMAND
@@ -97,29 +100,32 @@ class BmcKcs:
     # ------------------------------------------------------------------------------ the firmware
 
     def service(self) -> KcsEvent:
-        """Take what the host has written, if anything, and act on it."""
+        """Read the byte that the host has written, if there is one, and act on it."""
         if not self._input_pending:
             return KcsEvent.NOTHING
         self._input_pending = False
         byte = self._data_in
-        event = self._control(byte) if self.status & STATUS_COMMAND else self._byte(byte)
+        if self.status & STATUS_COMMAND:
+            event = self._receive_control_code(byte)
+        else:
+            event = self._receive_byte(byte)
         if not (self.holds_ibf and self.phase is KcsPhase.EXECUTING):
-            # Last of all: the host trusts the state as soon as it sees IBF clear.
+            # IBF is cleared last: the host trusts the state as soon as it reads IBF as clear.
             self.status &= ~STATUS_IBF
         return event
 
     def respond(self, request_number: int, response: bytes) -> bool:
-        """Give the response to a request; False when the host no longer waits for that one.
+        """Send the response to a request; return False when the host no longer waits for it.
 
         Shape: netFn<<2 | LUN, command, completion code, data.
-        Raises: LocalProtocolError for no byte at all.
+        Raises: LocalProtocolError for an empty response.
         """
         if not response:
             raise LocalProtocolError("a response has at least one byte")
         if self.phase is not KcsPhase.EXECUTING or request_number != self.request_number:
             return False
         if self._input_pending:
-            return False  # the host has already written over it
+            return False  # the host has already written again, so it gave this request up
         self._response = response
         self._out_at = 1
         self._enter(KcsTrigger.RESPONSE)
@@ -132,7 +138,7 @@ class BmcKcs:
         self.status = self.status | STATUS_SMS_ATN if wanted else self.status & ~STATUS_SMS_ATN
 
     def restart(self) -> None:
-        """What a cold reset does: the registers are clear, what was under way is forgotten."""
+        """Clear the registers and drop any transfer in progress, as a cold reset does."""
         self._enter(KcsTrigger.RESTART)
         self.status = 0
         self.error_code = ErrorCode.NONE
@@ -142,17 +148,17 @@ class BmcKcs:
         self._response = b""
 
     def fail(self, error_code: ErrorCode = ErrorCode.UNSPECIFIED) -> KcsEvent:
-        """Show the ERROR state, and `error_code` to whoever asks for it."""
+        """Enter the ERROR state; a GET_STATUS/ABORT that follows returns `error_code`."""
         self._enter(KcsTrigger.VIOLATION)
         self.error_code = error_code
         self._put_out(DUMMY_BYTE)
         if not self._input_pending:
-            self.status &= ~STATUS_IBF  # it may have been held for a request
+            self.status &= ~STATUS_IBF  # `holds_ibf` may have left it set
         return KcsEvent.VIOLATION
 
-    # --------------------------------------------------------------------------- what was written
+    # ------------------------------------------------------------------ bytes the host has written
 
-    def _control(self, code: int) -> KcsEvent:
+    def _receive_control_code(self, code: int) -> KcsEvent:
         cancelled = self.phase is KcsPhase.EXECUTING
         if code == KcsControlCode.WRITE_START:
             self._enter(KcsTrigger.WRITE_START)
@@ -168,9 +174,9 @@ class BmcKcs:
             return self.fail(ErrorCode.ILLEGAL_CONTROL_CODE)
         return KcsEvent.CANCELLED if cancelled else KcsEvent.NOTHING
 
-    def _byte(self, byte: int) -> KcsEvent:
+    def _receive_byte(self, byte: int) -> KcsEvent:
         if self.phase is KcsPhase.READ or self.phase is KcsPhase.ABORT_STATUS:
-            return self._read_on(byte)
+            return self._put_out_next(byte)
         if (self.phase, KcsTrigger.BYTE) not in TRANSITIONS:
             return self.fail()
         if self.phase is KcsPhase.ABORT_REQUESTED:
@@ -181,18 +187,18 @@ class BmcKcs:
         if len(buffer) == MESSAGE_BYTES_MAX:
             return self.fail(ErrorCode.LENGTH)
         buffer.append(byte)
-        ends = self.phase is KcsPhase.WRITE_END
-        if ends and len(buffer) < REQUEST_BYTES_MIN:
+        is_last = self.phase is KcsPhase.WRITE_END
+        if is_last and len(buffer) < REQUEST_BYTES_MIN:
             return self.fail(ErrorCode.LENGTH)
         self._enter(KcsTrigger.BYTE)
-        if not ends:
+        if not is_last:
             return KcsEvent.NOTHING
         self.request = bytes(buffer)
         self.request_number += 1
         return KcsEvent.REQUEST
 
-    def _read_on(self, byte: int) -> KcsEvent:
-        """The host has taken a byte and wants the next."""
+    def _put_out_next(self, byte: int) -> KcsEvent:
+        """Put out the next byte, now that the host has read one and written `byte`."""
         if byte != KcsControlCode.READ:
             return self.fail(ErrorCode.ILLEGAL_CONTROL_CODE)
         if self.phase is KcsPhase.READ and self._out_at < len(self._response):

@@ -1,4 +1,4 @@
-"""How an exchange over KCS can fail, and the evidence that each failure leaves."""
+"""The ways in which an exchange over KCS can fail, and the evidence that each failure keeps."""
 
 from __future__ import annotations
 
@@ -9,120 +9,123 @@ from bmcmedic.errors import BmcmedicError, NoAnswer, RemoteProtocolError, Transp
 from bmcmedic.ipmi.kcs import KcsPhase
 
 
-class Fault(IntEnum):
-    """What went wrong in an exchange."""
+class KcsFault(IntEnum):
+    """The fault that ended an exchange."""
 
     NONE = 0
     IBF_STUCK = 1
-    """The BMC did not take a byte."""
+    """The BMC did not take a byte in time."""
     OBF_MISSING = 2
-    """The BMC did not put out a byte."""
+    """The BMC did not put out a byte in time."""
     OBF_STUCK = 3
-    """Data-out stays full, however often it is read."""
+    """OBF stays set, however often data-out is read."""
     NOTHING_THERE = 4
     """The status register reads 0xFF."""
     EXCHANGE_LIMIT = 5
-    """All of it together took too long."""
+    """The whole exchange took too long."""
     WRONG_STATE = 6
-    """Bits 7:6 of the status register are not those of this phase."""
+    """Bits 7:6 of the status register do not match the phase."""
     RESTARTED = 7
-    """The status register read 0xFF in the middle of a transfer, and then no more."""
+    """The status register read 0xFF for a while in the middle of a transfer."""
     TOO_SHORT = 8
     TOO_LONG = 9
     NOT_OURS = 10
-    """The response is another request's: netFn or command do not fit."""
+    """The response belongs to another request: its netFn or command does not match."""
     ABORTED = 11
-    """We gave the exchange up ourselves."""
+    """The host side aborted the exchange."""
 
 
 @dataclass(frozen=True, slots=True)
 class KcsEvidence:
-    """What was seen when an exchange failed."""
+    """What the host saw when an exchange failed."""
 
-    fault: Fault
+    fault: KcsFault
     phase: KcsPhase
     status: int
-    """The status register as read last; 0xFF until it was read."""
+    """The last value read from the status register; 0xFF before the first read."""
     recoveries: int
-    """How often the interface had to be recovered, or should have been."""
+    """The number of faults in this exchange that called for a recovery."""
     error_code: int | None
-    """What the BMC answered to GET_STATUS/ABORT last."""
+    """The last error code that the BMC returned to GET_STATUS/ABORT, if any."""
     may_have_run: bool
-    """Whether the BMC had the whole request, so that it may have executed it."""
+    """Whether the BMC received the whole request, so that it may have executed it."""
 
     def __str__(self) -> str:
         facts = [f"status 0x{self.status:02x}"]
         if self.recoveries > 1:
             facts.append(f"fault {self.recoveries} of this exchange")
         if self.error_code is not None:
-            facts.append(f"the BMC's error code 0x{self.error_code:02x}")
-        facts.append("it may have run" if self.may_have_run else "it did not run")
+            facts.append(f"BMC error code 0x{self.error_code:02x}")
+        facts.append("the command may have run" if self.may_have_run else "the command did not run")
         return "; ".join(facts)
 
     @property
     def waited_for(self) -> str:
-        """What the host was waiting for."""
+        """What the host was waiting for, as text."""
         return _WAITED_FOR[self.phase]
 
 
 class KcsTimeout(NoAnswer):
-    """The BMC let a time limit pass."""
+    """The BMC did not react within a time limit."""
 
     def __init__(self, evidence: KcsEvidence) -> None:
-        super().__init__(_told(evidence))
+        super().__init__(_message(evidence))
         self.evidence = evidence
 
 
 class NothingThere(KcsTimeout):
-    """No BMC drives the port: there is none at this address, or it restarts."""
+    """No BMC drives the port: there is none at this address, or it is restarting."""
 
 
 class KcsViolation(RemoteProtocolError):
-    """The BMC broke the protocol; `raw` is what it had answered so far."""
+    """The BMC violated the protocol; `raw` is the part of the response received so far."""
 
     def __init__(self, evidence: KcsEvidence, raw: bytes) -> None:
-        super().__init__(_told(evidence), section="9", raw=raw)
+        super().__init__(_message(evidence), section="9", raw=raw)
         self.evidence = evidence
 
 
 class KcsAborted(TransportError):
-    """Somebody with a better claim took the interface over in the middle of the exchange."""
+    """The exchange was aborted: another user with a better claim took over the interface."""
 
     def __init__(self, evidence: KcsEvidence) -> None:
-        super().__init__(_told(evidence))
+        super().__init__(_message(evidence))
         self.evidence = evidence
 
 
 def kcs_error(evidence: KcsEvidence, raw: bytes) -> BmcmedicError:
-    """The exception that tells of a failed exchange."""
+    """Return the exception for a failed exchange."""
     match evidence.fault:
-        case Fault.NOTHING_THERE:
+        case KcsFault.NOTHING_THERE:
             return NothingThere(evidence)
-        case Fault.IBF_STUCK | Fault.OBF_MISSING | Fault.OBF_STUCK | Fault.EXCHANGE_LIMIT:
+        case (
+            KcsFault.IBF_STUCK | KcsFault.OBF_MISSING | KcsFault.OBF_STUCK | KcsFault.EXCHANGE_LIMIT
+        ):
             return KcsTimeout(evidence)
-        case Fault.ABORTED:
+        case KcsFault.ABORTED:
             return KcsAborted(evidence)
         case _:
             return KcsViolation(evidence, raw)
 
 
-def _told(evidence: KcsEvidence) -> str:
-    return f"KCS: {_WHAT[evidence.fault]}, waiting for {evidence.waited_for} ({evidence})"
+def _message(evidence: KcsEvidence) -> str:
+    fault = _FAULT_TEXT[evidence.fault]
+    return f"KCS: {fault}, while waiting for {evidence.waited_for} ({evidence})"
 
 
-_WHAT: dict[Fault, str] = {
-    Fault.NONE: "no fault",
-    Fault.IBF_STUCK: "the BMC does not take what was written, IBF stays set",
-    Fault.OBF_MISSING: "the BMC puts out nothing, OBF stays clear",
-    Fault.OBF_STUCK: "OBF stays set, however often data is read",
-    Fault.NOTHING_THERE: "nothing is at this address, or the BMC restarts",
-    Fault.EXCHANGE_LIMIT: "the time for the whole exchange is over",
-    Fault.WRONG_STATE: "the interface is in a wrong state",
-    Fault.RESTARTED: "the BMC was away in the middle of a transfer",
-    Fault.TOO_SHORT: "the response is too short",
-    Fault.TOO_LONG: "the response is too long",
-    Fault.NOT_OURS: "the response is another request's",
-    Fault.ABORTED: "the exchange was aborted",
+_FAULT_TEXT: dict[KcsFault, str] = {
+    KcsFault.NONE: "no fault",
+    KcsFault.IBF_STUCK: "the BMC does not read what the host wrote, IBF stays set",
+    KcsFault.OBF_MISSING: "the BMC sends nothing, OBF stays clear",
+    KcsFault.OBF_STUCK: "OBF stays set, however often data-out is read",
+    KcsFault.NOTHING_THERE: "no BMC at this address, or it is restarting",
+    KcsFault.EXCHANGE_LIMIT: "the time limit of the exchange has passed",
+    KcsFault.WRONG_STATE: "the interface is in the wrong state",
+    KcsFault.RESTARTED: "the BMC restarted in the middle of a transfer",
+    KcsFault.TOO_SHORT: "the response is too short",
+    KcsFault.TOO_LONG: "the response is too long",
+    KcsFault.NOT_OURS: "the response belongs to another request",
+    KcsFault.ABORTED: "the exchange was aborted",
 }
 
 _WAITED_FOR: dict[KcsPhase, str] = {

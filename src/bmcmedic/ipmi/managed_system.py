@@ -43,7 +43,7 @@ from bmcmedic.ipmi.packet import (
     decode_datagram,
 )
 from bmcmedic.ipmi.session import AesFactory, RandomBytes
-from bmcmedic.ipmi.session_slots import SessionSlots, SetUpAnswer, Slot, User
+from bmcmedic.ipmi.session_slots import SessionSlot, SessionSlots, SetUpAnswer, User
 
 __all__ = ["LAN_CHANNEL", "IncomingRequest", "ManagedSystem", "User"]
 
@@ -312,11 +312,11 @@ class ManagedSystem:
         slot.executing = message
         return IncomingRequest(message, peer, slot.privilege, packet.session_id)
 
-    def _seal(self, slot: Slot, message: RequestMessage, reply: _Reply) -> bytes:
+    def _seal(self, slot: SessionSlot, message: RequestMessage, reply: _Reply) -> bytes:
         assert slot.session is not None
         return slot.session.seal(message.reply(*reply).encode())
 
-    def _set_privilege(self, slot: Slot, data: bytes) -> _Reply:
+    def _set_privilege(self, slot: SessionSlot, data: bytes) -> _Reply:
         requested = SetSessionPrivilegeLevelReq.decode(data).privilege_level
         if requested > slot.privilege_limit:
             assert slot.user is not None
@@ -327,7 +327,7 @@ class ManagedSystem:
             slot.privilege = requested
         return CompletionCode.OK, SetSessionPrivilegeLevelRsp(slot.privilege).encode()
 
-    def _close_session(self, slot: Slot, data: bytes) -> _Reply:
+    def _close_session(self, slot: SessionSlot, data: bytes) -> _Reply:
         request = CloseSessionReq.decode(data)
         if request.session_handle is not None:
             return 0x88, b""
@@ -339,10 +339,10 @@ class ManagedSystem:
         self._slots.free(request.session_id)
         return CompletionCode.OK, b""
 
-    def _session_info(self, slot: Slot, data: bytes) -> _Reply:
+    def _session_info(self, slot: SessionSlot, data: bytes) -> _Reply:
         request = GetSessionInfoReq.decode(data)
         active = [other for other in self._slots if other.session is not None]
-        found: Slot | None = slot
+        found: SessionSlot | None = slot
         if request.session_id is not None:
             found = self._slots.get(request.session_id)
         elif request.session_handle is not None:
@@ -365,7 +365,7 @@ class ManagedSystem:
         self.session_requests[message.netfn, message.command] += 1
 
 
-def numbers(command: type[Command[Any]]) -> tuple[int, int]:
+def command_key(command: type[Command[Any]]) -> tuple[int, int]:
     """What a command is told by on the wire."""
     return command.netfn, command.command
 
@@ -388,12 +388,14 @@ _SET_UP: dict[int, Callable[[SessionSlots, bytes, Hashable, float], SetUpAnswer 
     PayloadType.RAKP_3: SessionSlots.receive_rakp_3,
 }
 _CHANNEL_COMMANDS: dict[tuple[int, int], Callable[[ManagedSystem, bytes], _Reply]] = {
-    numbers(GetChannelAuthenticationCapabilitiesReq): ManagedSystem._authentication_capabilities,
-    numbers(GetChannelCipherSuitesReq): ManagedSystem._cipher_suites,
-    numbers(GetSystemGuidReq): ManagedSystem._system_guid,
+    command_key(
+        GetChannelAuthenticationCapabilitiesReq
+    ): ManagedSystem._authentication_capabilities,
+    command_key(GetChannelCipherSuitesReq): ManagedSystem._cipher_suites,
+    command_key(GetSystemGuidReq): ManagedSystem._system_guid,
 }
-_SESSION_COMMANDS: dict[tuple[int, int], Callable[[ManagedSystem, Slot, bytes], _Reply]] = {
-    numbers(SetSessionPrivilegeLevelReq): ManagedSystem._set_privilege,
-    numbers(CloseSessionReq): ManagedSystem._close_session,
-    numbers(GetSessionInfoReq): ManagedSystem._session_info,
+_SESSION_COMMANDS: dict[tuple[int, int], Callable[[ManagedSystem, SessionSlot, bytes], _Reply]] = {
+    command_key(SetSessionPrivilegeLevelReq): ManagedSystem._set_privilege,
+    command_key(CloseSessionReq): ManagedSystem._close_session,
+    command_key(GetSessionInfoReq): ManagedSystem._session_info,
 }

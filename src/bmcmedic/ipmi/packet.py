@@ -114,7 +114,7 @@ def plus_header(payload_type: int, session_id: int, sequence: int, payload_bytes
     )
 
 
-def protected(payload_type: int, *, encrypted: bool, authenticated: bool) -> int:
+def payload_type_byte(payload_type: int, *, encrypted: bool, authenticated: bool) -> int:
     """The payload type byte with its two protection bits."""
     return payload_type | encrypted << 7 | authenticated << 6
 

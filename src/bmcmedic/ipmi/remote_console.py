@@ -30,10 +30,10 @@ from bmcmedic.ipmi.console_options import (
 )
 from bmcmedic.ipmi.constants import NetFn, RmcpPlusStatus
 from bmcmedic.ipmi.events import (
-    Event,
     RequestUnanswered,
     ResponseReceived,
     SessionClosed,
+    SessionEvent,
     SessionFailed,
     SessionOpened,
 )
@@ -42,7 +42,7 @@ from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import Packet, PayloadType, decode_datagram, plus_header
 from bmcmedic.ipmi.rakp import SUITE_REFUSALS
 from bmcmedic.ipmi.session import Session
-from bmcmedic.ipmi.states import TRANSITIONS, SessionTrigger, State
+from bmcmedic.ipmi.states import TRANSITIONS, SessionState, SessionTrigger
 
 if TYPE_CHECKING:
     # Loaded by who bridges, and by nobody else: a sweep starts without it.
@@ -96,7 +96,7 @@ class RemoteConsole:
     def __init__(self, options: ConsoleOptions) -> None:
         self._options = options
         self.suite: CipherSuite = options.suites[0]
-        self.state = State.IDLE
+        self.state = SessionState.IDLE
         self.discarded: Counter[str] | None = None
         self._outbox: list[bytes] = []
         self._handshake: Handshake | None = None
@@ -145,7 +145,7 @@ class RemoteConsole:
 
     def give_up_request(self) -> None:
         """Await the outstanding request's answer no more; harmless when none is outstanding."""
-        if self.state is State.REQUESTING:
+        if self.state is SessionState.REQUESTING:
             self._move(SessionTrigger.REQUEST_DEADLINE)
             self._request = self._bridge = self._timer = None
 
@@ -167,21 +167,21 @@ class RemoteConsole:
         """When `handle_timer` wants to be called, or None while nothing is awaited."""
         return self._timer
 
-    def handle_timer(self, now: float) -> Event | None:
+    def handle_timer(self, now: float) -> SessionEvent | None:
         """Retransmit, start anew, or give up; harmless when called early."""
         if self._timer is None or now < self._timer:
             return None
         if now >= self._deadline:
             return self._deadline_passed()
         if self._transmissions >= _TRANSMISSIONS_MAX.get(self.state, self._transmissions + 1) and (
-            self.state is not State.REQUESTING or self._options.may_reopen
+            self.state is not SessionState.REQUESTING or self._options.may_reopen
         ):
             return self._start_anew(now)
         self._interval *= RETRANSMIT_BACKOFF_FACTOR
         self._transmit(now)
         return None
 
-    def receive_datagram(self, data: bytes, now: float) -> Event | None:
+    def receive_datagram(self, data: bytes, now: float) -> SessionEvent | None:
         """Take one datagram that came from the BMC's address."""
         try:
             packet = decode_datagram(data)
@@ -202,7 +202,7 @@ class RemoteConsole:
         self._handshakes += 1
         self._send(PayloadType.OPEN_SESSION_REQUEST, self._handshake.open_session_request(), now)
 
-    def _start_anew(self, now: float) -> Event | None:
+    def _start_anew(self, now: float) -> SessionEvent | None:
         if self._handshakes >= self._handshakes_max:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
         self._is_kept = self._request is not None
@@ -210,7 +210,7 @@ class RemoteConsole:
         self._propose(now)
         return None
 
-    def _receive_set_up(self, packet: Packet, now: float) -> Event | None:
+    def _receive_set_up(self, packet: Packet, now: float) -> SessionEvent | None:
         handshake = self._handshake
         if (
             handshake is None
@@ -220,12 +220,12 @@ class RemoteConsole:
         ):
             raise RemoteProtocolError("not the set-up message awaited", section="13.15")
         try:
-            if self.state is State.OPENING:
+            if self.state is SessionState.OPENING:
                 payload = handshake.rakp_1(packet.payload)
                 self._move(SessionTrigger.OPEN_SESSION_RESPONSE)
                 self._send(PayloadType.RAKP_1, payload, now)
                 return None
-            if self.state is State.AUTHENTICATING:
+            if self.state is SessionState.AUTHENTICATING:
                 payload = handshake.rakp_3(packet.payload)
                 self._rakp1_repeated = self._transmissions > 1
                 self._move(SessionTrigger.RAKP_2)
@@ -236,7 +236,7 @@ class RemoteConsole:
             return self._refused(error, now)
         return self._activated(now)
 
-    def _activated(self, now: float) -> Event | None:
+    def _activated(self, now: float) -> SessionEvent | None:
         self._handshake = self._timer = None
         self._handshakes_max = self._handshakes + HANDSHAKES_MAX
         self._move(SessionTrigger.RAKP_4)
@@ -248,7 +248,7 @@ class RemoteConsole:
         self._send_request(self._request, self._bridge, now, repeats=True)
         return None
 
-    def _refused(self, error: BmcRefusal, now: float) -> Event | None:
+    def _refused(self, error: BmcRefusal, now: float) -> SessionEvent | None:
         assert self._handshake is not None
         if self._handshake.goodbye is not None:
             self._outbox.append(_set_up_datagram(PayloadType.RAKP_3, self._handshake.goodbye))
@@ -261,7 +261,7 @@ class RemoteConsole:
             # A lost answer leaves the BMC a step ahead; it then no longer knows the id we repeat.
             if (
                 error.status in _FORGOTTEN
-                and self.state is not State.OPENING
+                and self.state is not SessionState.OPENING
                 and self._transmissions > 1
             ):
                 return self._start_anew(now)
@@ -269,7 +269,7 @@ class RemoteConsole:
             # repeated RAKP 1 with a new random number, and forgets the one that we took.
             if (
                 error.status == RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE
-                and self.state is State.ACTIVATING
+                and self.state is SessionState.ACTIVATING
                 and self._rakp1_repeated
             ):
                 self._first_interval *= PATIENCE_FACTOR
@@ -278,7 +278,7 @@ class RemoteConsole:
 
     # -- in the session --------------------------------------------------------------------
 
-    def _receive_in_session(self, packet: Packet, data: bytes) -> Event | None:
+    def _receive_in_session(self, packet: Packet, data: bytes) -> SessionEvent | None:
         session = self._session
         assert session is not None
         if packet.session_id != session.inbound_id or packet.payload_type != PayloadType.IPMI:
@@ -303,9 +303,9 @@ class RemoteConsole:
             self._timer = self._deadline
         return None
 
-    def _answered(self, response: ResponseMessage) -> Event:
+    def _answered(self, response: ResponseMessage) -> SessionEvent:
         self._request = self._bridge = self._timer = None
-        if self.state is State.CLOSING:
+        if self.state is SessionState.CLOSING:
             self._move(SessionTrigger.CLOSED)
             self._session = None
             return SessionClosed()
@@ -345,16 +345,16 @@ class RemoteConsole:
         else:
             self._outbox.append(self._session.seal(self._payload))
 
-    def _deadline_passed(self) -> Event:
+    def _deadline_passed(self) -> SessionEvent:
         # Field: pyghmi's Bmc has no word for a user that it does not know.
-        advice = _CHECK_USER if self.state is State.AUTHENTICATING else ""
+        advice = _CHECK_USER if self.state is SessionState.AUTHENTICATING else ""
         error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}", advice)
         self._timer = None
-        if self.state is State.CLOSING:
+        if self.state is SessionState.CLOSING:
             self._move(SessionTrigger.CLOSED)
             self._session = None
             return SessionClosed()
-        if self.state is State.REQUESTING:
+        if self.state is SessionState.REQUESTING:
             self._move(SessionTrigger.REQUEST_DEADLINE)
             self._request = self._bridge = None
             return RequestUnanswered(error)
@@ -366,7 +366,7 @@ class RemoteConsole:
         return SessionFailed(error)
 
     def _waiting_for(self) -> str:
-        if self.state is State.REQUESTING and self._request is not None:
+        if self.state is SessionState.REQUESTING and self._request is not None:
             return f"request {self._request.netfn:02x}/{self._request.command:02x}"
         return _SET_UP_NAME.get(self.state, "a request")
 
@@ -395,19 +395,19 @@ class RemoteConsole:
 _CHECK_USER = "it answered Open Session, so check the user name: some BMCs ignore an unknown one"
 _FORGOTTEN = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
 _SET_UP_ANSWER = {
-    State.OPENING: PayloadType.OPEN_SESSION_RESPONSE,
-    State.AUTHENTICATING: PayloadType.RAKP_2,
-    State.ACTIVATING: PayloadType.RAKP_4,
+    SessionState.OPENING: PayloadType.OPEN_SESSION_RESPONSE,
+    SessionState.AUTHENTICATING: PayloadType.RAKP_2,
+    SessionState.ACTIVATING: PayloadType.RAKP_4,
 }
 _SET_UP_NAME = {
-    State.OPENING: "Open Session",
-    State.AUTHENTICATING: "RAKP 1",
-    State.ACTIVATING: "RAKP 3",
+    SessionState.OPENING: "Open Session",
+    SessionState.AUTHENTICATING: "RAKP 1",
+    SessionState.ACTIVATING: "RAKP 3",
 }
 _TRANSMISSIONS_MAX = {
-    State.AUTHENTICATING: RAKP_TRANSMISSIONS_MAX,
-    State.ACTIVATING: RAKP_TRANSMISSIONS_MAX,
-    State.REQUESTING: REOPEN_AFTER_TRANSMISSIONS,
+    SessionState.AUTHENTICATING: RAKP_TRANSMISSIONS_MAX,
+    SessionState.ACTIVATING: RAKP_TRANSMISSIONS_MAX,
+    SessionState.REQUESTING: REOPEN_AFTER_TRANSMISSIONS,
 }
 
 

@@ -1,6 +1,6 @@
 """Reads a whole SDR repository (chapter 33), one request at a time.
 
-`walk` is a generator: it yields the next request, is sent its response, and has a
+`walk_repository` is a generator: it yields the next request, is sent its response, and has a
 CompletionCodeError thrown into it where the BMC refused. Any other error ends it. What it returns
 is the repository; a BMC that leads in circles costs a bounded number of requests.
 """
@@ -37,7 +37,7 @@ PART_BYTES: Final = (WHOLE_RECORD, 32, 16, 8)
 """How much is asked for at a time: less, for the rest of the walk, once a BMC cannot give it."""
 _OFFSET_MAX: Final = 0xFF
 
-Steps: TypeAlias = Generator[Command[Any], Any, "SdrRepository"]
+RepositoryWalk: TypeAlias = Generator[Command[Any], Any, "SdrRepository"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class SdrRepository:
     records: tuple[tuple[int, bytes], ...]
 
 
-def walk(info: GetSdrRepositoryInfoRsp) -> Steps:
+def walk_repository(info: GetSdrRepositoryInfoRsp) -> RepositoryWalk:
     """Read every record of the repository that `info` tells of.
 
     Spec: 33.9 to 33.12. Raises: RemoteProtocolError for one that cannot be read to its end;

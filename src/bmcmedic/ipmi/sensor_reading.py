@@ -53,7 +53,7 @@ class Sensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SensorReading:
     """What a sensor says."""
 
     sensor: Sensor
@@ -97,9 +97,9 @@ def sensors_in(records: Iterable[tuple[int, bytes]]) -> Iterator[Sensor]:
         )
 
 
-def read(
+def interpret_reading(
     sensor: Sensor, response: GetSensorReadingRsp, factors: ReadingFactors | None = None
-) -> Reading | None:
+) -> SensorReading | None:
     """What a response means; `factors` are those of this raw reading, for a non-linear sensor.
 
     Spec: 35.14. None: it is not scanned, or has nothing valid to say now.
@@ -114,7 +114,7 @@ def read(
             )
         elif factors is not None:
             value = factors.convert(response.reading, sensor.units.analog_format)
-    return Reading(sensor, value, _severity(sensor, response))
+    return SensorReading(sensor, value, _severity(sensor, response))
 
 
 def _severity(sensor: Sensor, response: GetSensorReadingRsp) -> Severity | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bmcmedic.errors import RemoteProtocolError
 from bmcmedic.ipmi.cipher_suites import CipherSuite
-from bmcmedic.ipmi.packet import Packet, PayloadType, plus_header, protected
+from bmcmedic.ipmi.packet import Packet, PayloadType, payload_type_byte, plus_header
 
 AesUpdate = Callable[[bytes], bytes]
 AesFactory = Callable[[bytes], tuple[AesUpdate, AesUpdate]]
@@ -107,7 +107,7 @@ class Session:
         self._k1 = k1
         self._digest = suite.digest
         self._auth_code_bytes = suite.auth_code_bytes
-        self._type_bits = protected(
+        self._type_bits = payload_type_byte(
             0, encrypted=suite.is_encrypted, authenticated=suite.auth_code_bytes > 0
         )
         self._encrypt: AesUpdate | None = None

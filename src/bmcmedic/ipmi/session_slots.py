@@ -44,7 +44,7 @@ class User:
     privilege_limit: PrivilegeLevel = PrivilegeLevel.ADMINISTRATOR
 
 
-class Slot:
+class SessionSlot:
     """One session slot, from Open Session to its end."""
 
     __slots__ = (
@@ -124,7 +124,7 @@ class SessionSlots:
         self._session_timeout_s = session_timeout_s
         self._random_bytes = random_bytes
         self._aes = aes
-        self._slots: dict[int, Slot] = {}
+        self._slots: dict[int, SessionSlot] = {}
         self.slots_max = slots_max
         self.yields_set_ups = False
         """Whether, when all are taken, who begins takes the slot of who has not got in yet."""
@@ -132,21 +132,21 @@ class SessionSlots:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def __iter__(self) -> Iterator[Slot]:
+    def __iter__(self) -> Iterator[SessionSlot]:
         return iter(self._slots.values())
 
-    def get(self, managed_session_id: int) -> Slot | None:
+    def get(self, managed_session_id: int) -> SessionSlot | None:
         """The slot with that id, in whatever state."""
         return self._slots.get(managed_session_id)
 
-    def active(self, managed_session_id: int, peer: Hashable, now: float) -> Slot | None:
+    def active(self, managed_session_id: int, peer: Hashable, now: float) -> SessionSlot | None:
         """The slot of an active session of that peer that has not expired."""
         slot = self._slots.get(managed_session_id)
         if slot is None or slot.session is None or slot.peer != peer or slot.expires_at <= now:
             return None
         return slot
 
-    def touch(self, slot: Slot, now: float) -> None:
+    def touch(self, slot: SessionSlot, now: float) -> None:
         """Something moved in the session: its idle time starts anew (section 6.12.15)."""
         slot.expires_at = now + self._session_timeout_s
 
@@ -199,7 +199,7 @@ class SessionSlots:
 
     def _slot_for(
         self, request: OpenSessionRequest, peer: Hashable
-    ) -> tuple[Slot | None, RmcpPlusStatus]:
+    ) -> tuple[SessionSlot | None, RmcpPlusStatus]:
         for slot in self._slots.values():
             # A repeated request must not take a second slot.
             if (
@@ -221,7 +221,7 @@ class SessionSlots:
         session_id = random_session_id(self._random_bytes)
         while session_id in self._slots:
             session_id = random_session_id(self._random_bytes)
-        slot = self._slots[session_id] = Slot(request, suite, session_id, peer)
+        slot = self._slots[session_id] = SessionSlot(request, suite, session_id, peer)
         return slot, RmcpPlusStatus.OK
 
     def receive_rakp_1(self, payload: bytes, peer: Hashable, now: float) -> SetUpAnswer | None:
@@ -314,7 +314,7 @@ class SessionSlots:
         self.touch(slot, now)
         return PayloadType.RAKP_4, slot.rakp4
 
-    def _activate(self, slot: Slot, tag: int) -> None:
+    def _activate(self, slot: SessionSlot, tag: int) -> None:
         exchange = slot.exchange
         assert exchange is not None
         sik = exchange.sik()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class State(IntEnum):
+class SessionState(IntEnum):
     """Where a session stands, seen from the remote console."""
 
     IDLE = 0
@@ -35,21 +35,21 @@ class SessionTrigger(IntEnum):
     FAILURE = 10
 
 
-TRANSITIONS: dict[tuple[State, SessionTrigger], State] = {
-    (State.IDLE, SessionTrigger.OPEN): State.OPENING,
-    (State.OPENING, SessionTrigger.OPEN_SESSION_RESPONSE): State.AUTHENTICATING,
-    (State.OPENING, SessionTrigger.START_ANEW): State.OPENING,
-    (State.OPENING, SessionTrigger.FAILURE): State.FAILED,
-    (State.AUTHENTICATING, SessionTrigger.RAKP_2): State.ACTIVATING,
-    (State.AUTHENTICATING, SessionTrigger.START_ANEW): State.OPENING,
-    (State.AUTHENTICATING, SessionTrigger.FAILURE): State.FAILED,
-    (State.ACTIVATING, SessionTrigger.RAKP_4): State.ACTIVE,
-    (State.ACTIVATING, SessionTrigger.START_ANEW): State.OPENING,
-    (State.ACTIVATING, SessionTrigger.FAILURE): State.FAILED,
-    (State.ACTIVE, SessionTrigger.REQUEST): State.REQUESTING,
-    (State.ACTIVE, SessionTrigger.CLOSE): State.CLOSING,
-    (State.REQUESTING, SessionTrigger.RESPONSE): State.ACTIVE,
-    (State.REQUESTING, SessionTrigger.REQUEST_DEADLINE): State.ACTIVE,
-    (State.REQUESTING, SessionTrigger.START_ANEW): State.OPENING,
-    (State.CLOSING, SessionTrigger.CLOSED): State.CLOSED,
+TRANSITIONS: dict[tuple[SessionState, SessionTrigger], SessionState] = {
+    (SessionState.IDLE, SessionTrigger.OPEN): SessionState.OPENING,
+    (SessionState.OPENING, SessionTrigger.OPEN_SESSION_RESPONSE): SessionState.AUTHENTICATING,
+    (SessionState.OPENING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.OPENING, SessionTrigger.FAILURE): SessionState.FAILED,
+    (SessionState.AUTHENTICATING, SessionTrigger.RAKP_2): SessionState.ACTIVATING,
+    (SessionState.AUTHENTICATING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.AUTHENTICATING, SessionTrigger.FAILURE): SessionState.FAILED,
+    (SessionState.ACTIVATING, SessionTrigger.RAKP_4): SessionState.ACTIVE,
+    (SessionState.ACTIVATING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.ACTIVATING, SessionTrigger.FAILURE): SessionState.FAILED,
+    (SessionState.ACTIVE, SessionTrigger.REQUEST): SessionState.REQUESTING,
+    (SessionState.ACTIVE, SessionTrigger.CLOSE): SessionState.CLOSING,
+    (SessionState.REQUESTING, SessionTrigger.RESPONSE): SessionState.ACTIVE,
+    (SessionState.REQUESTING, SessionTrigger.REQUEST_DEADLINE): SessionState.ACTIVE,
+    (SessionState.REQUESTING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.CLOSING, SessionTrigger.CLOSED): SessionState.CLOSED,
 }

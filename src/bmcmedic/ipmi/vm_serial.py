@@ -58,7 +58,7 @@ class VmControlCode(IntEnum):
 _CODES_WITH_VALUE = frozenset((VmControlCode.CAPABILITIES, VmControlCode.VERSION))
 
 
-class Capability(IntFlag):
+class VmCapability(IntFlag):
     """What the machine can be told to do."""
 
     POWER = 0x01
@@ -69,18 +69,18 @@ class Capability(IntFlag):
     GRACEFUL_SHUTDOWN = 0x20
 
 
-ALL_CAPABILITIES = Capability(0x3F)
+ALL_CAPABILITIES = VmCapability(0x3F)
 
 _NEEDED = {
-    VmControlCode.NO_ATTENTION: Capability.ATTENTION,
-    VmControlCode.ATTENTION: Capability.ATTENTION,
-    VmControlCode.ATTENTION_IRQ: Capability.ATTENTION,
-    VmControlCode.POWER_OFF: Capability.POWER,
-    VmControlCode.RESET: Capability.RESET,
-    VmControlCode.ENABLE_IRQ: Capability.IRQ,
-    VmControlCode.DISABLE_IRQ: Capability.IRQ,
-    VmControlCode.NMI: Capability.NMI,
-    VmControlCode.GRACEFUL_SHUTDOWN: Capability.GRACEFUL_SHUTDOWN,
+    VmControlCode.NO_ATTENTION: VmCapability.ATTENTION,
+    VmControlCode.ATTENTION: VmCapability.ATTENTION,
+    VmControlCode.ATTENTION_IRQ: VmCapability.ATTENTION,
+    VmControlCode.POWER_OFF: VmCapability.POWER,
+    VmControlCode.RESET: VmCapability.RESET,
+    VmControlCode.ENABLE_IRQ: VmCapability.IRQ,
+    VmControlCode.DISABLE_IRQ: VmCapability.IRQ,
+    VmControlCode.NMI: VmCapability.NMI,
+    VmControlCode.GRACEFUL_SHUTDOWN: VmCapability.GRACEFUL_SHUTDOWN,
 }
 
 
@@ -183,7 +183,7 @@ class ControlMessage(NamedTuple):
         return cls(code, payload[1] if expected > 1 else None)
 
 
-class Damaged(NamedTuple):
+class DamagedFrame(NamedTuple):
     """A frame that could not be read, and was skipped."""
 
     error: RemoteProtocolError
@@ -218,7 +218,7 @@ class FrameReader:
         """How much of an unfinished frame is held."""
         return len(self._payload)
 
-    def receive(self, data: bytes) -> Iterator[tuple[int, bytes] | Damaged]:
+    def receive(self, data: bytes) -> Iterator[tuple[int, bytes] | DamagedFrame]:
         """For each frame that ends in `data` its end mark and its bytes without escapes."""
         for byte in data:
             if byte in (END_OF_MESSAGE, END_OF_CONTROL):
@@ -241,12 +241,12 @@ class FrameReader:
         else:
             self._fault = f"more than {FRAME_BYTES_MAX} bytes in a frame"
 
-    def _end(self, mark: int) -> tuple[int, bytes] | Damaged:
+    def _end(self, mark: int) -> tuple[int, bytes] | DamagedFrame:
         fault = "the frame ends in an escape" if self._is_escaped else self._fault
         payload = bytes(self._payload)
         self._start()
         if fault:
-            return Damaged(RemoteProtocolError(fault, section=_SECTION, raw=payload))
+            return DamagedFrame(RemoteProtocolError(fault, section=_SECTION, raw=payload))
         return mark, payload
 
 
@@ -264,13 +264,13 @@ class VmBmc:
         self.unanswered: VmRequest | None = None
         """What the machine may still wait for, even where the connection has been lost since."""
         self.version: int | None = None
-        self.capabilities = Capability(0)
+        self.capabilities = VmCapability(0)
 
     def connected(self) -> bytes:
         """A connection was made; what to send first."""
         self._reader = FrameReader()
         self.version = None
-        self.capabilities = Capability(0)
+        self.capabilities = VmCapability(0)
         return ControlMessage(VmControlCode.VERSION, PROTOCOL_VERSION).encode()
 
     def disconnected(self) -> None:
@@ -279,14 +279,14 @@ class VmBmc:
         QEMU then answers what is unanswered with 0xD2, but for a request that was held, and for one
         whose sequence number needs an escape: it looks up that number in the escaped frame.
         """
-        self.capabilities = Capability(0)
+        self.capabilities = VmCapability(0)
         if not self._is_held and self.unanswered and self.unanswered.sequence not in SPECIAL_BYTES:
             self.unanswered = None
 
-    def receive(self, data: bytes) -> Iterator[VmRequest | ControlMessage | Damaged]:
+    def receive(self, data: bytes) -> Iterator[VmRequest | ControlMessage | DamagedFrame]:
         """What the machine says; each is taken in before it is given out."""
         for frame in self._reader.receive(data):
-            if isinstance(frame, Damaged):
+            if isinstance(frame, DamagedFrame):
                 yield frame
                 continue
             mark, payload = frame
@@ -298,7 +298,7 @@ class VmBmc:
                 else:
                     event = ControlMessage.decode(payload)
             except RemoteProtocolError as error:
-                yield Damaged(error)
+                yield DamagedFrame(error)
                 continue
             if isinstance(event, ControlMessage):
                 self._take_control(event)
@@ -308,7 +308,7 @@ class VmBmc:
         if message.code is VmControlCode.VERSION:
             self.version = message.value
         elif message.code is VmControlCode.CAPABILITIES:
-            self.capabilities = Capability(message.value or 0)
+            self.capabilities = VmCapability(message.value or 0)
         elif message.code is VmControlCode.RESET:
             self.unanswered = None
 
@@ -356,7 +356,7 @@ class VmHost:
 
     __slots__ = ("_reader", "capabilities", "sequence", "timer", "waiting")
 
-    def __init__(self, capabilities: Capability = ALL_CAPABILITIES) -> None:
+    def __init__(self, capabilities: VmCapability = ALL_CAPABILITIES) -> None:
         self.capabilities = capabilities
         self.sequence = 0
         """Of the next request."""
@@ -390,10 +390,10 @@ class VmHost:
         self.timer = now + ANSWER_TIMEOUT_S
         return frame
 
-    def receive(self, data: bytes) -> Iterator[VmResponse | ControlMessage | Damaged]:
+    def receive(self, data: bytes) -> Iterator[VmResponse | ControlMessage | DamagedFrame]:
         """What the BMC says; an answer to another request gives nothing."""
         for frame in self._reader.receive(data):
-            if isinstance(frame, Damaged):
+            if isinstance(frame, DamagedFrame):
                 yield frame
                 continue
             mark, payload = frame
@@ -403,7 +403,7 @@ class VmHost:
                     continue
                 response = VmResponse.decode(payload)
             except RemoteProtocolError as error:
-                yield Damaged(error)
+                yield DamagedFrame(error)
                 continue
             self.timer = None
             if self.waiting is not None and response.sequence == self.waiting.sequence:

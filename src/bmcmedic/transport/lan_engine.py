@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bmcmedic.errors import PortClosed, TransportError, Unreachable
-from bmcmedic.ipmi.events import Event
+from bmcmedic.ipmi.events import SessionEvent
 from bmcmedic.ipmi.packet import DATAGRAM_BYTES_MAX
 from bmcmedic.ipmi.remote_console import RemoteConsole
 
@@ -77,7 +77,7 @@ class LanPeer(ABC):
         self.timer_at = math.inf
 
     @abstractmethod
-    def on_event(self, event: Event, now: float) -> None:
+    def on_event(self, event: SessionEvent, now: float) -> None:
         """The session went a step on."""
 
     @abstractmethod

@@ -32,11 +32,11 @@ from bmcmedic.ipmi.console_options import (
 )
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.ipmi.events import Event, RequestUnanswered, ResponseReceived, SessionFailed
+from bmcmedic.ipmi.events import RequestUnanswered, ResponseReceived, SessionEvent, SessionFailed
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.packet import DATAGRAM_BYTES_MAX, LegacyPacket, decode_datagram
 from bmcmedic.ipmi.remote_console import RemoteConsole
-from bmcmedic.ipmi.states import State
+from bmcmedic.ipmi.states import SessionState
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.lan_engine import (
     DRAIN_DATAGRAMS_MAX,
@@ -121,7 +121,7 @@ class LanPlus:
     def __init__(self, address: Address, console: RemoteConsole) -> None:
         self.address = address
         self._console = console
-        self._waiter: asyncio.Future[Event] | None = None
+        self._waiter: asyncio.Future[SessionEvent] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._datagrams = _Datagrams(address, self._receive)
 
@@ -193,7 +193,7 @@ class LanPlus:
     async def close(self) -> None:
         """Free the session's slot on the BMC, best effort, and the socket."""
         try:
-            if self._console.state is State.ACTIVE and self._datagrams.error is None:
+            if self._console.state is SessionState.ACTIVE and self._datagrams.error is None:
                 now = self._now()
                 self._console.close(now, now + CLOSE_TIMEOUT_S)
                 await self._wait()
@@ -244,7 +244,7 @@ class LanPlus:
             return response
         raise LocalProtocolError(f"{type(event).__name__} while a response was awaited")
 
-    async def _wait(self) -> Event:
+    async def _wait(self) -> SessionEvent:
         self._waiter = self._datagrams.loop.create_future()
         self._flush()
         try:
@@ -280,7 +280,7 @@ class LanPlus:
     def _fire(self) -> None:
         self._settle(self._console.handle_timer(self._now()))
 
-    def _settle(self, event: Event | None) -> None:
+    def _settle(self, event: SessionEvent | None) -> None:
         self._flush()
         if event is not None and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(event)

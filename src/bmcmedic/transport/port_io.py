@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError, Refused
-from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE, Registers
+from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE, KcsRegisters
 from bmcmedic.ipmi.kcs_errors import NothingThere
-from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsAction, KcsLimits
 from bmcmedic.transport.in_band import InterfaceClaim, InterfaceGone, Interrupted, Ipmb
 from bmcmedic.transport.port_io_registers import PORT_MAX, DevPort, Guard, PortGuard
 
@@ -40,12 +40,12 @@ _WHERE = "dmidecode -t 38 names the BMC's address"
 _BETTER_CLAIM = "somebody with a better claim has the interface"
 
 # Looked up once: most of the time of an exchange goes into this loop.
-_READ_STATUS: Final = Need.READ_STATUS
-_READ_DATA: Final = Need.READ_DATA
-_WRITE_DATA: Final = Need.WRITE_DATA
-_DONE: Final = Need.DONE
-_FAILED: Final = Need.FAILED
-_WAIT: Final = Need.WAIT
+_READ_STATUS: Final = KcsAction.READ_STATUS
+_READ_DATA: Final = KcsAction.READ_DATA
+_WRITE_DATA: Final = KcsAction.WRITE_DATA
+_DONE: Final = KcsAction.DONE
+_FAILED: Final = KcsAction.FAILED
+_WAIT: Final = KcsAction.WAIT
 
 
 class PortIo:
@@ -58,7 +58,7 @@ class PortIo:
 
     def __init__(
         self,
-        registers: Registers | None = None,
+        registers: KcsRegisters | None = None,
         *,
         base: int = BASE,
         spacing: int = SPACING,
@@ -89,7 +89,7 @@ class PortIo:
             except BmcmedicError:
                 self._guard.close()
                 raise
-        self._registers: Registers = registers
+        self._registers: KcsRegisters = registers
 
     def attempt(
         self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
@@ -115,7 +115,7 @@ class PortIo:
         # The last access may have ended after another's exchange, and read the end of that one.
         if host is not self._host:
             raise _interrupted(host)
-        if host.need is _DONE:
+        if host.next_action is _DONE:
             return host.response()
         error = host.error()
         if isinstance(error, NothingThere):
@@ -127,34 +127,34 @@ class PortIo:
         registers, monotonic, access = self._registers, self._monotonic, self._access
         step, must_stop = host.step, claim.must_stop
         guard_at = now + GUARD_PERIOD_S
-        need = host.need
-        while need is not _DONE and need is not _FAILED:
+        action = host.next_action
+        while action is not _DONE and action is not _FAILED:
             if now >= guard_at:
                 self._check_guard(host)
                 guard_at = now + GUARD_PERIOD_S
-            if need is _WAIT:
+            if action is _WAIT:
                 self._ask(host, claim)
                 pause_s = host.not_before - now
                 if pause_s > 0:
                     self._sleep(min(pause_s, CLAIM_PERIOD_S))
                 now = monotonic()
-                need = step(now)
+                action = step(now)
                 continue
             # Who takes over waits for this lock: no access follows that was allowed before.
             with access:
                 if must_stop(recovering=host.recoveries > 0) or host is not self._host:
                     raise _interrupted(host)
                 value = -1
-                if need is _READ_STATUS:
+                if action is _READ_STATUS:
                     value = registers.read_status()
-                elif need is _READ_DATA:
+                elif action is _READ_DATA:
                     value = registers.read_data()
-                elif need is _WRITE_DATA:
+                elif action is _WRITE_DATA:
                     registers.write_data(host.byte)
                 else:
                     registers.write_command(host.byte)
             now = monotonic()
-            need = step(now, value)
+            action = step(now, value)
 
     def send_bridged(
         self,

@@ -24,7 +24,7 @@ from bmcmedic.errors import (
     TransportError,
 )
 from bmcmedic.ipmi.kcs import KcsPhase
-from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, NothingThere
+from bmcmedic.ipmi.kcs_errors import KcsEvidence, KcsFault, NothingThere
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted, Ipmb
 from tests.support.polling import eventually
@@ -493,7 +493,7 @@ def test_an_interface_that_is_there_and_silent_is_not_missing(bench: Bench) -> N
 
 
 def nothing_there() -> NothingThere:
-    evidence = KcsEvidence(Fault.NOTHING_THERE, KcsPhase.IDLE, 0xFF, 0, None, may_have_run=False)
+    evidence = KcsEvidence(KcsFault.NOTHING_THERE, KcsPhase.IDLE, 0xFF, 0, None, may_have_run=False)
     return NothingThere(evidence)
 
 
@@ -501,7 +501,7 @@ def test_registers_where_nobody_ever_answered_are_no_interface(bench: Bench) -> 
     asked, flying = bench.asked()
     flying.fail(nothing_there())
     eventually(lambda: asked.done)
-    assert "nothing is at this address" in bench.driver.status()["interface_missing"]
+    assert "no BMC at this address" in bench.driver.status()["interface_missing"]
 
 
 def test_registers_where_a_bmc_has_answered_are_those_of_one_that_restarts(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import pytest
 from bmcmedic.errors import CompletionCodeError, LocalProtocolError, RemoteProtocolError
 from bmcmedic.ipmi.bridge import Bridge, is_first_part, second_part, wrapped_request
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
-from bmcmedic.ipmi.commands.messaging import SendMessageReq, Tracking
+from bmcmedic.ipmi.commands.messaging import MessageTracking, SendMessageReq
 from bmcmedic.ipmi.constants import NetFn
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from tests.support.vectors import vector
@@ -95,7 +95,7 @@ def test_something_else_inside_the_first_part_is_the_bmcs_mistake(data: bytes) -
 def test_the_managed_system_sees_the_request_and_hands_the_answer_back() -> None:
     outer = RequestMessage.decode(vector("messages", "send_message_req"))
     send = SendMessageReq.decode(outer.data)
-    assert (send.channel, send.tracking) == (0, Tracking.TRACK_REQUEST)
+    assert (send.channel, send.tracking) == (0, MessageTracking.TRACK_REQUEST)
     inner = wrapped_request(send)
     assert (inner.responder, inner.requester, inner.netfn, inner.command) == (0x2C, 0x20, 6, 1)
     answer = second_part(outer, inner, 0x00, b"\x01")

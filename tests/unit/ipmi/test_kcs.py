@@ -21,12 +21,12 @@ from bmcmedic.ipmi.kcs import (
     InterfaceState,
     KcsControlCode,
     KcsPhase,
+    KcsRegisters,
     KcsTrigger,
-    Registers,
 )
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
-from bmcmedic.ipmi.kcs_errors import Fault, KcsAborted, KcsTimeout, KcsViolation, NothingThere
-from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits, Need
+from bmcmedic.ipmi.kcs_errors import KcsAborted, KcsFault, KcsTimeout, KcsViolation, NothingThere
+from bmcmedic.ipmi.kcs_host import HostKcs, KcsAction, KcsLimits
 
 GET_DEVICE_ID = b"\x18\x01"
 ANSWER = b"\x1c\x01\x00\x20\x81"
@@ -56,40 +56,42 @@ def test_the_host_can_always_begin_again() -> None:
 class Script:
     """Plays a dialogue: what the host needs, and what it gets or gives, one pair after another."""
 
-    def __init__(self, host: HostKcs, need: Need) -> None:
-        self.host, self.need, self.now = host, need, 0.0
+    def __init__(self, host: HostKcs, action: KcsAction) -> None:
+        self.host, self.action, self.now = host, action, 0.0
 
     @property
     def failed(self) -> bool:
-        return self.need is Need.FAILED
+        return self.action is KcsAction.FAILED
 
-    def plays(self, *lines: tuple[Need, int]) -> Script:
-        for number, (need, value) in enumerate(lines):
+    def plays(self, *lines: tuple[KcsAction, int]) -> Script:
+        for number, (action, value) in enumerate(lines):
             self.now += 1e-6
-            while self.need is Need.WAIT:
+            while self.action is KcsAction.WAIT:
                 self.now = self.host.not_before
-                self.need = self.host.step(self.now)
-            assert self.need is need, f"line {number}: {self.need.name} at {self.host.phase.name}"
-            if need in {Need.READ_STATUS, Need.READ_DATA}:
-                self.need = self.host.step(self.now, value)
+                self.action = self.host.step(self.now)
+            assert self.action is action, (
+                f"line {number}: {self.action.name} at {self.host.phase.name}"
+            )
+            if action in {KcsAction.READ_STATUS, KcsAction.READ_DATA}:
+                self.action = self.host.step(self.now, value)
             else:
                 assert self.host.byte == value, f"line {number}"
-                self.need = self.host.step(self.now)
+                self.action = self.host.step(self.now)
         return self
 
     def reads_status_until_failed(self, status: int) -> float:
         """Answer every look with `status` and every read with 0; when it failed."""
         while not self.failed:
             self.now += 1e-6
-            if self.need is Need.WAIT:
+            if self.action is KcsAction.WAIT:
                 self.now = self.host.not_before
-                self.need = self.host.step(self.now)
-            elif self.need is Need.READ_STATUS:
-                self.need = self.host.step(self.now, status)
-            elif self.need is Need.READ_DATA:
-                self.need = self.host.step(self.now, 0)
+                self.action = self.host.step(self.now)
+            elif self.action is KcsAction.READ_STATUS:
+                self.action = self.host.step(self.now, status)
+            elif self.action is KcsAction.READ_DATA:
+                self.action = self.host.step(self.now, 0)
             else:
-                self.need = self.host.step(self.now)
+                self.action = self.host.step(self.now)
         return self.now
 
 
@@ -100,20 +102,20 @@ def started(
     return Script(host, host.start(request, 0.0, idempotent=idempotent))
 
 
-def status(value: int) -> tuple[Need, int]:
-    return Need.READ_STATUS, value
+def status(value: int) -> tuple[KcsAction, int]:
+    return KcsAction.READ_STATUS, value
 
 
-def data(value: int) -> tuple[Need, int]:
-    return Need.READ_DATA, value
+def data(value: int) -> tuple[KcsAction, int]:
+    return KcsAction.READ_DATA, value
 
 
-def byte(value: int) -> tuple[Need, int]:
-    return Need.WRITE_DATA, value
+def byte(value: int) -> tuple[KcsAction, int]:
+    return KcsAction.WRITE_DATA, value
 
 
-def command(value: int) -> tuple[Need, int]:
-    return Need.WRITE_COMMAND, value
+def command(value: int) -> tuple[KcsAction, int]:
+    return KcsAction.WRITE_COMMAND, value
 
 
 WRITTEN = (
@@ -132,20 +134,20 @@ RECOVERED = (
 
 def test_an_exchange_byte_by_byte() -> None:
     script = started().plays(*WRITTEN, *FIRST_BYTES, status(IDLE | STATUS_OBF), data(0x00))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
     assert script.host.response() == b"\x1c\x01\x00"
     assert script.now < 1e-4
 
 
 def test_a_dummy_byte_that_never_comes_is_not_waited_for() -> None:
     script = started().plays(*WRITTEN, *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
     assert script.now < 1e-4
 
 
 def test_a_dummy_byte_that_comes_late_is_no_part_of_the_next_response() -> None:
     script = started().plays(*WRITTEN, *FIRST_BYTES, status(IDLE))
-    script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+    script.action = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
     script.plays(
         status(STATUS_OBF), data(0xAA), *WRITTEN[:2], status(WRITE | STATUS_OBF), data(0xAA),
         *WRITTEN[2:], *FIRST_BYTES, status(IDLE),
@@ -160,11 +162,11 @@ def test_it_waits_for_ibf_and_obf_ever_longer() -> None:
     waits = []
     now = 10.0
     for _ in range(4):
-        assert host.step(now, STATUS_IBF) is Need.WAIT
-        assert host.step(now) is Need.WAIT, "called too early"
+        assert host.step(now, STATUS_IBF) is KcsAction.WAIT
+        assert host.step(now) is KcsAction.WAIT, "called too early"
         waits.append(host.not_before - now)
         now = host.not_before
-        assert host.step(now) is Need.READ_STATUS
+        assert host.step(now) is KcsAction.READ_STATUS
     assert waits == pytest.approx([0.001, 0.002, 0.004, 0.004])
 
 
@@ -175,11 +177,13 @@ def test_ibf_stuck_ends_after_eleven_waits_with_what_was_seen() -> None:
     error = script.host.error()
     assert isinstance(error, NoAnswer)
     assert isinstance(error, KcsTimeout)
-    assert error.evidence.fault is Fault.IBF_STUCK
+    assert error.evidence.fault is KcsFault.IBF_STUCK
     assert error.evidence.status == WRITE | STATUS_IBF
     assert error.evidence.recoveries == 11
     assert not error.evidence.may_have_run
-    assert "IBF stays set, waiting for GET_STATUS/ABORT to be taken (status 0x82;" in str(error)
+    assert "IBF stays set, while waiting for GET_STATUS/ABORT to be taken (status 0x82;" in str(
+        error
+    )
 
 
 def test_ibf_stuck_is_woken_by_writing_all_the_same() -> None:
@@ -187,12 +191,12 @@ def test_ibf_stuck_is_woken_by_writing_all_the_same() -> None:
     while script.host.phase is not KcsPhase.ABORT_REQUESTED:
         script.plays(status(STATUS_IBF))
         assert script.now < 6
-        if script.need is Need.WRITE_COMMAND:
+        if script.action is KcsAction.WRITE_COMMAND:
             break
     assert script.now == pytest.approx(5.0, abs=0.01)
     # The byte has woken it: the request is sent from the start, and answered.
     script.plays(*RECOVERED, *WRITTEN, *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
     assert script.host.error_code == ErrorCode.ILLEGAL_CONTROL_CODE
 
 
@@ -201,7 +205,7 @@ def test_obf_stuck_is_read_for_its_time_and_told() -> None:
     assert script.reads_status_until_failed(IDLE | STATUS_OBF) == pytest.approx(5.0, abs=0.01)
     error = script.host.error()
     assert isinstance(error, KcsTimeout)
-    assert error.evidence.fault is Fault.OBF_STUCK
+    assert error.evidence.fault is KcsFault.OBF_STUCK
 
 
 def test_no_response_ends_after_its_time_and_may_have_run() -> None:
@@ -209,7 +213,7 @@ def test_no_response_ends_after_its_time_and_may_have_run() -> None:
     assert script.reads_status_until_failed(READ) == pytest.approx(5.0, abs=0.01)
     error = script.host.error()
     assert isinstance(error, KcsTimeout)
-    assert error.evidence.fault is Fault.OBF_MISSING
+    assert error.evidence.fault is KcsFault.OBF_MISSING
     assert error.evidence.waited_for == "the response"
     assert error.evidence.may_have_run
 
@@ -221,7 +225,7 @@ def test_ibf_that_comes_and_goes_does_not_wind_the_time_back() -> None:
         if not script.failed:
             script.plays(status(READ | STATUS_IBF))
         assert script.now < 10.1
-    assert script.host.fault in {Fault.OBF_MISSING, Fault.IBF_STUCK}
+    assert script.host.fault in {KcsFault.OBF_MISSING, KcsFault.IBF_STUCK}
 
 
 @pytest.mark.parametrize("phase", ["start", "middle"])
@@ -252,42 +256,42 @@ def test_0xff_for_a_moment_at_the_start_is_waited_out() -> None:
     script = started().plays(
         status(0xFF), status(0xFF), *WRITTEN, *FIRST_BYTES, status(IDLE)
     )  # fmt: skip
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
 
 
 def test_a_restart_in_the_middle_is_not_the_end_of_the_response() -> None:
     script = started().plays(*WRITTEN, *FIRST_BYTES, status(0xFF), status(IDLE))
-    assert script.host.fault is Fault.RESTARTED
+    assert script.host.fault is KcsFault.RESTARTED
     script.plays(status(IDLE), *RECOVERED[:2], byte(0), status(IDLE))
     script.plays(*WRITTEN[1:], *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
 
 
 @pytest.mark.parametrize("found", [READ, WRITE, ERROR])
 def test_an_interface_that_is_not_idle_is_recovered_first(found: int) -> None:
     script = started().plays(status(found), status(found), *RECOVERED, *WRITTEN, *FIRST_BYTES)
     script.plays(status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
     assert script.host.recoveries == 1
 
 
 def test_the_error_state_in_every_phase_is_recovered() -> None:
     whole = (*WRITTEN, *FIRST_BYTES)
-    looks = [at for at, (need, _) in enumerate(whole) if need is Need.READ_STATUS]
+    looks = [at for at, (action, _) in enumerate(whole) if action is KcsAction.READ_STATUS]
     assert len(looks) == 7
     for at in looks:
         script = started().plays(*whole[:at], status(ERROR | STATUS_OBF), status(ERROR))
         script.plays(*RECOVERED, *whole, status(IDLE))
-        assert script.need is Need.DONE, at
+        assert script.action is KcsAction.DONE, at
 
 
 def test_what_may_have_run_is_not_sent_again() -> None:
     script = started(idempotent=False).plays(*WRITTEN, status(ERROR), status(ERROR), *RECOVERED)
     script.plays(status(IDLE))
-    assert script.need is Need.FAILED
+    assert script.action is KcsAction.FAILED
     error = script.host.error()
     assert isinstance(error, KcsViolation)
-    assert error.evidence.fault is Fault.WRONG_STATE
+    assert error.evidence.fault is KcsFault.WRONG_STATE
     assert error.evidence.phase is KcsPhase.EXECUTING
     assert error.evidence.status == ERROR
     assert error.evidence.error_code == ErrorCode.ILLEGAL_CONTROL_CODE
@@ -297,7 +301,7 @@ def test_what_may_have_run_is_not_sent_again() -> None:
 def test_what_cannot_have_run_is_sent_again() -> None:
     script = started(idempotent=False).plays(*WRITTEN[:6], status(ERROR), status(ERROR))
     script.plays(*RECOVERED, *WRITTEN, *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
 
 
 def test_a_fault_in_a_recovery_that_succeeds_is_not_what_is_told() -> None:
@@ -325,15 +329,15 @@ def answered(answer: Iterable[int]) -> HostKcs:
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
-        (b"", Fault.TOO_SHORT),
-        (b"\x1c\x01", Fault.TOO_SHORT),
-        (b"\x1c\x01\x00" + bytes(270), Fault.TOO_LONG),
-        (b"\x1c\x02\x00", Fault.NOT_OURS),
-        (b"\x18\x01\x00", Fault.NOT_OURS),
-        (b"\x24\x01\x00", Fault.NOT_OURS),
+        (b"", KcsFault.TOO_SHORT),
+        (b"\x1c\x01", KcsFault.TOO_SHORT),
+        (b"\x1c\x01\x00" + bytes(270), KcsFault.TOO_LONG),
+        (b"\x1c\x02\x00", KcsFault.NOT_OURS),
+        (b"\x18\x01\x00", KcsFault.NOT_OURS),
+        (b"\x24\x01\x00", KcsFault.NOT_OURS),
     ],
 )
-def test_bad_answers_are_violations_with_their_bytes(answer: bytes, fault: Fault) -> None:
+def test_bad_answers_are_violations_with_their_bytes(answer: bytes, fault: KcsFault) -> None:
     error = answered(answer).error()
     assert isinstance(error, RemoteProtocolError)
     assert isinstance(error, KcsViolation)
@@ -352,7 +356,7 @@ def test_the_deadline_ends_it_wherever_it_stands() -> None:
     script = Script(host, host.start(GET_DEVICE_ID, 0.0, idempotent=True, deadline=0.25))
     script.plays(*WRITTEN)
     assert script.reads_status_until_failed(READ | STATUS_IBF) == pytest.approx(0.25, abs=1e-5)
-    assert host.fault is Fault.EXCHANGE_LIMIT
+    assert host.fault is KcsFault.EXCHANGE_LIMIT
     assert isinstance(host.error(), KcsTimeout)
 
 
@@ -362,8 +366,8 @@ def test_a_bmc_slow_at_every_byte_meets_the_limit_of_the_exchange() -> None:
         script.now += 4.0  # within IBF's time, each time
         script.plays(status(WRITE if script.host.phase is not KcsPhase.IDLE else IDLE))
         if not script.failed:
-            script.need = script.host.step(script.now)
-    assert script.host.fault is Fault.EXCHANGE_LIMIT
+            script.action = script.host.step(script.now)
+    assert script.host.fault is KcsFault.EXCHANGE_LIMIT
     assert 60 <= script.now < 65
 
 
@@ -372,11 +376,11 @@ def test_ibf_time_goes_on_from_one_short_exchange_to_the_next() -> None:
     for attempt in range(12):
         now = attempt * 1.0
         host.start(GET_DEVICE_ID, now, idempotent=True, deadline=now + 0.9)
-        script = Script(host, host.need)
+        script = Script(host, host.next_action)
         script.now = now
         while not script.failed:
             script.plays(status(READ | STATUS_IBF))
-            if script.need is Need.WRITE_COMMAND:
+            if script.action is KcsAction.WRITE_COMMAND:
                 assert host.byte == KcsControlCode.GET_STATUS
                 assert 5.0 <= script.now < 6.0
                 return
@@ -387,22 +391,22 @@ def test_ibf_that_was_clear_has_its_whole_time_again() -> None:
     script = started().plays(*WRITTEN, status(READ))
     script.host.abort()
     script.now = 100.0
-    script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+    script.action = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
     script.plays(status(READ | STATUS_IBF), status(READ | STATUS_IBF))
-    assert script.host.fault is Fault.NONE
+    assert script.host.fault is KcsFault.NONE
     script.plays(status(IDLE), *WRITTEN[1:], *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
     assert script.host.recoveries == 0
 
 
 def test_each_exchange_waits_anew_for_a_bmc_to_appear() -> None:
     script = started()
     ended = script.reads_status_until_failed(0xFF)
-    script.need = script.host.start(GET_DEVICE_ID, ended, idempotent=True)
+    script.action = script.host.start(GET_DEVICE_ID, ended, idempotent=True)
     assert script.reads_status_until_failed(0xFF) - ended == pytest.approx(0.5, abs=0.01)
-    script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+    script.action = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
     script.plays(status(0xFF), *WRITTEN, *FIRST_BYTES, status(IDLE))
-    assert script.need is Need.DONE
+    assert script.action is KcsAction.DONE
 
 
 # ------------------------------------------------------------------------------- out of turn
@@ -414,21 +418,21 @@ def test_abort_from_every_need_leads_to_a_defined_state() -> None:
         script = started().plays(*whole[:at])
         phase = script.host.phase
         script.host.abort()
-        assert script.host.need is Need.FAILED
+        assert script.host.next_action is KcsAction.FAILED
         error = script.host.error()
         assert isinstance(error, TransportError)
         assert isinstance(error, KcsAborted)
         assert error.evidence.phase is phase
         assert error.evidence.may_have_run == (at >= 2 + len(RECOVERED) + len(WRITTEN) - 1)
-        script.need = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
+        script.action = script.host.start(GET_DEVICE_ID, script.now, idempotent=True)
         script.plays(*WRITTEN, *FIRST_BYTES, status(IDLE))
-        assert script.need is Need.DONE
+        assert script.action is KcsAction.DONE
 
 
 def test_abort_without_an_exchange_changes_nothing() -> None:
     host = HostKcs()
     host.abort()
-    assert host.need is Need.REQUEST
+    assert host.next_action is KcsAction.START
     script = started().plays(*WRITTEN, *FIRST_BYTES, status(IDLE))
     script.host.abort()
     assert script.host.response() == b"\x1c\x01\x00"
@@ -444,7 +448,7 @@ def test_what_is_out_of_turn_is_our_own_error() -> None:
     host = HostKcs()
     with pytest.raises(LocalProtocolError, match="no exchange"):
         host.step(0.0)
-    with pytest.raises(LocalProtocolError, match="nothing has failed"):
+    with pytest.raises(LocalProtocolError, match="the exchange has not failed"):
         host.error()
     host.start(GET_DEVICE_ID, 0.0, idempotent=True)
     with pytest.raises(LocalProtocolError, match="under way"):
@@ -469,11 +473,11 @@ def test_an_exchange_needs_no_more_memory() -> None:
     host, now = script.host, 0.0
 
     def exchange() -> None:
-        need = host.need
+        action = host.next_action
         for _, value in whole:
-            reads = need is Need.READ_STATUS or need is Need.READ_DATA
-            need = host.step(now, value if reads else -1)
-        assert need is Need.DONE
+            reads = action is KcsAction.READ_STATUS or action is KcsAction.READ_DATA
+            action = host.step(now, value if reads else -1)
+        assert action is KcsAction.DONE
         host.start(GET_DEVICE_ID, now, idempotent=True)
 
     exchange()
@@ -517,7 +521,7 @@ def taken(bmc: BmcKcs) -> tuple[int, int]:
 
 def test_the_registers_of_a_bmc() -> None:
     bmc = BmcKcs()
-    registers: Registers = bmc
+    registers: KcsRegisters = bmc
     assert registers.read_status() == IDLE
     registers.write_command(0x61)
     assert registers.read_status() == IDLE | STATUS_IBF | 0x08

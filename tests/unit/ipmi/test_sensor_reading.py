@@ -7,7 +7,7 @@ import pytest
 from bmcmedic.ipmi.commands.reading_factors import ReadingFactors
 from bmcmedic.ipmi.commands.sdr_records import CompactSensorRecord, OtherRecord, SensorDescription
 from bmcmedic.ipmi.commands.sensor import GetSensorReadingRsp, Thresholds
-from bmcmedic.ipmi.sensor_reading import Sensor, read, sensors_in
+from bmcmedic.ipmi.sensor_reading import Sensor, interpret_reading, sensors_in
 from bmcmedic.ipmi.sensor_states import Severity, discrete_severity, threshold_severity
 from bmcmedic.ipmi.sensor_types import SensorType, sensor_type_name
 from bmcmedic.sim.sdr_build import Sensor as Built
@@ -22,7 +22,7 @@ def described(built: Built, record_id: int = 4) -> Sensor:
 def test_a_threshold_based_sensor_has_value_and_severity() -> None:
     sensor = described(temperature(9, "Inlet", 0))
     assert (sensor.record_id, sensor.name, sensor.number, sensor.lun) == (4, "Inlet", 9, 0)
-    reading = read(sensor, GetSensorReadingRsp(23, states=b"\xc0"))
+    reading = interpret_reading(sensor, GetSensorReadingRsp(23, states=b"\xc0"))
     assert reading is not None
     assert (reading.value, reading.severity) == (23.0, Severity.NOMINAL)
 
@@ -51,11 +51,13 @@ def test_the_gravest_threshold_counts(beyond: Thresholds, severity: Severity) ->
     ],
 )
 def test_a_sensor_that_has_nothing_to_say_says_nothing(response: GetSensorReadingRsp) -> None:
-    assert read(described(temperature(9, "Inlet", 0)), response) is None
+    assert interpret_reading(described(temperature(9, "Inlet", 0)), response) is None
 
 
 def test_a_response_without_states_has_crossed_no_threshold() -> None:
-    reading = read(described(temperature(9, "Inlet", 0)), GetSensorReadingRsp(23, states=b""))
+    reading = interpret_reading(
+        described(temperature(9, "Inlet", 0)), GetSensorReadingRsp(23, states=b"")
+    )
     assert reading is not None
     assert reading.severity is Severity.NOMINAL
 
@@ -64,14 +66,19 @@ def test_a_non_linear_sensor_needs_the_factors_of_its_reading() -> None:
     sensor = described(voltage(9, "Bent", 0, linearization=0x70))
     assert sensor.is_non_linear
     response = GetSensorReadingRsp(20)
-    without, with_them = read(sensor, response), read(sensor, response, ReadingFactors(3, 5))
+    without, with_them = (
+        interpret_reading(sensor, response),
+        interpret_reading(sensor, response, ReadingFactors(3, 5)),
+    )
     assert without is not None
     assert with_them is not None
     assert (without.value, with_them.value) == (None, 65.0)
 
 
 def test_no_number_is_no_value() -> None:
-    reading = read(described(voltage(9, "1/x", 0, linearization=7)), GetSensorReadingRsp(0))
+    reading = interpret_reading(
+        described(voltage(9, "1/x", 0, linearization=7)), GetSensorReadingRsp(0)
+    )
     assert reading is not None
     assert (reading.value, reading.severity) == (None, Severity.NOMINAL)
 

@@ -13,17 +13,20 @@ from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.ipmi.rakp import KeyExchange, Rakp1
 from bmcmedic.ipmi.remote_console import RemoteConsole
-from bmcmedic.ipmi.states import TRANSITIONS, SessionTrigger, State
+from bmcmedic.ipmi.states import TRANSITIONS, SessionState, SessionTrigger
 from bmcmedic.transport.aes import aes_cbc
 from tests.support.session_pair import make_pair, opened_pair
 
 
 def test_every_state_can_be_reached_and_only_two_are_final() -> None:
-    reached = {State.IDLE}
-    for _ in State:
+    reached = {SessionState.IDLE}
+    for _ in SessionState:
         reached |= {end for (start, _), end in TRANSITIONS.items() if start in reached}
-    assert reached == set(State)
-    assert set(State) - {start for start, _ in TRANSITIONS} == {State.CLOSED, State.FAILED}
+    assert reached == set(SessionState)
+    assert set(SessionState) - {start for start, _ in TRANSITIONS} == {
+        SessionState.CLOSED,
+        SessionState.FAILED,
+    }
     assert {trigger for _, trigger in TRANSITIONS} == set(SessionTrigger)
 
 
@@ -33,7 +36,7 @@ def test_calls_out_of_turn_are_our_own_mistake_and_change_nothing() -> None:
         console.request(RequestMessage(6, 1), 0.0, 1.0)
     with pytest.raises(LocalProtocolError, match="close in state idle"):
         console.close(0.0, 1.0)
-    assert console.state is State.IDLE
+    assert console.state is SessionState.IDLE
     assert console.datagrams_to_send() == []
 
     pair = opened_pair()

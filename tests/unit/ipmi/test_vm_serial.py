@@ -8,11 +8,11 @@ from bmcmedic.ipmi.vm_serial import (
     ANSWER_TIMEOUT_S,
     FRAME_BYTES_MAX,
     SPECIAL_BYTES,
-    Capability,
     ControlMessage,
-    Damaged,
+    DamagedFrame,
     FrameReader,
     VmBmc,
+    VmCapability,
     VmControlCode,
     VmHost,
     VmRequest,
@@ -28,7 +28,7 @@ def only(frames: object) -> object:
     return frame
 
 
-def bmc_with_machine(capabilities: Capability = ALL_CAPABILITIES) -> VmBmc:
+def bmc_with_machine(capabilities: VmCapability = ALL_CAPABILITIES) -> VmBmc:
     bmc = VmBmc()
     bmc.connected()
     list(bmc.receive(VmHost(capabilities).connected()))
@@ -93,7 +93,7 @@ def test_what_qemu_sends_as_it_connects() -> None:
 def test_a_damaged_frame_is_told_and_the_next_one_read(frame: str, said: str) -> None:
     bmc = VmBmc()
     damaged, sound = bmc.receive(bytes.fromhex(frame) + GET_DEVICE_ID_FRAME)
-    assert isinstance(damaged, Damaged)
+    assert isinstance(damaged, DamagedFrame)
     assert isinstance(damaged.error, RemoteProtocolError)
     assert said in str(damaged.error)
     assert sound == GET_DEVICE_ID
@@ -101,9 +101,9 @@ def test_a_damaged_frame_is_told_and_the_next_one_read(frame: str, said: str) ->
 
 def test_a_request_where_an_answer_belongs_is_damage_too() -> None:
     damaged = only(VmHost().receive(GET_DEVICE_ID.encode()))
-    assert isinstance(damaged, Damaged)
+    assert isinstance(damaged, DamagedFrame)
     short = only(VmHost().receive(bytes.fromhex("05 1c 01 de a0")))
-    assert isinstance(short, Damaged)
+    assert isinstance(short, DamagedFrame)
     assert "expected 5 bytes or more, got 4" in str(short.error)
 
 
@@ -112,7 +112,7 @@ def test_an_endless_frame_is_not_kept() -> None:
     assert list(reader.receive(bytes(100_000))) == []
     assert reader.buffered_bytes == FRAME_BYTES_MAX
     damaged, sound = reader.receive(b"\xa0\x01\xa1")
-    assert isinstance(damaged, Damaged)
+    assert isinstance(damaged, DamagedFrame)
     assert f"more than {FRAME_BYTES_MAX} bytes" in str(damaged.error)
     assert sound == (0xA1, b"\x01")
 
@@ -172,7 +172,7 @@ def test_only_what_the_machine_waits_for_is_answered() -> None:
 
 
 def test_no_control_message_that_the_machine_cannot_do() -> None:
-    bmc = bmc_with_machine(Capability.RESET)
+    bmc = bmc_with_machine(VmCapability.RESET)
     assert bmc.control(VmControlCode.RESET) == b"\x04\xa1"
     assert bmc.control(VmControlCode.POWER_OFF) is None
     bmc.disconnected()

@@ -14,7 +14,7 @@ import pytest
 
 from bmcmedic.errors import PortClosed, TransportError, Unreachable
 from bmcmedic.ipmi.console_options import ConsoleOptions
-from bmcmedic.ipmi.events import Event, ResponseReceived, SessionFailed, SessionOpened
+from bmcmedic.ipmi.events import ResponseReceived, SessionEvent, SessionFailed, SessionOpened
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.transport.aes import aes_cbc
@@ -39,12 +39,12 @@ class Recorder(LanPeer):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address, RemoteConsole(OPTIONS))
-        self.events: list[Event] = []
+        self.events: list[SessionEvent] = []
         self.errors: list[TransportError] = []
         self.silences = 0
         self.answers = 0
 
-    def on_event(self, event: Event, now: float) -> None:
+    def on_event(self, event: SessionEvent, now: float) -> None:
         self.events.append(event)
         if isinstance(event, SessionOpened):
             self.console.request(RequestMessage(0, 1), now, now + GIVE_UP_S)

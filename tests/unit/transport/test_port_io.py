@@ -396,7 +396,7 @@ def test_where_nothing_answers_it_says_what_to_look_for() -> None:
     wires.pair.bits_set, wires.pair.bits_until = 0xFF, 1e9
     assert "nothing answers at port-io 0xca2: dmidecode" in str(wires.port_io().missing)
     began = wires.pair.now
-    with pytest.raises(NothingThere, match=r"nothing is at this address.*port-io 0xca2.*dmidecode"):
+    with pytest.raises(NothingThere, match=r"no BMC at this address.*port-io 0xca2.*dmidecode"):
         wires.ask(wires.port_io())
     assert wires.pair.now - began < 1
     assert all(wires.pair.executed[request] == 0 for request in wires.pair.executed)

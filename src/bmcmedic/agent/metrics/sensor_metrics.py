@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from bmcmedic.ipmi.sensor_reading import Reading, Sensor
+from bmcmedic.ipmi.sensor_reading import Sensor, SensorReading
 from bmcmedic.ipmi.sensor_types import (
     THRESHOLD_EVENT_TYPE,
     SensorType,
@@ -47,7 +47,7 @@ _OTHER: Final = ("ipmi_sensor_value", "ipmi_sensor_state")
 _PERCENT: Final = 100.0
 
 
-def sensor_metrics(readings: Iterable[Reading]) -> Iterator[Metric]:
+def sensor_metrics(readings: Iterable[SensorReading]) -> Iterator[Metric]:
     """Value and state of each; NaN where there is none, as ipmi_exporter has it."""
     families: dict[str, GaugeMetricFamily] = {}
     for reading in readings:

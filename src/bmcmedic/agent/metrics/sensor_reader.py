@@ -32,8 +32,8 @@ from bmcmedic.ipmi.commands.sensor import (
     GetSensorReadingReq,
     GetSensorReadingRsp,
 )
-from bmcmedic.ipmi.sdr_walk import RepositoryStamp, SdrRepository, walk
-from bmcmedic.ipmi.sensor_reading import Reading, Sensor, read, sensors_in
+from bmcmedic.ipmi.sdr_walk import RepositoryStamp, SdrRepository, walk_repository
+from bmcmedic.ipmi.sensor_reading import Sensor, SensorReading, interpret_reading, sensors_in
 from bmcmedic.service.runtime import Runtime
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted
 
@@ -82,7 +82,7 @@ class OutOfTime(TransportError):
 class SensorSnapshot:
     """What is known of all sensors, each as it was read last."""
 
-    readings: tuple[Reading, ...]
+    readings: tuple[SensorReading, ...]
     oldest_at: float
     """When the first of them was read; monotonic."""
     took_s: float
@@ -136,7 +136,7 @@ class SensorReader:
         self._runtime = runtime
         self.up: bool | None = None
         """Whether the last round read sensors; None before the first has ended."""
-        self._taken: dict[int, tuple[Reading, float]] = {}
+        self._taken: dict[int, tuple[SensorReading, float]] = {}
         """By record: what is served, and when it was read."""
         self._last: _Round | None = None
         self._failures = 0
@@ -341,7 +341,7 @@ class SensorReader:
         self._stage_began_at = self._runtime.monotonic()
         self._stage_s_max = WALK_S_MAX
         try:
-            repository: SdrRepository = yield from walk(info)
+            repository: SdrRepository = yield from walk_repository(info)
         except (CompletionCodeError, RemoteProtocolError, OutOfTime) as error:
             self._walked()
             if self._known is None:
@@ -411,7 +411,7 @@ class SensorReader:
         turned = sensors[first:] + sensors[:first]
         return self._silent.last_in(turned, self._runtime.monotonic())
 
-    def _read(self, sensor: Sensor) -> Steps[Reading | None]:
+    def _read(self, sensor: Sensor) -> Steps[SensorReading | None]:
         """One sensor; None where it says nothing, or the BMC says no."""
         self._lun = sensor.lun
         try:
@@ -421,7 +421,7 @@ class SensorReader:
                 factors = yield from self._factors_of(sensor, response.reading)
         except (CompletionCodeError, RemoteProtocolError):
             return None
-        return read(sensor, response, factors)
+        return interpret_reading(sensor, response, factors)
 
     def _factors_of(self, sensor: Sensor, raw: int) -> Steps[ReadingFactors]:
         key = sensor.record_id, raw

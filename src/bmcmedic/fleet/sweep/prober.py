@@ -31,15 +31,15 @@ from bmcmedic.ipmi.console_options import ConsoleOptions
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.events import (
-    Event,
     RequestUnanswered,
     ResponseReceived,
+    SessionEvent,
     SessionFailed,
     SessionOpened,
 )
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 from bmcmedic.ipmi.remote_console import RemoteConsole
-from bmcmedic.ipmi.states import State
+from bmcmedic.ipmi.states import SessionState
 from bmcmedic.model.probe import ProbeResult
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.lan_engine import Address, LanEngine, LanPeer
@@ -101,7 +101,7 @@ class _Probe(LanPeer):
         self.facts: dict[str, Any] = {}
         self.latency_s: float | None = None
 
-    def on_event(self, event: Event, now: float) -> None:
+    def on_event(self, event: SessionEvent, now: float) -> None:
         if isinstance(event, ResponseReceived):
             self._prober.answered(self, event.response, now)
         elif isinstance(event, SessionOpened):
@@ -346,13 +346,13 @@ class Prober:
         del now
         if probe.result is None:
             self._finish(probe, error)
-        elif probe.console.state is State.ACTIVE:
+        elif probe.console.state is SessionState.ACTIVE:
             # About a datagram whose answer came: the kept session is asked again in its turn.
             return
         self.release(probe)
 
     def _end_session(self, probe: _Probe, now: float) -> None:
-        if probe.console.state is not State.ACTIVE:
+        if probe.console.state is not SessionState.ACTIVE:
             self.release(probe)
         elif self._options.keep_sessions:
             self._kept.append(probe)

@@ -186,7 +186,7 @@ class GetMessageReq(Command[GetMessageRsp]):
     completion_codes: ClassVar = {0x80: "the receive message queue is empty"}
 
 
-class Tracking(IntEnum):
+class MessageTracking(IntEnum):
     """What the BMC does with the answer to a message that it sends for us (22.7, bits 7:6)."""
 
     NONE = 0
@@ -225,7 +225,7 @@ class SendMessageReq(Command[SendMessageRsp]):
 
     channel: int
     message: bytes
-    tracking: Tracking = Tracking.NONE
+    tracking: MessageTracking = MessageTracking.NONE
     authenticate: bool = False
     encrypt: bool = False
 
@@ -257,7 +257,7 @@ class SendMessageReq(Command[SendMessageRsp]):
         return cls(
             channel=data[0] & 0x0F,
             message=data[1:],
-            tracking=read_enum(Tracking, data[0] >> 6, section=cls.section, raw=data),
+            tracking=read_enum(MessageTracking, data[0] >> 6, section=cls.section, raw=data),
             authenticate=bool(data[0] & 0x10),
             encrypt=bool(data[0] & 0x20),
         )

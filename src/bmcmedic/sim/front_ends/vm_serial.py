@@ -17,7 +17,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.chassis import RestartCause
 from bmcmedic.ipmi.commands.messaging import BmcGlobalEnables
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, Damaged, VmBmc, VmControlCode, VmRequest
+from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, DamagedFrame, VmBmc, VmControlCode, VmRequest
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.dispatch import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address, bind_advice, format_address, parse_address
@@ -211,7 +211,7 @@ class VmPort:
         now = self._loop.time()
         self.bmc.handle_timer(now)
         for event in self._end.receive(data):
-            if isinstance(event, Damaged):
+            if isinstance(event, DamagedFrame):
                 self.discarded_frames += 1
             elif isinstance(event, VmRequest):
                 self._execute(event, now)

@@ -32,9 +32,9 @@ from bmcmedic.ipmi.commands.messaging import (
     GetMessageRsp,
     GetSystemGuidReq,
     MessageFlags,
+    MessageTracking,
     SendMessageReq,
     SetBmcGlobalEnablesReq,
-    Tracking,
 )
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, CompletionCode, PrivilegeLevel
 from bmcmedic.sim import satellite
@@ -112,7 +112,7 @@ def send_message(bmc: SimBmc, request: SendMessageReq, call: Call) -> bytes:
     answered = satellite.answer(message, power_on=bmc.host.power_on)
     if answered is None:
         raise CommandRefusal(_NAK)
-    if call.door is Interface.LAN and request.tracking is Tracking.TRACK_REQUEST:
+    if call.door is Interface.LAN and request.tracking is MessageTracking.TRACK_REQUEST:
         raise Bridged(second_part(call.message, message, *answered))
     if len(bmc.volatile.messages) < QUEUED_MESSAGES_MAX:
         # On the IPMB the first byte is the receiver's address, which the bus has consumed.

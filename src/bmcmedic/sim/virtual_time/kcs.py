@@ -12,7 +12,7 @@ from typing import Final
 
 from bmcmedic.errors import BmcmedicError, Refused
 from bmcmedic.ipmi.kcs import STATUS_IBF, STATUS_NOTHING_THERE, ErrorCode, InterfaceState, KcsPhase
-from bmcmedic.ipmi.kcs_errors import Fault, KcsEvidence, kcs_error
+from bmcmedic.ipmi.kcs_errors import KcsEvidence, KcsFault, kcs_error
 from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
@@ -36,10 +36,10 @@ _HEADER_BYTES = 3
 
 _SYSTEM_INTERFACE: Final = Interface.SYSTEM_INTERFACE
 _EVIDENT_STATUS: Final = {
-    Fault.IBF_STUCK: InterfaceState.WRITE | STATUS_IBF,
-    Fault.OBF_MISSING: InterfaceState.READ,
-    Fault.EXCHANGE_LIMIT: InterfaceState.READ,
-    Fault.NOTHING_THERE: STATUS_NOTHING_THERE,
+    KcsFault.IBF_STUCK: InterfaceState.WRITE | STATUS_IBF,
+    KcsFault.OBF_MISSING: InterfaceState.READ,
+    KcsFault.EXCHANGE_LIMIT: InterfaceState.READ,
+    KcsFault.NOTHING_THERE: STATUS_NOTHING_THERE,
 }
 
 
@@ -59,7 +59,7 @@ class _Exchange:
         self.claim = claim
         self.idempotent = idempotent
         self.phase = KcsPhase.IDLE
-        self.fault = Fault.NONE
+        self.fault = KcsFault.NONE
         self.recoveries = 0
         self.error_code: int | None = None
         self.may_have_run = False
@@ -139,7 +139,7 @@ class WorldKcs:
         request = exchange.request
         if bmc.faults.silences_kcs:
             exchange.phase = KcsPhase.WRITE_START
-            return self._limit(exchange, self._limits.ibf_s, Fault.IBF_STUCK)
+            return self._limit(exchange, self._limits.ibf_s, KcsFault.IBF_STUCK)
         exchange.phase = KcsPhase.WRITE_DATA
         if not self._pass(exchange, (len(request) + _CONTROL_BYTES) * self._byte_s()):
             return False
@@ -150,7 +150,7 @@ class WorldKcs:
         answer = bmc.execute(message, _SYSTEM_INTERFACE, now)
         self.arm_timer()
         if answer is None or answer.service_time_s > self._limits.obf_s:
-            return self._limit(exchange, self._limits.obf_s, Fault.OBF_MISSING)
+            return self._limit(exchange, self._limits.obf_s, KcsFault.OBF_MISSING)
         reading_s = (len(answer.data) + _HEADER_BYTES) * self._byte_s()
         if not self._pass(exchange, answer.service_time_s + reading_s):
             return False
@@ -161,7 +161,7 @@ class WorldKcs:
     def _recover(self, exchange: _Exchange) -> bool:
         """GET_STATUS/ABORT; whether the request may be sent again."""
         limits, fault = self._limits, exchange.fault
-        if fault is Fault.NOTHING_THERE or fault is Fault.EXCHANGE_LIMIT:
+        if fault is KcsFault.NOTHING_THERE or fault is KcsFault.EXCHANGE_LIMIT:
             return False
         while True:
             exchange.recoveries += 1
@@ -180,7 +180,7 @@ class WorldKcs:
             exchange.error_code = ErrorCode.ABORTED
             return exchange.idempotent or not exchange.may_have_run
 
-    def _limit(self, exchange: _Exchange, seconds: float, fault: Fault) -> bool:
+    def _limit(self, exchange: _Exchange, seconds: float, fault: KcsFault) -> bool:
         """Wait in vain; False, as the transfer."""
         if self._pass(exchange, seconds):
             exchange.fault = fault
@@ -199,7 +199,7 @@ class WorldKcs:
         if self._is_there():
             exchange.restarts = self._bmc.restarts
             return True
-        exchange.fault = Fault.NOTHING_THERE
+        exchange.fault = KcsFault.NOTHING_THERE
         return False
 
     def _pass(self, exchange: _Exchange, seconds: float) -> bool:
@@ -210,10 +210,10 @@ class WorldKcs:
         if self._bmc.restarts != exchange.restarts:
             self._await_bmc(exchange)
             if self._is_there():
-                exchange.fault = Fault.RESTARTED
+                exchange.fault = KcsFault.RESTARTED
             return False
         if until > exchange.end_at:
-            exchange.fault = Fault.EXCHANGE_LIMIT
+            exchange.fault = KcsFault.EXCHANGE_LIMIT
             return False
         return True
 

@@ -109,7 +109,7 @@ def test_values_that_have_names() -> None:
     assert [int(event) for event in chassis.LastPowerEvent] == [1, 2, 4, 8, 16]
     assert [int(mode) for mode in channel.AccessMode] == [0, 1, 2, 3]
     assert [int(status) for status in channel.UserEnableStatus] == [0, 1, 2, 3]
-    assert [int(tracking) for tracking in messaging.Tracking] == [0, 1, 2]
+    assert [int(tracking) for tracking in messaging.MessageTracking] == [0, 1, 2]
     assert [int(flag) for flag in messaging.MessageFlags] == [1, 2, 8, 32, 64, 128]
     assert [int(flag) for flag in sel.SelOperations] == [1, 2, 4, 8, 128]
     assert [int(kind) for kind in session.AuthenticationTypes] == [1, 2, 4, 16, 32]

@@ -191,7 +191,7 @@ EXACT: dict[str, Any] = {
     "send_message_req": messaging.SendMessageReq(
         channel=6,
         message=b"\x2c\x10\xc4",
-        tracking=messaging.Tracking.TRACK_REQUEST,
+        tracking=messaging.MessageTracking.TRACK_REQUEST,
         encrypt=True,
     ),
     "get_channel_access_req": channel.GetChannelAccessReq(

@@ -31,9 +31,9 @@ from bmcmedic.ipmi.commands.watchdog import (
 )
 from bmcmedic.ipmi.vm_serial import (
     SPECIAL_BYTES,
-    Capability,
     ControlMessage,
-    Damaged,
+    DamagedFrame,
+    VmCapability,
     VmControlCode,
     VmHost,
     VmResponse,
@@ -86,7 +86,7 @@ class Machine:
                     elif isinstance(event, ControlMessage):
                         self.told.append(event.code)
                     else:
-                        assert isinstance(event, Damaged)
+                        assert isinstance(event, DamagedFrame)
                         self.damaged += 1
         self.is_gone = True
 
@@ -156,7 +156,7 @@ async def machine_at(
     async with port_of(fresh(*faults, power_on=power_on)) as port:
         machine = Machine(host or VmHost())
         await machine.connect(port.address)
-        if (host or VmHost()).capabilities & Capability.ATTENTION:
+        if (host or VmHost()).capabilities & VmCapability.ATTENTION:
             await machine.is_told(Code.VERSION, Code.NO_ATTENTION, Code.DISABLE_IRQ)
         else:
             await machine.is_told(Code.VERSION)
@@ -404,7 +404,7 @@ def test_chassis_control_over_lan_acts_on_the_machine(
 
 def test_a_machine_that_can_do_little_is_not_asked_for_more() -> None:
     async def story() -> None:
-        async with machine_at(host=VmHost(Capability.RESET)) as (machine, port):
+        async with machine_at(host=VmHost(VmCapability.RESET)) as (machine, port):
             over_lan(port, ChassisControlReq(ChassisControlAction.DIAGNOSTIC_INTERRUPT))
             over_lan(port, ChassisControlReq(ChassisControlAction.HARD_RESET))
             await eventually_in_loop(lambda: bool(machine.told))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from bmcmedic.errors import BmcmedicError, Refused
-from bmcmedic.ipmi.kcs_errors import Fault, KcsTimeout, KcsViolation, NothingThere
+from bmcmedic.ipmi.kcs_errors import KcsFault, KcsTimeout, KcsViolation, NothingThere
 from bmcmedic.ipmi.kcs_host import HostKcs, KcsLimits
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.faults import FaultSet
@@ -81,7 +81,7 @@ class Bench:
         self.world.run(begun_at + 1000.0)
         return self.ended_at - begun_at
 
-    def fault(self) -> Fault:
+    def fault(self) -> KcsFault:
         assert isinstance(self.error, KcsTimeout | KcsViolation)
         return self.error.evidence.fault
 
@@ -104,7 +104,7 @@ def test_a_slow_one_takes_its_time(spins: bool) -> None:
 def test_one_that_is_too_slow_is_asked_again_and_given_up() -> None:
     bench = Bench("slow:6")
     assert 4 * LIMITS.obf_s < bench.exchange() < 4 * LIMITS.obf_s + 2
-    assert bench.fault() is Fault.OBF_MISSING
+    assert bench.fault() is KcsFault.OBF_MISSING
     assert bench.bmc.requests == {0x0601: 4}
 
 
@@ -120,13 +120,13 @@ def test_a_wedged_one_takes_as_long_as_it_takes_the_real_machine() -> None:
     real_s = pair.exchange(GET_DEVICE_ID).took_s
     bench = Bench("kcs-stuck:ibf", limits=limits)
     assert bench.exchange() == pytest.approx(real_s, abs=0.2)
-    assert bench.fault() is Fault.IBF_STUCK
+    assert bench.fault() is KcsFault.IBF_STUCK
 
 
 def test_an_exchange_ends_by_its_limit_and_by_its_deadline() -> None:
     bench = Bench("kcs-stuck:ibf", limits=KcsLimits(exchange_s=10.0))
     assert bench.exchange() == pytest.approx(10.0)
-    assert bench.fault() is Fault.EXCHANGE_LIMIT
+    assert bench.fault() is KcsFault.EXCHANGE_LIMIT
     assert bench.kcs.exchange_s_max >= 10.0
     bench = Bench("slow:4")
     assert bench.exchange(deadline=3.0) == pytest.approx(3.0)
