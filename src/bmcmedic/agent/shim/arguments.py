@@ -6,32 +6,24 @@ nothing that takes time, as everything that the shim does.
 
 from __future__ import annotations
 
-WITH_VALUE = "IHdPfUpCLAtTmzSlbBekyORND"
-FLAGS = "46hVvcgsEKYaoZ"
-"""ipmitool 1.8.19's own (`o` takes a value as well)."""
+from bmcmedic.host.client.ipmitool_arguments import (
+    DESCRIPTIONS,
+    ParsedArguments,
+    parse,
+    prompts_for_password,
+)
 
 _KEPT = "vcgsZmtblSOo"
 """Mean the same over the door."""
 _DROPPED = "IdUPfEKkyACLpNRe46"
 """Mean nothing in-band, where ipmitool passes over them; the door has its own."""
 
-_LEFT_ALONE = {
-    "shell": "somebody may sit at it",
-    "exec": "its commands are not known",
-    "set": "it is for shell and exec",
-    "sol": "a serial console",
-    "isol": "a serial console",
-    "tsol": "a serial console",
-    "hpm": "a firmware update",
-    "fwum": "a firmware update",
-    "ime": "a firmware update",
-    "ekanalyzer": "a firmware update",
-    "help": "it asks nothing",
-    "echo": "it asks nothing",
-    "quit": "it asks nothing",
-    "exit": "it asks nothing",
-}
-_LEFT_ALONE_WITHIN = {
+_EXCLUDED = frozenset(
+    ("shell", "exec", "set", "sol", "isol", "tsol", "hpm", "fwum", "ime", "ekanalyzer", "help",
+     "echo", "quit", "exit")
+)  # fmt: skip
+"""Commands that the shim leaves to the real ipmitool."""
+_EXCLUDED_SUBCOMMANDS = {
     "fru": ("write", "edit", "upgekey"),
     "delloem": ("vflash",),
     "sunoem": ("cli", "sshkey", "sync", "getfile"),
@@ -82,93 +74,49 @@ class ShimPlan:
 
 def understand(arguments: list[str]) -> ShimPlan:
     """Read what stands after `ipmitool`."""
-    parsed = _getopt(arguments)
-    if parsed is None:
-        return ShimPlan("an option that is not known")
-    options, words = parsed
-    why = _why_left_alone(options, words)
+    parsed = parse(arguments)
+    words = parsed.words
+    why = parsed.error or _why_left_alone(parsed)
     if why:
         return ShimPlan(why)
     plan = ShimPlan()
-    for letter, value in options:
-        if letter in _KEPT:
-            plan.arguments.append("-" + letter)
-            if value is not None:
-                plan.arguments.append(value)
+    for option in parsed.options:
+        if option.letter in _KEPT:
+            plan.arguments.append("-" + option.letter)
+            if option.value is not None:
+                plan.arguments.append(option.value)
     if any(word.startswith("-") for word in words):
         plan.arguments.append("--")
     plan.arguments += words
     plan.is_read = _is_read([word.lower() for word in words])
     plan.is_long = words[0].lower() in _LONG
     # A file, which each may have another of under the same name.
-    plan.may_be_shared = plan.is_read and not any(letter in "SO" for letter, _ in options)
+    plan.may_be_shared = plan.is_read and not any(each.letter in "SO" for each in parsed.options)
     return plan
 
 
-def _getopt(arguments: list[str]) -> tuple[list[tuple[str, str | None]], list[str]] | None:
-    """Options and words as GNU getopt tells them apart; None: not understood."""
-    options: list[tuple[str, str | None]] = []
-    words: list[str] = []
-    index = 0
-    while index < len(arguments):
-        word = arguments[index]
-        index += 1
-        if word == "--":
-            words += arguments[index:]
-            break
-        if len(word) < 2 or word[0] != "-":
-            words.append(word)
-            continue
-        place = 1
-        while place < len(word):
-            letter = word[place]
-            place += 1
-            if letter in WITH_VALUE or letter == "o":
-                if place < len(word):
-                    value = word[place:]
-                elif index < len(arguments):
-                    value = arguments[index]
-                    index += 1
-                else:
-                    return None
-                options.append((letter, value))
-                break
-            if letter not in FLAGS:
-                return None
-            options.append((letter, None))
-    return options, words
-
-
-def _why_left_alone(options: list[tuple[str, str | None]], words: list[str]) -> str:
-    for letter, value in options:
+def _why_left_alone(parsed: ParsedArguments) -> str:
+    for option in parsed.options:
+        letter, value = option.letter, option.value
         if letter == "I" and value != "open":
             return f"-I {value}: not this host's own interface"
         if letter == "d" and (value or "").lstrip("0"):
             return f"-d {value}: another BMC of this host"
         if letter not in _KEPT and letter not in _DROPPED:
             return f"-{letter}"
-    if not words:
+    if not parsed.words:
         return "no command"
-    lowered = [word.lower() for word in words]
-    if lowered[0] in _LEFT_ALONE:
-        return f"{lowered[0]}: {_LEFT_ALONE[lowered[0]]}"
-    for word in _LEFT_ALONE_WITHIN.get(lowered[0], ()):
+    lowered = [word.lower() for word in parsed.words]
+    if lowered[0] in _EXCLUDED:
+        return f"{lowered[0]}: {DESCRIPTIONS[lowered[0]]}"
+    for word in _EXCLUDED_SUBCOMMANDS.get(lowered[0], ()):
         if word in lowered[1:]:
             return f"{lowered[0]} {word}"
     if "help" in lowered[1:]:
-        return "help: it asks nothing"
-    if _prompts(lowered):
+        return f"help: {DESCRIPTIONS['help']}"
+    if prompts_for_password(lowered):
         return "it asks for a password"
     return ""
-
-
-def _prompts(words: list[str]) -> bool:
-    """Whether it wants a terminal to read a password from."""
-    if words[:3] == ["user", "set", "password"]:
-        return len(words) < 5
-    if words[:2] == ["user", "test"]:
-        return len(words) < 5
-    return words[:2] == ["lan", "set"] and words[3:] == ["password"]
 
 
 def _is_read(words: list[str]) -> bool:

@@ -6,6 +6,8 @@ ever because that is its work, and at a console (`ipmiconsole`) somebody sits: t
 
 import re
 
+from bmcmedic.host.client import ipmitool_arguments
+from bmcmedic.host.client.ipmitool_arguments import DESCRIPTIONS
 from bmcmedic.host.typed import Iterator, List, NamedTuple, Optional
 
 
@@ -18,18 +20,7 @@ class Syntax(NamedTuple):
     """Those of them whose value is a secret."""
 
 
-class Option(NamedTuple):
-    """A one-letter option that takes a value, as it stands among the arguments."""
-
-    letter: str
-    value: str
-    place: int
-    """The argument in which the value stands."""
-    start: int
-    """Where in that argument it begins."""
-
-
-IPMITOOL = Syntax("ACDHILNOPRSTUbBdefklmoptyz", "Pky")
+IPMITOOL = Syntax(ipmitool_arguments.WITH_VALUE, ipmitool_arguments.SECRET)
 FREEIPMI = Syntax("DIWahklpu", "kp")
 IPMIUTIL = Syntax("FJNPRTUVZ", "PR")
 
@@ -61,26 +52,11 @@ _COMM_CHARACTERS_MAX = 15
 
 _IN_BAND_INTERFACES = frozenset(["open", "imb", "free"])
 
-_LEFT_ALONE = {
-    "sol": "a serial console",
-    "tsol": "a serial console",
-    "isol": "a serial console",
-    "shell": "a prompt that somebody may sit at",
-    "exec": "a script of commands that are not known",
-    "getevt": "waits for events, and means to",
-    "getevent": "waits for events, and means to",
-    "hpm": "a firmware update",
-    "fwum": "a firmware update",
-    "ime": "a firmware update",
-    "ekanalyzer": "a firmware update",
-    "update": "a firmware update",
-    "upgrade": "a firmware update",
-    "vflash": "a firmware update",
-    "write": "writes to a memory of the BMC",
-    "edit": "writes to a memory of the BMC",
-    "upgekey": "writes to a memory of the BMC",
-}
-"""Words that make a client one to be left alone, wherever they stand among its arguments."""
+_EXCLUDED = frozenset(
+    ("sol", "tsol", "isol", "shell", "exec", "getevt", "getevent", "hpm", "fwum", "ime",
+     "ekanalyzer", "update", "upgrade", "vflash", "write", "edit", "upgekey")
+)  # fmt: skip
+"""Words that exclude a client from judgement, wherever they stand among its arguments."""
 
 
 def program_of(executable: str) -> Optional[str]:
@@ -108,14 +84,14 @@ def why_left_alone(program: str, argv: List[str]) -> Optional[str]:
     if remote is not None:
         return remote
     for word in argv[1:]:
-        reason = _LEFT_ALONE.get(word.lower())
-        if reason is not None:
-            return f"`{word}`: {reason}"
+        if word.lower() in _EXCLUDED:
+            return f"`{word}`: {DESCRIPTIONS[word.lower()]}"
     return None
 
 
 def _remote(syntax: Syntax, argv: List[str]) -> Optional[str]:
-    for letter, value, _, _ in options(syntax, argv):
+    for option in options(syntax, argv):
+        letter, value = option.letter, option.value
         if syntax is IPMITOOL and letter == "I" and value not in _IN_BAND_INTERFACES:
             return f"`-I {value:.40}`: not over this host's interface"
         if syntax is IPMITOOL and letter == "H":
@@ -141,19 +117,19 @@ def _remote(syntax: Syntax, argv: List[str]) -> Optional[str]:
     return None
 
 
-def options(syntax: Syntax, argv: List[str]) -> Iterator[Option]:
-    """The one-letter options that have a value, as getopt finds them: anywhere among the words."""
-    index = 1
-    while index < len(argv):
-        word = argv[index]
-        if len(word) > 1 and word[0] == "-" and word[1] != "-":
-            for place, letter in enumerate(word[1:], 2):
-                if letter not in syntax.with_value:
-                    continue
-                if place < len(word):
-                    yield Option(letter, word[place:], index, place)
-                elif index + 1 < len(argv):
-                    index += 1
-                    yield Option(letter, argv[index], index, 0)
-                break
-        index += 1
+class ValueOption(NamedTuple):
+    """A one-letter option with a value, and where that value stands among the arguments."""
+
+    letter: str
+    value: str
+    position: int
+    """The index of the argument that holds the value."""
+    start: int
+    """The index of the value's first character in that argument."""
+
+
+def options(syntax: Syntax, argv: List[str]) -> Iterator[ValueOption]:
+    """Find the one-letter options that have a value, anywhere among the arguments."""
+    for found in ipmitool_arguments.parse(argv, 1, syntax.with_value, flags=None).options:
+        if found.value is not None:
+            yield ValueOption(found.letter, found.value, found.position, found.start)

@@ -79,7 +79,7 @@ def _of_anybody(argv: List[str]) -> Dict[int, int]:
 def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
     """Where secrets stand in the arguments of a client: argument, and the first letter to hide."""
     syntax = CLIENTS[program]
-    places = {o.place: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
+    places = {o.position: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
     for index in range(2, len(argv)):
         if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
             places[index] = 0
