@@ -40,11 +40,12 @@ test-long: peers kernel $(STAMPS)/dev ## on a real kernel: driver and agent stru
 	$(BIN)/pytest -m long
 
 .PHONY: lint
-lint: $(STAMPS)/dev ## ruff, mypy --strict, and the way of the imports
+lint: $(STAMPS)/dev ## ruff, mypy --strict, the direction of imports, and the subjects of commits
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports --no-logo
+	tools/check-commits
 
 .PHONY: format
 format: $(STAMPS)/dev ## rewrite the code as `make lint` wants it

@@ -8,7 +8,9 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +107,16 @@ def classes_of(module: ModuleType) -> Iterator[type]:
             yield thing
 
 
+def class_doubles(sources: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names that stand for more than one class, with the files of these classes."""
+    places: dict[str, list[str]] = {}
+    for name, source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
 def commands() -> list[type[Command[object]]]:
     package = bmcmedic.ipmi.commands
     return [
@@ -113,6 +125,18 @@ def commands() -> list[type[Command[object]]]:
         for thing in classes_of(importlib.import_module(found.name))
         if issubclass(thing, Command) and thing is not Command
     ]
+
+
+def test_no_two_classes_share_a_name() -> None:
+    doubles = class_doubles((name_of(path), path.read_text()) for path in source_files())
+    assert not doubles, f"say in the name what each is of: {doubles}"
+
+
+def test_a_planted_double_is_found() -> None:
+    sources = [("a.py", "class Answer: pass"), ("b.py", "def f():\n    class Answer: pass\n")]
+    assert class_doubles([*sources, ("c.py", "class ProbeAnswer: pass")]) == {
+        "Answer": ["a.py", "b.py"]
+    }
 
 
 def impurities(tree: ast.Module) -> Iterator[str]:
@@ -284,3 +308,42 @@ def test_no_test_sleeps_to_let_time_pass() -> None:
 def test_sleeps_are_recognised() -> None:
     code = "world.sleep(1)\ntime.sleep(1)\nwhile x():\n    time.sleep(0.01)\ntime.sleep(0)\n"
     assert list(sleeps_outside_loops(ast.parse(code))) == [2]
+
+
+def check_commits(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["tools/check-commits", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+    )
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=A Developer", "-c", "user.email=developer@example.com")
+    subprocess.run(["git", *identity, *arguments], check=True, cwd=folder, timeout=60)
+
+
+def test_a_commit_with_a_long_subject_is_refused_from_the_check_on(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "x" * 100)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "check-commits", tmp_path / "tools")
+    git(tmp_path, "add", "tools")
+    git(tmp_path, "commit", "--quiet", "--message", "Add the check" + "\n\n" + "x" * 100)
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "ä" * 72)
+    assert check_commits(tmp_path).returncode == 0
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "y" * 73)
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "Go on")
+    refused = check_commits(tmp_path)
+    assert (refused.returncode, f": 73 characters: {'y' * 73}" in refused.stderr) == (1, True)
+
+
+def test_the_check_is_a_commit_msg_hook_too(tmp_path: Path) -> None:
+    message = tmp_path / "COMMIT_EDITMSG"
+    message.write_text("# a comment of git's\n" + "z" * 72 + "\n\nwhy\n")
+    assert check_commits(ROOT, str(message)).returncode == 0
+    message.write_text("z" * 73 + "\n")
+    assert check_commits(ROOT, str(message)).returncode == 1
