@@ -62,13 +62,14 @@ class BmcRegisters:
     def _serve(self) -> None:
         from bmcmedic.ipmi.kcs_bmc import KcsEvent
         from bmcmedic.ipmi.message import RequestMessage
-        from bmcmedic.sim.dispatch import Interface
+        from bmcmedic.sim.dispatch import execute
+        from bmcmedic.sim.handler_call import Interface
 
         if self._kcs.service() is not KcsEvent.REQUEST:
             return
         raw = self._kcs.request
         request = RequestMessage(netfn=raw[0] >> 2, command=raw[1], data=bytes(raw[2:]))
-        answer = self._bmc.execute(request, Interface.SYSTEM_INTERFACE, time.monotonic())
+        answer = execute(self._bmc, request, Interface.SYSTEM_INTERFACE, time.monotonic())
         assert answer is not None
         response = bytes((raw[0] | 4, raw[1], answer.completion_code)) + answer.data
         self._kcs.respond(self._kcs.request_number, response)

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import HandlerAnswer, Interface
+from bmcmedic.sim.dispatch import execute
 from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.handler_call import HandlerAnswer, Interface
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import Account, BmcSpec, Rack
-from bmcmedic.sim.watchdog import SimTimerSettings
+from bmcmedic.sim.watchdog_timer import SimTimerSettings
 from bmcmedic.transport.addresses import Address
 
 R = TypeVar("R")
@@ -45,17 +46,17 @@ def sim_bmc(
     )
 
 
-def execute(
+def send_command(
     bmc: SimBmc, request: Command[Any], now: float, door: Interface = Interface.LAN
 ) -> HandlerAnswer | None:
     """Give the BMC a request."""
     message = RequestMessage(int(request.netfn), request.command, request.encode())
-    return bmc.execute(message, door, now)
+    return execute(bmc, message, door, now)
 
 
 def ask(bmc: SimBmc, request: Command[R], now: float, door: Interface = Interface.LAN) -> R:
     """The decoded response; raises CompletionCodeError, and AssertionError for silence."""
-    answer = execute(bmc, request, now, door)
+    answer = send_command(bmc, request, now, door)
     assert answer is not None, "the BMC is silent"
     return request.decode_response(answer.completion_code, answer.data)
 

@@ -24,9 +24,10 @@ from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.service.runtime import ThreadRuntime
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Interface
+from bmcmedic.sim.dispatch import execute
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
+from bmcmedic.sim.handler_call import Interface
 from bmcmedic.sim.profile import server_profile
 from bmcmedic.transport.in_band import InterfaceClaim, Ipmb
 from bmcmedic.transport.port_io import PortIo
@@ -117,7 +118,7 @@ class BridgingPortIo(PortIo):
         message = RequestMessage(request[0] >> 2, request[1], request[2:], sequence=5)
         wrapped = Bridge(target.channel, target.address, target.lun).wrap(message)
         with host.registers.lock:
-            answer = host.bmc.execute(wrapped, Interface.LAN, time.monotonic())
+            answer = execute(host.bmc, wrapped, Interface.LAN, time.monotonic())
         result: bytes | BmcmedicError
         if answer is None or answer.follow_up is None:
             result = NoAnswer("nobody at that address")

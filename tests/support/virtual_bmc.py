@@ -30,10 +30,11 @@ from bmcmedic.ipmi.packet import LegacyPacket, decode_datagram
 from bmcmedic.ipmi.remote_console import RemoteConsole
 from bmcmedic.model.heal import HostReport
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Interface
+from bmcmedic.sim.dispatch import execute
 from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.handler_call import Interface
 from bmcmedic.sim.profile import server_profile
-from bmcmedic.sim.watchdog import SimTimerSettings
+from bmcmedic.sim.watchdog_timer import SimTimerSettings
 from bmcmedic.transport.aes import aes_cbc
 
 R = TypeVar("R")
@@ -133,7 +134,7 @@ class VirtualBmc:
     def _execute(self, incoming: IncomingRequest, peer: object) -> None:
         given = self.override(incoming.message) if self.override else None
         if given is None:
-            answer = self.bmc.execute(incoming.message, Interface.LAN, self.time.now)
+            answer = execute(self.bmc, incoming.message, Interface.LAN, self.time.now)
             if answer is None:
                 return
             given, delay_s = (answer.completion_code, answer.data), answer.service_time_s

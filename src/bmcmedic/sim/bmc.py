@@ -11,20 +11,16 @@ import uuid
 from enum import Enum
 from typing import Any
 
-from bmcmedic.errors import InvalidDataField, RemoteProtocolError
 from bmcmedic.ipmi.commands.chassis import LastPowerEvent, RestartCause
-from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim import event_log
-from bmcmedic.sim.dispatch import Bridged, Call, CommandRefusal, HandlerAnswer, Interface, NoReply
 from bmcmedic.sim.event_log import EventLog, SelEvent
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck
-from bmcmedic.sim.handlers import HANDLERS
-from bmcmedic.sim.handlers.chassis import POWER_CYCLE_OFF_S
-from bmcmedic.sim.host import OS_BOOT_S, SimHost
+from bmcmedic.sim.handler_call import Interface
+from bmcmedic.sim.host import OS_BOOT_S, POWER_CYCLE_OFF_S, SimHost
 from bmcmedic.sim.leak import FREE_FRACTION_FRESH, MEMORY_BYTES, MemoryLeak
 from bmcmedic.sim.profile import Lan, Profile
-from bmcmedic.sim.watchdog import SimTimerSettings, WatchdogEvent, WatchdogTimer
+from bmcmedic.sim.watchdog_timer import SimTimerSettings, WatchdogEvent, WatchdogTimer
 
 RESTART_DELAY_S = 0.05
 """From a reset command to the reset, so that its answer still leaves."""
@@ -152,42 +148,16 @@ class SimBmc:
 
     # ---- what doors ask
 
-    def answers(self, door: Interface) -> bool:
-        """Whether anything comes back at that door at present."""
+    def answers(self, interface: Interface) -> bool:
+        """Return whether the BMC answers over that interface at present."""
         if self.boot_until is not None or self.faults.dead:
             return False
-        return door is Interface.LAN or not self.faults.silences_kcs
+        return interface is Interface.LAN or not self.faults.silences_kcs
 
-    def execute(self, request: RequestMessage, door: Interface, now: float) -> HandlerAnswer | None:
-        """Do what a request asks for; None: silence."""
-        if self.timer is not None and self.timer <= now:
-            self.handle_timer(now)
-        if not self.answers(door):
-            return None
+    def count_request(self, request: RequestMessage) -> None:
+        """Count a request that reached the BMC, under its NetFn and command."""
         key = request.netfn << 8 | request.command
         self.requests[key] = self.requests.get(key, 0) + 1
-        service_time_s = self.take_turn(now)
-        if service_time_s is None:
-            return HandlerAnswer(CompletionCode.NODE_BUSY, b"", 0.0)
-        known = HANDLERS.get((request.netfn, request.command))
-        if known is None:
-            return HandlerAnswer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
-        command, handler = known
-        try:
-            decoded = command.decode(request.data)
-        except InvalidDataField:
-            return HandlerAnswer(CompletionCode.INVALID_DATA_FIELD, b"", service_time_s)
-        except RemoteProtocolError:
-            return HandlerAnswer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
-        try:
-            data = handler(self, decoded, Call(request, door, now))
-        except CommandRefusal as refusal:
-            return HandlerAnswer(refusal.completion_code, b"", service_time_s)
-        except NoReply:
-            return None
-        except Bridged as bridged:
-            return HandlerAnswer(CompletionCode.OK, b"", service_time_s, bridged.response)
-        return HandlerAnswer(CompletionCode.OK, data, service_time_s)
 
     def take_turn(self, now: float) -> float | None:
         """How long until one more request's turn is over; None: too many wait before it."""

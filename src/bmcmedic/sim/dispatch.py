@@ -1,57 +1,50 @@
-"""What the simulated BMC's command handlers are given and may answer."""
+"""Dispatch a request to its handler: what a front end calls for each command that it receives."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import NamedTuple
-
+from bmcmedic.errors import InvalidDataField, RemoteProtocolError
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
+from bmcmedic.ipmi.message import RequestMessage
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import (
+    Bridged,
+    Call,
+    CommandRefusal,
+    HandlerAnswer,
+    Interface,
+    NoReply,
+)
+from bmcmedic.sim.handlers.table import HANDLERS
 
 
-class Interface(IntEnum):
-    """Where a request came in: the channel number that the BMC gives it (section 6.3)."""
-
-    LAN = 0x1
-    SYSTEM_INTERFACE = 0xF
-
-
-class Call(NamedTuple):
-    """The circumstances of one request."""
-
-    message: RequestMessage
-    door: Interface
-    now: float
-
-
-class HandlerAnswer(NamedTuple):
-    """What the BMC answers, and how much later than the request.
-
-    `follow_up` is the second part of a bridged request's answer: the response of the other
-    controller, with the sequence number of the request that was carried to it.
-    """
-
-    completion_code: int
-    data: bytes
-    service_time_s: float
-    follow_up: ResponseMessage | None = None
-
-
-class CommandRefusal(Exception):
-    """A handler says no, with this completion code."""
-
-    def __init__(self, completion_code: CompletionCode | int) -> None:
-        super().__init__(completion_code)
-        self.completion_code = int(completion_code)
-
-
-class NoReply(Exception):
-    """The command was done, and its answer never leaves."""
-
-
-class Bridged(Exception):
-    """Send Message went through; the other controller's response follows."""
-
-    def __init__(self, response: ResponseMessage) -> None:
-        super().__init__()
-        self.response = response
+def execute(
+    bmc: SimBmc, request: RequestMessage, interface: Interface, now: float
+) -> HandlerAnswer | None:
+    """Execute a request on the BMC and return its answer, or None when the BMC stays silent."""
+    if bmc.timer is not None and bmc.timer <= now:
+        bmc.handle_timer(now)
+    if not bmc.answers(interface):
+        return None
+    bmc.count_request(request)
+    service_time_s = bmc.take_turn(now)
+    if service_time_s is None:
+        return HandlerAnswer(CompletionCode.NODE_BUSY, b"", 0.0)
+    known = HANDLERS.get((request.netfn, request.command))
+    if known is None:
+        return HandlerAnswer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
+    command, handler = known
+    try:
+        decoded = command.decode(request.data)
+    except InvalidDataField:
+        return HandlerAnswer(CompletionCode.INVALID_DATA_FIELD, b"", service_time_s)
+    except RemoteProtocolError:
+        return HandlerAnswer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
+    try:
+        data = handler(bmc, decoded, Call(request, interface, now))
+    except CommandRefusal as refusal:
+        return HandlerAnswer(refusal.completion_code, b"", service_time_s)
+    except NoReply:
+        return None
+    except Bridged as bridged:
+        return HandlerAnswer(CompletionCode.OK, b"", service_time_s, bridged.response)
+    return HandlerAnswer(CompletionCode.OK, data, service_time_s)

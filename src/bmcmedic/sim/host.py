@@ -15,6 +15,9 @@ from bmcmedic.host import symptoms
 OS_BOOT_S = 3.0
 """From power on to a running system; a very quick machine, so that nobody waits for it."""
 
+POWER_CYCLE_OFF_S = 2.0
+"""How long a power cycle leaves the host without power, in seconds."""
+
 STUCK_CLIENTS_MAX = 200
 STUCK_CLIENT_EVERY_S = 10.0
 """How often a monitoring script starts another client that will never end."""

@@ -12,7 +12,7 @@ import functools
 import ipaddress
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from bmcmedic.sim.front_ends.port80 import Port80Port
 from bmcmedic.sim.front_ends.vm_serial import VmPort, bind_stream
 from bmcmedic.sim.leak import MEMORY_BYTES
 from bmcmedic.sim.profile import Lan, server_profile
-from bmcmedic.sim.watchdog import SimTimerSettings
+from bmcmedic.sim.watchdog_timer import SimTimerSettings
 from bmcmedic.transport.addresses import Address, bind_udp
 
 DEFAULT_USER = "admin"
@@ -255,7 +255,7 @@ class Rack:
         return self._control.address if self._control else None
 
     @property
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """The names of all BMCs."""
         return self._bmcs.keys()
 
@@ -298,6 +298,10 @@ class Rack:
             key = f"{netfn:02x}/{command:02x}"
             requests[key] = requests.get(key, 0) + count
         return described
+
+    def triage(self, name: str, now: float) -> dict[str, Any] | None:
+        """Return what triage would print on that BMC's host; None: nothing runs there."""
+        return self._bmcs[name].triage(now)
 
     def set_faults(self, name: str, faults: FaultSet, now: float) -> None:
         """Replace a BMC's faults while it runs."""

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from bmcmedic.ipmi.commands.messaging import SendMessageReq
 from bmcmedic.ipmi.commands.registry import COMMANDS
 from bmcmedic.ipmi.message import RequestMessage
-from bmcmedic.sim.dispatch import Interface
+from bmcmedic.sim.dispatch import execute
 from bmcmedic.sim.faults import FaultSet
-from bmcmedic.sim.handlers import HANDLERS
+from bmcmedic.sim.handler_call import Interface
+from bmcmedic.sim.handlers.table import HANDLERS
 from tests.support.sim import START, sim_bmc
 
 NUMBERS = st.one_of(
@@ -63,7 +64,7 @@ def test_any_sequence_of_requests_faults_and_waiting_goes_well(
         else:
             assert isinstance(step, tuple)
             message, door = step
-            answer = bmc.execute(message, door, now)
+            answer = execute(bmc, message, door, now)
             if answer is None:
                 continue
             assert 0 <= answer.completion_code <= 0xFF

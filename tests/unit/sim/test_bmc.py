@@ -34,11 +34,12 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.guid import guid_matches
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import QUEUED_REQUESTS_MAX, RESTART_DELAY_S, SimBmc
-from bmcmedic.sim.dispatch import HandlerAnswer, Interface
+from bmcmedic.sim.dispatch import execute
 from bmcmedic.sim.faults import FaultSet
+from bmcmedic.sim.handler_call import HandlerAnswer, Interface
 from bmcmedic.sim.leak import FREE_FRACTION_FRESH
-from bmcmedic.sim.watchdog import SimTimerSettings
-from tests.support.sim import START, ask, execute, sim_bmc
+from bmcmedic.sim.watchdog_timer import SimTimerSettings
+from tests.support.sim import START, ask, send_command, sim_bmc
 
 KCS = Interface.SYSTEM_INTERFACE
 DAEMON = SimTimerSettings(
@@ -90,7 +91,7 @@ def test_unknown_commands_wrong_lengths_and_wrong_fields_have_their_codes() -> N
         (RequestMessage(0x00, 0x02, b"\x0e"), CompletionCode.INVALID_DATA_FIELD),
     ]
     for message, code in cases:
-        answer = bmc.execute(message, Interface.LAN, START)
+        answer = execute(bmc, message, Interface.LAN, START)
         assert answer is not None
         assert answer.completion_code == code, message
 
@@ -99,8 +100,8 @@ def test_requests_are_counted_by_their_numbers() -> None:
     bmc = sim_bmc()
     for _ in range(3):
         ask(bmc, GetDeviceIdReq(), START)
-    execute(bmc, ColdResetReq(), START)
-    bmc.execute(RequestMessage(0x06, 0xEE), Interface.LAN, START)
+    send_command(bmc, ColdResetReq(), START)
+    execute(bmc, RequestMessage(0x06, 0xEE), Interface.LAN, START)
     assert bmc.describe(START)["requests"] == {"06/01": 3, "06/02": 1, "06/ee": 1}
 
 
@@ -115,7 +116,7 @@ def test_a_cold_reset_is_answered_then_done_and_takes_its_boot_time() -> None:
     bmc.handle_timer(down)
     assert (bmc.cold_resets, bmc.state, bmc.restarts) == (1, "booting", 1)
     for door in Interface:
-        assert execute(bmc, GetDeviceIdReq(), down + 29.9, door) is None
+        assert send_command(bmc, GetDeviceIdReq(), down + 29.9, door) is None
     assert ask(bmc, GetDeviceIdReq(), down + 30.1).available
     assert bmc.state == "up"
     assert bmc.host.power_changes == 0
@@ -145,12 +146,12 @@ def test_a_cold_reset_clears_hang_kcs_stuck_and_leak_and_nothing_else() -> None:
     bmc = sim_bmc("hang", "kcs-stuck:ibf", "slow:0.5", "port80-flood", "boot:5", "sessions:3")
     late = START + 60
     assert bmc.memory_free_fraction(late) < FREE_FRACTION_FRESH
-    execute(bmc, ColdResetReq(), late)
+    send_command(bmc, ColdResetReq(), late)
     bmc.handle_timer(late + 7)
     assert bmc.faults.specs == ["slow:0.5", "port80-flood:10000", "boot:5", "sessions:3"]
     assert bmc.memory_free_fraction(late + 7) > 0.75
     assert bmc.memory_free_fraction(late + 60) < 0.75, "the flood goes on"
-    assert execute(bmc, GetDeviceIdReq(), late + 60, KCS) is not None
+    assert send_command(bmc, GetDeviceIdReq(), late + 60, KCS) is not None
 
 
 def test_reset_ignored_says_ok_and_does_nothing() -> None:
@@ -164,7 +165,7 @@ def test_reset_ignored_says_ok_and_does_nothing() -> None:
 
 def test_reset_lost_reply_resets_without_an_answer() -> None:
     bmc = sim_bmc("reset-lost-reply", "boot:5")
-    assert execute(bmc, ColdResetReq(), START) is None
+    assert send_command(bmc, ColdResetReq(), START) is None
     bmc.handle_timer(START + 1)
     assert (bmc.cold_resets, bmc.state) == (1, "booting")
     bmc.handle_timer(START + 6)
@@ -207,14 +208,14 @@ def test_reset_reboots_host_leaves_a_host_alone_that_is_off() -> None:
 def test_a_bmc_that_hangs_towards_its_host_answers_over_lan(fault: str) -> None:
     bmc = sim_bmc(fault)
     assert bmc.state == "hung"
-    assert execute(bmc, GetDeviceIdReq(), START, KCS) is None
+    assert send_command(bmc, GetDeviceIdReq(), START, KCS) is None
     assert ask(bmc, GetDeviceIdReq(), START).available
 
 
 def test_a_dead_bmc_is_silent_everywhere_and_counts_nothing() -> None:
     bmc = sim_bmc("dead")
     assert bmc.state == "dead"
-    assert [execute(bmc, GetDeviceIdReq(), START, door) for door in Interface] == [None, None]
+    assert [send_command(bmc, GetDeviceIdReq(), START, door) for door in Interface] == [None, None]
     assert bmc.describe(START)["requests"] == {}
     bmc.set_faults(FaultSet.parse([]), START + 1)
     assert bmc.state == "up"
@@ -236,14 +237,14 @@ def test_a_slow_bmc_that_is_flooded_with_requests_says_node_busy() -> None:
 
 
 def execute_id(bmc: SimBmc, now: float) -> HandlerAnswer:
-    answer = execute(bmc, GetDeviceIdReq(), now)
+    answer = send_command(bmc, GetDeviceIdReq(), now)
     assert answer is not None
     return answer
 
 
 def test_a_slow_bmc_resets_after_its_answer() -> None:
     bmc = sim_bmc("slow:2", "boot:5")
-    answer = execute(bmc, ColdResetReq(), START)
+    answer = send_command(bmc, ColdResetReq(), START)
     assert answer is not None
     bmc.handle_timer(START + answer.service_time_s)
     assert bmc.cold_resets == 0

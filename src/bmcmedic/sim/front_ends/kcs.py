@@ -14,7 +14,8 @@ from bmcmedic.ipmi.kcs import STATUS_NOTHING_THERE
 from bmcmedic.ipmi.kcs_bmc import BmcKcs, KcsEvent
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Interface
+from bmcmedic.sim.dispatch import execute
+from bmcmedic.sim.handler_call import Interface
 
 _SYSTEM_INTERFACE: Final = Interface.SYSTEM_INTERFACE
 
@@ -94,7 +95,7 @@ class ServedRegisters:
         if kcs.service() is KcsEvent.REQUEST:
             request = kcs.request
             message = RequestMessage(request[0] >> 2, request[1], request[2:])
-            answer = self._bmc.execute(message, _SYSTEM_INTERFACE, now)
+            answer = execute(self._bmc, message, _SYSTEM_INTERFACE, now)
             if answer is not None:
                 header = bytes((request[0] | 4, request[1], answer.completion_code))
                 ready_at = now + answer.service_time_s

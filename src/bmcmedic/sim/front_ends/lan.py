@@ -20,7 +20,8 @@ from typing import cast
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.managed_system import IncomingRequest, ManagedSystem, User
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import HandlerAnswer, Interface
+from bmcmedic.sim.dispatch import execute
+from bmcmedic.sim.handler_call import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.aes import aes_cbc
 
@@ -133,7 +134,7 @@ class LanPort:
             self.send(datagram, peer)
 
     def _execute(self, incoming: IncomingRequest, now: float) -> None:
-        answer = self.bmc.execute(incoming.message, Interface.LAN, now)
+        answer = execute(self.bmc, incoming.message, Interface.LAN, now)
         if answer is None:
             return
         if answer.service_time_s > 0:

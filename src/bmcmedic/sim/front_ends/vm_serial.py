@@ -19,7 +19,8 @@ from bmcmedic.ipmi.commands.messaging import BmcGlobalEnables
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.vm_serial import ANSWER_TIMEOUT_S, DamagedFrame, VmBmc, VmControlCode, VmRequest
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import HandlerAnswer, Interface
+from bmcmedic.sim.dispatch import execute
+from bmcmedic.sim.handler_call import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address, bind_advice, format_address, parse_address
 
 HOLD_FROM_S = ANSWER_TIMEOUT_S - 0.5
@@ -233,7 +234,7 @@ class VmPort:
         self._forget_answer()
         if self.bmc.faults.kcs_wedge is not None:
             self._send(self._end.hold())
-        answer = self.bmc.execute(request.to_message(), KCS, now)
+        answer = execute(self.bmc, request.to_message(), KCS, now)
         self._show_lines()
         if answer is None:
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bmcmedic.ipmi.commands.chassis import (
     ChassisCapabilities,
     ChassisControlAction,
@@ -22,12 +20,10 @@ from bmcmedic.ipmi.commands.chassis import (
     RestartCause,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, CommandRefusal
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Call, CommandRefusal
+from bmcmedic.sim.host import POWER_CYCLE_OFF_S
 
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
-
-POWER_CYCLE_OFF_S = 2.0
 SOFT_SHUTDOWN_S = 3.0
 _POH_MINUTES_PER_COUNT = 1
 _POH_COUNT_FACTORY = 558_000
@@ -79,7 +75,7 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
 
 def get_system_restart_cause(bmc: SimBmc, _request: GetSystemRestartCauseReq, call: Call) -> bytes:
     """Get System Restart Cause (28.11)."""
-    channel = call.door if bmc.restart_cause is RestartCause.CHASSIS_CONTROL else 0
+    channel = call.interface if bmc.restart_cause is RestartCause.CHASSIS_CONTROL else 0
     return GetSystemRestartCauseRsp(bmc.restart_cause, channel).encode()
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bmcmedic.ipmi.commands.dcmi import (
     SYSTEM_POWER_STATISTICS,
     GetPowerReadingReq,
     GetPowerReadingRsp,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, CommandRefusal
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Call, CommandRefusal
 
 POWER_ON_W = 232
 POWER_OFF_W = 9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from bmcmedic.ipmi.commands.lan import (
     GetLanConfigurationParametersReq,
@@ -11,10 +10,8 @@ from bmcmedic.ipmi.commands.lan import (
     LanParameter,
 )
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, CompletionCode
-from bmcmedic.sim.dispatch import Call, CommandRefusal, Interface
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Call, CommandRefusal, Interface
 
 _NOT_SUPPORTED = 0x80
 _STATIC_ADDRESS = 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bmcmedic.errors import RemoteProtocolError
 from bmcmedic.ipmi.bridge import second_part, wrapped_request
 from bmcmedic.ipmi.commands.channel import (
@@ -38,11 +36,9 @@ from bmcmedic.ipmi.commands.messaging import (
 )
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, CompletionCode, PrivilegeLevel
 from bmcmedic.sim import satellite
-from bmcmedic.sim.dispatch import Bridged, Call, CommandRefusal, Interface
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Bridged, Call, CommandRefusal, Interface
 from bmcmedic.sim.profile import IPMB_CHANNEL
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
 
 USERS_MAX = 10
 QUEUED_MESSAGES_MAX = 8
@@ -62,12 +58,12 @@ _CHANNELS = {
 
 
 def _channel(number: int, call: Call) -> int:
-    return call.door if number == PRESENT_CHANNEL else number
+    return call.interface if number == PRESENT_CHANNEL else number
 
 
 def set_bmc_global_enables(bmc: SimBmc, request: SetBmcGlobalEnablesReq, call: Call) -> bytes:
     """Set BMC Global Enables (22.1): for the host alone."""
-    if call.door is not Interface.SYSTEM_INTERFACE:
+    if call.interface is not Interface.SYSTEM_INTERFACE:
         raise CommandRefusal(CompletionCode.INSUFFICIENT_PRIVILEGE)
     bmc.volatile.global_enables = int(request.enables)
     return b""
@@ -112,7 +108,7 @@ def send_message(bmc: SimBmc, request: SendMessageReq, call: Call) -> bytes:
     answered = satellite.answer(message, power_on=bmc.host.power_on)
     if answered is None:
         raise CommandRefusal(_NAK)
-    if call.door is Interface.LAN and request.tracking is MessageTracking.TRACK_REQUEST:
+    if call.interface is Interface.LAN and request.tracking is MessageTracking.TRACK_REQUEST:
         raise Bridged(second_part(call.message, message, *answered))
     if len(bmc.volatile.messages) < QUEUED_MESSAGES_MAX:
         # On the IPMB the first byte is the receiver's address, which the bus has consumed.
@@ -143,7 +139,7 @@ def get_channel_info(_bmc: SimBmc, request: GetChannelInfoReq, call: Call) -> by
     if known is None:
         raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     medium, protocol, sessions = known
-    active = 1 if channel == call.door == Interface.LAN else 0
+    active = 1 if channel == call.interface == Interface.LAN else 0
     auxiliary = b"\xff\xff" if channel == Interface.SYSTEM_INTERFACE else b"\x00\x00"
     return GetChannelInfoRsp(
         channel, medium, protocol, sessions, active_sessions=active, auxiliary=auxiliary

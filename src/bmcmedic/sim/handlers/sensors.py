@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bmcmedic.ipmi.commands.reading_factors import ReadingFactors
 from bmcmedic.ipmi.commands.sensor import (
     GetSensorEventEnableReq,
@@ -21,11 +19,9 @@ from bmcmedic.ipmi.commands.sensor import (
     Thresholds,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, CommandRefusal
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Call, CommandRefusal
 from bmcmedic.sim.sdr_build import AnalogSensor, Sensor
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
 
 _RESERVED_STATE_BIT = 0x8000
 _NO_COMPARISON = 0xC0

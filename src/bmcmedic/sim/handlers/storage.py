@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bmcmedic.ipmi.commands.fru import (
     GetFruInventoryAreaInfoReq,
     GetFruInventoryAreaInfoRsp,
@@ -44,12 +42,10 @@ from bmcmedic.ipmi.commands.sel import (
     SetSelTimeReq,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.sim.dispatch import Call, CommandRefusal
+from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.event_log import RECORD_BYTES, RECORDS_MAX, log_cleared
+from bmcmedic.sim.handler_call import Call, CommandRefusal
 from bmcmedic.sim.profile import fru_inventory
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
 
 SDR_REPOSITORY_BYTES = 16_384
 SDR_READ_BYTES_MAX = 0x40

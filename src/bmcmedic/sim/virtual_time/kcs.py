@@ -16,7 +16,8 @@ from bmcmedic.ipmi.kcs_errors import KcsEvidence, KcsFault, kcs_error
 from bmcmedic.ipmi.kcs_host import KcsLimits
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import Interface
+from bmcmedic.sim.dispatch import execute
+from bmcmedic.sim.handler_call import Interface
 from bmcmedic.sim.virtual_time.world import World
 from bmcmedic.transport.in_band import InterfaceClaim, Interrupted, Ipmb
 from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
@@ -147,7 +148,7 @@ class WorldKcs:
         exchange.may_have_run = True
         now = self._world.now
         message = RequestMessage(request[0] >> 2, request[1], request[2:])
-        answer = bmc.execute(message, _SYSTEM_INTERFACE, now)
+        answer = execute(bmc, message, _SYSTEM_INTERFACE, now)
         self.arm_timer()
         if answer is None or answer.service_time_s > self._limits.obf_s:
             return self._limit(exchange, self._limits.obf_s, KcsFault.OBF_MISSING)

@@ -18,7 +18,7 @@ from bmcmedic.ipmi.commands.device import ColdResetReq
 from bmcmedic.ipmi.constants import PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, HostReport, Remedy, RemedyPlan, Step
-from tests.support.sim import execute
+from tests.support.sim import send_command
 from tests.support.virtual_bmc import (
     Json,
     Override,
@@ -634,7 +634,7 @@ def restarts_itself_at(virtual: VirtualBmc, key: tuple[int, int]) -> Override:
 
     def override(message: RequestMessage) -> tuple[int, bytes] | None:
         if (message.netfn, message.command) == key and not virtual.bmc.cold_resets:
-            execute(virtual.bmc, ColdResetReq(), virtual.time.now)
+            send_command(virtual.bmc, ColdResetReq(), virtual.time.now)
             virtual.passes(1.0)
         return None
 

@@ -20,7 +20,7 @@ from bmcmedic.lab.starvation.scenario import (
     StarvationScenario,
     Wait,
 )
-from bmcmedic.sim.handlers import HANDLERS
+from bmcmedic.sim.handlers.table import HANDLERS
 from bmcmedic.transport.port_io import PORT_IO_LIMITS
 
 KEYS = ["design", "seed", "pats", "pat_latency_s", "false_pretimeouts", "longest_starvation_s"]

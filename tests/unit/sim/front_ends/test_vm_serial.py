@@ -46,7 +46,7 @@ from bmcmedic.sim.profile import server_profile
 from bmcmedic.sim.rack import BmcSpec, Rack
 from bmcmedic.transport.addresses import Address
 from tests.support.polling import eventually_in_loop
-from tests.support.sim import EPOCH_OFFSET_S, execute
+from tests.support.sim import EPOCH_OFFSET_S, send_command
 
 DEADLINE_S = 30.0
 Code = VmControlCode
@@ -172,7 +172,7 @@ def set_faults(port: VmPort, *faults: str) -> None:
 
 
 def over_lan(port: VmPort, request: Command[Any]) -> None:
-    assert execute(port.bmc, request, asyncio.get_running_loop().time()) is not None
+    assert send_command(port.bmc, request, asyncio.get_running_loop().time()) is not None
     port.watch_timer()
 
 
@@ -216,7 +216,7 @@ def test_an_interface_may_be_slow_by_itself_while_lan_is_not() -> None:
             started = loop.time()
             assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
             assert loop.time() - started >= 0.05
-            over_lan_s = execute(bmc, GetDeviceIdReq(), loop.time())
+            over_lan_s = send_command(bmc, GetDeviceIdReq(), loop.time())
             assert over_lan_s is not None
             assert over_lan_s.service_time_s == 0
         finally:

@@ -26,8 +26,9 @@ from bmcmedic.ipmi.commands.sensor import GetSensorReadingReq, GetSensorReadingR
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim.bmc import SimBmc
-from bmcmedic.sim.dispatch import HandlerAnswer, Interface
-from tests.support.sim import START, ask, execute, sim_bmc
+from bmcmedic.sim.dispatch import execute
+from bmcmedic.sim.handler_call import HandlerAnswer, Interface
+from tests.support.sim import START, ask, send_command, sim_bmc
 
 KCS = Interface.SYSTEM_INTERFACE
 READING = GetSensorReadingReq(0xBE)
@@ -37,7 +38,7 @@ def bridged(
     bmc: SimBmc, target: int, door: Interface = Interface.LAN
 ) -> tuple[RequestMessage, HandlerAnswer]:
     request = RequestMessage(int(READING.netfn), READING.command, READING.encode(), sequence=9)
-    answer = bmc.execute(Bridge(6, target).wrap(request), door, START)
+    answer = execute(bmc, Bridge(6, target).wrap(request), door, START)
     assert answer is not None
     return request, answer
 
@@ -61,7 +62,7 @@ def test_nobody_at_an_address_is_a_nak() -> None:
 
 @pytest.mark.parametrize("message", [b"", b"\x2c\x10\xc4", b"\x01" * 8])
 def test_a_broken_message_is_refused(message: bytes) -> None:
-    answer = execute(sim_bmc(), SendMessageReq(6, message), START)
+    answer = send_command(sim_bmc(), SendMessageReq(6, message), START)
     assert answer is not None
     assert answer.completion_code == CompletionCode.INVALID_DATA_FIELD
 

@@ -1,19 +1,7 @@
-"""Chapters 20 and 27: the device itself and its watchdog timer."""
+"""Chapter 27: the commands of the watchdog timer; the timer itself is `sim.watchdog_timer`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from bmcmedic.ipmi.commands.device import (
-    ColdResetReq,
-    GetDeviceGuidReq,
-    GetDeviceGuidRsp,
-    GetDeviceIdReq,
-    GetSelfTestResultsReq,
-    GetSelfTestResultsRsp,
-    SelfTestResult,
-    WarmResetReq,
-)
 from bmcmedic.ipmi.commands.watchdog import (
     UNINITIALIZED,
     ExpirationFlags,
@@ -25,45 +13,9 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
-from bmcmedic.sim.dispatch import Call, CommandRefusal, NoReply
-from bmcmedic.sim.watchdog import SimTimerSettings
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.bmc import SimBmc
-
-
-def get_device_id(bmc: SimBmc, _request: GetDeviceIdReq, _call: Call) -> bytes:
-    """Get Device ID (20.1)."""
-    return bmc.profile.device_id
-
-
-def cold_reset(bmc: SimBmc, _request: ColdResetReq, call: Call) -> bytes:
-    """Cold Reset (20.2), as sick as the faults say."""
-    return _reset(bmc, call, cold=True)
-
-
-def warm_reset(bmc: SimBmc, _request: WarmResetReq, call: Call) -> bytes:
-    """Warm Reset (20.3)."""
-    return _reset(bmc, call, cold=False)
-
-
-def _reset(bmc: SimBmc, call: Call, *, cold: bool) -> bytes:
-    if bmc.faults.reset_ignored:
-        return b""
-    bmc.schedule_restart(call.now, cold=cold)
-    if bmc.faults.reset_lost_reply:
-        raise NoReply
-    return b""
-
-
-def get_self_test_results(_bmc: SimBmc, _request: GetSelfTestResultsReq, _call: Call) -> bytes:
-    """Get Self Test Results (20.4)."""
-    return GetSelfTestResultsRsp(SelfTestResult.PASSED).encode()
-
-
-def get_device_guid(bmc: SimBmc, _request: GetDeviceGuidReq, _call: Call) -> bytes:
-    """Get Device GUID (20.8)."""
-    return GetDeviceGuidRsp(bmc.guid).encode()
+from bmcmedic.sim.bmc import SimBmc
+from bmcmedic.sim.handler_call import Call, CommandRefusal
+from bmcmedic.sim.watchdog_timer import SimTimerSettings
 
 
 def reset_watchdog_timer(bmc: SimBmc, _request: ResetWatchdogTimerReq, call: Call) -> bytes:

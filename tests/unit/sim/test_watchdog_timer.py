@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bmcmedic.sim.watchdog import SimTimerSettings, WatchdogEvent, WatchdogTimer
+from bmcmedic.sim.watchdog_timer import SimTimerSettings, WatchdogEvent, WatchdogTimer
 
 SETTINGS = SimTimerSettings(
     timer_use=4,
