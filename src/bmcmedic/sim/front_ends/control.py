@@ -14,19 +14,16 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.sim.faults import FaultSet
 from bmcmedic.transport.addresses import bind_advice
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.rack import Rack
 
 BODY_BYTES_MAX = 65_536
 LOOP_ANSWER_TIMEOUT_S = 10.0
@@ -42,13 +39,30 @@ class _HttpError(Exception):
         self.status = status
 
 
+class ControlledBmcs(Protocol):
+    """The BMCs that the endpoint controls, by their names; `rack.Rack` is one."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all BMCs."""
+
+    def describe(self, name: str, now: float) -> Json:
+        """Return what the endpoint shows of a BMC."""
+
+    def set_faults(self, name: str, faults: FaultSet, now: float) -> None:
+        """Replace the faults of a BMC."""
+
+    def triage(self, name: str, now: float) -> Json | None:
+        """Return what triage would print on the host of a BMC; None: nothing runs there."""
+
+
 class ControlEndpoint:
-    """The HTTP server in threads of its own; every command runs in the event loop's thread."""
+    """The HTTP server, in threads of its own; every command runs in the event loop's thread."""
 
     def __init__(
-        self, address: tuple[str, int], rack: Rack, loop: asyncio.AbstractEventLoop
+        self, address: tuple[str, int], bmcs: ControlledBmcs, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._rack = rack
+        self._bmcs = bmcs
         self._loop = loop
         handler = type("_BoundHandler", (_Handler,), {"door": self})
         server_type = _Server6 if ":" in address[0] else _Server
@@ -90,9 +104,9 @@ class ControlEndpoint:
             case ["bmcs"]:
                 return self.in_loop(self._list)
             case ["bmcs", name]:
-                return self.in_loop(lambda now: self._rack.describe(self._known(name), now))
+                return self.in_loop(lambda now: self._bmcs.describe(self._known(name), now))
             case ["bmcs", name, "triage"]:
-                triage = self.in_loop(lambda now: self._triage(name, now))
+                triage = self.in_loop(lambda now: self._bmcs.triage(self._known(name), now))
                 if triage is None:
                     raise _HttpError(HTTPStatus.CONFLICT, f"nothing runs on the host of {name}")
                 return triage
@@ -105,25 +119,21 @@ class ControlEndpoint:
                 faults = _read_faults(body)
 
                 def replace(now: float) -> Json:
-                    self._rack.set_faults(self._known(name), faults, now)
-                    return self._rack.describe(name, now)
+                    self._bmcs.set_faults(self._known(name), faults, now)
+                    return self._bmcs.describe(name, now)
 
                 return self.in_loop(replace)
         raise _not_found(path)
 
     def _known(self, name: str) -> str:
-        if self._rack.bmc(name) is None:
+        if name not in self._bmcs.names:
             raise _HttpError(HTTPStatus.NOT_FOUND, f"there is no BMC {name!r}")
         return name
 
-    def _triage(self, name: str, now: float) -> Json | None:
-        bmc = self._rack.bmc(self._known(name))
-        return bmc.triage(now) if bmc else None
-
     def _list(self, now: float) -> Json:
         rows = []
-        for name in self._rack.names:
-            described = self._rack.describe(name, now)
+        for name in self._bmcs.names:
+            described = self._bmcs.describe(name, now)
             lan = described["lan"] or {}
             rows.append(
                 {
