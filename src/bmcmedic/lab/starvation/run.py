@@ -23,7 +23,8 @@ from bmcmedic.sim.faults import FaultSet
 from bmcmedic.sim.virtual_time.kcs import WorldKcs
 from bmcmedic.sim.virtual_time.lock import AdaptiveLock
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime
-from bmcmedic.sim.virtual_time.world import Priority, Task, World
+from bmcmedic.sim.virtual_time.tasks import Priority, Task
+from bmcmedic.sim.virtual_time.world import World
 
 NEIGHBOUR_PAUSE_S_MIN = 1.0
 SAMPLES = 1200

@@ -8,12 +8,9 @@ as it looks again, and one that slept last, when it is back on a CPU.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
-from bmcmedic.sim.virtual_time.world import NEVER
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.virtual_time.world import Task, World
+from bmcmedic.sim.virtual_time.tasks import NEVER, Task
+from bmcmedic.sim.virtual_time.world import World
 
 LOOK_S_MAX = 20e-6
 """Between two looks of a thread that spins; they back off so as not to fight for the cache line."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from bmcmedic.service.runtime import Lock, Signal
-from bmcmedic.sim.virtual_time.world import NEVER, Task, World
+from bmcmedic.sim.virtual_time.tasks import NEVER, Task
+from bmcmedic.sim.virtual_time.world import World
 
 
 class WorldRuntime:

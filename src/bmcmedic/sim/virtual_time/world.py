@@ -11,58 +11,15 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from bmcmedic.sim.virtual_time.cpu import Scheduler
-
-if TYPE_CHECKING:
-    from bmcmedic.sim.virtual_time.cpu import Cpu
-    from bmcmedic.sim.virtual_time.lock import AdaptiveLock
-
-NEVER = float("inf")
-_NOT_SPINNING = -NEVER
+from bmcmedic.sim.virtual_time.scheduler import Scheduler
+from bmcmedic.sim.virtual_time.tasks import NEVER, NOT_SPINNING, Priority, Task
 
 EVENTS_MAX = 50_000_000
 """A run with more goes in a circle."""
-
-
-class Priority(IntEnum):
-    """Who gets a CPU first; equals share by time slices."""
-
-    REAL_TIME = 0
-    NORMAL = 1
-
-
-class Task:
-    """A thread of the simulated host."""
-
-    __slots__ = (
-        "cpu", "greenlet", "goes_on", "held", "is_frozen", "is_parked", "name", "number",
-        "priority", "spin_until", "wait_id", "was_unparked", "woken_while_frozen",
-    )  # fmt: skip
-
-    def __init__(self, name: str, number: int, priority: Priority) -> None:
-        self.name = name
-        self.number = number
-        self.priority = priority
-        self.greenlet: greenlet | None = None
-        self.cpu: Cpu | None = None
-        """The CPU that it is on."""
-        self.goes_on = False
-        """It stands among the runnable."""
-        self.held: list[AdaptiveLock] = []
-        self.is_parked = False
-        self.was_unparked = False
-        self.wait_id = 0
-        self.spin_until = _NOT_SPINNING
-        self.is_frozen = False
-        self.woken_while_frozen = False
-
-    def __repr__(self) -> str:
-        return f"Task({self.name!r})"
 
 
 class World:
@@ -195,7 +152,7 @@ class World:
             self.at(when, self._spin_over, (task, task.wait_id))
         self.scheduler.spins(task)
         self._switch()
-        task.spin_until = _NOT_SPINNING
+        task.spin_until = NOT_SPINNING
         task.wait_id += 1
 
     def end_spin(self, task: Task) -> None:

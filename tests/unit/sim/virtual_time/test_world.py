@@ -7,7 +7,8 @@ import pytest
 
 from bmcmedic.sim.virtual_time.lock import AdaptiveLock
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime
-from bmcmedic.sim.virtual_time.world import Priority, World
+from bmcmedic.sim.virtual_time.tasks import Priority
+from bmcmedic.sim.virtual_time.world import World
 
 SLICE_S = 0.1
 

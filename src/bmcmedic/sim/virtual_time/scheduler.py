@@ -1,54 +1,46 @@
-"""The CPUs of the simulated host: priorities, time slices, and who waits for one.
+"""The scheduler of the simulated host: which task or hog is on which CPU, and for how long.
 
-Higher priority takes a CPU at once; equals take turns. A thread that slept goes before those that
-had their slice. Threads that do nothing but compute (`HOG`) are alike, so as long as only they want
-the CPUs nothing is ticked: whose slice it would be is worked out when somebody else comes.
+A higher priority takes a CPU at once; equals take turns. A task that slept goes before those that
+had their slice. Threads that only compute (`HOG`) are all alike. While only hogs want the CPUs, no
+end of a slice is scheduled: the current slice is computed when another task comes.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
-if TYPE_CHECKING:
-    from bmcmedic.sim.virtual_time.world import Task, World
+from bmcmedic.sim.virtual_time.tasks import HOG, Cpu, Hog, Priority, Task
 
-_NORMAL = 1
-_PRIORITIES = 2
-
-
-class Hog:
-    """A thread that computes and never waits."""
-
-    __slots__ = ()
-    priority = _NORMAL
+_NORMAL: Final = Priority.NORMAL
 
 
-HOG = Hog()
+class ScheduledWorld(Protocol):
+    """What the scheduler needs of the world: its time, a timer, and its queue of runnable tasks."""
 
+    now: float
 
-class Cpu:
-    """One CPU, and what is on it."""
+    def at(self, when: float, call: Callable[[Any], None], argument: object = None) -> None:
+        """Call something at a point in time."""
 
-    __slots__ = ("armed_at", "slice_from", "user")
+    def go_on(self, task: Task) -> None:
+        """Let a task that got a CPU run at once."""
 
-    def __init__(self) -> None:
-        self.user: Task | Hog | None = None
-        self.slice_from = 0.0
-        self.armed_at: float | None = None
-        """When the end of a slice will be looked at."""
+    def hold_back(self, task: Task) -> None:
+        """Take back `go_on` from a task that lost its CPU before it ran."""
 
 
 class Scheduler:
     """Gives the CPUs to the tasks."""
 
-    def __init__(self, world: World, *, cpus: int, hogs: int, slice_s: float) -> None:
+    def __init__(self, world: ScheduledWorld, *, cpus: int, hogs: int, slice_s: float) -> None:
         self._world = world
         self._slice_s = slice_s
         self._cpus = [Cpu() for _ in range(cpus)]
-        self._woken: tuple[deque[Task], ...] = tuple(deque() for _ in range(_PRIORITIES))
-        self._expired: tuple[deque[Task | Hog], ...] = tuple(deque() for _ in range(_PRIORITIES))
+        self._woken: tuple[deque[Task], ...] = tuple(deque() for _ in Priority)
+        self._expired: tuple[deque[Task | Hog], ...] = tuple(deque() for _ in Priority)
         self._waiting = 0
         """How many tasks wait for a CPU; hogs are not counted."""
         for number, cpu in enumerate(self._cpus):
