@@ -13,7 +13,8 @@ import typer
 from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.lab.guest.kernel_files import Kernel
-from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord, run, scenarios
+from bmcmedic.lab.kernel.run import SCENARIOS, run
+from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord
 from bmcmedic.lab.kernel.timeline import Timeline, TimelineEvent, kipmi_percent, percent, seconds
 
 KERNEL_FOLDER = Path("build/kernel")
@@ -59,7 +60,7 @@ def kernel(
     name = ScenarioName(scenario.value)
     unpacked = Kernel.find(kernel_folder)
     out = sys.stderr if as_json else sys.stdout
-    print(f"{name.value}: {scenarios()[name].words}", file=out, flush=True)
+    print(f"{name.value}: {SCENARIOS[name].words}", file=out, flush=True)
     try:
         record = run(name, unpacked, TimeLine(out))
     except ConfigurationError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bmcmedic.lab.guest.kernel_files import Kernel
-from bmcmedic.lab.kernel.bench import Bench, LabMachine, NotSeen, RunProgress, bench
+from bmcmedic.lab.kernel.bench import Bench, LabMachine
 from bmcmedic.lab.kernel.timeline import Timeline, kipmi_percent, pat_facts
 
 
@@ -115,65 +114,6 @@ class ScenarioRecord:
             phase.name: _rounded(kipmi_percent(self.timeline.between(phase.since, phase.until)))
             for phase in self.timeline.phases
         }
-
-
-def scenarios() -> dict[ScenarioName, KernelScenario]:
-    """All of them."""
-    from bmcmedic.lab.kernel import flood, guarded, pile_up, unarmed
-
-    return {
-        ScenarioName.PILE_UP: pile_up.SCENARIO,
-        ScenarioName.GUARDED: guarded.SCENARIO,
-        ScenarioName.FLOOD: flood.SCENARIO,
-        ScenarioName.UNARMED: unarmed.SCENARIO,
-    }
-
-
-def run(name: ScenarioName, kernel: Kernel, telling: RunProgress) -> ScenarioRecord:
-    """Play one.
-
-    Raises: ConfigurationError when something that it needs is not here.
-    """
-    scenario = scenarios()[name]
-    verdict = ScenarioVerdict()
-    with bench(kernel, scenario.machine(), telling) as made:
-        boot_id = made.guest.boot_ids[0]
-        release = made.guest.run("uname -r", check=True).output.strip()
-        try:
-            scenario.play(made, verdict)
-        except NotSeen as error:
-            verdict.check("the scenario came to its end", str(error), ok=False)
-        described = made.bmc.get()
-        return ScenarioRecord(
-            name,
-            made.timeline,
-            verdict,
-            release,
-            {
-                "boots": made.guest.boots,
-                "resets": made.guest.resets,
-                "boot_id": boot_id,
-                "panicked": "Kernel panic" in made.guest.console,
-            },
-            dict(_of_interest(described)),
-        )
-
-
-_OF_THE_BMC = (
-    "state",
-    "cold_resets",
-    "own_watchdog_reboots",
-    "host_boots",
-    "host_power_changes",
-    "memory_free_fraction",
-)
-
-
-def _of_interest(described: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key in _OF_THE_BMC:
-        yield key, described.get(key)
-    yield "port80_writes", (described.get("port80") or {}).get("writes", 0)
-    yield "watchdog_running", (described.get("watchdog") or {}).get("running")
 
 
 def _rounded(share: float | None) -> float | None:

@@ -11,7 +11,8 @@ import pytest
 from bmcmedic.cli.lab_kernel import ScenarioChoice, TimeLine, tell_verdict
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.lab.kernel.plot import draw
-from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord, ScenarioVerdict, scenarios
+from bmcmedic.lab.kernel.run import SCENARIOS
+from bmcmedic.lab.kernel.scenario import ScenarioName, ScenarioRecord, ScenarioVerdict
 from bmcmedic.lab.kernel.timeline import BmcSample, Timeline, TimelineEvent, TimelinePhase
 from tests.unit.lab.kernel.test_timeline import sample
 
@@ -102,7 +103,7 @@ def test_the_time_line_has_a_line_for_each_look() -> None:
 @pytest.mark.parametrize("name", ScenarioName)
 def test_each_scenario_can_be_chosen_and_drawn(name: ScenarioName, tmp_path: Path) -> None:
     assert ScenarioChoice(name.value).value == name.value
-    scenario = scenarios()[name]
+    scenario = SCENARIOS[name]
     assert scenario.words
     assert "ipmi_si" in scenario.machine().modules
     place = tmp_path / "run.png"
