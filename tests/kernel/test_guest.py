@@ -117,7 +117,7 @@ def test_a_guest_can_be_stopped_and_goes_on(boot_guest: BootGuest) -> None:
 
 def test_nothing_is_left_of_a_guest(kernel: Kernel) -> None:
     with Guest(kernel, modules=()) as guest:
-        pid, folder = guest.pid, guest._folder
+        pid, folder = guest.pid, guest.folder
         assert folder is not None
         assert folder.is_dir()
     assert not folder.exists()

@@ -356,6 +356,12 @@ class SimBmc:
             self.watchdog = WatchdogTimer(daemon)
         self.watchdog.reset(now)
 
+    def daemon_gives_up(self) -> None:
+        """End the host's watchdog daemon: the timer is not patted again, and may run out."""
+        self._daemon = None
+        self._next_pat_at = None
+        self.reschedule()
+
     # ---- faults and what is shown of it all
 
     def set_faults(self, faults: FaultSet, now: float) -> None:

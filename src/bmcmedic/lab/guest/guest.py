@@ -249,6 +249,11 @@ class Guest:
         return self._running.pid
 
     @property
+    def folder(self) -> Path | None:
+        """The temporary folder with the machine's sockets and logs; None: it was never started."""
+        return self._folder
+
+    @property
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             raise GuestError("the guest does not run")

@@ -165,6 +165,16 @@ class VmPort:
         """Whether a machine is there."""
         return self._client is not None
 
+    @property
+    def machine_waits(self) -> bool:
+        """Whether the machine's interface waits for the answer to a request."""
+        return self._end.unanswered is not None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer to the machine is ready to leave at a later time."""
+        return self._answering is not None
+
     def describe(self) -> dict[str, Any]:
         """What the control door tells of it."""
         return {

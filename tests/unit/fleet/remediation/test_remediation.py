@@ -190,16 +190,9 @@ def test_without_the_hold_the_watchdog_would_have_shot() -> None:
     assert virtual.bmc.host.boots == 1
 
 
-def forget_daemon(virtual: VirtualBmc) -> None:
-    """The host's watchdog service gives up, as FreeIPMI's does."""
-    virtual.bmc._daemon = None
-    virtual.bmc._next_pat_at = None
-    virtual.bmc.reschedule()
-
-
 def test_a_watchdog_that_nobody_pats_any_more_is_put_back_stopped() -> None:
     virtual = sick("hang", watchdog_armed_s=60.0)
-    forget_daemon(virtual)
+    virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     verdict = heal_with_host(virtual)
     assert verdict.verdict == "healed"
     assert outcomes(verdict)["watchdog-restore"] == "stopped"
@@ -679,7 +672,7 @@ def refuses_set(virtual: VirtualBmc, trial: bool) -> Override:
 
 def test_a_timer_that_keeps_its_teeth_is_not_started_on_trial() -> None:
     virtual = sick("hang", watchdog_armed_s=600.0)
-    forget_daemon(virtual)
+    virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     virtual.override = refuses_set(virtual, trial=True)
     pats = virtual.requests.get("06/22", 0)
     verdict = heal_with_host(virtual)
@@ -691,7 +684,7 @@ def test_a_timer_that_keeps_its_teeth_is_not_started_on_trial() -> None:
 
 def test_a_timer_left_without_its_action_is_not_called_back() -> None:
     virtual = sick("hang", watchdog_armed_s=600.0)
-    forget_daemon(virtual)
+    virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     virtual.override = refuses_set(virtual, trial=False)
     verdict = heal_with_host(virtual)
     assert outcomes(verdict)["watchdog-restore"] == "failed"

@@ -259,7 +259,7 @@ def test_a_hung_bmc_is_silent_and_answers_the_last_request_when_it_is_back() -> 
     async def story() -> None:
         async with machine_at("hang") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await eventually_in_loop(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port.machine_waits)
             assert machine.host.timer is not None
             set_faults(port)
             assert (await machine.answer()).completion_code == 0xD2
@@ -287,10 +287,10 @@ def test_an_interface_is_wedged_in_the_middle_of_a_request() -> None:
     async def story() -> None:
         async with machine_at("slow:1") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await eventually_in_loop(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port.machine_waits)
             set_faults(port, "kcs-stuck:ibf")
             await eventually_in_loop(lambda: machine.host.timer is None)
-            await eventually_in_loop(lambda: port._answering is None)
+            await eventually_in_loop(lambda: not port.is_answering)
             assert machine.answers == []
             set_faults(port)
             assert (await machine.answer()).completion_code == 0xD2
@@ -304,7 +304,7 @@ def test_a_request_that_qemu_forgot_is_answered_when_the_bmc_is_back(sequence: i
         async with machine_at("hang", "boot:0.05") as (machine, port):
             machine.host.sequence = sequence
             machine.send(GetDeviceIdReq())
-            await eventually_in_loop(lambda: port._end.unanswered is not None)
+            await eventually_in_loop(lambda: port.machine_waits)
             assert machine.host.handle_timer(float("inf")) is None
             over_lan(port, ColdResetReq())
             answer = await machine.answer()
@@ -550,11 +550,11 @@ def test_a_lost_connection_takes_the_answer_along() -> None:
     async def story() -> None:
         async with machine_at("slow:0.1") as (machine, port):
             machine.send(GetDeviceIdReq())
-            await eventually_in_loop(lambda: port._answering is not None)
+            await eventually_in_loop(lambda: port.is_answering)
             await machine.close()
             await eventually_in_loop(lambda: not port.is_connected)
-            assert port._answering is None
-            assert port._end.unanswered is None  # QEMU has answered it with 0xD2
+            assert not port.is_answering
+            assert not port.machine_waits  # QEMU has answered it with 0xD2
             await machine.connect(port.address)
             assert (await machine.ask(GetDeviceIdReq())).sequence == 1
             assert machine.answers == []
@@ -567,9 +567,7 @@ def test_a_machine_whose_interface_was_reset_gets_no_answer_to_what_was_before()
         async with machine_at("slow:0.05") as (machine, port):
             machine.send(GetDeviceIdReq())
             machine.send_raw(ControlMessage(Code.RESET).encode())
-            await eventually_in_loop(
-                lambda: 0x0601 in port.bmc.requests and port._answering is None
-            )
+            await eventually_in_loop(lambda: 0x0601 in port.bmc.requests and not port.is_answering)
             machine.host.waiting = None
             assert (await machine.ask(GetDeviceIdReq())).sequence == 1
             assert machine.answers == []
