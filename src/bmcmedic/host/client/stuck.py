@@ -26,6 +26,7 @@ from bmcmedic.host.kernel.proc import (
     split_argv,
     uptime_s,
 )
+from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.typed import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 STUCK_AFTER_S = 60.0
@@ -52,7 +53,10 @@ WATCHED_S_MIN = 16.0
 Clients wake up after 15 s or never.
 """
 
-NOT_YET = "stands still, but since when is not told, and it was watched for too short a time"
+WATCHED_TOO_BRIEFLY = (
+    "stands still, but the kernel does not tell since when, and it was watched too briefly"
+)
+"""The evidence beside the finding of that name."""
 
 STARTING_S_MAX = 2.0
 """What a client takes to get from its start to its first question, on a sick host."""
@@ -68,8 +72,7 @@ _WAITS_FOR_ANSWER = (
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
-_LINE_BYTES_MAX = 256
-_STATUS_BYTES_MAX = 4 << 10
+_WCHAN_BYTES_MAX = 256
 
 
 class Now(NamedTuple):
@@ -84,35 +87,6 @@ class Now(NamedTuple):
         """Read the clocks; raises Gone or Unreadable where not even the uptime is told."""
         clocks = clocks_s(tree, cpus)
         return cls(uptime_s(tree), clocks)
-
-
-class Mark(NamedTuple):
-    """How far a process has come."""
-
-    stat: Stat
-    run_ns: Optional[int]
-    """CPU time that it has had, exactly, where the kernel keeps it."""
-    turns: Optional[int]
-    """How often it has been given a CPU."""
-
-    @classmethod
-    def of(cls, process: Process) -> "Mark":
-        """Raises Gone or Unreadable."""
-        return cls(process.stat(), *_schedstat(process))
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has a CPU, or waits for one."""
-        return self.stat.state not in "SD"
-
-    def has_moved_since(self, earlier: "Mark") -> bool:
-        """Whether it has come any further than at an earlier mark of the same process."""
-        return _progressed(earlier) != _progressed(self)
-
-
-def _progressed(mark: Mark) -> Tuple[Optional[int], ...]:
-    # Who has been sent to another CPU is on its way to a turn there.
-    return (mark.stat.cpu_ticks, mark.stat.processor, *mark[1:])
 
 
 class ClientSample(NamedTuple):
@@ -231,8 +205,21 @@ class Finding(Enum):
     YOUNG = "young"
     PROGRESS = "makes progress"
     LEFT_ALONE = "left alone"
+    """Its waiting proves nothing: it talks to another BMC, or waits for a person or an event."""
     NOT_PROVEN = "not proven"
+    WATCHED_TOO_BRIEFLY = "not proven yet"
+    """It stands still, but nothing tells since when, and it was not watched for long enough."""
     GONE = "gone"
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether the client may be stuck, but nothing proves it."""
+        return self in (Finding.NOT_PROVEN, Finding.WATCHED_TOO_BRIEFLY)
+
+    @property
+    def word(self) -> str:
+        """The word for it in JSON and on the screen, which know one kind of not proven."""
+        return (Finding.NOT_PROVEN if self.is_unproven else self).value
 
 
 class ClientVerdict(NamedTuple):
@@ -277,7 +264,7 @@ def unless_too_soon(verdict: ClientVerdict, look: ClientSample, watched_s: float
     """The same, but nobody is stuck who may have run shortly before it was watched."""
     if not verdict.is_stuck or look.idle_s is not None or watched_s >= WATCHED_S_MIN:
         return verdict
-    return ClientVerdict(Finding.NOT_PROVEN, [NOT_YET])
+    return ClientVerdict(Finding.WATCHED_TOO_BRIEFLY, [WATCHED_TOO_BRIEFLY])
 
 
 def _progress(first: Mark, again: ClientSample, still_s: float) -> Optional[str]:
@@ -374,26 +361,8 @@ def is_gone(device: str) -> bool:
     return device.endswith(" (deleted)")
 
 
-def _schedstat(process: Process) -> Tuple[Optional[int], Optional[int]]:
-    raw = process.read_or_none("schedstat", _LINE_BYTES_MAX)
-    try:
-        run_ns, _, turns = (raw or b"").split()
-        # A kernel that does not keep them writes zeros.
-        if int(run_ns) > 0:
-            return int(run_ns), int(turns)
-    except ValueError:
-        pass
-    # Each turn ends, and every kernel counts the ends; to read them costs three times as much.
-    return None, _ended_turns(process.read_or_none("status", _STATUS_BYTES_MAX) or b"")
-
-
-def _ended_turns(status: bytes) -> Optional[int]:
-    counts = re.findall(rb"^(?:non)?voluntary_ctxt_switches:\t(\d+)$", status, re.MULTILINE)
-    return sum(map(int, counts)) if len(counts) == 2 else None
-
-
 def _wchan(process: Process) -> Optional[str]:
-    return _function(process.read_or_none("wchan", _LINE_BYTES_MAX) or b"")
+    return _function(process.read_or_none("wchan", _WCHAN_BYTES_MAX) or b"")
 
 
 @lru_cache(maxsize=WCHANS_MAX)

@@ -7,8 +7,8 @@ a lot takes as much. What does not move meanwhile tells (`interface`).
 
 import re
 
-from bmcmedic.host.client.stuck import Mark
 from bmcmedic.host.kernel.proc import TICKS_PER_S, ProcError, ProcessIdentity, Stat, Tree, uptime_s
+from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.typed import List, NamedTuple, Optional
 
 PARAMETER = "module/ipmi_si/parameters/kipmid_max_busy_us"

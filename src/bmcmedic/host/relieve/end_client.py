@@ -9,9 +9,10 @@ there who is not proven stuck: with it the kernel ends them all.
 from enum import Enum
 from signal import Signals
 
-from bmcmedic.host.client.stuck import Finding, Mark, Now, cpus_of
+from bmcmedic.host.client.stuck import Finding, Now, cpus_of
 from bmcmedic.host.kernel.namespaces import depth_as_first, fellows
 from bmcmedic.host.kernel.proc import Gone, ProcError, Process, ProcessIdentity, Stat, Tree
+from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.kernel.signals import NotSent, Sender
 from bmcmedic.host.relieve.samples import ClientSamples, JudgedClient
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional

@@ -11,7 +11,7 @@ import os
 import time
 
 from bmcmedic.host.client.launcher import Launcher, UserDatabase, starter_of
-from bmcmedic.host.client.stuck import NOT_YET, WATCHED_S_MIN, Finding
+from bmcmedic.host.client.stuck import WATCHED_S_MIN, Finding
 from bmcmedic.host.kernel import interface, kipmid
 from bmcmedic.host.kernel.interface import InterfaceActivity, InterfaceCounters
 from bmcmedic.host.kernel.kipmid import Kipmi, KipmiMark
@@ -153,7 +153,7 @@ class Relief:
         self.look()
         self._place.sleep(LOOK_INTERVAL_S)
         judged = self.look()
-        if any(NOT_YET in each.verdict.evidence for each in judged):
+        if any(each.verdict.finding is Finding.WATCHED_TOO_BRIEFLY for each in judged):
             self._place.sleep(WATCHED_S_MIN + APART_S_MIN)
             judged = self.look()
         return self._act(judged, may_act, is_by_hand=True)
@@ -324,8 +324,7 @@ def _is_left(case: ReliefCase, stuck_after_s: float) -> bool:
     if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
         return False
     # It may well be stuck: it is never ended without proof, and never called well either.
-    cannot_tell = case.judged.verdict.finding is Finding.NOT_PROVEN
-    return cannot_tell or case.judged.look.stat.state == "D"
+    return case.judged.verdict.finding.is_unproven or case.judged.look.stat.state == "D"
 
 
 def _identity(proc: Tree, pid: int) -> Optional[ProcessIdentity]:

@@ -103,7 +103,7 @@ def _spared(case: ReliefCase) -> Dict[str, Any]:
     return {
         "pid": case.judged.client.identity.pid,
         "argv": shortened(case.judged.client.argv),
-        "finding": case.judged.verdict.finding.value,
+        "finding": case.judged.verdict.finding.word,
         "reason": "; ".join(case.judged.verdict.evidence),
     }
 
@@ -213,7 +213,7 @@ def _spared_lines(report: Report) -> List[str]:
     spared = _spared_cases(report)
     lines = [
         f"left alone: pid {case.judged.client.identity.pid}: {_command(case)}:"
-        f" {case.judged.verdict.finding.value}: {', '.join(case.judged.verdict.evidence)}"
+        f" {case.judged.verdict.finding.word}: {', '.join(case.judged.verdict.evidence)}"
         for case in spared[:LINES_MAX]
     ]
     more = len(spared) - LINES_MAX

@@ -5,7 +5,6 @@ has made progress is marked anew, so that what counts is what it did since.
 """
 
 from bmcmedic.host.client.stuck import (
-    NOT_YET,
     WATCHED_S_MIN,
     Client,
     ClientSample,
@@ -34,6 +33,9 @@ CLIENTS_MAX = 4096
 
 APART_S_MIN = 0.5
 """Between the mark and the look that a client is judged by."""
+
+_PROVEN_BY_TIME = (Finding.YOUNG, Finding.PROGRESS, Finding.WATCHED_TOO_BRIEFLY)
+"""A client with one of these findings may be proven stuck later, if it stands still until then."""
 
 
 class JudgedClient(NamedTuple):
@@ -123,9 +125,7 @@ class ClientSamples:
     def _due_s(self, judged: JudgedClient, watched_s: float) -> Optional[float]:
         """None: it is proven already, or is none that time alone would prove."""
         look, verdict = judged.look, judged.verdict
-        if verdict.finding not in (Finding.YOUNG, Finding.PROGRESS) and (
-            NOT_YET not in verdict.evidence
-        ):
+        if verdict.finding not in _PROVEN_BY_TIME:
             return None
         if look.idle_s is None:
             still_s = WATCHED_S_MIN - watched_s

@@ -22,14 +22,14 @@ _COLUMNS = 100
 
 def to_json(seen: Triage) -> Dict[str, Any]:
     """The document that `--json` prints; docs/reference/triage.md explains each key."""
-    machine, told = seen.machine, seen.diagnosis
+    machine, facts, told = seen.machine, seen.facts, seen.diagnosis
     return {
         "host_id": dict(machine.host_id._asdict()),
-        "captured_at": seen.captured_at,
-        "interval_s": seen.interval_s,
+        "captured_at": facts.captured_at,
+        "interval_s": facts.interval_s,
         "symptoms": told.symptoms,
         "hung_since": told.hung_since,
-        "blind": seen.blind,
+        "blind": facts.blind,
         "diagnosis": {
             "kind": told.kind.value,
             "words": told.words,
@@ -37,19 +37,19 @@ def to_json(seen: Triage) -> Dict[str, Any]:
             "rules_out": told.rules_out,
             "advice": told.advice,
         },
-        "kipmi": [dict(each._asdict()) for each in seen.kipmi],
-        "kipmid_max_busy_us": seen.max_busy_us,
-        "interfaces": [dict(each._asdict()) for each in seen.interfaces],
-        "queued_share": seen.queued_share,
+        "kipmi": [dict(each._asdict()) for each in facts.kipmi],
+        "kipmid_max_busy_us": facts.max_busy_us,
+        "interfaces": [dict(each._asdict()) for each in facts.interfaces],
+        "queued_share": facts.queued_share,
         "stuck_count": len(seen.stuck),
-        "stuck": [_stuck(each, seen.captured_at) for each in seen.stuck[:ROWS_MAX]],
+        "stuck": [_stuck(each, facts.captured_at) for each in seen.stuck[:ROWS_MAX]],
         "spared": [_spared(each) for each in seen.spared[:ROWS_MAX]],
         "direct_openers": [_opener(each) for each in seen.survey.openers[:ROWS_MAX]],
         "port80": {
             "io_delay_type": machine.io_delay_type,
             "openers": [_opener(each) for each in seen.survey.port_openers[:ROWS_MAX]],
         },
-        "guests": [dict(each._asdict()) for each in seen.guests[:ROWS_MAX]],
+        "guests": [dict(each._asdict()) for each in facts.guests[:ROWS_MAX]],
         "load": machine.load,
         "cpus": machine.cpus,
         "pressure": machine.pressure,
@@ -102,7 +102,7 @@ def _spared(each: Spared) -> Dict[str, Any]:
     return {
         "pid": each.client.identity.pid,
         "argv": shortened(each.client.argv),
-        "finding": each.verdict.finding.value,
+        "finding": each.verdict.finding.word,
         "reason": "; ".join(each.verdict.evidence),
     }
 
@@ -131,14 +131,15 @@ def screen(seen: Triage) -> str:
     lines += _section("Guests", _guest_lines(seen))
     lines += _section("Host", _host_lines(seen))
     lines += _section("Next", told.advice)
-    symptoms = ", ".join(told.symptoms) or ("none seen" if seen.blind else "none")
+    symptoms = ", ".join(told.symptoms) or ("none seen" if seen.facts.blind else "none")
     lines += ["", f"Symptoms: {symptoms}"]
     return "\n".join(_visible(line) for line in lines)
 
 
 def _heading(seen: Triage) -> str:
     name = seen.machine.host_id.hostname or "this host"
-    over = "one look" if seen.interval_s is None else f"two looks, {seen.interval_s:.1f} s apart"
+    apart_s = seen.facts.interval_s
+    over = "one look" if apart_s is None else f"two looks, {apart_s:.1f} s apart"
     return f"{name}: {seen.survey.processes} processes, {over}"
 
 
@@ -175,7 +176,7 @@ def _started_by(who: Launcher) -> str:
 
 def _spared_lines(spared: List[Spared]) -> List[str]:
     counted = Counter(
-        (each.verdict.finding.value, each.client.program, "; ".join(each.verdict.evidence))
+        (each.verdict.finding.word, each.client.program, "; ".join(each.verdict.evidence))
         for each in spared
     )
     return [
@@ -194,7 +195,7 @@ def _opener_lines(seen: Triage) -> List[str]:
 
 
 def _guest_lines(seen: Triage) -> List[str]:
-    waiting = sorted(seen.guests, key=lambda each: -(each.run_delay_percent or 0.0))
+    waiting = sorted(seen.facts.guests, key=lambda each: -(each.run_delay_percent or 0.0))
     return [
         f"{each.name} (pid {each.pid}): {_percent(each.cpu_percent)} of a core,"
         f" waits for one {_percent(each.run_delay_percent)} of the time"

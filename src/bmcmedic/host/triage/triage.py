@@ -5,7 +5,6 @@ import time
 
 from bmcmedic.host.client.launcher import Launcher, Launchers, UserDatabase
 from bmcmedic.host.client.stuck import (
-    NOT_YET,
     STUCK_AFTER_S,
     Client,
     ClientSample,
@@ -115,25 +114,16 @@ class Spared(NamedTuple):
 
 
 class Triage(NamedTuple):
-    """All that was seen."""
+    """All that was seen on the host, and the diagnosis that follows from it."""
 
     machine: machine.HostFacts
-    captured_at: float
-    interval_s: Optional[float]
-    kipmi: List[kipmid.Kipmi]
-    max_busy_us: Optional[str]
-    interfaces: List[interface.InterfaceActivity]
-    gone_interfaces: List[str]
-    """Those of the first look that were there no more at the second."""
-    sees_interface: bool
-    queued_share: Optional[float]
-    """Of the moments between the two looks, those at which a message had no answer."""
-    stuck: List[Stuck]
-    spared: List[Spared]
     survey: Survey
-    guests: List[guests.KvmGuest]
-    blind: List[str]
-    """What could not be seen, in words; then to see no symptom proves nothing."""
+    stuck: List[Stuck]
+    """The clients that are proven stuck, the oldest first."""
+    spared: List[Spared]
+    """The other clients that are still there."""
+    facts: diagnosis.Facts
+    """What the diagnosis is made from."""
     diagnosis: diagnosis.HostDiagnosis
 
 
@@ -168,29 +158,29 @@ def triage(
     watched_s = again.uptime_s - first.uptime_s if again is not None else 0.0
     stuck, spared = _judged(roots, found, stuck_after_s, watched_s, with_stacks)
     now = machine.read(roots.proc, roots.sys)
-    seen = Triage(
-        machine=now,
+    unproven = [each.verdict.finding for each in spared if each.verdict.finding.is_unproven]
+    unwatched = unproven.count(Finding.WATCHED_TOO_BRIEFLY)
+    facts = diagnosis.Facts(
         captured_at=round(_captured_at(roots, epoch_s), 3),
         interval_s=round(watched_s, 2) if again is not None else None,
         kipmi=kipmid.compare(first.kipmi, again.kipmi if again is not None else None),
-        max_busy_us=kipmid.max_busy_us(roots.sys),
         interfaces=interface.compare(
             first.interfaces, again.interfaces if again is not None else None
         ),
-        gone_interfaces=_gone(first, again),
-        sees_interface=_sees_interface(roots, again or first, found),
-        queued_share=queued_share,
-        stuck=stuck,
-        spared=spared,
-        survey=found,
+        stuck_for_s=[each.waits_s for each in stuck],
+        not_proven=len(unproven) - unwatched,
+        unwatched=unwatched,
+        load=now.load[0] if now.load else None,
+        cpus=now.cpus,
         guests=guests.compare(first.guests, again.guests if again is not None else None),
+        max_busy_us=kipmid.max_busy_us(roots.sys),
+        queued_share=queued_share,
+        sees_interface=_sees_interface(roots, again or first, found),
+        gone_interfaces=_gone(first, again),
+        stranded_for_s=[each.waits_s for each in stuck if each.is_stranded],
         blind=_blind(roots, found, spared, stuck_after_s),
-        diagnosis=_NOT_YET,
     )
-    return seen._replace(diagnosis=diagnosis.diagnose(_facts(seen)))
-
-
-_NOT_YET = diagnosis.HostDiagnosis(diagnosis.HostDiagnosisKind.NO_SYMPTOM, "", [], [], [], [], None)
+    return Triage(now, found, stuck, spared, facts, diagnosis.diagnose(facts))
 
 
 def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
@@ -280,7 +270,7 @@ def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: flo
     unknown = [
         each
         for each in spared
-        if each.verdict.finding is Finding.NOT_PROVEN
+        if each.verdict.finding.is_unproven
         and each.age_s >= stuck_after_s
         and each.client.left_alone is None
     ]
@@ -307,26 +297,3 @@ def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
     except ProcError:
         pass
     return os.stat(tree.root).st_mtime
-
-
-def _facts(seen: Triage) -> diagnosis.Facts:
-    unproven = [s.verdict for s in seen.spared if s.verdict.finding is Finding.NOT_PROVEN]
-    unwatched = sum(NOT_YET in verdict.evidence for verdict in unproven)
-    return diagnosis.Facts(
-        captured_at=seen.captured_at,
-        interval_s=seen.interval_s,
-        kipmi=seen.kipmi,
-        interfaces=seen.interfaces,
-        stuck_for_s=[each.waits_s for each in seen.stuck],
-        not_proven=len(unproven) - unwatched,
-        unwatched=unwatched,
-        load=seen.machine.load[0] if seen.machine.load else None,
-        cpus=seen.machine.cpus,
-        guests=seen.guests,
-        max_busy_us=seen.max_busy_us,
-        queued_share=seen.queued_share,
-        sees_interface=seen.sees_interface,
-        gone_interfaces=seen.gone_interfaces,
-        stranded_for_s=[each.waits_s for each in seen.stuck if each.is_stranded],
-        blind=seen.blind,
-    )

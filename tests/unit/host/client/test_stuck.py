@@ -16,12 +16,12 @@ from bmcmedic.host.client.stuck import (
     ClientSample,
     ClientVerdict,
     Finding,
-    Mark,
     Now,
     cpus_of,
     judge,
 )
 from bmcmedic.host.kernel.proc import ProcError, Process, Tree
+from bmcmedic.host.kernel.progress import Mark
 from tests.support.host_clients import (
     PROGRESS,
     READS,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
-from bmcmedic.host.client.stuck import NOT_YET, TOO_LONG
+from bmcmedic.host.client.stuck import TOO_LONG, WATCHED_TOO_BRIEFLY
 from bmcmedic.host.kernel.proc import Tree
 from bmcmedic.host.triage import capture
 from bmcmedic.host.triage import main as triage_main
@@ -220,7 +220,7 @@ def test_where_nobody_tells_when_a_client_ran_it_must_have_been_watched(
     assert seen["diagnosis"]["kind"] == kind
     assert [row["idle_s"] for row in seen["stuck"]] == ([] if kind == "undecided" else [None])
     if kind == "undecided":
-        assert NOT_YET in seen["blind"][0]
+        assert WATCHED_TOO_BRIEFLY in seen["blind"][0]
         assert seen["diagnosis"]["advice"] == ["watch the clients for longer: --interval 17"]
 
 
@@ -418,8 +418,8 @@ def test_who_reads_a_capture_of_a_blind_triage_sees_no_more(tmp_path: Path) -> N
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
     unpacked = unpack(tmp_path / "capture.tar.gz")
     again = triage(Roots.captured(str(unpacked)))
-    assert seen.blind
-    assert again.blind == seen.blind
+    assert seen.facts.blind
+    assert again.facts.blind == seen.facts.blind
     assert again.diagnosis.kind.value == "undecided"
 
 
@@ -427,11 +427,11 @@ def test_a_proc_that_hides_others_is_no_host_without_symptoms(tmp_path: Path) ->
     root = write_capture(tmp_path / "x", [FakeProcess(70, "sh", ["sh"], exe="/bin/sh")], [])
     hidden = Roots.captured(str(root))._replace(is_live=True)
     seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
-    assert seen.blind == ["the processes of others, which are hidden here (hidepid)"]
+    assert seen.facts.blind == ["the processes of others, which are hidden here (hidepid)"]
     (root / "proc/1").mkdir()
     (root / "proc/1/stat").write_text("nothing that tells")
     seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
-    assert seen.blind == ["what of the processes tells nothing of itself (1)"]
+    assert seen.facts.blind == ["what of the processes tells nothing of itself (1)"]
     assert seen.diagnosis.kind.value == "undecided"
 
 
@@ -477,8 +477,8 @@ def test_the_queue_is_glanced_at_while_it_waits(tmp_path: Path) -> None:
     live = Roots.captured(str(root))._replace(is_live=True)
     seen = triage(live, interval_s=2.0, sleep=sleep, epoch_s=lambda: 5.0)
     assert slept == [pytest.approx(0.2)] * 10
-    assert seen.queued_share == 0.7
-    assert seen.captured_at == 5.0
+    assert seen.facts.queued_share == 0.7
+    assert seen.facts.captured_at == 5.0
 
 
 def test_only_files_that_the_kernel_answers_by_itself_are_read(tmp_path: Path) -> None:
@@ -570,7 +570,7 @@ def test_a_capture_keeps_of_a_guest_no_more_than_its_name(tmp_path: Path) -> Non
     roots = Roots.captured(str(write_capture(tmp_path / "x", [process], [process])))
     roots.proc.record = {}
     seen = triage(roots)
-    assert [each.name for each in seen.guests] == ["web7"]
+    assert [each.name for each in seen.facts.guests] == ["web7"]
     kept = ["qemu-system-x86_64", "-name", "guest=web7", "-uuid", "4c4c4544"]
     assert [each.argv for each in seen.survey.openers] == [kept]
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
