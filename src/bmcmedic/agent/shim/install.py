@@ -252,7 +252,7 @@ class ShimInstall:
 
 
 def script(python: str, start: str, real: str) -> str:
-    """What stands in ipmitool's place: `start` is shim_start.py."""
+    """Return the script that takes ipmitool's place; `start` is the path of `shim/start.py`."""
     quoted = {"python": python, "start": start, "real": real}
     return _SCRIPT.format(**{name: shlex.quote(path) for name, path in quoted.items()})
 

@@ -1,14 +1,15 @@
-"""What the script in ipmitool's place runs: `python -IS shim_start.py REAL ARGUMENT…`.
+"""The program that the script in ipmitool's place runs: `python -IS start.py REAL ARGUMENT…`.
 
-Without site-packages, which would have to be searched at each start; and whatever fails here, the
-real ipmitool runs.
+It runs without site-packages, because searching them takes time at each start. If anything fails
+here, the real ipmitool runs.
 """
 
 import os
 import sys
 
 
-def _start(real: str, arguments: list[str]) -> None:
+def start(real: str, arguments: list[str]) -> None:
+    """Run the shim, or become the real ipmitool if the shim cannot be imported."""
     try:
         sys.path.insert(0, __file__.rpartition("/bmcmedic/agent/")[0])
         from bmcmedic.agent.shim.main import run
@@ -20,8 +21,8 @@ def _start(real: str, arguments: list[str]) -> None:
         os.execv(real, ["ipmitool", *arguments])  # noqa: S606 - it is what was called
     status = run(arguments, real)
     sys.stderr.flush()
-    os._exit(status)  # there is nothing to tidy up, and it takes milliseconds
+    os._exit(status)  # an orderly exit takes milliseconds, and there is nothing to clean up
 
 
 if __name__ == "__main__":
-    _start(sys.argv[1], sys.argv[2:])
+    start(sys.argv[1], sys.argv[2:])

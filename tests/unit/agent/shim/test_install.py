@@ -23,6 +23,16 @@ FIRST = b'#!/bin/sh\necho first "$@"\n'
 SECOND = b'#!/bin/sh\necho second "$@"\n'
 
 
+FORMER_SCRIPT = """\
+#!/bin/sh
+# bmcmedic shim: runs the real ipmitool through the agent's door. `bmcmedic shim remove` ends it.
+[ -x /python ] && [ -r /lib/bmcmedic/agent/shim_start.py ] && exec /python -IS \
+/lib/bmcmedic/agent/shim_start.py {real} "$@"
+exec {real} "$@"
+"""
+"""What `shim install` wrote before `agent/shim/` existed."""
+
+
 class Root:
     """A file system with a dpkg database, and an ipmitool of our own making."""
 
@@ -125,6 +135,32 @@ def test_an_upgrade_in_between_goes_to_the_real_one_and_stays(root: Root) -> Non
     assert shim.status().sha256 != shim.status().sha256_before
     assert shim.remove().endswith("upgraded since")
     assert root.path.read_bytes() == SECOND
+    assert root.dpkg("--verify", "ipmitool") == ""
+
+
+def with_former_script(root: Root) -> ShimInstall:
+    shim = root.shim()
+    shim.install()
+    root.path.write_text(FORMER_SCRIPT.format(real=root.real), encoding="ascii")
+    assert shim.status().state == "installed"
+    return shim
+
+
+def test_the_script_of_a_former_version_is_written_anew(root: Root) -> None:
+    shim = with_former_script(root)
+    assert shim.install().startswith(f"{root.path} is the shim now")
+    assert "agent/shim/start.py" in root.path.read_text(encoding="ascii")
+    assert (root.real.read_bytes(), says(root.path)) == (FIRST, "first mc info")
+    assert shim.status().state == "installed"
+    assert shim.install().endswith("the shim already")
+
+
+def test_the_script_of_a_former_version_is_removed(root: Root) -> None:
+    shim = with_former_script(root)
+    root.unpack("2.0", SECOND)
+    assert says(root.path) == "second mc info"
+    assert shim.remove().endswith("upgraded since")
+    assert (root.path.read_bytes(), root.diversions()) == (SECOND, "")
     assert root.dpkg("--verify", "ipmitool") == ""
 
 

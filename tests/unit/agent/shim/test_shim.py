@@ -23,6 +23,7 @@ from bmcmedic.agent.loopback.published_files import (
     ProxyFiles,
 )
 from bmcmedic.agent.shim import start as shim_start
+from bmcmedic.agent.shim.install import script
 from bmcmedic.agent.shim.main import find_real, is_shim
 from bmcmedic.agent.shim.result_cache import FILES_MAX, Result, Results, began_at, now
 from tests.support.polling import eventually
@@ -31,6 +32,8 @@ WAIT_S_MAX = 90.0
 DOOR_WORDS = ["-I", "lanplus", "-H", "127.0.0.1", "-p", "6230", "-U", "bmcmedic-shim"]
 NOTHING: Mapping[str, str] = {}
 THE_SCRIPT = Path(shim_start.__file__)
+FORMER_START = THE_SCRIPT.parents[1] / "shim_start.py"
+"""The file that a shim names which was installed before `agent/shim/` existed."""
 
 
 class Shimmed:
@@ -190,6 +193,25 @@ def test_whoever_has_enough_may_close_the_pipe(shimmed: Shimmed) -> None:
         pipe.close()
 
 
+def test_a_script_from_before_an_upgrade_still_goes_through_the_proxy(shimmed: Shimmed) -> None:
+    installed = shimmed.folder / "installed"
+    installed.write_text(script(sys.executable, str(FORMER_START), str(shimmed.real)))
+    done = subprocess.run(
+        ["/bin/sh", installed, "power", "on"],
+        capture_output=True,
+        timeout=WAIT_S_MAX,
+        check=False,
+        env={
+            **os.environ,
+            "BMCMEDIC_RUNTIME_DIR": str(shimmed.runtime_dir),
+            "BMCMEDIC_KILL_SWITCH": str(shimmed.folder / "disabled"),
+        },
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"err\n")
+    words = shimmed.ran()[0].split()
+    assert (words[:8], words[-2:]) == (DOOR_WORDS, ["power", "on"])
+
+
 # -------------------------------------------------------------------------------- it fails open
 
 
@@ -266,13 +288,14 @@ def test_a_spoilt_door_file_is_no_door(shimmed: Shimmed, content: bytes) -> None
     assert is_as_called(shimmed, "mc", "info")
 
 
-def test_half_a_package_runs_the_real_one(shimmed: Shimmed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [THE_SCRIPT, FORMER_START], ids=["now", "former"])
+def test_half_a_package_runs_the_real_one(shimmed: Shimmed, tmp_path: Path, start: Path) -> None:
     half = tmp_path / "lib" / "bmcmedic" / "agent"
     half.mkdir(parents=True)
     (half.parent / "__init__.py").touch()
-    shutil.copy(THE_SCRIPT, half)
+    shutil.copy(start, half)
     done = subprocess.run(
-        [sys.executable, "-IS", str(half / THE_SCRIPT.name), str(shimmed.real), "mc", "info"],
+        [sys.executable, "-IS", str(half / start.name), str(shimmed.real), "mc", "info"],
         capture_output=True,
         timeout=WAIT_S_MAX,
         check=False,
