@@ -1,6 +1,6 @@
-"""The processes that `bench.doors` starts: the driver, a bare thread, and the clients.
+"""The processes that `bench.loopback` starts: the driver, a bare thread, and the clients.
 
-    python -m bench.door_roles driver|bare|sockets|sessions|shims FOLDER …
+    python -m bench.loopback_roles driver|bare|sockets|sessions|shims FOLDER …
 
 Each writes down what happened to it, as JSON, when it is ended.
 """
