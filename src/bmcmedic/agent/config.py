@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 
 from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
-from bmcmedic.agent.shim.main import (
-    DEADLINE_S,
-    LONG_DEADLINE_S,
-    OLD_OUTPUT_S_MAX,
-    SHARE_S,
+from bmcmedic.agent.loopback.published_files import (
+    SHIM_CACHED_S_MAX,
+    SHIM_DEADLINE_S,
+    SHIM_LONG_DEADLINE_S,
+    SHIM_SHARE_S,
 )
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
@@ -179,25 +179,25 @@ class LoopbackConfig:
         "While the BMC is silent, reads get answers up to this age.",
     )
     shim_deadline_s: float = setting(
-        DEADLINE_S,
+        SHIM_DEADLINE_S,
         Seconds(1, 3600),
         None,
         "A run of ipmitool through the shim may take this long; then it is ended.",
     )
     shim_long_deadline_s: float = setting(
-        LONG_DEADLINE_S,
+        SHIM_LONG_DEADLINE_S,
         Seconds(1, 3600),
         None,
         "The same for commands that take long, such as sdr and sel.",
     )
     shim_share_s: float = setting(
-        SHARE_S,
+        SHIM_SHARE_S,
         Seconds(0, 60),
         None,
         "A run that ended this long before the same is asked again is shared through the shim.",
     )
     shim_old_output_s_max: float = setting(
-        OLD_OUTPUT_S_MAX,
+        SHIM_CACHED_S_MAX,
         Seconds(0, DAY_S),
         None,
         "While the BMC is silent, the shim gives output up to this age.",

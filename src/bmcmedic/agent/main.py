@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 from bmcmedic.agent import config as configuration
 from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, AgentConfig
-from bmcmedic.agent.priority import stay_behind
 from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.service import first_signals
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+NICE = 5
+"""Lowest nice value of the agent's threads, except while one relieves the host."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,12 +105,18 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     with first_signals.ends_at_once():
         config = read()
-        stay_behind()  # the unit has said so already
+        lower_priority()  # for an agent that no unit started; the unit sets the same
         from bmcmedic.agent.service import AgentService
     try:
         return AgentService(config, read).run()
     finally:
         first_signals.ignore()
+
+
+def lower_priority() -> None:
+    """Give the calling thread, and those that it starts, a nice value of at least `NICE`."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _readable(read: Callable[[], AgentConfig]) -> AgentConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bmcmedic.agent.priority import NICE, stay_behind
+from bmcmedic.agent.main import NICE, lower_priority
 
 
 def test_it_stays_behind_others_and_is_never_less_nice_than_it_was_started() -> None:
@@ -12,7 +12,7 @@ def test_it_stays_behind_others_and_is_never_less_nice_than_it_was_started() -> 
         child = os.fork()
         if child == 0:
             os.setpriority(os.PRIO_PROCESS, 0, begun)
-            stay_behind()
+            lower_priority()
             os._exit(os.getpriority(os.PRIO_PROCESS, 0))
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

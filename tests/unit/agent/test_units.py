@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent import priority, units
+from bmcmedic.agent import units
+from bmcmedic.agent.main import NICE
 from bmcmedic.host.relieve.priority import NICE as FIRST
 
 EXPOSURE_MAX = {"bmcmedic-driver.service": 4.0, "bmcmedic-agent.service": 3.1}
@@ -78,7 +79,7 @@ def test_nothing_is_set_that_would_break_them_and_the_reason_stands_there(name: 
 
 def test_the_agent_may_come_first_when_it_relieves_and_is_behind_others_else() -> None:
     found = settings("bmcmedic-agent.service")
-    assert found["Nice"] == [str(priority.NICE)]
+    assert found["Nice"] == [str(NICE)]
     assert found["LimitNICE"] == [str(FIRST)]
     # It would turn the cpu controller on for all services of the host.
     assert not {"CPUWeight", "StartupCPUWeight", "CPUQuota"} & set(found)

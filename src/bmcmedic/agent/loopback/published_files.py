@@ -24,6 +24,17 @@ HOLD_S_MAX = 1.0
 HOLD_POLL_S = 0.01
 STATE_PERIOD_S = 1.0
 """How often a door that lives says anew how the BMC is."""
+SHIM_DEADLINE_S = 60.0
+"""Default of the shim's deadline for one run of ipmitool, in seconds."""
+SHIM_LONG_DEADLINE_S = 300.0
+"""Default of the shim's deadline for a command that sends many requests, in seconds."""
+SHIM_SHARE_S = 1.0
+"""Default of the age up to which a finished run is shared with the next caller, in seconds.
+
+The age counts from the end of the run to the start of the caller that asks the same.
+"""
+SHIM_CACHED_S_MAX = 300.0
+"""Default of the greatest age of a cached answer that the shim prints, in seconds."""
 STALE_S = 5.0
 """A state that is older is that of a door that stands still."""
 

@@ -35,11 +35,6 @@ KILL_SWITCH = "/etc/bmcmedic/disabled"
 MARK = b"bmcmedic shim"
 """Stands in the script that `shim install` puts in ipmitool's place."""
 
-SHARE_S = 1.0
-"""A run that ended this long before who asks the same was started still counts as the same time."""
-DEADLINE_S = 60.0
-LONG_DEADLINE_S = 300.0
-OLD_OUTPUT_S_MAX = 300.0
 SECONDS_MAX = 86_400.0
 """No deadline is longer; what says so is no number that a timer takes."""
 CIPHER_SUITE = "17"
@@ -238,7 +233,7 @@ class _Shim:
         return _put(result)
 
     def _is_of_now(self, result: Result, results: Results) -> bool:
-        share_s = float(self._setting("share_s", SHARE_S))
+        share_s = float(self._setting("share_s", published_files.SHIM_SHARE_S))
         if result.finished_at < self.began_at - share_s or result.finished_at > result_cache.now():
             return False
         return result.started_at > results.changed_at()
@@ -251,7 +246,7 @@ class _Shim:
         if not self.plan.is_read:
             return self._say(f"{told}; nothing was sent")
         kept = None if results is None else results.last_good()
-        old_s_max = float(self._setting("old_output_s_max", OLD_OUTPUT_S_MAX))
+        old_s_max = float(self._setting("old_output_s_max", published_files.SHIM_CACHED_S_MAX))
         if kept is not None and results is not None and kept.started_at > results.changed_at():
             age_s = result_cache.now() - kept.started_at  # of its oldest part
             if 0 <= age_s <= old_s_max:
@@ -291,8 +286,8 @@ class _Shim:
 
     def _deadline_s(self) -> float:
         if self.plan.is_long:
-            return float(self._setting("long_deadline_s", LONG_DEADLINE_S))
-        return float(self._setting("deadline_s", DEADLINE_S))
+            return float(self._setting("long_deadline_s", published_files.SHIM_LONG_DEADLINE_S))
+        return float(self._setting("deadline_s", published_files.SHIM_DEADLINE_S))
 
     def _setting(self, name: str, default: float) -> float:
         if self.door is None:
