@@ -27,6 +27,9 @@ class RemoteProtocolError(BmcmedicError):
     `section` is the section of IPMI 2.0 rev. 1.1 that was violated, `raw` the offending bytes.
     """
 
+    may_have_run: bool = True
+    """Whether the BMC may have executed the request; False only where that is known."""
+
     def __init__(self, message: str, *, section: str, raw: bytes = b"") -> None:
         super().__init__(message)
         self.section = section
@@ -73,7 +76,10 @@ class AuthenticationFailed(BmcRefusal):
 
 
 class TransportError(BmcmedicError):
-    """Nobody answered, or the network said that nobody would."""
+    """Nobody answered, or the network reported that nobody would."""
+
+    may_have_run: bool = True
+    """Whether the BMC may have executed the request; False only where that is known."""
 
 
 class NoAnswer(TransportError):
@@ -121,4 +127,10 @@ class GuardrailRefused(Refused):
 
 
 class StoreError(BmcmedicError):
-    """The controller's store could not keep or give a record."""
+    """The controller's store could not write or read a record."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error's text for a message: for an OSError without its number and its path."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error)

@@ -26,7 +26,7 @@ from bmcmedic.cli.remedy import (
     remedy,
     times,
 )
-from bmcmedic.errors import ConfigurationError
+from bmcmedic.errors import ConfigurationError, reason_of
 from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.fleet.host_evidence.triage_command import TriageCommand
 from bmcmedic.fleet.inventory import parse_target
@@ -106,6 +106,6 @@ def _read_symptoms(source: str) -> HostReport:
         with Path(source).open("rb") as file:
             raw = file.read(REPORT_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason_of(error)
         raise ConfigurationError(f"--symptoms {source}: {reason}") from None
     return parse_host_report(raw, source=f"--symptoms {source}")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import typer
 
-from bmcmedic.errors import ConfigurationError
+from bmcmedic.errors import ConfigurationError, reason_of
 from bmcmedic.sim.faults import DELAY_S_MAX, FaultSet
 from bmcmedic.sim.front_ends.vm_serial import parse_vm_socket
 from bmcmedic.sim.leak import MEMORY_BYTES
@@ -231,7 +231,7 @@ def _ask(control: str, path: str) -> tuple[int, dict[str, Any]]:
         response = connection.getresponse()
         answer = json.loads(response.read(ANSWER_BYTES_MAX))
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise ConfigurationError(
             f"no control door answers at {control}: {reason}; start the simulator with --control"
         ) from None

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bmcmedic.errors import ConfigurationError, NameNotResolved
+from bmcmedic.errors import ConfigurationError, NameNotResolved, reason_of
 from bmcmedic.ipmi.constants import RMCP_PORT
 
 TARGETS_MAX = 131_072
@@ -75,7 +75,7 @@ def resolve(target: Target) -> tuple[object, ...]:
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason_of(error)
         raise NameNotResolved(
             f"host name {target.host!r} not resolved ({reason}); check the name and DNS"
         ) from None

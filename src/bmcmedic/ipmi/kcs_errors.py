@@ -71,6 +71,7 @@ class KcsTimeout(NoAnswer):
     def __init__(self, evidence: KcsEvidence) -> None:
         super().__init__(_message(evidence))
         self.evidence = evidence
+        self.may_have_run = evidence.may_have_run
 
 
 class NothingThere(KcsTimeout):
@@ -83,6 +84,7 @@ class KcsViolation(RemoteProtocolError):
     def __init__(self, evidence: KcsEvidence, raw: bytes) -> None:
         super().__init__(_message(evidence), section="9", raw=raw)
         self.evidence = evidence
+        self.may_have_run = evidence.may_have_run
 
 
 class KcsAborted(TransportError):
@@ -91,6 +93,7 @@ class KcsAborted(TransportError):
     def __init__(self, evidence: KcsEvidence) -> None:
         super().__init__(_message(evidence))
         self.evidence = evidence
+        self.may_have_run = evidence.may_have_run
 
 
 def kcs_error(evidence: KcsEvidence, raw: bytes) -> BmcmedicError:

@@ -13,7 +13,7 @@ import shlex
 import signal
 from dataclasses import dataclass
 
-from bmcmedic.errors import BmcmedicError, ConfigurationError
+from bmcmedic.errors import BmcmedicError, ConfigurationError, reason_of
 from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.model.heal import HostReport
 
@@ -67,7 +67,7 @@ class TriageCommand:
                 env={k: v for k, v in os.environ.items() if k not in SECRET_VARIABLES},
             )
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = reason_of(error)
             raise TriageFailed(f"the triage command {self.argv[0]!r}: {reason}") from None
         try:
             async with asyncio.timeout(self.timeout_s):
