@@ -16,7 +16,7 @@ import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
+from bmcmedic.driver.requests import DriverLimits
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.driver.socket.protocol import WatchdogAction
 from bmcmedic.driver.watchdog.pat_paths import BmcPats

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from bmcmedic.driver.breaker import Breaker
-from bmcmedic.driver.claim import DriverClaim
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.parking import Parking
+from bmcmedic.driver.preemption import ClientClaim, DriverClaim
 from bmcmedic.driver.requests import Request, RequestQueues
 from tests.support.driver_misfortune import play, play_all
 
@@ -52,13 +52,9 @@ def _clients_first(self: RequestQueues) -> Request | None:
     return self._active
 
 
-def _never_lost(self: DriverClaim, *, recovering: bool) -> bool:
-    return self._yields and recovering and self._driver.highpri_waits
-
-
-def _never_yields(self: DriverClaim, *, recovering: bool) -> bool:
+def _never_yields(self: ClientClaim, *, recovering: bool) -> bool:
     del recovering
-    return self._generation != self._driver.generation
+    return self.is_lost
 
 
 def _put_off(self: Breaker, now: float, reason: str, *_: float, **__: bool) -> bool:
@@ -69,12 +65,12 @@ def _put_off(self: Breaker, now: float, reason: str, *_: float, **__: bool) -> b
     return opens
 
 
-def _lets_go_alone(self: Parking, driver: Driver) -> None:
-    """And forgets who waits."""
-    io_lock = driver.io_lock
-    if not self.is_closed and io_lock.acquire(driver.limits.io_lock_s):
-        if io_lock is driver.io_lock:
-            self._let_go(driver)
+def _closes_only(self: Driver) -> None:
+    """Close the parked interface, and forget the clients that wait."""
+    io_lock = self.polling.io_lock
+    if not self.parking.is_closed and io_lock.acquire(self.limits.io_lock_s):
+        if io_lock is self.polling.io_lock:
+            self._close_parked_interface()
         io_lock.release()
     self._wakeup.wait(1.0)
 
@@ -85,21 +81,21 @@ def _lets_go_alone(self: Parking, driver: Driver) -> None:
         (RequestQueues, "dequeue_request", _clients_first, "waited for its turn"),
         (RequestQueues, "requeue_request", lambda *_: None, "clients wait"),
         (RequestQueues, "drain_clients", lambda _: [], "although the breaker is open"),
-        (DriverClaim, "must_stop", _never_lost, "touches what was taken from it"),
-        (DriverClaim, "must_stop", _never_yields, "is recovered from while"),
+        (DriverClaim, "is_lost", property(lambda _: False), "touches what was taken from it"),
+        (ClientClaim, "must_stop", _never_yields, "is recovered from while"),
         (Breaker, "failed", _put_off, "nothing asks whether the BMC is back"),
         (Driver, "_worker_stuck_at", lambda *_: 1e9, "waited for its turn"),
         (Driver, "abandon", lambda *_: None, "told once too often"),
         (Parking, "refuse", lambda *_: None, "touches what was let go"),
-        (Parking, "look", lambda *_: False, "the interface is not let go"),
-        (Parking, "stay", _lets_go_alone, "waits although the interface is parked"),
+        (Parking, "refresh", lambda *_: False, "the interface is not let go"),
+        (Driver, "_stay_parked", _closes_only, "waits although the interface is parked"),
     ],
 )
 def test_the_same_runs_find_out_a_driver_that(
     monkeypatch: pytest.MonkeyPatch,
     owner: type,
     name: str,
-    mutant: Callable[..., object],
+    mutant: Callable[..., object] | property,
     found: str,
 ) -> None:
     monkeypatch.setattr(owner, name, mutant)

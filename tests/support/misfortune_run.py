@@ -11,8 +11,7 @@ from random import Random
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.requests import Key, Request
+from bmcmedic.driver.requests import DriverLimits, Key, Request
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, QueueFull
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime
@@ -124,7 +123,7 @@ class Run:
             self.interface.missing = "it is not there yet"
         self.limits = DriverLimits(
             client_requests_max=random.choice((2, 4, 8, 64)),
-            last_answers_max=random.choice((1, 4)),
+            cached_answers_max=random.choice((1, 4)),
             worker_slack_s=0.5,
             io_lock_s=0.1,
             busy_pause_s=0.1,

@@ -15,7 +15,7 @@ from typing import Any
 from bmcmedic.agent.loopback.server import LoopbackServer, LoopbackSettings
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
+from bmcmedic.driver.requests import DriverLimits
 from bmcmedic.driver.socket.listener import listen
 from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.errors import BmcmedicError, NoAnswer

@@ -18,13 +18,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from bmcmedic.driver.breaker import AnswerCache, Breaker, is_missing
-from bmcmedic.driver.claim import DriverClaim
-from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
 from bmcmedic.driver.parking import Parking
-from bmcmedic.driver.requests import Key, OwnRequest, Request, RequestQueues
+from bmcmedic.driver.polling import PolledPath, WorkerState, unforeseen_error
+from bmcmedic.driver.preemption import ClientClaim, DriverClaim
+from bmcmedic.driver.requests import (
+    ATTEMPTS_MAX,
+    DriverLimits,
+    Key,
+    OwnRequest,
+    Request,
+    RequestQueues,
+)
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, NoAnswer, Refused, RemoteProtocolError, TransportError
-from bmcmedic.service.runtime import Lock, Runtime, held
+from bmcmedic.service.runtime import Runtime, held
 from bmcmedic.transport.in_band import InBand, InterfaceBusy, Interrupted
 
 _GET_DEVICE_ID: Final = b"\x18\x01"
@@ -42,25 +49,20 @@ class Driver:
         self.interface = interface
         self.limits = limits or DriverLimits()
         self.breaker = Breaker(self.limits.breaker)
-        self.io_lock: Lock = runtime.lock()
-        self.generation = 0
-        """Grows each time that the interface is taken from whoever had it."""
         self.stopping = False
         self.dying = False
         """Set when the process is going down in disorder: nobody sleeps any more."""
         self.counts: Counter[str] = Counter()
         self._runtime = runtime
         self._queues = RequestQueues(self.limits.client_requests_max)
-        self._last_answers: AnswerCache[Key] = AnswerCache(self.limits.last_answers_max)
+        self._cached_answers: AnswerCache[Key] = AnswerCache(self.limits.cached_answers_max)
         self._requests_lock = runtime.lock()
-        self._fence_lock = runtime.lock()
         self._wakeup = runtime.signal()
         self.parking = Parking(runtime, self._requests_lock, self._wakeup)
-        self._worker_id: int | None = None
-        self._worker_seen_at = runtime.monotonic()
-        self._stuck_since: float | None = None
-        """The worker's last sign of life when it was found stuck; any later one clears it."""
-        self._poller_id: int | None = None
+        self.polling = PolledPath(
+            interface, runtime, self.limits, self.parking, self.counts, self._note_answer
+        )
+        self._worker = WorkerState(runtime.monotonic())
         self._sleepless: set[int] = set()
         self._last_answer_at: float | None = None
         self._in_flight_at = math.inf
@@ -81,16 +83,16 @@ class Driver:
         """
         if self.can_sleep():
             return self._driver_request_queue(data, deadline, waiting)
-        return self._driver_request_poll(data, deadline, waiting)
+        return self.polling.driver_request_poll(data, deadline, waiting)
 
     def can_sleep(self) -> bool:
         """Whether the caller may wait for the worker."""
         thread_id = self._runtime.thread_id()
         return not (
             self.dying
-            or self._worker_id is None
-            or self._worker_seen_at == self._stuck_since
-            or thread_id == self._worker_id
+            or not self._worker.is_alive
+            or self._worker.is_stuck
+            or thread_id == self._worker.thread_id
             or thread_id in self._sleepless
         )
 
@@ -113,12 +115,12 @@ class Driver:
         now = runtime.monotonic()
         with held(self._requests_lock):
             # Asked under the lock: whoever ends the worker refuses all that is queued then.
-            has_worker = self._worker_id is not None
+            has_worker = self._worker.is_alive
             self.parking.refuse(now)
             if has_worker:
                 self._queues.enqueue_request(request, now)
         if not has_worker:
-            return self._driver_request_poll(data, deadline, waiting)
+            return self.polling.driver_request_poll(data, deadline, waiting)
         self._wakeup.set()
         while now < (give_up_at := min(deadline, self._worker_stuck_at(request))):
             left_s = give_up_at - now
@@ -136,8 +138,8 @@ class Driver:
                     late = True
         if late and now < deadline:
             self.counts["worker_stuck"] += 1
-            self._stuck_since = self._worker_seen_at
-            return self._driver_request_poll(data, deadline, waiting)
+            self._worker.mark_stuck()
+            return self.polling.driver_request_poll(data, deadline, waiting)
         if request.error is not None:
             raise request.error
         assert request.response is not None
@@ -145,91 +147,8 @@ class Driver:
 
     def _worker_stuck_at(self, request: Request) -> float:
         """From when on the worker, should it show no sign of life until then, counts as stuck."""
-        seen_at = max(self._worker_seen_at, request.enqueued_at)
+        seen_at = max(self._worker.seen_at, request.enqueued_at)
         return seen_at + self.interface.exchange_s_max + self.limits.worker_slack_s
-
-    def _driver_request_poll(
-        self, data: bytes, deadline: float, waiting: Callable[[], None] | None
-    ) -> bytes:
-        """Do it in the caller's own thread, whatever the worker is doing."""
-        self.counts["polled"] += 1
-        io_lock = self._take_interface(deadline, waiting)
-        try:
-            self.parking.refuse(self._runtime.monotonic())
-            return self.polled_request(data, deadline, waiting)
-        finally:
-            self._poller_id = None
-            io_lock.release()
-
-    def _take_interface(self, deadline: float, waiting: Callable[[], None] | None) -> Lock:
-        """Have `io_lock`, at need by force, but not from another that polls."""
-        runtime = self._runtime
-        thread_id = runtime.thread_id()
-        now = runtime.monotonic()
-        force_at = now + self.limits.io_lock_s
-        while now < deadline:
-            held, io_lock = self.io_lock, None
-            other_polls = self._poller_id not in (None, thread_id)
-            until = deadline if other_polls else min(deadline, max(force_at, now))
-            if held.acquire(min(until - now, WAITING_S_MAX)):
-                if held is self.io_lock:
-                    io_lock = held
-                else:
-                    held.release()
-            elif self._poller_id in (None, thread_id) and runtime.monotonic() >= force_at:
-                io_lock = self._fence_off(held)
-            if io_lock is not None:
-                self._poller_id = thread_id
-                return io_lock
-            if waiting is not None:
-                waiting()
-            now = runtime.monotonic()
-        raise NoAnswer("the deadline passed before the interface could be had")
-
-    def _fence_off(self, held: Lock) -> Lock | None:
-        """Take the interface from whoever holds that lock; None when another just did.
-
-        The holder finds out before it touches the interface again.
-        """
-        io_lock = self._runtime.lock()
-        io_lock.acquire()
-        # Bounded: who holds this one may be the very thread that a signal interrupted.
-        fenced = self._fence_lock.acquire(self.limits.io_lock_s)
-        try:
-            if held is not self.io_lock:
-                return None
-            self.counts["fenced_off"] += 1
-            # In this order: whoever has a claim of the new generation finds the new lock, and
-            # waits.
-            self.io_lock = io_lock
-            self.generation += 1
-            self.interface.take_over()
-        finally:
-            if fenced:
-                self._fence_lock.release()
-        return io_lock
-
-    def polled_request(
-        self, data: bytes, deadline: float, waiting: Callable[[], None] | None = None
-    ) -> bytes:
-        """Attempts in the calling thread, which holds `io_lock`."""
-        claim = DriverClaim(self, yields=False, waiting=waiting)
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                response = self.interface.attempt(data, deadline, claim, idempotent=True)
-            except Interrupted:
-                raise
-            except (TransportError, RemoteProtocolError):
-                if attempt == ATTEMPTS_MAX or self._runtime.monotonic() >= deadline:
-                    raise
-            except BmcmedicError:
-                raise
-            except Exception as error:  # as in the worker: no error ends who pats
-                raise self._unforeseen(error) from error
-            else:
-                self._last_answer_at = self._runtime.monotonic()
-                return response
-        raise AssertionError("unreachable")
 
     @property
     def highpri_waits(self) -> bool:
@@ -289,18 +208,18 @@ class Driver:
     def kcs_loop(self) -> None:
         """What the worker does until `stop`."""
         runtime = self._runtime
-        self._worker_id = runtime.thread_id()
+        self._worker.thread_id = runtime.thread_id()
         if (missing := self.interface.missing) is not None:
             self._bmc_silent(missing, missing=True)
         try:
             while not self.stopping:
-                now = self._worker_seen_at = runtime.monotonic()
+                now = self._worker.seen_at = runtime.monotonic()
                 next_deadline = self.expire()
                 with held(self._requests_lock):
-                    is_parked = self.parking.look(now) and not self.highpri_waits
+                    is_parked = self.parking.refresh(now) and not self.highpri_waits
                     request = None if is_parked else self._queues.dequeue_request()
                 if is_parked:
-                    self.parking.stay(self)
+                    self._stay_parked()
                 elif request is not None:
                     self._serve(request)
                 elif self.breaker.is_open and now >= self.breaker.next_probe_at:
@@ -310,10 +229,36 @@ class Driver:
                     due = [at for at in (next_deadline, probe_at) if at is not None]
                     self._wakeup.wait(min(due) - now if due else None)
         finally:
-            self._worker_id = None
+            self._worker.thread_id = None
             with held(self._requests_lock):
                 for request in self._queues.everything():
                     self.complete_request(request, None, TransportError("the driver is stopping"))
+
+    def _stay_parked(self) -> None:
+        """Close the interface if it is still open, refuse what waits, and sleep while parked."""
+        parking = self.parking
+        if not parking.is_closed:
+            io_lock = self.polling.io_lock
+            if io_lock.acquire(self.limits.io_lock_s):
+                try:
+                    if io_lock is self.polling.io_lock:
+                        self._close_parked_interface()
+                finally:
+                    io_lock.release()
+        now = self._runtime.monotonic()
+        with held(self._requests_lock):
+            self.give_up_clients(parking.refusal(now), now)
+            ends_at = parking.ends_at
+        if parking.is_closed and ends_at is not None:
+            self._wakeup.wait(ends_at - now)
+
+    def _close_parked_interface(self) -> None:
+        try:
+            self.interface.close()
+        except Exception:  # noqa: BLE001 - as in an exchange: no error may end the worker
+            self.counts["unforeseen_errors"] += 1
+        self.counts["parks"] += 1
+        self.parking.is_closed = True
 
     def stop(self) -> None:
         """Let the worker end, after the exchange of the driver's own that is in flight."""
@@ -324,14 +269,15 @@ class Driver:
         """Make one attempt, and say what becomes of the request."""
         # The claim before the lock: made after it, it could be as new as that of a poller that came
         # in between, and nothing would fence this thread off.
-        claim = DriverClaim(self, yields=not request.highpri)
-        io_lock = self.io_lock
+        claim = self._claim(request)
+        io_lock = self.polling.io_lock
         if not io_lock.acquire(self.limits.io_lock_s):
             self._requeue(request)
             return
         try:
-            if io_lock is not self.io_lock or not request.may_be_sent(self._runtime.monotonic()):
-                self._requeue(request)  # or drop it: its time was over while this waited
+            fenced_off = io_lock is not self.polling.io_lock
+            if fenced_off or not request.may_be_sent(self._runtime.monotonic()):
+                self._requeue(request)  # drops it if its deadline passed during the wait
                 return
             response = self._attempt(request, claim)
         except Interrupted as error:
@@ -348,25 +294,33 @@ class Driver:
             self._complete(request, None, error)  # the BMC was not even asked
             return
         except Exception as error:  # noqa: BLE001 - no request may end the worker
-            self._failed(request, self._unforeseen(error))
+            self._failed(request, unforeseen_error(self.interface, self.counts, error))
             return
         finally:
             self._in_flight_at = math.inf
             io_lock.release()
-            self._worker_seen_at = self._runtime.monotonic()
+            self._worker.seen_at = self._runtime.monotonic()
         if response is not None:
             self._answered(request, response)
 
-    def _unforeseen(self, error: Exception) -> TransportError:
-        self.counts["unforeseen_errors"] += 1
-        return TransportError(f"{self.interface.name}: {error!r}")
+    def _claim(self, request: Request) -> DriverClaim:
+        generation = self.polling.current_generation
+        if request.highpri:
+            return DriverClaim(generation)
+        return ClientClaim(
+            generation, is_wanted=self._interface_is_wanted, stopping=lambda: self.stopping
+        )
+
+    def _interface_is_wanted(self) -> bool:
+        """Whether a pat or a park waits for the exchange in flight to end."""
+        return self.highpri_waits or self.parking.is_awaited
 
     def _attempt(self, request: Request, claim: DriverClaim) -> bytes | None:
         """One exchange; None where the answer comes later, from behind the BMC."""
         request.attempts += 1
         if request.may_change:
             with held(self._requests_lock):
-                self._last_answers.clear()
+                self._cached_answers.clear()
         now = self._runtime.monotonic()
         # A client's patience is not the exchange's: cut short, it would have to be recovered from.
         deadline = now + self.interface.exchange_s_max
@@ -395,14 +349,13 @@ class Driver:
             self._bmc_answered()
         self._complete(request, response, None)
 
-    def _failed(self, request: Request, error: BmcmedicError) -> None:
+    def _failed(self, request: Request, error: TransportError | RemoteProtocolError) -> None:
         self._bmc_silent(str(error), missing=is_missing(error, self._last_answer_at))
         if isinstance(error, InterfaceBusy):
             request.attempts -= 1  # it did not get as far as that
             self._wakeup.wait(self.limits.busy_pause_s)
         now = self._runtime.monotonic()
-        may_have_run = getattr(getattr(error, "evidence", None), "may_have_run", True)
-        again = request.idempotent or not may_have_run or isinstance(error, InterfaceBusy)
+        again = request.idempotent or not error.may_have_run or isinstance(error, InterfaceBusy)
         without_bmc = self.breaker.is_open and not request.highpri
         in_time = request.may_be_sent(now)
         if again and in_time and not without_bmc and request.attempts < ATTEMPTS_MAX:
@@ -433,7 +386,7 @@ class Driver:
         """Tell everybody who waits for it; the lock is held."""
         self._queues.complete_request(request)
         if request.answer_is_kept and response and response[_COMPLETION_CODE_AT] == 0:
-            self._last_answers.put(request.key, response, self._runtime.monotonic())
+            self._cached_answers.put(request.key, response, self._runtime.monotonic())
         for caller in list(request.callers()):
             caller.settle(response, error)
 
@@ -456,8 +409,11 @@ class Driver:
 
     def _bmc_answered(self) -> None:
         self.counts["answers"] += 1
-        self._last_answer_at = self._runtime.monotonic()
+        self._note_answer()
         self.breaker.succeeded()
+
+    def _note_answer(self) -> None:
+        self._last_answer_at = self._runtime.monotonic()
 
     def _bmc_silent(self, reason: str, *, missing: bool = False) -> None:
         self.counts["failures"] += 1
@@ -479,7 +435,7 @@ class Driver:
 
     def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
         """Give readers the last good answer with its age, and everybody else the error."""
-        kept = self._last_answers.get(request.key, now) if request.idempotent else None
+        kept = self._cached_answers.get(request.key, now) if request.idempotent else None
         self.counts["old_answers"] += request.settle_without_bmc(kept, error)
 
     def status(self) -> dict[str, Any]:
@@ -495,6 +451,6 @@ class Driver:
                 "parked": self.parking.describe(),
                 "last_answer_age_s": None if last_answer_at is None else now - last_answer_at,
                 **self._queues.describe(),
-                "worker_alive": self._worker_id is not None,
+                "worker_alive": self._worker.is_alive,
                 "counts": dict(self.counts),
             }

@@ -6,13 +6,10 @@ the worker alone lets the interface go: what it does with it comes before that o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bmcmedic.service.runtime import Lock, Runtime, Signal, held
 from bmcmedic.transport.in_band import InterfaceBusy
-
-if TYPE_CHECKING:
-    from bmcmedic.driver.driver import Driver
 
 PARK_S_DEFAULT = 600.0
 PARK_S_MIN = 1.0
@@ -61,6 +58,11 @@ class Parking:
         return until is not None and now < until
 
     @property
+    def ends_at(self) -> float | None:
+        """When the park ends by itself; None while nothing is parked."""
+        return self._until
+
+    @property
     def is_awaited(self) -> bool:
         """Whether the interface is to be let go as soon as the exchange under way has ended."""
         return self._until is not None and not self.is_closed
@@ -75,36 +77,14 @@ class Parking:
         left_s = max(0.0, (self._until or now) - now)
         return Parked(f"the interface is parked by order for {left_s:.0f} s more: nothing is sent")
 
-    def look(self, now: float) -> bool:
-        """Whether it is parked; what is over is forgotten. For the worker, with the lock held."""
+    def refresh(self, now: float) -> bool:
+        """End a park whose time is over, and return whether the interface is parked.
+
+        The worker calls it with the lock held.
+        """
         if self._until is not None and now >= self._until:
             self._until = None
         return self._until is not None
-
-    def stay(self, driver: Driver) -> None:
-        """The worker's turn while it is parked: let the interface go, and wait."""
-        if not self.is_closed:
-            io_lock = driver.io_lock
-            if io_lock.acquire(driver.limits.io_lock_s):
-                try:
-                    if io_lock is driver.io_lock:
-                        self._let_go(driver)
-                finally:
-                    io_lock.release()
-        now = self._runtime.monotonic()
-        with held(self._lock):
-            driver.give_up_clients(self.refusal(now), now)
-            until = self._until
-        if self.is_closed and until is not None:
-            self._wakeup.wait(until - now)
-
-    def _let_go(self, driver: Driver) -> None:
-        try:
-            driver.interface.close()
-        except Exception:  # noqa: BLE001 - as in an exchange: no error ends the worker
-            driver.counts["unforeseen_errors"] += 1
-        driver.counts["parks"] += 1
-        self.is_closed = True
 
     def describe(self) -> dict[str, Any] | None:
         """How it stands, durations in seconds; None while it is not parked."""

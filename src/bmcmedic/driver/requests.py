@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from bmcmedic.driver.limits import ATTEMPTS_MAX
+from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.reads import is_harmless, is_kept, is_read
 from bmcmedic.errors import BmcmedicError, LocalProtocolError, NoAnswer, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
@@ -17,6 +18,26 @@ from bmcmedic.service.runtime import Signal
 from bmcmedic.transport.in_band import Ipmb
 
 Key: TypeAlias = "tuple[bytes, Ipmb | None]"
+
+ATTEMPTS_MAX = 3
+"""Attempts at a request that may be sent again; then its caller gets the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverLimits:
+    """How much may wait in the driver, and for how long."""
+
+    client_requests_max: int = 64
+    cached_answers_max: int = 1024
+    """Answers kept with their questions. Neither is longer than `MESSAGE_BYTES_MAX`, so all of
+    them need less than 1 MiB."""
+    worker_slack_s: float = 2.0
+    """A worker that makes no progress for this long beyond one exchange counts as stuck."""
+    io_lock_s: float = 0.5
+    """The polled path waits for `io_lock` this long, and then takes the interface by force."""
+    busy_pause_s: float = 0.25
+    """Pause before the next attempt on an interface that another program is using."""
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
 
 
 class Request:

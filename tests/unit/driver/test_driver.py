@@ -13,8 +13,7 @@ import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import ATTEMPTS_MAX, DriverLimits
-from bmcmedic.driver.requests import Request
+from bmcmedic.driver.requests import ATTEMPTS_MAX, DriverLimits, Request
 from bmcmedic.errors import (
     BreakerOpen,
     NoAnswer,
@@ -378,7 +377,7 @@ def test_a_walk_pushes_no_last_answer_out(bench: Bench, walk: bytes) -> None:
     """Get SDR, SEL Entry, Device SDR: the next to ask will have another reservation."""
     asked, flying = bench.asked()
     flying.answer(data=b"\x20")
-    for number in range(bench.driver.limits.last_answers_max):
+    for number in range(bench.driver.limits.cached_answers_max):
         asked, flying = bench.asked(walk + b"\x4d\x00" + number.to_bytes(2, "little") + b"\x00\xff")
         flying.answer(data=b"\xff\xff")
     eventually(lambda: asked.done)

@@ -9,8 +9,7 @@ import pytest
 
 from bmcmedic.driver.breaker import Breaker, BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
-from bmcmedic.driver.requests import Request, RequestQueues
+from bmcmedic.driver.requests import DriverLimits, Request, RequestQueues
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, BreakerOpen, NoAnswer, TransportError
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime

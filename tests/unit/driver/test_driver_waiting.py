@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
+from bmcmedic.driver.requests import DriverLimits
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import NoAnswer
 from bmcmedic.service.runtime import ThreadRuntime
@@ -62,7 +62,7 @@ def test_while_a_request_is_in_flight_and_the_bmc_silent(pool: ThreadPoolExecuto
 def test_not_when_the_request_could_not_be_queued() -> None:
     runtime, waiting = VirtualRuntime(), Waiting()
     driver = Driver(ScriptedInterface(), runtime, DriverLimits())
-    driver._worker_id = runtime.thread_id() + 1
+    driver._worker.thread_id = runtime.thread_id() + 1
 
     class Stuck(Exception):
         """No error: the caller just never comes back from the lock."""

@@ -11,9 +11,8 @@ import pytest
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import DriverLimits
 from bmcmedic.driver.parking import Parked
-from bmcmedic.driver.requests import Request
+from bmcmedic.driver.requests import DriverLimits, Request
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import NoAnswer, TransportError
 from bmcmedic.ipmi.commands.messaging import GetBmcGlobalEnablesReq

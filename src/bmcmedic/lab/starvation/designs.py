@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.limits import ATTEMPTS_MAX
-from bmcmedic.driver.requests import Request
+from bmcmedic.driver.requests import ATTEMPTS_MAX, Request
 from bmcmedic.errors import QueueFull, RemoteProtocolError, TransportError
 from bmcmedic.service.runtime import Runtime, Signal
 from bmcmedic.transport.in_band import InBand
