@@ -15,7 +15,7 @@ import time
 import uuid
 from pathlib import Path
 
-from bmcmedic.driver.process import config
+from bmcmedic.driver.process.main import read_config
 from bmcmedic.driver.process.service import DriverService
 from bmcmedic.sim.bmc import SimBmc
 from bmcmedic.sim.front_ends.kcs import ServedRegisters
@@ -65,7 +65,7 @@ def main(runtime_dir: str, shutdown: str) -> int:
         "process.lock_memory": "no",
         "process.oom_score_adj": "0",
     }
-    chosen = config.load(None, options)
+    chosen = read_config(None, options)
     service = DriverService(chosen, lambda: chosen, makers=simulated)
     service._supervisor.start("one-more", lambda: die(Path(runtime_dir, "die")))
     status = service.run()

@@ -1,9 +1,9 @@
 """`python -m bmcmedic.agent`."""
 
-from bmcmedic.service import first_signals
+from bmcmedic.service import startup_signals
 
 if __name__ == "__main__":
-    first_signals.hold()  # before all that takes longer to load
+    startup_signals.hold()  # before all that takes longer to load
     from bmcmedic.agent.main import main
 
     raise SystemExit(main())

@@ -18,9 +18,9 @@ from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH
 from bmcmedic.host.relieve.undo_journal import DIRECTORY
-from bmcmedic.service.config_table import Table, setting
-from bmcmedic.service.config_values import Choice, Flag, GroupName, Location, Seconds, Whole
-from bmcmedic.service.conflicts import Conflict
+from bmcmedic.service.settings_conflicts import Conflict
+from bmcmedic.service.settings_table import Table, setting
+from bmcmedic.service.settings_values import Choice, Flag, GroupName, Location, Seconds, Whole
 
 CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
 STATE_DIRECTORY = "/var/lib/bmcmedic"

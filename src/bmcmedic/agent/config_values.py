@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bmcmedic.service.config_values import SUN_PATH_BYTES_MAX, Listed, Text, Unusable
+from bmcmedic.service.settings_values import SUN_PATH_BYTES_MAX, Listed, Text, Unusable
 
 URL_CHARACTERS_MAX = 2048
 _PORT_MAX = 65535

@@ -14,7 +14,7 @@ from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, AgentConfig
 from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service import first_signals
+from bmcmedic.service import startup_signals
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -67,17 +67,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent, and return its exit status; see `parser`."""
-    first_signals.hold()
+    startup_signals.hold()
     try:
         return _main(arguments)
     finally:
-        first_signals.release()
+        startup_signals.release()
 
 
 def _main(arguments: Sequence[str] | None) -> int:
     given = parser().parse_args(arguments)
     if given.print_units or given.install_units is not None or given.print_config or given.undo:
-        first_signals.release()  # it ends by itself
+        startup_signals.release()  # it ends by itself
     try:
         if given.print_units:
             sys.stdout.write(units.printed())
@@ -103,14 +103,14 @@ def _run(given: argparse.Namespace) -> int:
     if given.print_config:
         sys.stdout.write(configuration.show(read()))
         return 0
-    with first_signals.ends_at_once():
+    with startup_signals.ends_at_once():
         config = read()
         lower_priority()  # for an agent that no unit started; the unit sets the same
         from bmcmedic.agent.service import AgentService
     try:
         return AgentService(config, read).run()
     finally:
-        first_signals.ignore()
+        startup_signals.ignore()
 
 
 def lower_priority() -> None:

@@ -22,9 +22,9 @@ from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.host.relieve.relieve import HostTrees
 from bmcmedic.host.triage import machine
-from bmcmedic.service.config_table import Setting
 from bmcmedic.service.log import ERROR, INFO, WARNING
 from bmcmedic.service.process_service import ProcessService
+from bmcmedic.service.settings_table import Setting
 
 if TYPE_CHECKING:
     from bmcmedic.agent.loopback.thread import LoopbackThread

@@ -35,7 +35,7 @@ class Program(NamedTuple):
     def main(self, arguments: Sequence[str]) -> int:
         """Load it and run it."""
         if self.is_service:  # loading it takes a while, and a signal may come at once
-            importlib.import_module("bmcmedic.service.first_signals").hold()
+            importlib.import_module("bmcmedic.service.startup_signals").hold()
         run: Callable[[Sequence[str]], int] = importlib.import_module(self.module).main
         return run(arguments)
 

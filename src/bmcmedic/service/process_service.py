@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_table import Setting
 from bmcmedic.service.log import LEVELS, Log
 from bmcmedic.service.runtime import Runtime, ThreadRuntime
+from bmcmedic.service.settings_table import Setting
 from bmcmedic.service.supervisor import ServiceManager, Supervisor
 
 EXIT_ASKED = 0

@@ -27,8 +27,8 @@ from bmcmedic.transport.dev_ipmi_device import (
     IpmiDevice,
     KernelCounters,
     Received,
+    response_to,
 )
-from bmcmedic.transport.dev_ipmi_response import response_to
 from bmcmedic.transport.in_band import (
     InterfaceBusy,
     InterfaceClaim,

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull, TransportError
-from bmcmedic.transport.dev_ipmi_device import RESPONSE_RECV_TYPE, Device, Received
-from bmcmedic.transport.dev_ipmi_response import response_to
+from bmcmedic.transport.dev_ipmi_device import RESPONSE_RECV_TYPE, Device, Received, response_to
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb
 
 BRIDGED_MAX = 8

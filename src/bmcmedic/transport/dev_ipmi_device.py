@@ -11,13 +11,46 @@ import os
 import select
 import struct
 from array import array
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from bmcmedic.errors import BmcmedicError, ConfigurationError, LocalProtocolError, Refused
+from bmcmedic.errors import (
+    BmcmedicError,
+    ConfigurationError,
+    LocalProtocolError,
+    Refused,
+    RemoteProtocolError,
+)
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb, hold_alone
-from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
+
+_OLD_STYLE = ("alpha", "mips", "ppc", "sparc")
+"""Architectures with 13 bits for the size, and directions of their own."""
+
+
+class Direction(Enum):
+    """Which way the argument goes, seen from the program; drivers get it wrong at times."""
+
+    READ = "read"
+    READ_WRITE = "read and write"
+    WRITE = "write"
+
+
+def ioctl_number(
+    direction: Direction, kind: str, number: int, size: int, machine: str | None = None
+) -> int:
+    """The number of the ioctl with an argument of `size` bytes."""
+    read, write, shift = 2, 1, 30
+    if (machine or os.uname().machine).startswith(_OLD_STYLE):
+        read, write, shift = 2, 4, 29
+    bits = {
+        Direction.READ: read,
+        Direction.WRITE: write,
+        Direction.READ_WRITE: read | write,
+    }[direction]
+    return bits << shift | size << 16 | ord(kind) << 8 | number
+
 
 SYSTEM_INTERFACE_ADDR_TYPE = 0x0C
 IPMB_ADDR_TYPE = 0x01
@@ -286,3 +319,17 @@ class KernelCounters:
             return int(os.pread(self._fds[name], 32, 0))
         except (KeyError, OSError, ValueError):
             return None
+
+
+def response_to(request: bytes, received: Received) -> bytes:
+    """The response.
+
+    Shape: netFn<<2 | LUN, command, completion code, data.
+    Raises: RemoteProtocolError when it answers another request, or has no completion code.
+    """
+    raw = bytes((received.netfn << 2 & 0xFF | received.lun, received.command)) + received.data
+    if received.netfn != request[0] >> 2 | 1 or received.command != request[1]:
+        raise RemoteProtocolError("the response is another request's", section="5.1", raw=raw)
+    if not received.data:
+        raise RemoteProtocolError("a response without a completion code", section="5.2", raw=raw)
+    return raw

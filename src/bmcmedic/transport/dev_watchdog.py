@@ -25,8 +25,8 @@ from bmcmedic.errors import (
     NoAnswer,
     TransportError,
 )
+from bmcmedic.transport.dev_ipmi_device import Direction, ioctl_number
 from bmcmedic.transport.in_band import InterfaceGone
-from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
 
 IDENTITY = "IPMI"
 TIMEOUT_S_MAX = 6553

@@ -11,7 +11,7 @@ from bmcmedic.agent import config
 from bmcmedic.agent.config import SETTINGS, AgentConfig, load, with_reloadable
 from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_values import Unusable
+from bmcmedic.service.settings_values import Unusable
 
 
 def written(folder: Path, text: str) -> Path:

@@ -27,12 +27,13 @@ from bmcmedic.transport.dev_ipmi_device import (
     SEND_COMMAND,
     SEND_COMMAND_SETTIME,
     SYSTEM_ADDR,
+    Direction,
     IpmiDevice,
     KernelCounters,
     device_error,
+    ioctl_number,
 )
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb
-from bmcmedic.transport.ioctl_numbers import Direction, ioctl_number
 
 
 class CSystemAddr(ctypes.Structure):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmcmedic.service.config_table import Table, setting
-from bmcmedic.service.config_values import (
+from bmcmedic.service.settings_conflicts import Conflict
+from bmcmedic.service.settings_table import Table, setting
+from bmcmedic.service.settings_values import (
     SUN_PATH_BYTES_MAX,
     Choice,
     CommandLine,
@@ -19,7 +20,6 @@ from bmcmedic.service.config_values import (
     UserNames,
     Whole,
 )
-from bmcmedic.service.conflicts import Conflict
 
 CONFIG_FILE = Path("/etc/bmcmedic/driver.toml")
 COUNTDOWN_S_MAX = 6553.5
@@ -252,10 +252,6 @@ def _contradictions(config: DriverProgramConfig) -> Iterator[Conflict]:
             " set socket.path",
             ("process.runtime_dir", "socket.path"),
         )
-    if config.watchdog.mode != "off":
-        from bmcmedic.driver.process import config_watchdog
-
-        yield from config_watchdog.conflicts(config)
 
 
 _TABLE = Table(

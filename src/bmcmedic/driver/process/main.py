@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, DriverProgramConfig
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service import first_signals
-from bmcmedic.service.conflicts import Conflicts
+from bmcmedic.service import startup_signals
+from bmcmedic.service.settings_conflicts import Conflict, Conflicts
 
 EXIT_USAGE = 2
 
@@ -43,13 +43,30 @@ def parser() -> argparse.ArgumentParser:
     return parsed
 
 
+def read_config(file: Path | None, options: Mapping[str, str]) -> DriverProgramConfig:
+    """Return the settings: defaults, then the file, then the options by the settings' names.
+
+    Raises: ConfigurationError with everything that is wrong.
+    """
+    return configuration.load(file, options, (_watchdog_conflicts,))
+
+
+def _watchdog_conflicts(config: DriverProgramConfig) -> Iterable[Conflict]:
+    if config.watchdog.mode == "off":
+        return ()
+    # Loaded only where it is needed: it takes longer than everything else before the first check.
+    from bmcmedic.driver.process.watchdog_config import conflicts
+
+    return conflicts(config)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the driver, and return its exit status; see `parser`."""
-    first_signals.hold()
+    startup_signals.hold()
     try:
         return _run(arguments)
     finally:
-        first_signals.release()
+        startup_signals.release()
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -60,14 +77,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         file = CONFIG_FILE
 
     def read() -> DriverProgramConfig:
-        return configuration.load(file, given)
+        return read_config(file, given)
 
     try:
         if shows_only:
-            first_signals.release()
+            startup_signals.release()
             sys.stdout.write(configuration.show(read()))
             return 0
-        with first_signals.ends_at_once():
+        with startup_signals.ends_at_once():
             config = read()
             # On a host with a load of 190 the rest would take minutes to load.
             realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
@@ -77,7 +94,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         except Conflicts as error:
             raise configuration.located(file, given, error) from None
         finally:
-            first_signals.ignore()
+            startup_signals.ignore()
     except ConfigurationError as error:
         sys.stderr.write(f"bmcmedic driver: {error}\n")
         return EXIT_USAGE

@@ -21,9 +21,9 @@ from bmcmedic.driver.socket.server import SocketServer
 from bmcmedic.driver.watchdog.pretimeout_process import StampsFile
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_table import Setting
 from bmcmedic.service.log import Log
 from bmcmedic.service.process_service import ProcessService
+from bmcmedic.service.settings_table import Setting
 from bmcmedic.transport import dev_ipmi
 from bmcmedic.transport.dev_ipmi import DevIpmi
 from bmcmedic.transport.in_band import InBand

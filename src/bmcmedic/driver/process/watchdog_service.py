@@ -8,7 +8,7 @@ from typing import Any
 
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process.config import DriverProgramConfig
-from bmcmedic.driver.process.config_watchdog import watchdog_settings
+from bmcmedic.driver.process.watchdog_config import watchdog_settings
 from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX, KernelPats
 from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_charge

@@ -17,7 +17,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
-from bmcmedic.service.conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_conflicts import Conflict, Conflicts
 
 TIMEOUT_S_DEFAULT = 120.0
 """At least; a slow interface gets more."""

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.driver.process import config
-from bmcmedic.driver.process.config import SETTINGS, DriverProgramConfig, load
-from bmcmedic.driver.process.config_watchdog import EXCHANGES_S_MAX, watchdog_settings
+from bmcmedic.driver.process.config import SETTINGS, DriverProgramConfig
+from bmcmedic.driver.process.main import read_config
+from bmcmedic.driver.process.watchdog_config import EXCHANGES_S_MAX, watchdog_settings
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_values import quoted
-from bmcmedic.service.conflicts import Conflicts
+from bmcmedic.service.settings_conflicts import Conflicts
+from bmcmedic.service.settings_values import quoted
 from bmcmedic.transport import dev_ipmi
 from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
 
@@ -30,12 +31,12 @@ def written(folder: Path, text: str) -> Path:
 
 def problems_of(file: Path | None, **options: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        load(file, {name.replace("__", "."): value for name, value in options.items()})
+        read_config(file, {name.replace("__", "."): value for name, value in options.items()})
     return str(caught.value)
 
 
 def test_without_anything_the_watchdog_is_left_alone() -> None:
-    plain = load(None, {})
+    plain = read_config(None, {})
     assert plain == DriverProgramConfig()
     assert plain.watchdog.mode == "off"
     assert plain.pretimeout.action == "log"
@@ -56,7 +57,8 @@ def test_options_overrule_the_file(tmp_path: Path) -> None:
         command = ["/bin/true"]
         """,
     )
-    both = load(file, {"watchdog.timeout_s": "240.5", "check.command": "/bin/test -e '/a b'"})
+    options = {"watchdog.timeout_s": "240.5", "check.command": "/bin/test -e '/a b'"}
+    both = read_config(file, options)
     assert (both.interface.kind, both.interface.port_base) == ("port-io", 0xCA8)
     assert (both.watchdog.mode, both.watchdog.timeout_s) == ("bmc", 240.5)
     assert both.check.command == ("/bin/test", "-e", "/a b")
@@ -162,7 +164,7 @@ def test_what_an_option_overrules_is_said_of_the_option(tmp_path: Path) -> None:
 
 def test_what_only_the_interface_found_shows_has_its_line_too(tmp_path: Path) -> None:
     file = written(tmp_path, '[watchdog]\nmode = "bmc"\ntimeout_s = 30\n')
-    loaded = load(file, {})  # the registers would do with it
+    loaded = read_config(file, {})  # the registers would do with it
     with pytest.raises(Conflicts) as caught:
         watchdog_settings(loaded, 60.0)
     located = config.located(file, {}, caught.value)
@@ -190,7 +192,7 @@ def test_how_long_an_exchange_takes_is_as_those_have_it_who_make_it() -> None:
 )
 def test_every_way_to_write_a_setting_has_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        load(written(tmp_path, text), {})
+        read_config(written(tmp_path, text), {})
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_every_way_to_write_a_setting_has_its_line(tmp_path: Path, text: str, sa
 )
 def test_bad_input_is_a_clear_error(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        load(written(tmp_path, text), {})
+        read_config(written(tmp_path, text), {})
 
 
 def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_users_and_groups_go_by_name_or_number() -> None:
-    given = load(None, {"socket.read_users": "root, 990,0", "socket.group": "root"})
+    given = read_config(None, {"socket.read_users": "root, 990,0", "socket.group": "root"})
     assert given.socket.read_users == (0, 990)
     assert given.socket.group == 0
 
@@ -255,8 +257,8 @@ def test_what_it_shows_is_what_it_reads(tmp_path: Path) -> None:
         "check.command": "/bin/echo 'a \"b\\c'",
         "socket.read_users": "0,5",
     }
-    for chosen in (load(None, {}), load(None, options)):
-        assert load(written(tmp_path, config.show(chosen)), {}) == chosen
+    for chosen in (read_config(None, {}), read_config(None, options)):
+        assert read_config(written(tmp_path, config.show(chosen)), {}) == chosen
 
 
 def test_every_setting_stands_in_what_it_shows() -> None:
@@ -298,7 +300,7 @@ def test_garbage_in_a_file_is_refused_and_nothing_else(
     file = tmp_path_factory.getbasetemp() / "garbage.toml"
     file.write_bytes(garbage)
     try:
-        understood = load(file, {})
+        understood = read_config(file, {})
     except ConfigurationError:
         return
     assert isinstance(understood, DriverProgramConfig)

@@ -14,7 +14,7 @@ from bmcmedic.driver.watchdog.settings import (
 )
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
-from bmcmedic.service.conflicts import Conflicts
+from bmcmedic.service.settings_conflicts import Conflicts
 
 PORT_IO_S = 10.0
 DEV_IPMI_S = 56.0

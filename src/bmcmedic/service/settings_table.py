@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.config_values import Unusable, ValueKind
-from bmcmedic.service.conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_values import Unusable, ValueKind
 
 CONFIG_BYTES_MAX = 64 * 1024
 
@@ -90,15 +90,22 @@ class Table(Generic[C]):
                         help=each.doc,
                     )
 
-    def load(self, file: Path | None, options: Mapping[str, str]) -> C:
-        """Defaults, then the file, then the options (by the settings' names).
+    def load(
+        self,
+        file: Path | None,
+        options: Mapping[str, str],
+        further_contradictions: Iterable[Callable[[C], Iterable[Conflict]]] = (),
+    ) -> C:
+        """Return the settings: defaults, then the file, then the options by the settings' names.
 
+        `further_contradictions` are checks besides the table's own, run after it.
         Raises: ConfigurationError with everything that is wrong.
         """
         given = self._given(file, options)
         config = self._config(**given.sections())
         if not given.is_unread:
-            given.add(self._contradictions(config))
+            for contradictions in (self._contradictions, *further_contradictions):
+                given.add(contradictions(config))
         if given.problems:
             raise given.error(file)
         return config

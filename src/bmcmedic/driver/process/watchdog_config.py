@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from bmcmedic.driver.process.config import CheckConfig, DriverProgramConfig
 from bmcmedic.driver.watchdog.settings import CheckSettings, ShutdownPolicy, WatchdogSettings
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
-from bmcmedic.service.conflicts import Conflict, Conflicts
-
-if TYPE_CHECKING:
-    from bmcmedic.driver.process.config import CheckConfig, DriverProgramConfig
+from bmcmedic.service.settings_conflicts import Conflict, Conflicts
 
 ACTIONS = {
     "none": TimeoutAction.NONE,
