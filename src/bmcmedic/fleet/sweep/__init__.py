@@ -1,1 +1,1 @@
-"""Sweeps: many BMCs are asked at once whether they answer."""
+"""A sweep asks many BMCs at once whether they answer. `bmc_probe` is one BMC, `prober` all."""

@@ -1,8 +1,8 @@
-"""What `--detail` asks besides the power status."""
+"""What `bmcmedic probe --detail` asks besides the power status."""
 
 from __future__ import annotations
 
-from bmcmedic.fleet.sweep.questions import Facts, Question
+from bmcmedic.fleet.sweep.questions import ProbeFacts, Question, leave_unknown
 from bmcmedic.ipmi.commands.device import (
     GetDeviceGuidReq,
     GetDeviceIdReq,
@@ -16,41 +16,46 @@ from bmcmedic.ipmi.guid import is_known_guid
 from bmcmedic.model.probe import WatchdogFacts
 
 
-def _device_id(data: bytes) -> Facts:
+def _fill_device(data: bytes, facts: ProbeFacts) -> None:
     device = GetDeviceIdRsp.decode(data)
-    facts: Facts = {
-        "device_id": device.device_id,
-        "firmware": device.firmware,
-        "manufacturer_id": device.manufacturer_id,
-    }
+    facts.device_id = device.device_id
+    facts.firmware = device.firmware
+    facts.manufacturer_id = device.manufacturer_id
     if not device.available:
-        facts["error"] = "the BMC says that it is being updated (device not available)"
-    return facts
+        facts.error = "the BMC says that it is being updated (device not available)"
 
 
-def _guid(data: bytes) -> Facts:
-    # Get Device GUID answers alike (sections 20.8, 22.14).
+def _fill_guid(data: bytes, facts: ProbeFacts) -> None:
+    # Get System GUID and Get Device GUID have the same response (sections 22.14, 20.8).
     guid = GetSystemGuidRsp.decode(data).guid
-    return {"guid": guid.hex()} if is_known_guid(guid) else {}
+    if is_known_guid(guid):
+        facts.guid = guid.hex()
 
 
-def _self_test(data: bytes) -> Facts:
+def _has_guid(facts: ProbeFacts) -> bool:
+    return facts.guid is not None
+
+
+def _fill_self_test(data: bytes, facts: ProbeFacts) -> None:
     results = GetSelfTestResultsRsp.decode(data)
-    facts: Facts = {"self_test": results.text}
+    facts.self_test = results.text
     if results.implemented and not results.passed:
-        facts["error"] = f"self-test failed: {results.text}"
-    return facts
+        facts.error = f"self-test failed: {results.text}"
 
 
-def _watchdog(data: bytes) -> Facts:
+def _fill_unsupported_self_test(facts: ProbeFacts) -> None:
+    facts.self_test = "unsupported"
+
+
+def _fill_watchdog(data: bytes, facts: ProbeFacts) -> None:
     timer = GetWatchdogTimerRsp.decode(data)
-    return {"watchdog": WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)}
+    facts.watchdog = WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)
 
 
 DETAIL_QUESTIONS = (
-    Question("device_id", GetDeviceIdReq(), _device_id),
-    Question("guid", GetSystemGuidReq(), _guid),
-    Question("guid", GetDeviceGuidReq(), _guid),
-    Question("self_test", GetSelfTestResultsReq(), _self_test, {"self_test": "unsupported"}),
-    Question("watchdog", GetWatchdogTimerReq(), _watchdog),
+    Question(GetDeviceIdReq(), _fill_device, leave_unknown),
+    Question(GetSystemGuidReq(), _fill_guid, leave_unknown),
+    Question(GetDeviceGuidReq(), _fill_guid, leave_unknown, _has_guid),
+    Question(GetSelfTestResultsReq(), _fill_self_test, _fill_unsupported_self_test),
+    Question(GetWatchdogTimerReq(), _fill_watchdog, leave_unknown),
 )

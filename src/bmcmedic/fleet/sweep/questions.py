@@ -1,43 +1,89 @@
-"""What a probe asks a BMC, and how the answers become facts of a ProbeResult."""
+"""What a probe asks a BMC, and how each answer becomes facts of a ProbeResult."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq, GetChassisStatusRsp
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.constants import CompletionCode
+from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 
-Facts = dict[str, Any]
+
+@dataclass(slots=True)
+class ProbeFacts:
+    """What the answers of one BMC have shown so far; the fields are those of ProbeResult."""
+
+    power: str | None = None
+    device_id: int | None = None
+    firmware: str | None = None
+    manufacturer_id: int | None = None
+    guid: str | None = None
+    self_test: str | None = None
+    watchdog: WatchdogFacts | None = None
+    error: str | None = None
+    """Why a BMC that answers is not well."""
+
+    def to_result(
+        self, target: str, *, reachable: bool, latency_s: float | None, error: str | None
+    ) -> ProbeResult:
+        """Return the result of a probe that ended; `error` is why it ended early, if it did."""
+        return ProbeResult(
+            target,
+            reachable,
+            # By position, in the order of the fields: by name it takes half as long again.
+            self.power,
+            self.device_id,
+            self.firmware,
+            self.manufacturer_id,
+            self.guid,
+            self.self_test,
+            self.watchdog,
+            latency_s,
+            self.error if error is None else error,
+        )
 
 
-_POWER: tuple[Facts, Facts] = {"power": "off"}, {"power": "on"}
+Fill = Callable[[bytes, ProbeFacts], None]
+"""Reads the data of a good response into the facts; may raise RemoteProtocolError."""
+
+
+def _is_never_known(facts: ProbeFacts) -> bool:
+    """Report that no other question fills the same facts, so the question is always asked."""
+    del facts
+    return False
+
+
+def leave_unknown(facts: ProbeFacts) -> None:
+    """Fill in nothing: the BMC does not have the command, which is no fault."""
+    del facts
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One command of a probe; it is skipped once its `fact` is known from another."""
+    """One command of a probe."""
 
-    fact: str
     request: Command[Any]
-    facts_of: Callable[[bytes], Facts]
-    """From the data of a good response; may raise RemoteProtocolError."""
-    when_unsupported: Facts = field(default_factory=dict)
+    fill: Fill
+    fill_unsupported: Callable[[ProbeFacts], None] | None = None
+    """Fills the facts where the BMC lacks the command; None where every BMC must have it."""
+    is_known: Callable[[ProbeFacts], bool] = _is_never_known
+    """Whether an earlier answer already gave the fact; then the question is skipped."""
 
-    def take(self, completion_code: int, data: bytes) -> Facts:
-        """Facts from an answer; raises CompletionCodeError and RemoteProtocolError."""
+    def take(self, completion_code: int, data: bytes, facts: ProbeFacts) -> None:
+        """Read an answer into `facts`; raises CompletionCodeError and RemoteProtocolError."""
         if completion_code == CompletionCode.OK:
-            return self.facts_of(data)
-        # Power is what a probe is for; the rest a BMC may lack.
-        if completion_code == CompletionCode.INVALID_COMMAND and self.fact != "power":
-            return self.when_unsupported
-        raise self.request.completion_code_error(completion_code)
+            self.fill(data, facts)
+        elif completion_code == CompletionCode.INVALID_COMMAND and self.fill_unsupported:
+            self.fill_unsupported(facts)
+        else:
+            raise self.request.completion_code_error(completion_code)
 
 
-def _power(data: bytes) -> Facts:
-    return _POWER[GetChassisStatusRsp.decode_power_on(data)]
+def _fill_power(data: bytes, facts: ProbeFacts) -> None:
+    facts.power = "on" if GetChassisStatusRsp.decode_power_on(data) else "off"
 
 
-POWER_QUESTION = Question("power", GetChassisStatusReq(), _power)
+POWER_QUESTION = Question(GetChassisStatusReq(), _fill_power)

@@ -1,4 +1,4 @@
-"""Host names to addresses beside a sweep: look-ups block, so threads do them."""
+"""Resolves host names beside a sweep. A look-up blocks, so threads do it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,58 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Generic, TypeVar
 
 from bmcmedic.errors import NameNotResolved
 from bmcmedic.fleet.inventory import Target, resolve
+from bmcmedic.transport.lan_engine import Address
 
 RESOLVER_THREADS_MAX = 32
+"""Most threads that look names up at the same time."""
 
-Resolved = tuple[Any, Target, tuple[Any, ...] | NameNotResolved]
-"""Whose name it was, which, and its socket address or why there is none."""
+OwnerT = TypeVar("OwnerT")
+
+Resolved = tuple[OwnerT, Target, Address | NameNotResolved]
+"""The owner of a look-up, its target, and the target's socket address or why there is none."""
 
 
-class Resolver:
-    """A few daemon threads that look names up; `fileno()` is readable when `take()` has more.
+class Resolver(Generic[OwnerT]):
+    """A few threads that look names up; `fileno()` is readable when `take()` has results.
 
-    Daemon threads, because a look-up cannot be ended: one that hangs must not hold the program.
+    They are daemon threads, because a look-up cannot be cancelled: one that hangs must not keep
+    the program from ending.
     """
 
-    def __init__(self, look_up: Callable[[Target], tuple[Any, ...]] = resolve) -> None:
+    def __init__(self, look_up: Callable[[Target], Address] = resolve) -> None:
         self._look_up = look_up
-        self._questions: SimpleQueue[tuple[Any, Target]] = SimpleQueue()
-        self._answers: SimpleQueue[Resolved] = SimpleQueue()
+        self._questions: SimpleQueue[tuple[OwnerT, Target]] = SimpleQueue()
+        self._answers: SimpleQueue[Resolved[OwnerT]] = SimpleQueue()
         self._lock = threading.Lock()
         self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._threads = 0
         self._outstanding = 0
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._ready
 
     def close(self) -> None:
-        """Give the descriptor back; what still hangs in a look-up ends unheard."""
+        """Close the descriptor; the results of look-ups that still hang are discarded."""
         with self._lock:
             if self._ready >= 0:
                 os.close(self._ready)
             self._ready = -1
 
-    def submit(self, owner: object, target: Target) -> None:
-        """Look a name up; the answer comes out of `take` with `owner`."""
+    def submit(self, owner: OwnerT, target: Target) -> None:
+        """Look a name up; `take` returns the result together with `owner`."""
         self._outstanding += 1
         if self._threads < min(self._outstanding, RESOLVER_THREADS_MAX):
             self._threads += 1
             threading.Thread(target=self._work, name="resolver", daemon=True).start()
         self._questions.put((owner, target))
 
-    def take(self) -> list[Resolved]:
-        """What has been answered since the last call."""
+    def take(self) -> list[Resolved[OwnerT]]:
+        """Return the results that came since the last call."""
         try:
             os.eventfd_read(self._ready)
         except BlockingIOError:
@@ -67,7 +72,7 @@ class Resolver:
         while True:
             owner, target = self._questions.get()
             try:
-                found: tuple[Any, ...] | NameNotResolved = self._look_up(target)
+                found: Address | NameNotResolved = self._look_up(target)
             except NameNotResolved as error:
                 found = error
             self._answers.put((owner, target, found))

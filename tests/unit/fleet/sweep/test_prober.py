@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.errors import NameNotResolved
+from bmcmedic.errors import NameNotResolved, PortClosed
 from bmcmedic.fleet import inventory, link
 from bmcmedic.fleet.inventory import Target, parse_targets
 from bmcmedic.fleet.sweep import prober, resolver
@@ -300,25 +300,20 @@ def test_kept_sessions_where_ports_close_between_rounds(server: UdpBmcs) -> None
 def test_an_error_about_an_idle_kept_session_does_not_stop_the_sweep(server: UdpBmcs) -> None:
     bmc = server.add()
     results: list[ProbeResult] = []
-    sweep: Prober
+    reported: list[int] = []
 
-    def disturb(result: ProbeResult) -> None:
-        results.append(result)
+    def report_an_error() -> None:
+        idle = sweep._sweep.idle_probes
+        if len(results) == 1 and not reported and idle:
+            reported.append(1)
+            idle[0].on_transport_error(PortClosed("of an earlier datagram"), 0.0)
 
     options = ProbeOptions(count=3, period_s=0.3, keep_sessions=True, timeout_s=PATIENCE_S)
-    sweep = Prober(parse_targets([bmc.target]), CREDENTIALS, options, disturb)
-    told: list[int] = []
-
-    def on_step() -> None:
-        if len(results) == 1 and not told and sweep._kept:
-            told.append(1)
-            from bmcmedic.errors import PortClosed
-
-            sweep._kept[0].on_transport_error(PortClosed("of an earlier datagram"), 0.0)
-
-    sweep._on_step = on_step
+    sweep = Prober(
+        parse_targets([bmc.target]), CREDENTIALS, options, results.append, on_step=report_an_error
+    )
     sweep.run()
-    assert told
+    assert reported
     assert [result.power for result in results] == ["on"] * 3
 
 

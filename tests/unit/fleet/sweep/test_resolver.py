@@ -9,13 +9,13 @@ from typing import Any
 
 from bmcmedic.errors import NameNotResolved
 from bmcmedic.fleet.inventory import Target
-from bmcmedic.fleet.sweep.resolver import RESOLVER_THREADS_MAX, Resolved, Resolver
+from bmcmedic.fleet.sweep.resolver import RESOLVER_THREADS_MAX, OwnerT, Resolved, Resolver
 
 GIVE_UP_S = 60.0
 
 
-def take(resolver: Resolver, count: int) -> list[Resolved]:
-    taken: list[Resolved] = []
+def take(resolver: Resolver[OwnerT], count: int) -> list[Resolved[OwnerT]]:
+    taken: list[Resolved[OwnerT]] = []
     give_up_at = time.monotonic() + GIVE_UP_S
     while len(taken) < count:
         assert time.monotonic() < give_up_at
@@ -30,7 +30,7 @@ def test_every_question_is_answered_with_its_owner() -> None:
             raise NameNotResolved(f"no {target.host}")
         return target.host, target.port
 
-    resolver = Resolver(look_up)
+    resolver: Resolver[int] = Resolver(look_up)
     try:
         assert resolver.take() == []
         for number in range(500):
@@ -56,7 +56,7 @@ def test_a_look_up_that_hangs_holds_up_nobody_else_and_threads_are_bounded() -> 
             release.wait(GIVE_UP_S)
         return (target.host,)
 
-    resolver = Resolver(look_up)
+    resolver: Resolver[int | str] = Resolver(look_up)
     before = threading.active_count()
     try:
         for _ in range(3):

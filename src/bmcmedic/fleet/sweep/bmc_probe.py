@@ -1,0 +1,248 @@
+"""The probe of one BMC: its session, its questions one after another, and its result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bmcmedic.errors import (
+    BmcmedicError,
+    BmcRefusal,
+    CompletionCodeError,
+    NoAnswer,
+    RemoteProtocolError,
+    TransportError,
+)
+from bmcmedic.fleet.inventory import Target
+from bmcmedic.fleet.sweep.questions import ProbeFacts, Question
+from bmcmedic.ipmi.console_options import ConsoleOptions
+from bmcmedic.ipmi.constants import CompletionCode
+from bmcmedic.ipmi.events import (
+    RequestUnanswered,
+    ResponseReceived,
+    SessionEvent,
+    SessionFailed,
+    SessionOpened,
+)
+from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
+from bmcmedic.ipmi.remote_console import RemoteConsole
+from bmcmedic.ipmi.states import SessionState
+from bmcmedic.model.probe import ProbeResult
+from bmcmedic.transport.lan_engine import Address, LanEngine, LanPeer
+
+CLOSE_TIMEOUT_S = 1.0
+"""Time for the end of a session, in seconds; after that the BMC's own timer ends it."""
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What all probes of one sweep share."""
+
+    engine: LanEngine
+    timeout_s: float
+    """The whole deadline of one target, name look-up included."""
+    keep_sessions: bool
+    console_options: ConsoleOptions
+    questions: tuple[Question, ...]
+    messages: tuple[RequestMessage, ...]
+    """The request of each question, in the same order."""
+    on_result: Callable[[ProbeResult], None]
+    unreported_count: int = 0
+    """Targets whose result of this round is still to come."""
+    awaited_count: int = 0
+    """Probes whose answer may come soon; the engine's window limits them."""
+    open_probes: dict[Address, BmcProbe] = field(default_factory=dict)
+    """Every probe with a session or on the way to one, idle ones included."""
+    idle_probes: list[BmcProbe] = field(default_factory=list)
+    """Probes that keep their session for the next round."""
+
+
+class BmcProbe(LanPeer):
+    """One BMC under probe."""
+
+    __slots__ = (
+        "_sweep",
+        "aliases",
+        "deadline",
+        "facts",
+        "is_awaited",
+        "latency_s",
+        "position",
+        "result",
+        "started_at",
+        "target",
+    )
+
+    console: RemoteConsole
+
+    def __init__(self, sweep: Sweep, target: Target, now: float) -> None:
+        self._sweep = sweep
+        self.target = target
+        self.address: Address = ()
+        self.aliases: list[Target] = []
+        """Other names of the same BMC."""
+        self.is_silent = False
+        self.is_awaited = False
+        self.timer_at = math.inf
+        self._begin_round(now)
+
+    def _begin_round(self, now: float) -> None:
+        self.result: ProbeResult | None = None
+        self.started_at = now
+        self.deadline = now + self._sweep.timeout_s
+        self.position = 0
+        self.facts = ProbeFacts()
+        self.latency_s: float | None = None
+
+    # -- the session -----------------------------------------------------------------------
+
+    def open_session(self, address: Address, now: float) -> None:
+        """Set a session up at `address`; the questions follow once it is active."""
+        sweep = self._sweep
+        self.address = address
+        sweep.open_probes[address] = self
+        self.console = RemoteConsole(sweep.console_options)
+        self.await_answer()
+        try:
+            sweep.engine.attach(self)
+        except OSError as error:
+            self.on_transport_error(TransportError(f"no socket: {error.strerror}"), now)
+            return
+        self.console.open(now, self.deadline)
+        sweep.engine.flush(self, now)
+
+    def ask_again(self, now: float) -> None:
+        """Ask every question once more over the session that was kept."""
+        self._begin_round(now)
+        self.await_answer()
+        self._ask(now)
+        self._sweep.engine.flush(self, now)
+
+    def close_session(self, now: float) -> None:
+        """End the session; the BMC is released when it confirms, or after CLOSE_TIMEOUT_S."""
+        self.console.close(now, now + CLOSE_TIMEOUT_S)
+        self._sweep.engine.flush(self, now)
+
+    def _leave_session(self, now: float) -> None:
+        """Keep the session for the next round, end it, or forget one that never opened."""
+        if self.console.state is not SessionState.ACTIVE:
+            self._release()
+        elif self._sweep.keep_sessions:
+            self._sweep.idle_probes.append(self)
+            self._await_no_answer()
+        else:
+            self.close_session(now)
+
+    def _release(self) -> None:
+        """Give up the probe's place: it neither sends nor receives any more."""
+        sweep = self._sweep
+        sweep.engine.detach(self)
+        if sweep.open_probes.get(self.address) is self:
+            del sweep.open_probes[self.address]
+        self._await_no_answer()
+
+    # -- the place in the window -----------------------------------------------------------
+
+    def await_answer(self) -> None:
+        """Take a place in the window: an answer may come soon."""
+        if not self.is_awaited:
+            self.is_awaited = True
+            self._sweep.awaited_count += 1
+
+    def _await_no_answer(self) -> None:
+        """Give the place in the window back: the BMC is silent, idle or gone."""
+        if self.is_awaited:
+            self.is_awaited = False
+            self._sweep.awaited_count -= 1
+
+    on_silence = _await_no_answer
+    on_answer = await_answer
+
+    # -- questions and answers -------------------------------------------------------------
+
+    def on_event(self, event: SessionEvent, now: float) -> None:
+        """Go on with the next question, or end, after what the session reports."""
+        if isinstance(event, ResponseReceived):
+            self._take_answer(event.response, now)
+        elif isinstance(event, SessionOpened):
+            self._ask(now)
+        elif isinstance(event, SessionFailed | RequestUnanswered):
+            self.finish(event.error)
+            self._leave_session(now)
+        else:
+            self._release()
+
+    def on_transport_error(self, error: TransportError, now: float) -> None:
+        """End at once: the network reports that nobody is there, so waiting is of no use."""
+        del now
+        if self.result is None:
+            self.finish(error)
+        elif self.console.state is SessionState.ACTIVE:
+            # The error is about a datagram whose answer came: the next round asks again.
+            return
+        self._release()
+
+    def _ask(self, now: float) -> None:
+        self.console.request(self._sweep.messages[self.position], now, self.deadline)
+
+    def _take_answer(self, response: ResponseMessage, now: float) -> None:
+        questions = self._sweep.questions
+        position = self.position
+        facts = self.facts
+        if position == 0:
+            self.latency_s = now - self.started_at
+        try:
+            questions[position].take(response.completion_code, response.data, facts)
+        except (CompletionCodeError, RemoteProtocolError) as error:
+            self.finish(error)
+            self._leave_session(now)
+            return
+        position += 1
+        while position < len(questions) and questions[position].is_known(facts):
+            position += 1
+        self.position = position
+        if position < len(questions):
+            self._ask(now)
+            return
+        self.finish(None)
+        self._leave_session(now)
+
+    # -- the result ------------------------------------------------------------------------
+
+    def finish(self, error: BmcmedicError | None) -> None:
+        """Report the result of this round, under every name of the BMC."""
+        sweep, facts = self._sweep, self.facts
+        result = self.result = facts.to_result(
+            self.target.name,
+            reachable=error is None
+            or isinstance(error, BmcRefusal | RemoteProtocolError)
+            or facts.power is not None,
+            latency_s=self.latency_s,
+            error=None if error is None else _advice(error, sweep.timeout_s),
+        )
+        sweep.unreported_count -= 1
+        sweep.on_result(result)
+        for alias in self.aliases:
+            self._report_to_alias(result, alias)
+
+    def add_alias(self, alias: Target) -> None:
+        """Report this BMC's result under another name too, at once where it is there already."""
+        self.aliases.append(alias)
+        if self.result is not None:
+            self._report_to_alias(self.result, alias)
+
+    def _report_to_alias(self, result: ProbeResult, alias: Target) -> None:
+        self._sweep.unreported_count -= 1
+        self._sweep.on_result(result._replace(target=alias.name))
+
+
+def _advice(error: BmcmedicError, timeout_s: float) -> str:
+    """Return one line that says what happened and what to try."""
+    text = str(error)
+    if isinstance(error, NoAnswer):
+        advice = error.advice or "check address, port and firewall, or raise --timeout"
+        return f"{error.args[0]} in {timeout_s:g} s; {advice}"
+    if isinstance(error, CompletionCodeError) and error.code == CompletionCode.NODE_BUSY:
+        return f"{text}; no free resources: try again later"
+    return text
