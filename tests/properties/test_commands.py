@@ -53,10 +53,10 @@ def name(kind: type) -> str:
 
 
 def codecs() -> Iterator[type]:
-    """Every dataclass of the commands package; of `_shared`, what is made of its bases."""
+    """Yield every dataclass of the commands package but the base classes in `shared_responses`."""
     package = bmcmedic.ipmi.commands
     for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if found.name.endswith("._shared"):
+        if found.name.endswith(".shared_responses"):
             continue
         module = importlib.import_module(found.name)
         for _, kind in inspect.getmembers(module, dataclasses.is_dataclass):

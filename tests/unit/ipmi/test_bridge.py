@@ -53,7 +53,7 @@ def test_the_bmc_could_not_send_it_on() -> None:
     with pytest.raises(CompletionCodeError, match="SendMessage: invalid data field") as refusal:
         SATELLITE.unwrap(GET_DEVICE_ID, refused)
     assert refusal.value.code == 0xCC
-    with pytest.raises(CompletionCodeError, match="nobody at that address"):
+    with pytest.raises(CompletionCodeError, match="no device at that address"):
         SATELLITE.unwrap(GET_DEVICE_ID, FIRST_PART._replace(completion_code=0x83))
 
 

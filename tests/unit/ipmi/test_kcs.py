@@ -451,7 +451,7 @@ def test_what_is_out_of_turn_is_our_own_error() -> None:
     with pytest.raises(LocalProtocolError, match="the exchange has not failed"):
         host.error()
     host.start(GET_DEVICE_ID, 0.0, idempotent=True)
-    with pytest.raises(LocalProtocolError, match="under way"):
+    with pytest.raises(LocalProtocolError, match="in progress"):
         host.start(GET_DEVICE_ID, 0.0, idempotent=True)
     with pytest.raises(LocalProtocolError, match="no response"):
         host.response()

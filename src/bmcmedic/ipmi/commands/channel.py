@@ -21,13 +21,13 @@ USER_NAME_BYTES = 16
 USER_ID_MAX = 0x3F
 
 IPMI_ENTERPRISE_NUMBER = 7154
-"""Protocol vendor of every channel whose protocol the specification defines (22.24)."""
+"""Vendor id of every channel whose protocol the specification itself defines (22.24)."""
 
 _NO_ACCESS = 0x0F
 
 
 class AccessMode(IntEnum):
-    """When a channel takes messages (22.23, bits 2:0)."""
+    """When a channel accepts messages (22.23, bits 2:0)."""
 
     DISABLED = 0
     PRE_BOOT_ONLY = 1
@@ -37,7 +37,7 @@ class AccessMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetChannelAccessRsp:
-    """Who may use a channel, and how. Spec: 22.23. Shape: access byte, privilege limit."""
+    """The access settings of a channel. Spec: 22.23. Shape: access byte, privilege limit."""
 
     access_mode: AccessMode
     privilege_limit: PrivilegeLevel
@@ -46,7 +46,6 @@ class GetChannelAccessRsp:
     user_level_authentication: bool = True
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         access = (
             (not self.alerting) << 5
             | (not self.per_message_authentication) << 4
@@ -57,7 +56,6 @@ class GetChannelAccessRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelAccessRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="22.23")
         return cls(
             access_mode=read_enum(AccessMode, data[0] & 0x07, section="22.23", raw=data),
@@ -69,7 +67,7 @@ class GetChannelAccessRsp:
 
 
 class ChannelAccessKind(IntEnum):
-    """Which of a channel's two settings is meant (22.23, bits 7:6)."""
+    """Which of a channel's two settings to read (22.23, bits 7:6)."""
 
     NON_VOLATILE = 1
     VOLATILE = 2
@@ -77,7 +75,7 @@ class ChannelAccessKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetChannelAccessReq(Command[GetChannelAccessRsp]):
-    """Get Channel Access (22.23)."""
+    """Get Channel Access (22.23). Shape: channel, then the kind of setting in bits 7:6."""
 
     channel: int = PRESENT_CHANNEL
     kind: ChannelAccessKind = ChannelAccessKind.VOLATILE
@@ -92,19 +90,17 @@ class GetChannelAccessReq(Command[GetChannelAccessRsp]):
         require_range("channel", self.channel, 0x0F)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.channel, self.kind << 6))
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelAccessReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 2, section=cls.section)
         kind = read_enum(ChannelAccessKind, data[1] >> 6, section=cls.section, raw=data)
         return cls(data[0] & 0x0F, kind)
 
 
 class ChannelMedium(IntEnum):
-    """The media that matter here (table 6-3); a response keeps the bare number."""
+    """The media that this program uses (table 6-3); a response keeps the bare number."""
 
     IPMB = 0x01
     LAN_802_3 = 0x04
@@ -112,14 +108,14 @@ class ChannelMedium(IntEnum):
 
 
 class ChannelProtocol(IntEnum):
-    """The protocols that matter here (table 6-2); a response keeps the bare number."""
+    """The protocols that this program uses (table 6-2); a response keeps the bare number."""
 
     IPMB = 0x01
     KCS = 0x05
 
 
 class SessionSupport(IntEnum):
-    """Whether a channel has sessions (22.24)."""
+    """The kind of sessions that a channel supports (22.24)."""
 
     SESSIONLESS = 0
     SINGLE_SESSION = 1
@@ -129,10 +125,10 @@ class SessionSupport(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetChannelInfoRsp:
-    """What a channel is.
+    """The medium, protocol and sessions of a channel.
 
-    Spec: 22.24. Shape: 9 bytes; vendor id LSB first; auxiliary data is the interrupt types of the
-    system interface, else 0.
+    Spec: 22.24. Shape: 9 bytes; the vendor id is LSB first. The auxiliary data holds the interrupt
+    types of the system interface, and 0 on other channels.
     """
 
     channel: int
@@ -144,7 +140,6 @@ class GetChannelInfoRsp:
     auxiliary: bytes = b"\x00\x00"
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         head = (
             self.channel,
             self.medium,
@@ -155,7 +150,6 @@ class GetChannelInfoRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 9, 9 + PADDING_BYTES_MAX, section="22.24")
         return cls(
             channel=data[0] & 0x0F,
@@ -170,7 +164,7 @@ class GetChannelInfoRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetChannelInfoReq(Command[GetChannelInfoRsp]):
-    """Get Channel Info (22.24)."""
+    """Get Channel Info (22.24). Shape: channel."""
 
     channel: int = PRESENT_CHANNEL
 
@@ -183,12 +177,10 @@ class GetChannelInfoReq(Command[GetChannelInfoRsp]):
         require_range("channel", self.channel, 0x0F)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.channel,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelInfoReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0] & 0x0F)
 
@@ -204,9 +196,9 @@ class UserEnableStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetUserAccessRsp:
-    """What a user may do on a channel, and how many users there are.
+    """The rights of a user on a channel, and the number of users.
 
-    Spec: 22.27. Shape: 4 bytes. `privilege_limit` None is "no access" (0xF).
+    Spec: 22.27. Shape: 4 bytes. A `privilege_limit` of None stands for "no access" (0xF).
     """
 
     users_max: int
@@ -219,7 +211,6 @@ class GetUserAccessRsp:
     callback_only: bool = False
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         limit = _NO_ACCESS if self.privilege_limit is None else self.privilege_limit
         return bytes(
             (
@@ -235,7 +226,6 @@ class GetUserAccessRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetUserAccessRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 4, 4 + PADDING_BYTES_MAX, section="22.27")
         limit = data[3] & 0x0F
         return cls(
@@ -256,7 +246,7 @@ class GetUserAccessRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetUserAccessReq(Command[GetUserAccessRsp]):
-    """Get User Access (22.27)."""
+    """Get User Access (22.27). Shape: channel, user id."""
 
     user_id: int
     channel: int = PRESENT_CHANNEL
@@ -272,19 +262,17 @@ class GetUserAccessReq(Command[GetUserAccessRsp]):
         require_range("user id", self.user_id, USER_ID_MAX)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.channel, self.user_id))
 
     @classmethod
     def decode(cls, data: bytes) -> GetUserAccessReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 2, section=cls.section)
         return cls(user_id=data[1] & 0x3F, channel=data[0] & 0x0F)
 
 
 @dataclass(frozen=True, slots=True)
 class GetUserNameRsp:
-    """A user's name, without its padding. Spec: 22.29. Shape: 16 bytes, zeros at the end."""
+    """A user name. Spec: 22.29. Shape: 16 bytes, padded with zeros, which `name` leaves out."""
 
     name: bytes
 
@@ -294,19 +282,17 @@ class GetUserNameRsp:
             raise LocalProtocolError("a user name has no zero byte")
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.name.ljust(USER_NAME_BYTES, b"\0")
 
     @classmethod
     def decode(cls, data: bytes) -> GetUserNameRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, USER_NAME_BYTES, USER_NAME_BYTES + PADDING_BYTES_MAX, section="22.29")
         return cls(data[:USER_NAME_BYTES].split(b"\0", 1)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GetUserNameReq(Command[GetUserNameRsp]):
-    """Get User Name (22.29)."""
+    """Get User Name (22.29). Shape: user id."""
 
     user_id: int
 
@@ -320,11 +306,9 @@ class GetUserNameReq(Command[GetUserNameRsp]):
         require_range("user id", self.user_id, USER_ID_MAX)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.user_id,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetUserNameReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0] & 0x3F)

@@ -1,4 +1,4 @@
-"""Chassis commands (chapter 28). The program reads them; only people switch the host's power."""
+"""Chassis commands (chapter 28). The program only reads; only a person switches a host's power."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, NetFn, PrivilegeLevel
 
 
 class ChassisCapabilities(IntFlag, boundary=KEEP):
-    """What the chassis device provides (28.1, byte 2)."""
+    """The capabilities of the chassis device (28.1, byte 2)."""
 
     INTRUSION_SENSOR = 0x01
     FRONT_PANEL_LOCKOUT = 0x02
@@ -26,9 +26,9 @@ class ChassisCapabilities(IntFlag, boundary=KEEP):
 
 @dataclass(frozen=True, slots=True)
 class GetChassisCapabilitiesRsp:
-    """What the chassis can do, and which controller looks after it.
+    """The capabilities of the chassis, and the addresses of its controllers.
 
-    Spec: 28.1. Shape: 5 or 6 bytes; without the last the bridge is at 0x20.
+    Spec: 28.1. Shape: 5 or 6 bytes; without the sixth the bridge is at 0x20.
     """
 
     capabilities: ChassisCapabilities
@@ -39,7 +39,6 @@ class GetChassisCapabilitiesRsp:
     bridge_address: int = BMC_SLAVE_ADDRESS
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes(
             (
                 self.capabilities,
@@ -53,7 +52,6 @@ class GetChassisCapabilitiesRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetChassisCapabilitiesRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 5, 6 + PADDING_BYTES_MAX, section="28.1")
         bridge = data[5] if len(data) > 5 else BMC_SLAVE_ADDRESS
         return cls(ChassisCapabilities(data[0]), data[1], data[2], data[3], data[4], bridge)
@@ -89,7 +87,7 @@ class LastPowerEvent(IntFlag, boundary=KEEP):
 
 
 class MiscChassisState(IntFlag, boundary=KEEP):
-    """What else there is to say of the chassis (28.2, byte 4); bits 5:4 say how it identifies."""
+    """Other chassis states (28.2, byte 4); bits 5:4 are the state of Chassis Identify."""
 
     INTRUSION = 0x01
     FRONT_PANEL_LOCKOUT = 0x02
@@ -107,10 +105,10 @@ _NO_STATE = MiscChassisState(0)
 
 @dataclass(frozen=True, slots=True)
 class GetChassisStatusRsp:
-    """Whether the host has power, and why.
+    """The power state of the host, and why the power last changed.
 
-    Spec: 28.2. Shape: 3 bytes, and optionally the front panel buttons (bits 7:4 which may be
-    disabled, 3:0 which are).
+    Spec: 28.2. Shape: 3 bytes, and optionally a byte for the front panel buttons: bits 7:4 say
+    which buttons can be disabled, bits 3:0 which are.
     Field: most BMCs send 3 bytes, some Supermicro and Dell 4.
     """
 
@@ -125,7 +123,6 @@ class GetChassisStatusRsp:
     front_panel_buttons: int | None = None
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         power = (
             self.restore_policy << 5
             | self.power_control_fault << 4
@@ -141,13 +138,15 @@ class GetChassisStatusRsp:
 
     @staticmethod
     def decode_power_on(data: bytes) -> bool:
-        """Read the one bit that a sweep over thousands asks for; raises RemoteProtocolError."""
+        """Decode only the power bit, which is all that a sweep over thousands of hosts needs.
+
+        Raises: RemoteProtocolError for a wrong length.
+        """
         check_length(data, 3, 4 + PADDING_BYTES_MAX, section="28.2")
         return bool(data[0] & 0x01)
 
     @classmethod
     def decode(cls, data: bytes) -> GetChassisStatusRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         power_on = cls.decode_power_on(data)
         power = data[0]
         return cls(
@@ -157,7 +156,7 @@ class GetChassisStatusRsp:
             power_fault=bool(power & 0x08),
             power_control_fault=bool(power & 0x10),
             restore_policy=_RESTORE_POLICIES[power >> 5 & 0x03],
-            # Most often there is none, and making flags is most of the work in a sweep.
+            # Most often no flag is set, and building flags costs most of the time in a sweep.
             last_power_event=LastPowerEvent(data[1]) if data[1] else _NO_EVENT,
             misc_state=MiscChassisState(data[2]) if data[2] else _NO_STATE,
             front_panel_buttons=data[3] if len(data) > 3 else None,
@@ -166,7 +165,7 @@ class GetChassisStatusRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetChassisStatusReq(Command[GetChassisStatusRsp]):
-    """Get Chassis Status (28.2): what `chassis power status` sends."""
+    """Get Chassis Status (28.2), which ipmitool's `chassis power status` sends."""
 
     section = "28.2"
     netfn = NetFn.CHASSIS
@@ -187,7 +186,10 @@ class ChassisControlAction(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChassisControlReq(Command[EmptyRsp]):
-    """Chassis Control (28.3): the simulator's side; the program never sends it by itself."""
+    """Chassis Control (28.3). Shape: the action, 1 byte.
+
+    It is here for the simulator; the program never sends it by itself.
+    """
 
     action: ChassisControlAction
 
@@ -199,12 +201,10 @@ class ChassisControlReq(Command[EmptyRsp]):
     idempotent = False
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.action,))
 
     @classmethod
     def decode(cls, data: bytes) -> ChassisControlReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(read_enum(ChassisControlAction, data[0] & 0x0F, section=cls.section, raw=data))
 
@@ -232,18 +232,16 @@ class RestartCause(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetSystemRestartCauseRsp:
-    """Why the host last restarted, and over which channel. Spec: 28.11. Shape: 2 bytes."""
+    """Why the host last restarted, and over which channel. Spec: 28.11. Shape: cause, channel."""
 
     cause: RestartCause
     channel: int = 0
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.cause, self.channel))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSystemRestartCauseRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="28.11")
         return cls(RestartCause(data[0] & 0x0F), data[1])
 
@@ -260,18 +258,19 @@ class GetSystemRestartCauseReq(Command[GetSystemRestartCauseRsp]):
 
 @dataclass(frozen=True, slots=True)
 class GetPohCounterRsp:
-    """How long the host has had power. Spec: 28.14. Shape: minutes a count, count (4, LSB)."""
+    """The power-on hours counter.
+
+    Spec: 28.14. Shape: minutes per count (1 byte), then the count (4 bytes, LSB first).
+    """
 
     minutes_per_count: int
     count: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.minutes_per_count,)) + self.count.to_bytes(4, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> GetPohCounterRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 5, 5 + PADDING_BYTES_MAX, section="28.14")
         return cls(data[0], int.from_bytes(data[1:5], "little"))
 

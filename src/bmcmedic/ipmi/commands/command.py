@@ -1,4 +1,9 @@
-"""What every command module builds on: the shape of a command and the checks of its bytes."""
+"""The base of every command module: the `Command` class and the checks of lengths and values.
+
+A command is a request `…Req`, which is a `Command`, and a response `…Rsp`, which is a
+`ResponseBody`. Their `encode` and `decode` are documented here, and in a command module only where
+they do more. A class's docstring gives the section of the specification and the shape of its data.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +27,17 @@ from bmcmedic.ipmi.constants import (
 
 
 class ResponseBody(Protocol):
-    """The data of a response, after its completion code."""
+    """The data of a response, without its completion code."""
 
     def encode(self) -> bytes:
-        """The bytes as the managed system sends them."""
+        """Return the response data as the managed system sends it."""
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read them as the remote console does; raises RemoteProtocolError."""
+        """Decode response data.
+
+        Raises: RemoteProtocolError for a wrong length or a value that the specification reserves.
+        """
 
 
 R_co = TypeVar("R_co", covariant=True)
@@ -37,10 +45,11 @@ E = TypeVar("E", bound=IntEnum)
 
 
 class Command(Generic[R_co]):
-    """Base of every `…Req`: its numbers are class attributes, its fields the request's data.
+    """The base class of every `…Req`.
 
-    Subclasses are frozen dataclasses; a command without request data needs only the class
-    attributes. `R_co` is the response's type, for `exchange()` to return.
+    A subclass is a frozen dataclass: its class attributes identify the command, and its fields are
+    the request data. A command without request data defines only the class attributes. `R_co` is
+    the type of the response, which `exchange()` returns.
     """
 
     __slots__ = ()
@@ -50,27 +59,35 @@ class Command(Generic[R_co]):
     command: ClassVar[int]
     response: ClassVar[type[Any]]
     privilege: ClassVar[PrivilegeLevel] = PrivilegeLevel.USER
-    """The lowest level that may send it (appendix G)."""
+    """Lowest privilege level that may send the command (appendix G)."""
     sessionless: ClassVar[bool] = False
-    """Whether it may also come outside of a session (appendix G)."""
+    """Whether the command is also allowed outside of a session (appendix G)."""
     idempotent: ClassVar[bool] = True
-    """Whether it may be sent again when no answer came; a cold reset may not."""
+    """Whether the request may be sent again when no answer came; a cold reset must not."""
     completion_codes: ClassVar[Mapping[int, str]] = {}
-    """Command-specific completion codes, 0x80 to 0xBE."""
+    """The command-specific completion codes, 0x80 to 0xBE, with their meanings."""
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
+        """Return the request data."""
         return b""
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read the request's data; raises RemoteProtocolError."""
+        """Decode request data.
+
+        Raises: RemoteProtocolError for a wrong length; InvalidDataField, which is one, for a value
+        that the command does not define.
+        """
         check_length(data, 0, section=cls.section)
         return cls()
 
     @classmethod
     def decode_response(cls, completion_code: int, data: bytes) -> R_co:
-        """Read a response: its body, or CompletionCodeError, or RemoteProtocolError."""
+        """Return the decoded body of a response.
+
+        Raises: CompletionCodeError for a completion code other than 0; RemoteProtocolError for data
+        that cannot be decoded.
+        """
         if completion_code:
             raise cls.completion_code_error(completion_code)
         body: R_co = cls.response.decode(data)
@@ -78,7 +95,7 @@ class Command(Generic[R_co]):
 
     @classmethod
     def completion_code_error(cls, code: int) -> CompletionCodeError:
-        """The error that a completion code means for this command."""
+        """Return the error that stands for a completion code of this command."""
         meaning = cls.completion_codes.get(code) or completion_code_text(code)
         return CompletionCodeError(
             cls.__name__.removesuffix("Req"),
@@ -90,30 +107,29 @@ class Command(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class EmptyRsp:
-    """A response that is its completion code alone.
+    """A response without data, only a completion code.
 
     Field: some BMCs pad it with a byte or two, which are ignored.
     """
 
     def encode(self) -> bytes:
-        """No data."""
         return b""
 
     @classmethod
     def decode(cls, data: bytes) -> EmptyRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 0, PADDING_BYTES_MAX, section="5.2")
         return cls()
 
 
 PADDING_BYTES_MAX = 4
-"""How many bytes more than the specification's a response may carry before it is called broken."""
+"""Most bytes that a response may carry beyond the specification's length and still be accepted."""
 
 
 def check_length(data: bytes, minimum: int, maximum: int | None = None, *, section: str) -> None:
     """Raise RemoteProtocolError unless `minimum <= len(data) <= maximum`.
 
-    `maximum` defaults to `minimum`; a response that may carry more than is read passes its own.
+    `maximum` defaults to `minimum`. A response that may carry more data than is read passes its own
+    maximum.
     """
     limit = minimum if maximum is None else maximum
     if minimum <= len(data) <= limit:
@@ -125,7 +141,10 @@ def check_length(data: bytes, minimum: int, maximum: int | None = None, *, secti
 
 
 def read_enum(kind: type[E], value: int, *, section: str, raw: bytes) -> E:
-    """The member of `kind` that a field holds; raises InvalidDataField for a reserved value."""
+    """Return the member of `kind` for a field's value.
+
+    Raises: InvalidDataField for a value that `kind` does not have.
+    """
     try:
         return kind(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the Data Center Manageability Interface adds (DCMI 1.5), as far as it is used here."""
+"""The one command of the Data Center Manageability Interface (DCMI 1.5) that is used here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from bmcmedic.ipmi.commands.command import (
 from bmcmedic.ipmi.constants import NetFn
 
 GROUP = 0xDC
-"""Whose extension of the command set it is: the first byte of every request and response."""
+"""Group extension id of DCMI: the first byte of every DCMI request and response."""
 SYSTEM_POWER_STATISTICS = 0x01
+"""Mode of Get Power Reading that returns the power of the whole server."""
 
 _POWER_READING_BYTES = 18
 _IS_ACTIVE = 0x40
@@ -28,7 +29,7 @@ def _check_group(data: bytes, section: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GetPowerReadingRsp:
-    """What the whole server takes.
+    """The power that the whole server draws.
 
     Spec: DCMI 6.6.1. Shape: group, four times 2 bytes, time stamp and period of 4, state; LSB
     first. Units: watts, seconds since 1970, milliseconds.
@@ -41,7 +42,7 @@ class GetPowerReadingRsp:
     timestamp: int = 0
     period_ms: int = 0
     active: bool = True
-    """Whether it is measured at all; else the figures mean nothing."""
+    """Whether the power is being measured; if not, the figures mean nothing."""
 
     def __post_init__(self) -> None:
         for watts in (self.current_w, self.minimum_w, self.maximum_w, self.average_w):
@@ -50,7 +51,6 @@ class GetPowerReadingRsp:
         require_range("a period", self.period_ms, 0xFFFFFFFF)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         watts = (self.current_w, self.minimum_w, self.maximum_w, self.average_w)
         return (
             bytes((GROUP,))
@@ -62,7 +62,6 @@ class GetPowerReadingRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetPowerReadingRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         section = "DCMI 6.6.1"
         check_length(
             data, _POWER_READING_BYTES, _POWER_READING_BYTES + PADDING_BYTES_MAX, section=section
@@ -84,7 +83,7 @@ class GetPowerReadingRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetPowerReadingReq(Command[GetPowerReadingRsp]):
-    """Get Power Reading (DCMI 6.6.1). Shape: group, mode, two bytes for other modes."""
+    """Get Power Reading (DCMI 6.6.1). Shape: group, mode, two bytes that other modes use."""
 
     mode: int = SYSTEM_POWER_STATISTICS
 
@@ -97,12 +96,10 @@ class GetPowerReadingReq(Command[GetPowerReadingRsp]):
         require_range("mode", self.mode, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((GROUP, self.mode, 0, 0))
 
     @classmethod
     def decode(cls, data: bytes) -> GetPowerReadingReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 4, section=cls.section)
         _check_group(data, cls.section)
         return cls(data[1])

@@ -15,16 +15,16 @@ from bmcmedic.ipmi.commands.shared_responses import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 AUXILIARY_BYTES_MAX = 5
-"""One more than the specification's, for the BMCs that send it."""
+"""Most auxiliary bytes accepted: one more than the specification's 4, as some BMCs send 5."""
 
 
 @dataclass(frozen=True, slots=True)
 class GetDeviceIdRsp:
-    """Who the BMC is and which firmware it runs.
+    """The identity of the BMC and the revision of its firmware.
 
     Spec: 20.1. Shape: 11 or 15 bytes, LSB first; the last 4 (auxiliary revision) are optional.
-    Field: while `available` is false the BMC is updating its firmware or its SDRs; some BMCs send
-    1 to 3 or 5 auxiliary bytes.
+    While `available` is false, the BMC is updating its firmware or its SDRs.
+    Field: some BMCs send 1 to 3 or 5 auxiliary bytes.
     """
 
     device_id: int
@@ -33,7 +33,7 @@ class GetDeviceIdRsp:
     available: bool
     firmware_major: int
     firmware_minor: int
-    """As it stands in the byte: BCD, 0x23 is "23"."""
+    """The byte as it is on the wire, in BCD: 0x23 means "23"."""
     ipmi_version: int
     additional_device_support: int
     manufacturer_id: int
@@ -42,11 +42,10 @@ class GetDeviceIdRsp:
 
     @property
     def firmware(self) -> str:
-        """Major and minor revision as people write them, such as "3.23"."""
+        """The major and minor revision as text, such as "3.23"."""
         return f"{self.firmware_major}.{self.firmware_minor:02x}"
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return (
             bytes(
                 (
@@ -65,7 +64,6 @@ class GetDeviceIdRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetDeviceIdRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 11, 11 + AUXILIARY_BYTES_MAX, section="20.1")
         return cls(
             device_id=data[0],
@@ -94,7 +92,7 @@ class GetDeviceIdReq(Command[GetDeviceIdRsp]):
 
 @dataclass(frozen=True, slots=True)
 class ColdResetReq(Command[EmptyRsp]):
-    """Cold Reset (20.2). Never sent twice: silence afterwards is an outcome, not an error."""
+    """Cold Reset (20.2). It is never sent twice: silence afterwards is an outcome, not an error."""
 
     section = "20.2"
     netfn = NetFn.APP
@@ -106,7 +104,10 @@ class ColdResetReq(Command[EmptyRsp]):
 
 @dataclass(frozen=True, slots=True)
 class WarmResetReq(Command[EmptyRsp]):
-    """Warm Reset (20.3). Optional: many BMCs answer 0xC1. Never sent twice."""
+    """Warm Reset (20.3). It is optional, and never sent twice.
+
+    Field: many BMCs answer 0xC1.
+    """
 
     section = "20.3"
     netfn = NetFn.APP
@@ -117,12 +118,12 @@ class WarmResetReq(Command[EmptyRsp]):
 
 
 class SelfTestResult(IntEnum):
-    """The first byte of the self-test's result (20.4); other values are device-specific."""
+    """The first byte of the self-test results (20.4); other values are device-specific."""
 
     PASSED = 0x55
     NOT_IMPLEMENTED = 0x56
     CORRUPTED = 0x57
-    """Data or devices are corrupted or inaccessible; the second byte says which."""
+    """Data or devices are corrupted or inaccessible; the second byte says which ones."""
     FATAL_HARDWARE_ERROR = 0x58
 
 
@@ -153,10 +154,11 @@ _FAILURE_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class GetSelfTestResultsRsp:
-    """What the BMC found out about itself.
+    """The result of the BMC's self-test.
 
     Spec: 20.4. Shape: result and detail, 1 byte each.
-    Field: a BMC without a self-test answers 0x56, or 0xC1 to the whole command: not sick.
+    Field: a BMC without a self-test answers 0x56, or 0xC1 to the whole command. Neither means that
+    the BMC is sick.
     """
 
     result: int
@@ -164,17 +166,17 @@ class GetSelfTestResultsRsp:
 
     @property
     def passed(self) -> bool:
-        """Whether the BMC says that it is well."""
+        """Whether the BMC passed its self-test."""
         return self.result == SelfTestResult.PASSED
 
     @property
     def implemented(self) -> bool:
-        """Whether there is a self-test at all."""
+        """Whether the BMC has a self-test."""
         return self.result != SelfTestResult.NOT_IMPLEMENTED
 
     @property
     def text(self) -> str:
-        """`passed`, `unsupported`, or what failed."""
+        """The result as text: `passed`, `unsupported`, or what failed."""
         if self.passed:
             return "passed"
         if not self.implemented:
@@ -187,12 +189,10 @@ class GetSelfTestResultsRsp:
         return f"device-specific failure 0x{self.result:02x} 0x{self.detail:02x}"
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.result, self.detail))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSelfTestResultsRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="20.4")
         return cls(data[0], data[1])
 

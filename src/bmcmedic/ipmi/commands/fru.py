@@ -1,4 +1,4 @@
-"""FRU inventory device commands (chapter 34); what is in the inventory is in `fru_data`."""
+"""FRU inventory device commands (chapter 34); `fru_data` decodes the inventory itself."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from bmcmedic.ipmi.commands.command import (
 from bmcmedic.ipmi.constants import NetFn
 
 FRU_READ_BYTES_MAX = 255
+"""Highest count in Read FRU Data, in bytes, or in words where the device is accessed by words."""
 
 
 @dataclass(frozen=True, slots=True)
 class GetFruInventoryAreaInfoRsp:
-    """How big the inventory is. Spec: 34.1. Shape: size (2, LSB first), bit 0 "by words"."""
+    """The size of an inventory.
+
+    Spec: 34.1. Shape: size (2 bytes, LSB first), then a byte whose bit 0 means "by words".
+    """
 
     size_bytes: int
     by_words: bool = False
-    """Offsets and counts of Read FRU Data are in words of 16 bits."""
+    """Whether offsets and counts of Read FRU Data are in words of 16 bits."""
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.size_bytes.to_bytes(2, "little") + bytes((self.by_words,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetFruInventoryAreaInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 3, 3 + PADDING_BYTES_MAX, section="34.1")
         return cls(int.from_bytes(data[:2], "little"), bool(data[2] & 0x01))
 
 
 @dataclass(frozen=True, slots=True)
 class GetFruInventoryAreaInfoReq(Command[GetFruInventoryAreaInfoRsp]):
-    """Get FRU Inventory Area Info (34.1)."""
+    """Get FRU Inventory Area Info (34.1). Shape: FRU device id."""
 
     fru_device_id: int = 0
 
@@ -52,12 +54,10 @@ class GetFruInventoryAreaInfoReq(Command[GetFruInventoryAreaInfoRsp]):
         require_range("FRU device id", self.fru_device_id, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.fru_device_id,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetFruInventoryAreaInfoReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0])
 
@@ -76,15 +76,17 @@ class ReadFruDataRsp:
     def __post_init__(self) -> None:
         require_length("FRU data", self.data, FRU_READ_BYTES_MAX << self.by_words)
         if self.by_words and (not self.data or len(self.data) % 2):
-            raise LocalProtocolError(f"{len(self.data)} bytes are no whole words")
+            raise LocalProtocolError(f"{len(self.data)} bytes are not a whole number of words")
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((len(self.data) >> self.by_words,)) + self.data
 
     @classmethod
     def decode(cls, data: bytes) -> ReadFruDataRsp:
-        """Read the data bytes; raises RemoteProtocolError when the count does not fit."""
+        """Decode response data.
+
+        Raises: RemoteProtocolError when the count does not match the number of bytes that follow.
+        """
         check_length(data, 1, 1 + 2 * FRU_READ_BYTES_MAX, section="34.2")
         count, rest = data[0], data[1:]
         if len(rest) == count:
@@ -92,7 +94,7 @@ class ReadFruDataRsp:
         if len(rest) == 2 * count:
             return cls(rest, by_words=True)
         raise InvalidDataField(
-            f"Read FRU Data announces {count} and brings {len(rest)} bytes",
+            f"Read FRU Data announces a count of {count}, but {len(rest)} bytes follow",
             section="34.2",
             raw=data,
         )
@@ -100,7 +102,11 @@ class ReadFruDataRsp:
 
 @dataclass(frozen=True, slots=True)
 class ReadFruDataReq(Command[ReadFruDataRsp]):
-    """Read FRU Data (34.2). Units: as Get FRU Inventory Area Info said, bytes or words."""
+    """Read FRU Data (34.2).
+
+    Shape: FRU device id, offset (2 bytes, LSB first), count. Units: bytes or words, as Get FRU
+    Inventory Area Info reports.
+    """
 
     offset: int
     count: int
@@ -118,12 +124,10 @@ class ReadFruDataReq(Command[ReadFruDataRsp]):
         require_range("count", self.count, FRU_READ_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         head = bytes((self.fru_device_id,))
         return head + self.offset.to_bytes(2, "little") + bytes((self.count,))
 
     @classmethod
     def decode(cls, data: bytes) -> ReadFruDataReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 4, section=cls.section)
         return cls(int.from_bytes(data[1:3], "little"), data[3], data[0])

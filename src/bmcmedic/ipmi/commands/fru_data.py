@@ -1,6 +1,6 @@
-"""What stands in a FRU inventory (Platform Management FRU Information Storage Definition 1.0).
+"""The contents of a FRU inventory (Platform Management FRU Information Storage Definition 1.0).
 
-Areas start at multiples of 8 bytes, and each ends in a checksum that makes its sum 0.
+Every area starts at a multiple of 8 bytes and ends in a checksum that makes the sum of its bytes 0.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ _END_OF_FIELDS = 0xC1
 _ENGLISH = 25
 _LANGUAGES_IN_LATIN_1 = (0, _ENGLISH)
 MINUTES_SINCE_1996_MAX = 0xFFFFFF
+"""Latest date of manufacture, in minutes since 1996-01-01 00:00."""
 
 
 def _encode_fields(fields: tuple[str, ...]) -> bytes:
     out = bytearray()
     for text in fields:
         data = encode_text("a FRU field", text, FIELD_BYTES_MAX)
-        # 0xC1 ends the fields: a single character is padded to two.
+        # 0xC1 ends the fields and would also mean one character, so a single one is padded to two.
         if len(data) == 1:
             data += b" "
         out += bytes((EIGHT_BIT_TEXT << 6 | len(data),)) + data
@@ -64,24 +65,29 @@ def _encode_area(head: bytes, fields: tuple[str, ...]) -> bytes:
 
 
 def _area_content(data: bytes, offset: int, section: str) -> bytes:
-    """The content between length and checksum; raises RemoteProtocolError."""
+    """Return the content between length and checksum; raises RemoteProtocolError."""
     length = data[offset + 1] * _BLOCK_BYTES if offset + 1 < len(data) else 0
     area = data[offset : offset + length]
     if not area or len(area) < length or area[0] & 0x0F != _FORMAT_VERSION or sum(area) & 0xFF:
         raise InvalidDataField(
-            f"no whole FRU area with a right checksum at {offset}", section=section, raw=area
+            f"no complete FRU area with a valid checksum at byte {offset}",
+            section=section,
+            raw=area,
         )
     return area[2:-1]
 
 
-def _take(fields: list[str], count: int) -> tuple[list[str], tuple[str, ...]]:
-    """The fields that the area defines, empty where it ends early, and the vendor's own."""
+def _split_custom(fields: list[str], count: int) -> tuple[list[str], tuple[str, ...]]:
+    """Split the fields into the `count` that the area defines and the vendor's own.
+
+    A defined field that is missing is empty.
+    """
     return (fields + [""] * count)[:count], tuple(fields[count:])
 
 
 @dataclass(frozen=True, slots=True)
 class ChassisArea:
-    """The chassis. Spec: FRU 10. `chassis_type` as SMBIOS has it: 0x17 is a rack mount chassis."""
+    """The chassis. Spec: FRU 10. `chassis_type` is SMBIOS's: 0x17 is a rack mount chassis."""
 
     chassis_type: int = 0x17
     part_number: str = ""
@@ -92,21 +98,24 @@ class ChassisArea:
         require_range("chassis type", self.chassis_type, 0xFF)
 
     def encode(self) -> bytes:
-        """The area's bytes."""
+        """Return the area, checksum included."""
         fields = (self.part_number, self.serial_number, *self.custom)
         return _encode_area(bytes((self.chassis_type,)), fields)
 
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> ChassisArea:
-        """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
+        """Decode the area at `offset` of the inventory; raises RemoteProtocolError."""
         content = _area_content(data, offset, "34, FRU 10")
-        (part, serial), custom = _take(_decode_fields(content[1:], _ENGLISH), 2)
+        (part, serial), custom = _split_custom(_decode_fields(content[1:], _ENGLISH), 2)
         return cls(content[0], part, serial, custom)
 
 
 @dataclass(frozen=True, slots=True)
 class BoardArea:
-    """The main board. Spec: FRU 11. Units: minutes since 1996-01-01 00:00; 0 is unspecified."""
+    """The main board.
+
+    Spec: FRU 11. Units: `manufactured_minutes` counts from 1996-01-01 00:00; 0 is unspecified.
+    """
 
     manufacturer: str = ""
     product_name: str = ""
@@ -120,7 +129,7 @@ class BoardArea:
         require_range("date of manufacture", self.manufactured_minutes, MINUTES_SINCE_1996_MAX)
 
     def encode(self) -> bytes:
-        """The area's bytes."""
+        """Return the area, checksum included."""
         fields = (
             self.manufacturer,
             self.product_name,
@@ -134,9 +143,9 @@ class BoardArea:
 
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> BoardArea:
-        """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
+        """Decode the area at `offset` of the inventory; raises RemoteProtocolError."""
         content = _area_content(data, offset, "34, FRU 11")
-        known, custom = _take(_decode_fields(content[4:], content[0]), 5)
+        known, custom = _split_custom(_decode_fields(content[4:], content[0]), 5)
         manufacturer, product_name, serial, part, file_id = known
         minutes = int.from_bytes(content[1:4], "little")
         return cls(manufacturer, product_name, serial, part, file_id, custom, minutes)
@@ -144,7 +153,7 @@ class BoardArea:
 
 @dataclass(frozen=True, slots=True)
 class ProductArea:
-    """The product that is sold. Spec: FRU 12."""
+    """The product as it is sold. Spec: FRU 12."""
 
     manufacturer: str = ""
     product_name: str = ""
@@ -156,7 +165,7 @@ class ProductArea:
     custom: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
-        """The area's bytes."""
+        """Return the area, checksum included."""
         fields = (
             self.manufacturer,
             self.product_name,
@@ -171,9 +180,9 @@ class ProductArea:
 
     @classmethod
     def decode(cls, data: bytes, offset: int = 0) -> ProductArea:
-        """Read the area at `offset` of the inventory; raises RemoteProtocolError."""
+        """Decode the area at `offset` of the inventory; raises RemoteProtocolError."""
         content = _area_content(data, offset, "34, FRU 12")
-        known, custom = _take(_decode_fields(content[1:], content[0]), 7)
+        known, custom = _split_custom(_decode_fields(content[1:], content[0]), 7)
         manufacturer, name, part, version, serial, asset_tag, file_id = known
         return cls(manufacturer, name, part, version, serial, asset_tag, file_id, custom)
 
@@ -182,8 +191,9 @@ class ProductArea:
 class FruInventory:
     """A whole inventory.
 
-    Spec: FRU 8. Shape: header (version, offsets of internal, chassis, board, product and
-    multi-record areas in units of 8 bytes, 0 for none, pad, checksum), then the areas.
+    Spec: FRU 8. Shape: header, then the areas. The header holds the version, the offsets of the
+    internal, chassis, board, product and multi-record areas, a pad byte and a checksum. Units:
+    offsets are in units of 8 bytes; 0 stands for no area.
     """
 
     chassis: ChassisArea | None = None
@@ -191,7 +201,7 @@ class FruInventory:
     product: ProductArea | None = None
 
     def encode(self) -> bytes:
-        """The inventory's bytes."""
+        """Return the inventory, header included."""
         offsets = []
         areas = b""
         for area in (self.chassis, self.board, self.product):
@@ -199,13 +209,13 @@ class FruInventory:
             offsets.append(0 if area is None else at)
             areas += b"" if area is None else area.encode()
         if max(offsets) > 0xFF:
-            raise LocalProtocolError("the areas do not fit into one inventory")
+            raise LocalProtocolError("the FRU areas do not fit into one inventory")
         header = bytes((_FORMAT_VERSION, 0, *offsets, 0, 0))
         return header + bytes((checksum(header),)) + areas
 
     @classmethod
     def decode(cls, data: bytes) -> FruInventory:
-        """Read an inventory; raises RemoteProtocolError."""
+        """Decode an inventory; raises RemoteProtocolError."""
         check_length(data, COMMON_HEADER_BYTES, FRU_BYTES_MAX, section="34, FRU 8")
         header = data[:COMMON_HEADER_BYTES]
         if header[0] & 0x0F != _FORMAT_VERSION or sum(header) & 0xFF:

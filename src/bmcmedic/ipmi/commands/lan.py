@@ -10,10 +10,11 @@ from bmcmedic.ipmi.commands.command import Command, check_length, require_length
 from bmcmedic.ipmi.constants import PRESENT_CHANNEL, NetFn, PrivilegeLevel
 
 LAN_PARAMETER_BYTES_MAX = 255
+"""Longest LAN parameter that is accepted, in bytes."""
 
 
 class LanParameter(IntEnum):
-    """The parameters that matter here (table 23-4); a request keeps the bare number."""
+    """The parameters that this program uses (table 23-4); a request keeps the bare number."""
 
     SET_IN_PROGRESS = 0
     AUTHENTICATION_TYPE_SUPPORT = 1
@@ -39,10 +40,11 @@ class LanParameter(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GetLanConfigurationParametersRsp:
-    """A parameter as it is on the wire, most in network order. Spec: 23.2. Shape: revision, data.
+    """A parameter as it is on the wire, most of them in network order.
 
-    Field: asked for the revision alone, or for a parameter it does not know, a BMC may send no
-    data.
+    Spec: 23.2. Shape: parameter revision (1 byte), then the data.
+    Field: a BMC may send no data when it is asked for the revision alone, or for a parameter that
+    it does not know.
     """
 
     data: bytes = b""
@@ -52,19 +54,20 @@ class GetLanConfigurationParametersRsp:
         require_length("a LAN parameter", self.data, LAN_PARAMETER_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.parameter_revision,)) + self.data
 
     @classmethod
     def decode(cls, data: bytes) -> GetLanConfigurationParametersRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + LAN_PARAMETER_BYTES_MAX, section="23.2")
         return cls(data[1:], data[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GetLanConfigurationParametersReq(Command[GetLanConfigurationParametersRsp]):
-    """Get LAN Configuration Parameters (23.2)."""
+    """Get LAN Configuration Parameters (23.2).
+
+    Shape: channel and bit 7 "revision only", parameter, set selector, block selector.
+    """
 
     parameter: int
     channel: int = PRESENT_CHANNEL
@@ -86,13 +89,11 @@ class GetLanConfigurationParametersReq(Command[GetLanConfigurationParametersRsp]
         require_range("block selector", self.block_selector, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         head = self.revision_only << 7 | self.channel
         return bytes((head, self.parameter, self.set_selector, self.block_selector))
 
     @classmethod
     def decode(cls, data: bytes) -> GetLanConfigurationParametersReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 4, section=cls.section)
         return cls(
             parameter=data[1],

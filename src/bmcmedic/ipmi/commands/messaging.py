@@ -19,7 +19,7 @@ from bmcmedic.ipmi.commands.shared_responses import GuidRsp
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 MESSAGE_DATA_BYTES_MAX = 255
-"""What Send Message and Get Message may carry; BMCs stop far below."""
+"""Most bytes that Send Message and Get Message may carry; real BMCs take far fewer."""
 
 
 class BmcGlobalEnables(IntFlag, boundary=KEEP):
@@ -36,7 +36,7 @@ class BmcGlobalEnables(IntFlag, boundary=KEEP):
 
 @dataclass(frozen=True, slots=True)
 class SetBmcGlobalEnablesReq(Command[EmptyRsp]):
-    """Set BMC Global Enables (22.1). Only the host's own interface may send it."""
+    """Set BMC Global Enables (22.1). Only the host's own system interface may send it."""
 
     enables: BmcGlobalEnables
 
@@ -47,29 +47,25 @@ class SetBmcGlobalEnablesReq(Command[EmptyRsp]):
     privilege = PrivilegeLevel.ADMINISTRATOR
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.enables,))
 
     @classmethod
     def decode(cls, data: bytes) -> SetBmcGlobalEnablesReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(BmcGlobalEnables(data[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class GetBmcGlobalEnablesRsp:
-    """The enables as they stand. Spec: 22.2. Shape: 1 byte."""
+    """The present settings. Spec: 22.2. Shape: 1 byte."""
 
     enables: BmcGlobalEnables
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.enables,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetBmcGlobalEnablesRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + PADDING_BYTES_MAX, section="22.2")
         return cls(BmcGlobalEnables(data[0]))
 
@@ -85,7 +81,7 @@ class GetBmcGlobalEnablesReq(Command[GetBmcGlobalEnablesRsp]):
 
 
 class MessageFlags(IntFlag, boundary=KEEP):
-    """What waits for the host at the BMC (22.3, 22.4)."""
+    """What the BMC holds for the host (22.3, 22.4)."""
 
     RECEIVE_MESSAGE_AVAILABLE = 0x01
     EVENT_MESSAGE_BUFFER_FULL = 0x02
@@ -97,7 +93,7 @@ class MessageFlags(IntFlag, boundary=KEEP):
 
 @dataclass(frozen=True, slots=True)
 class ClearMessageFlagsReq(Command[EmptyRsp]):
-    """Clear Message Flags (22.3): a set bit clears its flag, and empties what it stands for."""
+    """Clear Message Flags (22.3): a set bit clears its flag and discards what it announces."""
 
     flags: MessageFlags
 
@@ -108,29 +104,25 @@ class ClearMessageFlagsReq(Command[EmptyRsp]):
     privilege = PrivilegeLevel.ADMINISTRATOR
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.flags,))
 
     @classmethod
     def decode(cls, data: bytes) -> ClearMessageFlagsReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(MessageFlags(data[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class GetMessageFlagsRsp:
-    """The flags as they stand. Spec: 22.4. Shape: 1 byte."""
+    """The present flags. Spec: 22.4. Shape: 1 byte."""
 
     flags: MessageFlags
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.flags,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetMessageFlagsRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + PADDING_BYTES_MAX, section="22.4")
         return cls(MessageFlags(data[0]))
 
@@ -162,12 +154,10 @@ class GetMessageRsp:
         require_length("a message", self.message, MESSAGE_DATA_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.privilege_level << 4 | self.channel,)) + self.message
 
     @classmethod
     def decode(cls, data: bytes) -> GetMessageRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + MESSAGE_DATA_BYTES_MAX, section="22.6")
         level = read_enum(PrivilegeLevel, data[0] >> 4, section="22.6", raw=data)
         return cls(data[0] & 0x0F, data[1:], level)
@@ -175,7 +165,7 @@ class GetMessageRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetMessageReq(Command[GetMessageRsp]):
-    """Get Message (22.6): takes it out of the queue, so it is asked for once."""
+    """Get Message (22.6). It removes the message from the queue, so it is never sent twice."""
 
     section = "22.6"
     netfn = NetFn.APP
@@ -187,20 +177,20 @@ class GetMessageReq(Command[GetMessageRsp]):
 
 
 class MessageTracking(IntEnum):
-    """What the BMC does with the answer to a message that it sends for us (22.7, bits 7:6)."""
+    """How the BMC handles the response to a message that it sends for us (22.7, bits 7:6)."""
 
     NONE = 0
     TRACK_REQUEST = 1
-    """Bring the response back to who asked."""
+    """The BMC returns the response to the requester."""
     SEND_RAW = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SendMessageRsp:
-    """The BMC took the message.
+    """The BMC accepted the message.
 
-    Spec: 22.7. Shape: nothing, or on some channels data.
-    Field: some BMCs put the whole bridged response here, others send it as a message of its own.
+    Spec: 22.7. Shape: no data, or data on some channels.
+    Field: some BMCs put the whole bridged response here; others send it as a separate message.
     """
 
     data: bytes = b""
@@ -209,19 +199,20 @@ class SendMessageRsp:
         require_length("response data", self.data, MESSAGE_DATA_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.data
 
     @classmethod
     def decode(cls, data: bytes) -> SendMessageRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 0, MESSAGE_DATA_BYTES_MAX, section="22.7")
         return cls(data)
 
 
 @dataclass(frozen=True, slots=True)
 class SendMessageReq(Command[SendMessageRsp]):
-    """Send Message (22.7): what is in it decides whether it may be repeated, so it is not."""
+    """Send Message (22.7). Shape: channel, encryption, authentication and tracking, then message.
+
+    Whether it could be repeated depends on the message inside, so it never is.
+    """
 
     channel: int
     message: bytes
@@ -238,7 +229,7 @@ class SendMessageReq(Command[SendMessageRsp]):
         0x80: "invalid session handle",
         0x81: "lost arbitration on the bus",
         0x82: "bus error",
-        0x83: "the bus said NAK: nobody at that address",
+        0x83: "NAK on write: no device at that address",
     }
 
     def __post_init__(self) -> None:
@@ -246,13 +237,11 @@ class SendMessageReq(Command[SendMessageRsp]):
         require_length("a message", self.message, MESSAGE_DATA_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         head = self.tracking << 6 | self.encrypt << 5 | self.authenticate << 4 | self.channel
         return bytes((head,)) + self.message
 
     @classmethod
     def decode(cls, data: bytes) -> SendMessageReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, 1 + MESSAGE_DATA_BYTES_MAX, section=cls.section)
         return cls(
             channel=data[0] & 0x0F,

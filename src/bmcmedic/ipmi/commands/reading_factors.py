@@ -1,4 +1,4 @@
-"""From the raw byte of a sensor to a number (sections 35.5 and 36.3)."""
+"""Converts the raw byte of a sensor to a number (sections 35.5 and 36.3)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from enum import IntEnum
 from bmcmedic.ipmi.commands.command import check_length, require_range
 
 FACTORS_BYTES = 6
+"""Length of the encoded factors, in bytes."""
 
 
 class AnalogFormat(IntEnum):
-    """How the raw byte is a number (43.1, byte 21 bits 7:6)."""
+    """The number format of the raw byte (43.1, byte 21 bits 7:6)."""
 
     UNSIGNED = 0
     ONES_COMPLEMENT = 1
@@ -23,7 +24,7 @@ class AnalogFormat(IntEnum):
 
 
 def raw_number(raw: int, analog_format: AnalogFormat) -> int:
-    """The byte as a whole number."""
+    """Return the raw byte as a whole number."""
     if analog_format is AnalogFormat.TWOS_COMPLEMENT and raw & 0x80:
         return raw - 0x100
     if analog_format is AnalogFormat.ONES_COMPLEMENT and raw & 0x80:
@@ -48,7 +49,7 @@ class ReadingFactors:
     accuracy: int = 0
     accuracy_exponent: int = 0
     direction: int = 0
-    """0 none, 1 input, 2 output; in an SDR alone."""
+    """0 for none, 1 for input, 2 for output; only an SDR gives it."""
 
     def __post_init__(self) -> None:
         require_range("M", self.m, 511, -512)
@@ -61,7 +62,7 @@ class ReadingFactors:
         require_range("direction", self.direction, 3)
 
     def encode(self) -> bytes:
-        """The 6 bytes."""
+        """Return the 6 bytes."""
         return bytes(
             (
                 self.m & 0xFF,
@@ -75,7 +76,7 @@ class ReadingFactors:
 
     @classmethod
     def decode(cls, data: bytes) -> ReadingFactors:
-        """Read the 6 bytes; raises RemoteProtocolError."""
+        """Decode the 6 bytes; raises RemoteProtocolError."""
         check_length(data, FACTORS_BYTES, section="35.5")
         return cls(
             m=_signed(data[0] | data[1] >> 6 << 8, 10),
@@ -94,7 +95,7 @@ class ReadingFactors:
         analog_format: AnalogFormat = AnalogFormat.UNSIGNED,
         linearization: int = 0,
     ) -> float | None:
-        """The reading in its unit; None where there is none, such as 1/x of zero."""
+        """Return the reading in the sensor's unit; None if it has no value, such as 1/x of zero."""
         if analog_format is AnalogFormat.NONE:
             return None
         linear = self.m * raw_number(raw, analog_format) + self.b * 10.0**self.b_exponent
@@ -121,11 +122,14 @@ _LINEARIZATIONS: dict[int, Callable[[float], float]] = {
     10: math.sqrt,
     11: math.cbrt,
 }
-"""Table 43-1, byte 24; 0x70 and up are non-linear or the vendor's, and cannot be converted here."""
+"""The linearization functions by number (table 43-1, byte 24).
+
+Linearizations from 0x70 on are non-linear or the vendor's own, and cannot be converted here.
+"""
 
 
 def _scale(value: float, exponent: int) -> float:
-    # Division by a whole power of ten gives 12.1, where a factor of 0.1 gives 12.100000000000001.
+    # Division by a whole power of ten gives 12.1; a factor of 0.1 would give 12.100000000000001.
     return value * 10.0**exponent if exponent >= 0 else value / 10.0**-exponent
 
 

@@ -1,6 +1,7 @@
 """All commands by their numbers, for the side that executes them.
 
-Apart from the package itself, so that who sends a few commands does not load every chapter.
+This module is not imported by the package itself, so that a program which sends a few commands does
+not load every chapter.
 """
 
 from __future__ import annotations
@@ -82,4 +83,4 @@ _ALL: tuple[type[Command[Any]], ...] = (
 COMMANDS: Mapping[tuple[int, int], type[Command[Any]]] = MappingProxyType(
     {(int(command.netfn), command.command): command for command in _ALL}
 )
-"""Every command by network function (of the request) and command number."""
+"""Every command by the network function of its request and its command number."""

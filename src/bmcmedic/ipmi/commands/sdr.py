@@ -1,4 +1,4 @@
-"""SDR repository commands (chapter 33); the records themselves are in `sdr_records`."""
+"""SDR repository commands (chapter 33); `sdr_records` decodes the records themselves."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from bmcmedic.ipmi.constants import NetFn
 
 FIRST_RECORD_ID = 0x0000
 LAST_RECORD_ID = 0xFFFF
-"""As `next_record_id`: there is no further record."""
+"""Value of `next_record_id` when there is no further record."""
 
 WHOLE_RECORD = 0xFF
-"""As `byte_count`: the entire record; a BMC that cannot answers 0xCA."""
+"""Value of `byte_count` that asks for the entire record; a BMC that cannot send it answers 0xCA."""
 
 SDR_READ_BYTES_MAX = 255
+"""Most record bytes in one response of Get SDR."""
 
 
 class SdrOperations(IntFlag, boundary=KEEP):
-    """What the repository supports, and whether it overflowed (33.9, byte 15)."""
+    """The operations that the repository supports, and an overflow flag (33.9, byte 15)."""
 
     GET_ALLOCATION_INFO = 0x01
     RESERVE = 0x02
@@ -42,7 +43,7 @@ _NO_OPERATIONS = SdrOperations(0)
 
 @dataclass(frozen=True, slots=True)
 class GetSdrRepositoryInfoRsp:
-    """How many records there are.
+    """The size of the repository and the times of its last changes.
 
     Spec: 33.9. Shape: 14 bytes, LSB first. Units: timestamps in seconds since 1970, free space in
     bytes. Field: free space 0xFFFF is "unspecified", 0xFFFE "65534 or more".
@@ -56,7 +57,6 @@ class GetSdrRepositoryInfoRsp:
     version: int = 0x51
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return (
             bytes((self.version,))
             + self.record_count.to_bytes(2, "little")
@@ -68,7 +68,6 @@ class GetSdrRepositoryInfoRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetSdrRepositoryInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 14, 14 + PADDING_BYTES_MAX, section="33.9")
         return cls(
             record_count=int.from_bytes(data[1:3], "little"),
@@ -91,7 +90,7 @@ class GetSdrRepositoryInfoReq(Command[GetSdrRepositoryInfoRsp]):
 
 
 class GetSdrRepositoryAllocationInfoRsp(AllocationInfoRsp):
-    """How the repository's space is cut up (33.10)."""
+    """The allocation units of the repository (33.10)."""
 
     __slots__ = ()
     section = "33.10"
@@ -108,7 +107,7 @@ class GetSdrRepositoryAllocationInfoReq(Command[GetSdrRepositoryAllocationInfoRs
 
 
 class ReserveSdrRepositoryRsp(ReservationRsp):
-    """The reservation that partial reads need (33.11)."""
+    """The reservation that a partial read needs (33.11)."""
 
     __slots__ = ()
     section = "33.11"
@@ -126,9 +125,9 @@ class ReserveSdrRepositoryReq(Command[ReserveSdrRepositoryRsp]):
 
 @dataclass(frozen=True, slots=True)
 class GetSdrRsp:
-    """A record, or the part that was asked for.
+    """A record, or the requested part of one.
 
-    Spec: 33.12. Shape: id of the next record (LSB first), then the bytes.
+    Spec: 33.12. Shape: id of the next record (2 bytes, LSB first), then the bytes.
     """
 
     next_record_id: int
@@ -139,19 +138,20 @@ class GetSdrRsp:
         require_length("SDR data", self.record_data, SDR_READ_BYTES_MAX)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.next_record_id.to_bytes(2, "little") + self.record_data
 
     @classmethod
     def decode(cls, data: bytes) -> GetSdrRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + SDR_READ_BYTES_MAX, section="33.12")
         return cls(int.from_bytes(data[:2], "little"), data[2:])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSdrReq(Command[GetSdrRsp]):
-    """Get SDR (33.12); a reservation is needed for partial reads alone."""
+    """Get SDR (33.12); only a partial read needs a reservation.
+
+    Shape: reservation id and record id (2 bytes each, LSB first), offset, byte count.
+    """
 
     record_id: int = FIRST_RECORD_ID
     reservation_id: int = 0
@@ -170,7 +170,6 @@ class GetSdrReq(Command[GetSdrRsp]):
         require_range("byte count", self.byte_count, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return (
             self.reservation_id.to_bytes(2, "little")
             + self.record_id.to_bytes(2, "little")
@@ -179,7 +178,6 @@ class GetSdrReq(Command[GetSdrRsp]):
 
     @classmethod
     def decode(cls, data: bytes) -> GetSdrReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 6, section=cls.section)
         return cls(
             record_id=int.from_bytes(data[2:4], "little"),

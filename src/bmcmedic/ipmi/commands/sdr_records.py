@@ -1,4 +1,4 @@
-"""Sensor data records (chapter 43): LSB first, behind a header of 5 bytes."""
+"""Sensor data records (chapter 43): a header of 5 bytes, then a body, LSB first."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ def _record(record_id: int, record_type: int, body: bytes) -> bytes:
 
 
 def _body(data: bytes, record_type: int, minimum: int, section: str) -> tuple[int, bytes]:
-    """Record id and body; a BMC may send more than the header announces, never less."""
+    """Return record id and body; raises RemoteProtocolError.
+
+    A BMC may send more bytes than the header announces, but not fewer.
+    """
     check_length(data, SDR_HEADER_BYTES, SDR_BYTES_MAX, section="43")
     body = data[SDR_HEADER_BYTES : SDR_HEADER_BYTES + data[4]]
     if data[3] != record_type or len(body) < data[4] or len(body) < minimum:
         raise InvalidDataField(
-            f"no SDR of type {record_type:#04x} with {minimum} bytes or more",
+            f"not an SDR of type {record_type:#04x} with a body of {minimum} bytes or more",
             section=section,
             raw=data,
         )
     return int.from_bytes(data[:2], "little"), body
 
 
-def _id_string(text: str) -> bytes:
+def _encode_id_string(text: str) -> bytes:
     data = encode_text("an id string", text, ID_STRING_BYTES_MAX)
     return bytes((EIGHT_BIT_TEXT << 6 | len(data),)) + data
 
 
-def _read_id_string(data: bytes) -> str:
-    # Some BMCs announce more characters than the record has: what is there is taken.
+def _decode_id_string(data: bytes) -> str:
+    # Field: some BMCs announce more characters than the record has; those present are used.
     return decode_text(
         data[0] >> 6,
         data[1 : 1 + (data[0] & 0x1F)],
@@ -54,14 +57,14 @@ def _read_id_string(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SensorUnits:
-    """What a sensor counts. Spec: 43.1, bytes 21 to 23. Shape: 3 bytes."""
+    """The units of a sensor's readings. Spec: 43.1, bytes 21 to 23. Shape: 3 bytes."""
 
     analog_format: AnalogFormat = AnalogFormat.NONE
     base_unit: int = 0
     modifier_unit: int = 0
     rate_unit: int = 0
     modifier_use: int = 0
-    """0 none, 1 base unit / modifier, 2 base unit * modifier."""
+    """0 for none, 1 for base unit / modifier, 2 for base unit * modifier."""
     percentage: bool = False
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class SensorUnits:
         require_range("modifier use", self.modifier_use, 3)
 
     def encode(self) -> bytes:
-        """The 3 bytes."""
+        """Return the 3 bytes."""
         first = (
             self.analog_format << 6 | self.rate_unit << 3 | self.modifier_use << 1 | self.percentage
         )
@@ -77,7 +80,7 @@ class SensorUnits:
 
     @classmethod
     def decode(cls, data: bytes) -> SensorUnits:
-        """Read the 3 bytes; raises RemoteProtocolError."""
+        """Decode the 3 bytes; raises RemoteProtocolError."""
         check_length(data, 3, section="43.1")
         return cls(
             analog_format=AnalogFormat(data[0] >> 6),
@@ -94,30 +97,30 @@ _NO_UNITS = SensorUnits()
 
 @dataclass(frozen=True, slots=True)
 class SensorDescription:
-    """What Full and Compact records say alike. Spec: 43.1 and 43.2, bytes 6 to 23."""
+    """The part that Full and Compact records share. Spec: 43.1 and 43.2, bytes 6 to 23."""
 
     sensor_number: int
     sensor_type: int
     event_type: int
     entity_id: int = 0
     entity_instance: int = 0
-    """Bit 7 set: a logical container, not a physical entity."""
+    """The entity instance; bit 7 set means a logical container, not a physical entity."""
     owner_id: int = 0x20
     owner_lun: int = 0
-    """Channel in bits 7:4, LUN in 1:0."""
+    """The channel in bits 7:4 and the LUN in bits 1:0."""
     initialization: int = 0x7F
     capabilities: int = 0x40
-    """Bit 6: re-arms by itself; 5:4 hysteresis, 3:2 thresholds, 1:0 event control."""
+    """Bit 6: automatic re-arm; bits 5:4: hysteresis, 3:2: thresholds, 1:0: event control."""
     assertion_mask: int = 0
-    """For thresholds: bits 14:12 which lower comparisons are returned, 11:0 assertion events."""
+    """For thresholds: bits 14:12 the lower comparisons returned, 11:0 the assertion events."""
     deassertion_mask: int = 0
-    """For thresholds: bits 14:12 which upper comparisons are returned, 11:0 deassertion events."""
+    """For thresholds: bits 14:12 the upper comparisons returned, 11:0 the deassertion events."""
     reading_mask: int = 0
-    """For thresholds: bits 13:8 which are settable, 5:0 which are readable."""
+    """For thresholds: bits 13:8 the settable ones, 5:0 the readable ones."""
     units: SensorUnits = _NO_UNITS
 
     def encode(self) -> bytes:
-        """The 18 bytes."""
+        """Return the 18 bytes."""
         return (
             bytes(
                 (
@@ -140,7 +143,7 @@ class SensorDescription:
 
     @classmethod
     def decode(cls, data: bytes) -> SensorDescription:
-        """Read the 18 bytes; raises RemoteProtocolError."""
+        """Decode the 18 bytes; raises RemoteProtocolError."""
         check_length(data, 18, section="43.1")
         return cls(
             owner_id=data[0],
@@ -160,7 +163,7 @@ class SensorDescription:
 
 
 class AnalogCharacteristics(IntFlag, boundary=KEEP):
-    """Which typical readings a Full record gives (43.1, byte 31)."""
+    """The typical readings that a Full record gives (43.1, byte 31)."""
 
     NOMINAL_READING = 0x01
     NORMAL_MAXIMUM = 0x02
@@ -172,7 +175,7 @@ _NO_CHARACTERISTICS = AnalogCharacteristics(0)
 
 @dataclass(frozen=True, slots=True)
 class FullSensorRecord:
-    """A sensor with factors and thresholds, all of them raw readings.
+    """A sensor with reading factors and thresholds; the thresholds are raw readings.
 
     Spec: 43.1. Shape: header, 43 bytes, id string; bytes 45 and 46 are reserved.
     """
@@ -199,11 +202,11 @@ class FullSensorRecord:
     oem: int = 0
 
     def value(self, raw: int) -> float | None:
-        """A raw reading in the sensor's unit; None where there is no such number."""
+        """Return a raw reading in the sensor's unit; None if it has no value."""
         return self.factors.convert(raw, self.sensor.units.analog_format, self.linearization)
 
     def encode(self) -> bytes:
-        """The record's bytes, header included."""
+        """Return the record, header included."""
         levels = (
             self.characteristics,
             self.nominal_reading,
@@ -225,17 +228,17 @@ class FullSensorRecord:
         )
         body = self.sensor.encode() + bytes((self.linearization,)) + self.factors.encode()
         return _record(
-            self.record_id, FULL_SENSOR, body + bytes(levels) + _id_string(self.id_string)
+            self.record_id, FULL_SENSOR, body + bytes(levels) + _encode_id_string(self.id_string)
         )
 
     @classmethod
     def decode(cls, data: bytes) -> FullSensorRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         record_id, body = _body(data, FULL_SENSOR, 43, "43.1")
         return cls(
             record_id,
             SensorDescription.decode(body[:18]),
-            _read_id_string(body[42:]),
+            _decode_id_string(body[42:]),
             ReadingFactors.decode(body[19:25]),
             body[18] & 0x7F,
             AnalogCharacteristics(body[25]),
@@ -245,7 +248,7 @@ class FullSensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class CompactSensorRecord:
-    """A sensor without analog reading, or several that share one record.
+    """A sensor without an analog reading, or several sensors that share one record.
 
     Spec: 43.2. Shape: header, 27 bytes, id string; bytes 28 to 30 are reserved.
     """
@@ -254,26 +257,29 @@ class CompactSensorRecord:
     sensor: SensorDescription
     id_string: str
     sharing: int = 0x0001
-    """Low byte: direction (7:6), modifier type (5:4), share count (3:0); high byte: instance
-    sharing (7), modifier offset (6:0)."""
+    """How sensors share the record.
+
+    Low byte: direction (bits 7:6), modifier type (5:4), share count (3:0). High byte: instance
+    sharing (bit 7), modifier offset (6:0).
+    """
     positive_hysteresis: int = 0
     negative_hysteresis: int = 0
     oem: int = 0
 
     def encode(self) -> bytes:
-        """The record's bytes, header included."""
+        """Return the record, header included."""
         tail = (self.positive_hysteresis, self.negative_hysteresis, 0, 0, 0, self.oem)
         body = self.sensor.encode() + self.sharing.to_bytes(2, "little") + bytes(tail)
-        return _record(self.record_id, COMPACT_SENSOR, body + _id_string(self.id_string))
+        return _record(self.record_id, COMPACT_SENSOR, body + _encode_id_string(self.id_string))
 
     @classmethod
     def decode(cls, data: bytes) -> CompactSensorRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         record_id, body = _body(data, COMPACT_SENSOR, 27, "43.2")
         return cls(
             record_id=record_id,
             sensor=SensorDescription.decode(body[:18]),
-            id_string=_read_id_string(body[26:]),
+            id_string=_decode_id_string(body[26:]),
             sharing=int.from_bytes(body[18:20], "little"),
             positive_hysteresis=body[20],
             negative_hysteresis=body[21],
@@ -283,7 +289,7 @@ class CompactSensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class FruDeviceLocatorRecord:
-    """Where a FRU inventory is.
+    """The location of a FRU inventory.
 
     Spec: 43.8. Shape: header, 11 bytes, id string; byte 10 is reserved.
     """
@@ -291,7 +297,7 @@ class FruDeviceLocatorRecord:
     record_id: int
     id_string: str
     fru_device_id: int = 0
-    """For a logical device; else the slave address of the EEPROM."""
+    """The FRU device id of a logical device; otherwise the slave address of the EEPROM."""
     access_address: int = 0x20
     logical: bool = True
     access_lun: int = 0
@@ -309,7 +315,7 @@ class FruDeviceLocatorRecord:
         require_range("channel", self.channel, 0x0F)
 
     def encode(self) -> bytes:
-        """The record's bytes, header included."""
+        """Return the record, header included."""
         body = (
             self.access_address,
             self.fru_device_id,
@@ -322,15 +328,17 @@ class FruDeviceLocatorRecord:
             self.entity_instance,
             self.oem,
         )
-        return _record(self.record_id, FRU_DEVICE_LOCATOR, bytes(body) + _id_string(self.id_string))
+        return _record(
+            self.record_id, FRU_DEVICE_LOCATOR, bytes(body) + _encode_id_string(self.id_string)
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> FruDeviceLocatorRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         record_id, body = _body(data, FRU_DEVICE_LOCATOR, 11, "43.8")
         return cls(
             record_id=record_id,
-            id_string=_read_id_string(body[10:]),
+            id_string=_decode_id_string(body[10:]),
             fru_device_id=body[1],
             access_address=body[0],
             logical=bool(body[2] & 0x80),
@@ -347,7 +355,7 @@ class FruDeviceLocatorRecord:
 
 @dataclass(frozen=True, slots=True)
 class McDeviceLocatorRecord:
-    """Where a management controller is, and what it provides.
+    """The location of a management controller, and what it provides.
 
     Spec: 43.9. Shape: header, 11 bytes, id string; bytes 10 to 12 are reserved.
     """
@@ -358,7 +366,7 @@ class McDeviceLocatorRecord:
     channel: int = 0
     power_state_notification: int = 0
     capabilities: int = 0
-    """As `additional_device_support` of Get Device ID."""
+    """The same bits as `additional_device_support` of Get Device ID."""
     entity_id: int = 0
     entity_instance: int = 0
     oem: int = 0
@@ -367,7 +375,7 @@ class McDeviceLocatorRecord:
         require_range("channel", self.channel, 0x0F)
 
     def encode(self) -> bytes:
-        """The record's bytes, header included."""
+        """Return the record, header included."""
         body = (
             self.slave_address,
             self.channel,
@@ -380,15 +388,17 @@ class McDeviceLocatorRecord:
             self.entity_instance,
             self.oem,
         )
-        return _record(self.record_id, MC_DEVICE_LOCATOR, bytes(body) + _id_string(self.id_string))
+        return _record(
+            self.record_id, MC_DEVICE_LOCATOR, bytes(body) + _encode_id_string(self.id_string)
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> McDeviceLocatorRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         record_id, body = _body(data, MC_DEVICE_LOCATOR, 11, "43.9")
         return cls(
             record_id=record_id,
-            id_string=_read_id_string(body[10:]),
+            id_string=_decode_id_string(body[10:]),
             slave_address=body[0],
             channel=body[1] & 0x0F,
             power_state_notification=body[2],
@@ -401,7 +411,7 @@ class McDeviceLocatorRecord:
 
 @dataclass(frozen=True, slots=True)
 class OtherRecord:
-    """A record of a type that is not read here, such as Event-Only or a vendor's."""
+    """A record of a type that is not decoded here, such as Event-Only or a vendor's own."""
 
     record_id: int
     record_type: int
@@ -411,12 +421,12 @@ class OtherRecord:
         require_length("an SDR's body", self.body, 255)
 
     def encode(self) -> bytes:
-        """The record's bytes, header included."""
+        """Return the record, header included."""
         return _record(self.record_id, self.record_type, self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> OtherRecord:
-        """Read any record without looking into it; raises RemoteProtocolError."""
+        """Decode a record of any type, but not its body; raises RemoteProtocolError."""
         check_length(data, SDR_HEADER_BYTES, SDR_BYTES_MAX, section="43")
         record_id, body = _body(data, data[3], 0, "43")
         return cls(record_id, data[3], body)
@@ -432,7 +442,7 @@ SdrRecord = (
 
 
 def decode_sdr_record(data: bytes) -> SdrRecord:
-    """Read a whole record by its type; raises RemoteProtocolError."""
+    """Decode a whole record by its type; raises RemoteProtocolError."""
     check_length(data, SDR_HEADER_BYTES, SDR_BYTES_MAX, section="43")
     if data[3] == FULL_SENSOR:
         return FullSensorRecord.decode(data)

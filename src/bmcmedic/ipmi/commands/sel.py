@@ -1,4 +1,4 @@
-"""SEL device commands (chapter 31); the records themselves are in `sel_records`."""
+"""SEL device commands (chapter 31); `sel_records` decodes the records themselves."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 FIRST_RECORD_ID = 0x0000
 LAST_RECORD_ID = 0xFFFF
-"""As `next_record_id`: there is no further record."""
+"""Value of `next_record_id` when there is no further record."""
 
 WHOLE_RECORD = 0xFF
-"""As `byte_count`: the entire record."""
+"""Value of `byte_count` that asks for the entire record."""
 
 TIMESTAMP_UNSPECIFIED = 0xFFFFFFFF
+"""Timestamp of a change that never happened."""
 
 ERASE_IN_PROGRESS = 0x81
-"""Completion code while the SEL is being erased (31.2 to 31.9)."""
+"""Completion code of a command that comes while the SEL is being erased (31.2 to 31.9)."""
 
 _ERASING: dict[int, str] = {ERASE_IN_PROGRESS: "SEL erase in progress"}
 
 
 class SelOperations(IntFlag, boundary=KEEP):
-    """What the SEL device supports, and whether the log overflowed (31.2, byte 15)."""
+    """The operations that the SEL device supports, and an overflow flag (31.2, byte 15)."""
 
     GET_ALLOCATION_INFO = 0x01
     RESERVE = 0x02
@@ -50,7 +51,7 @@ _NO_OPERATIONS = SelOperations(0)
 
 @dataclass(frozen=True, slots=True)
 class GetSelInfoRsp:
-    """How full the log is.
+    """The fill level of the log and the times of its last changes.
 
     Spec: 31.2. Shape: 14 bytes, LSB first. Units: timestamps in seconds since 1970, free space in
     bytes. Field: free space 0xFFFF is "65535 or more"; a log that never changed has timestamp
@@ -65,7 +66,6 @@ class GetSelInfoRsp:
     version: int = 0x51
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return (
             bytes((self.version,))
             + self.entries.to_bytes(2, "little")
@@ -77,7 +77,6 @@ class GetSelInfoRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetSelInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 14, 14 + PADDING_BYTES_MAX, section="31.2")
         return cls(
             entries=int.from_bytes(data[1:3], "little"),
@@ -101,7 +100,7 @@ class GetSelInfoReq(Command[GetSelInfoRsp]):
 
 
 class GetSelAllocationInfoRsp(AllocationInfoRsp):
-    """How the log's space is cut up (31.3)."""
+    """The allocation units of the log (31.3)."""
 
     __slots__ = ()
     section = "31.3"
@@ -118,7 +117,7 @@ class GetSelAllocationInfoReq(Command[GetSelAllocationInfoRsp]):
 
 
 class ReserveSelRsp(ReservationRsp):
-    """The reservation that erasing needs (31.4)."""
+    """The reservation that Clear SEL needs (31.4)."""
 
     __slots__ = ()
     section = "31.4"
@@ -137,9 +136,9 @@ class ReserveSelReq(Command[ReserveSelRsp]):
 
 @dataclass(frozen=True, slots=True)
 class GetSelEntryRsp:
-    """A record, or the part that was asked for.
+    """A record, or the requested part of one.
 
-    Spec: 31.5. Shape: id of the next record (LSB first), then 0 to 16 bytes of this one.
+    Spec: 31.5. Shape: id of the next record (2 bytes, LSB first), then 0 to 16 bytes of this one.
     """
 
     next_record_id: int
@@ -150,19 +149,20 @@ class GetSelEntryRsp:
         require_length("a SEL record", self.record_data, SEL_RECORD_BYTES)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.next_record_id.to_bytes(2, "little") + self.record_data
 
     @classmethod
     def decode(cls, data: bytes) -> GetSelEntryRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + SEL_RECORD_BYTES, section="31.5")
         return cls(int.from_bytes(data[:2], "little"), data[2:])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSelEntryReq(Command[GetSelEntryRsp]):
-    """Get SEL Entry (31.5); a reservation is needed for partial reads alone."""
+    """Get SEL Entry (31.5); only a partial read needs a reservation.
+
+    Shape: reservation id and record id (2 bytes each, LSB first), offset, byte count.
+    """
 
     record_id: int = FIRST_RECORD_ID
     reservation_id: int = 0
@@ -182,7 +182,6 @@ class GetSelEntryReq(Command[GetSelEntryRsp]):
         require_range("byte count", self.byte_count, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return (
             self.reservation_id.to_bytes(2, "little")
             + self.record_id.to_bytes(2, "little")
@@ -191,7 +190,6 @@ class GetSelEntryReq(Command[GetSelEntryRsp]):
 
     @classmethod
     def decode(cls, data: bytes) -> GetSelEntryReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 6, section=cls.section)
         return cls(
             record_id=int.from_bytes(data[2:4], "little"),
@@ -203,26 +201,24 @@ class GetSelEntryReq(Command[GetSelEntryRsp]):
 
 @dataclass(frozen=True, slots=True)
 class AddSelEntryRsp:
-    """The id that the record got. Spec: 31.6. Shape: 2 bytes, LSB first."""
+    """The record id that the BMC assigned. Spec: 31.6. Shape: 2 bytes, LSB first."""
 
     record_id: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.record_id.to_bytes(2, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> AddSelEntryRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="31.6")
         return cls(int.from_bytes(data[:2], "little"))
 
 
 @dataclass(frozen=True, slots=True)
 class AddSelEntryReq(Command[AddSelEntryRsp]):
-    """Add SEL Entry (31.6): sent again it would stand in the log twice.
+    """Add SEL Entry (31.6). It is never sent twice, as the log would then hold the record twice.
 
-    Shape: the whole record of 16 bytes; its record id is the BMC's to give.
+    Shape: the whole record of 16 bytes; the BMC assigns the record id.
     """
 
     record_data: bytes
@@ -239,18 +235,16 @@ class AddSelEntryReq(Command[AddSelEntryRsp]):
         require_length("a SEL record", self.record_data, SEL_RECORD_BYTES, SEL_RECORD_BYTES)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return self.record_data
 
     @classmethod
     def decode(cls, data: bytes) -> AddSelEntryReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, SEL_RECORD_BYTES, section=cls.section)
         return cls(data)
 
 
 class SelErasure(IntEnum):
-    """How far the erasure is (31.9)."""
+    """The progress of the erasure (31.9)."""
 
     IN_PROGRESS = 0
     COMPLETED = 1
@@ -258,23 +252,21 @@ class SelErasure(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClearSelRsp:
-    """How far the erasure is. Spec: 31.9. Shape: 1 byte."""
+    """The progress of the erasure. Spec: 31.9. Shape: 1 byte."""
 
     progress: SelErasure
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.progress,))
 
     @classmethod
     def decode(cls, data: bytes) -> ClearSelRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + PADDING_BYTES_MAX, section="31.9")
         return cls(read_enum(SelErasure, data[0] & 0x0F, section="31.9", raw=data))
 
 
 class ClearSelAction(IntEnum):
-    """What Clear SEL is to do (31.9, byte 6)."""
+    """What Clear SEL shall do (31.9, byte 6)."""
 
     GET_STATUS = 0x00
     INITIATE = 0xAA
@@ -282,7 +274,7 @@ class ClearSelAction(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClearSelReq(Command[ClearSelRsp]):
-    """Clear SEL (31.9). Shape: reservation (LSB first), "CLR", action."""
+    """Clear SEL (31.9). Shape: reservation id (2 bytes, LSB first), "CLR", action."""
 
     reservation_id: int
     action: ClearSelAction = ClearSelAction.INITIATE
@@ -298,12 +290,10 @@ class ClearSelReq(Command[ClearSelRsp]):
         require_range("reservation id", self.reservation_id, 0xFFFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return self.reservation_id.to_bytes(2, "little") + b"CLR" + bytes((self.action,))
 
     @classmethod
     def decode(cls, data: bytes) -> ClearSelReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 6, section=cls.section)
         if data[2:5] != b"CLR":
             raise InvalidDataField('no "CLR" in Clear SEL', section=cls.section, raw=data)
@@ -318,12 +308,10 @@ class GetSelTimeRsp:
     time: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.time.to_bytes(4, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> GetSelTimeRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 4, 4 + PADDING_BYTES_MAX, section="31.10")
         return cls(int.from_bytes(data[:4], "little"))
 
@@ -340,7 +328,7 @@ class GetSelTimeReq(Command[GetSelTimeRsp]):
 
 @dataclass(frozen=True, slots=True)
 class SetSelTimeReq(Command[EmptyRsp]):
-    """Set SEL Time (31.11). Units: seconds since 1970."""
+    """Set SEL Time (31.11). Shape: 4 bytes, LSB first. Units: seconds since 1970."""
 
     time: int
 
@@ -354,11 +342,9 @@ class SetSelTimeReq(Command[EmptyRsp]):
         require_range("time", self.time, 0xFFFFFFFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return self.time.to_bytes(4, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> SetSelTimeReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 4, section=cls.section)
         return cls(int.from_bytes(data, "little"))

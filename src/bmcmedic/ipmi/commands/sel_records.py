@@ -1,4 +1,4 @@
-"""The records of the system event log (chapter 32): 16 bytes each, LSB first."""
+"""The records of the system event log (chapter 32): 16 bytes each, fields LSB first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OEM_FIRST = 0xE0
 
 @dataclass(frozen=True, slots=True)
 class SystemEventRecord:
-    """What a sensor, or software, reported.
+    """An event that a sensor or software reported.
 
     Spec: 32.1, table 32-1. Shape: id, type 0x02, timestamp (4), generator (2), event message
     revision, sensor type and number, direction (bit 7: deassertion) and event type, 3 data bytes.
@@ -26,7 +26,7 @@ class SystemEventRecord:
     record_id: int
     timestamp: int
     generator_id: int
-    """Slave address and LUN of the controller, or software id; 0x0020 is the BMC."""
+    """Slave address and LUN of the controller, or a software id; 0x0020 is the BMC."""
     sensor_type: int
     sensor_number: int
     event_type: int
@@ -40,7 +40,7 @@ class SystemEventRecord:
         require_length("event data", self.event_data, 3, 3)
 
     def encode(self) -> bytes:
-        """The record's 16 bytes."""
+        """Return the record's 16 bytes."""
         return (
             self.record_id.to_bytes(2, "little")
             + bytes((SYSTEM_EVENT,))
@@ -59,10 +59,10 @@ class SystemEventRecord:
 
     @classmethod
     def decode(cls, data: bytes) -> SystemEventRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         check_length(data, SEL_RECORD_BYTES, section="32.1")
         if data[2] != SYSTEM_EVENT:
-            raise InvalidDataField("no system event record", section="32.1", raw=data)
+            raise InvalidDataField("not a system event record", section="32.1", raw=data)
         return cls(
             record_id=int.from_bytes(data[:2], "little"),
             timestamp=int.from_bytes(data[3:7], "little"),
@@ -78,7 +78,7 @@ class SystemEventRecord:
 
 @dataclass(frozen=True, slots=True)
 class OemTimestampedRecord:
-    """A vendor's record with a time.
+    """A vendor's record with a timestamp.
 
     Spec: 32.2, table 32-2. Shape: id, type 0xC0 to 0xDF, timestamp (4), manufacturer (3), 6 bytes.
     """
@@ -95,7 +95,7 @@ class OemTimestampedRecord:
         require_length("OEM data", self.oem_data, 6, 6)
 
     def encode(self) -> bytes:
-        """The record's 16 bytes."""
+        """Return the record's 16 bytes."""
         return (
             self.record_id.to_bytes(2, "little")
             + bytes((self.record_type,))
@@ -106,10 +106,10 @@ class OemTimestampedRecord:
 
     @classmethod
     def decode(cls, data: bytes) -> OemTimestampedRecord:
-        """Read a record of this type; raises RemoteProtocolError."""
+        """Decode a record of this type; raises RemoteProtocolError."""
         check_length(data, SEL_RECORD_BYTES, section="32.2")
         if not _OEM_TIMESTAMPED_FIRST <= data[2] < _OEM_FIRST:
-            raise InvalidDataField("no timestamped OEM record", section="32.2", raw=data)
+            raise InvalidDataField("not a timestamped OEM record", section="32.2", raw=data)
         return cls(
             record_id=int.from_bytes(data[:2], "little"),
             record_type=data[2],
@@ -121,7 +121,7 @@ class OemTimestampedRecord:
 
 @dataclass(frozen=True, slots=True)
 class OemRecord:
-    """A vendor's record without a time (types 0xE0 to 0xFF), or one of no known type.
+    """A vendor's record without a timestamp (types 0xE0 to 0xFF), or one of an unknown type.
 
     Spec: 32.3, table 32-3. Shape: id, type, 13 bytes.
     """
@@ -136,13 +136,13 @@ class OemRecord:
         require_length("OEM data", self.oem_data, 13, 13)
 
     def encode(self) -> bytes:
-        """The record's 16 bytes."""
+        """Return the record's 16 bytes."""
         head = self.record_id.to_bytes(2, "little") + bytes((self.record_type,))
         return head + self.oem_data
 
     @classmethod
     def decode(cls, data: bytes) -> OemRecord:
-        """Read any record without looking into it; raises RemoteProtocolError."""
+        """Decode a record of any type, but not its data; raises RemoteProtocolError."""
         check_length(data, SEL_RECORD_BYTES, section="32.3")
         return cls(int.from_bytes(data[:2], "little"), data[2], data[3:16])
 
@@ -151,7 +151,7 @@ SelRecord = SystemEventRecord | OemTimestampedRecord | OemRecord
 
 
 def decode_sel_record(data: bytes) -> SelRecord:
-    """Read a whole record by its type; raises RemoteProtocolError."""
+    """Decode a whole record by its type; raises RemoteProtocolError."""
     check_length(data, SEL_RECORD_BYTES, section="32.1")
     if data[2] == SYSTEM_EVENT:
         return SystemEventRecord.decode(data)

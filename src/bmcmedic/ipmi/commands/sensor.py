@@ -18,28 +18,26 @@ from bmcmedic.ipmi.constants import NetFn
 
 @dataclass(frozen=True, slots=True)
 class GetSensorReadingFactorsRsp:
-    """The factors for one raw reading of a non-linear sensor.
+    """The reading factors for one raw reading of a non-linear sensor.
 
-    Spec: 35.5. Shape: next raw reading that has its own factors, then the 6 bytes of the factors.
+    Spec: 35.5. Shape: the next raw reading that has factors of its own, then the factors, 6 bytes.
     """
 
     next_reading: int
     factors: ReadingFactors
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.next_reading,)) + self.factors.encode()
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorReadingFactorsRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1 + FACTORS_BYTES, 1 + FACTORS_BYTES + PADDING_BYTES_MAX, section="35.5")
         return cls(data[0], ReadingFactors.decode(data[1 : 1 + FACTORS_BYTES]))
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorReadingFactorsReq(Command[GetSensorReadingFactorsRsp]):
-    """Get Sensor Reading Factors (35.5)."""
+    """Get Sensor Reading Factors (35.5). Shape: sensor number, raw reading."""
 
     sensor_number: int
     raw_reading: int
@@ -54,37 +52,36 @@ class GetSensorReadingFactorsReq(Command[GetSensorReadingFactorsRsp]):
         require_range("raw reading", self.raw_reading, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number, self.raw_reading))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorReadingFactorsReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 2, section=cls.section)
         return cls(data[0], data[1])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorHysteresisRsp:
-    """The hysteresis in raw counts. Spec: 35.7. Shape: 2 bytes."""
+    """The hysteresis in raw counts. Spec: 35.7. Shape: positive, negative."""
 
     positive: int
     negative: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.positive, self.negative))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorHysteresisRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="35.7")
         return cls(data[0], data[1])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorHysteresisReq(Command[GetSensorHysteresisRsp]):
-    """Get Sensor Hysteresis (35.7). Shape: sensor number, then 0xFF, which some clients omit."""
+    """Get Sensor Hysteresis (35.7). Shape: sensor number, then 0xFF.
+
+    Field: some clients omit the 0xFF.
+    """
 
     sensor_number: int
 
@@ -97,18 +94,16 @@ class GetSensorHysteresisReq(Command[GetSensorHysteresisRsp]):
         require_range("sensor number", self.sensor_number, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number, 0xFF))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorHysteresisReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, 2, section=cls.section)
         return cls(data[0])
 
 
 class Thresholds(IntFlag, boundary=KEEP):
-    """Thresholds of a sensor, or the comparisons that are true (35.9, 35.14)."""
+    """The thresholds of a sensor, or the threshold comparisons that are true (35.9, 35.14)."""
 
     LOWER_NON_CRITICAL = 0x01
     LOWER_CRITICAL = 0x02
@@ -122,8 +117,8 @@ class Thresholds(IntFlag, boundary=KEEP):
 class GetSensorThresholdsRsp:
     """The thresholds as raw readings.
 
-    Spec: 35.9. Shape: which of them are readable, then lower non-critical, critical,
-    non-recoverable, upper non-critical, critical, non-recoverable.
+    Spec: 35.9. Shape: the readable ones as bits, then lower non-critical, critical and
+    non-recoverable, then upper non-critical, critical and non-recoverable, 1 byte each.
     """
 
     readable: Thresholds
@@ -135,7 +130,6 @@ class GetSensorThresholdsRsp:
     upper_non_recoverable: int = 0
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes(
             (
                 self.readable,
@@ -150,14 +144,13 @@ class GetSensorThresholdsRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorThresholdsRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 7, 7 + PADDING_BYTES_MAX, section="35.9")
         return cls(Thresholds(data[0] & 0x3F), *data[1:7])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorThresholdsReq(Command[GetSensorThresholdsRsp]):
-    """Get Sensor Thresholds (35.9)."""
+    """Get Sensor Thresholds (35.9). Shape: sensor number."""
 
     sensor_number: int
 
@@ -170,22 +163,20 @@ class GetSensorThresholdsReq(Command[GetSensorThresholdsRsp]):
         require_range("sensor number", self.sensor_number, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorThresholdsReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorEventEnableRsp:
-    """Which events a sensor may report.
+    """The events that a sensor may report.
 
-    Spec: 35.11. Shape: 1 byte, then 0 to 4 bytes: assertion and deassertion masks, LSB first, of
-    which the last may be missing where the sensor has none.
+    Spec: 35.11. Shape: 1 byte, then 0 to 4 bytes with the assertion and deassertion masks, LSB
+    first. The last bytes may be missing where the sensor has no such events.
     """
 
     events_enabled: bool
@@ -197,28 +188,26 @@ class GetSensorEventEnableRsp:
 
     @property
     def assertion_mask(self) -> int:
-        """The assertion events that are enabled, bit 0 first."""
+        """The enabled assertion events; bit 0 is event 0."""
         return int.from_bytes(self.masks[:2], "little")
 
     @property
     def deassertion_mask(self) -> int:
-        """The deassertion events that are enabled, bit 0 first."""
+        """The enabled deassertion events; bit 0 is event 0."""
         return int.from_bytes(self.masks[2:4], "little")
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.events_enabled << 7 | self.scanning_enabled << 6,)) + self.masks
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorEventEnableRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 5 + PADDING_BYTES_MAX, section="35.11")
         return cls(bool(data[0] & 0x80), bool(data[0] & 0x40), data[1:5])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorEventEnableReq(Command[GetSensorEventEnableRsp]):
-    """Get Sensor Event Enable (35.11)."""
+    """Get Sensor Event Enable (35.11). Shape: sensor number."""
 
     sensor_number: int
 
@@ -231,28 +220,27 @@ class GetSensorEventEnableReq(Command[GetSensorEventEnableRsp]):
         require_range("sensor number", self.sensor_number, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorEventEnableReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorReadingRsp:
-    """What a sensor reads now.
+    """The present reading of a sensor.
 
-    Spec: 35.14. Shape: raw reading, state of the sensor, then 0 to 2 bytes of `states`: threshold
+    Spec: 35.14. Shape: raw reading, status of the sensor, then 0 to 2 bytes of `states`: threshold
     comparisons (bits 5:0), or the discrete states 0 to 14, LSB first.
-    Field: discrete sensors of some BMCs send one byte of states, threshold sensors two or none.
+    Field: on some BMCs, a discrete sensor sends one byte of states, and a threshold sensor two or
+    none.
     """
 
     reading: int
     available: bool = True
-    """False while the BMC has no valid reading, such as after its start."""
+    """Whether the reading is valid; it is not, for example, soon after the BMC's start."""
     events_enabled: bool = True
     scanning_enabled: bool = True
     states: bytes = b"\xc0"
@@ -262,22 +250,20 @@ class GetSensorReadingRsp:
 
     @property
     def comparisons(self) -> Thresholds:
-        """The threshold comparisons that are true, for a threshold-based sensor."""
+        """The threshold comparisons of a threshold-based sensor that are true."""
         return Thresholds(self.states[0] & 0x3F if self.states else 0)
 
     @property
     def discrete_states(self) -> int:
-        """The states that are asserted, for a discrete sensor; bit 0 is state 0."""
+        """The asserted states of a discrete sensor; bit 0 is state 0."""
         return int.from_bytes(self.states, "little") & 0x7FFF
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
-        state = self.events_enabled << 7 | self.scanning_enabled << 6 | (not self.available) << 5
-        return bytes((self.reading, state)) + self.states
+        status = self.events_enabled << 7 | self.scanning_enabled << 6 | (not self.available) << 5
+        return bytes((self.reading, status)) + self.states
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorReadingRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 4 + PADDING_BYTES_MAX, section="35.14")
         return cls(
             reading=data[0],
@@ -290,7 +276,7 @@ class GetSensorReadingRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetSensorReadingReq(Command[GetSensorReadingRsp]):
-    """Get Sensor Reading (35.14)."""
+    """Get Sensor Reading (35.14). Shape: sensor number."""
 
     sensor_number: int
 
@@ -303,37 +289,33 @@ class GetSensorReadingReq(Command[GetSensorReadingRsp]):
         require_range("sensor number", self.sensor_number, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorReadingReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorTypeRsp:
-    """What kind of sensor it is. Spec: 35.16. Shape: sensor type, event/reading type."""
+    """The type of a sensor. Spec: 35.16. Shape: sensor type, event/reading type."""
 
     sensor_type: int
     event_type: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.sensor_type, self.event_type))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorTypeRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section="35.16")
         return cls(data[0], data[1] & 0x7F)
 
 
 @dataclass(frozen=True, slots=True)
 class GetSensorTypeReq(Command[GetSensorTypeRsp]):
-    """Get Sensor Type (35.16)."""
+    """Get Sensor Type (35.16). Shape: sensor number."""
 
     sensor_number: int
 
@@ -346,11 +328,9 @@ class GetSensorTypeReq(Command[GetSensorTypeRsp]):
         require_range("sensor number", self.sensor_number, 0xFF)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.sensor_number,))
 
     @classmethod
     def decode(cls, data: bytes) -> GetSensorTypeReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(data[0])

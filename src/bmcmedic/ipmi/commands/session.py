@@ -1,4 +1,4 @@
-"""Commands that open, steer and close sessions (sections 22.13, 22.15, 22.18 to 22.20)."""
+"""Commands that prepare, change, close and list sessions (22.13, 22.15, 22.18 to 22.20)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ IPMI_PAYLOAD_TYPE = 0x00
 """The payload type of IPMI messages (table 13-16)."""
 
 CIPHER_SUITE_CHUNK_BYTES = 16
-"""Record data bytes in one answer; a shorter answer is the last (22.15)."""
+"""Bytes of record data in one response; a shorter response is the last (22.15)."""
 
 CIPHER_SUITE_LIST_INDEX_MAX = 0x3F
+"""Highest list index, so that the record data of a channel has at most 64 chunks (22.15)."""
 
 
 class AuthenticationTypes(IntFlag, boundary=KEEP):
@@ -40,18 +41,18 @@ class AuthenticationTypes(IntFlag, boundary=KEEP):
 
 @dataclass(frozen=True, slots=True)
 class GetChannelAuthenticationCapabilitiesRsp:
-    """Which sessions and log-ins a channel takes.
+    """The sessions and logins that a channel accepts.
 
     Spec: 22.13. Shape: 8 bytes.
-    Field: some BMCs pad the answer; an IPMI 1.5 BMC leaves `extended` false and the rest 0.
+    Field: some BMCs pad the response. An IPMI 1.5 BMC leaves `extended` false and the rest 0.
     """
 
     channel: int
     authentication_types: AuthenticationTypes
     extended: bool
-    """The IPMI 2.0 fields below are meant."""
+    """Whether the IPMI 2.0 fields below are valid."""
     k_g_set: bool = False
-    """K_g is not all zeros: the two-key log-in is in use."""
+    """Whether K_g is set, that is not all zeros: two-key login is in use."""
     per_message_authentication: bool = True
     user_level_authentication: bool = True
     non_null_user_names: bool = True
@@ -63,7 +64,6 @@ class GetChannelAuthenticationCapabilitiesRsp:
     oem_auxiliary: int = 0
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         status = (
             self.k_g_set << 5
             | (not self.per_message_authentication) << 4
@@ -82,7 +82,6 @@ class GetChannelAuthenticationCapabilitiesRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelAuthenticationCapabilitiesRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 8, 8 + PADDING_BYTES_MAX, section="22.13")
         channel, types, status, versions = data[:4]
         return cls(
@@ -104,12 +103,15 @@ class GetChannelAuthenticationCapabilitiesRsp:
 
 @dataclass(frozen=True, slots=True)
 class GetChannelAuthenticationCapabilitiesReq(Command[GetChannelAuthenticationCapabilitiesRsp]):
-    """Get Channel Authentication Capabilities (22.13)."""
+    """Get Channel Authentication Capabilities (22.13).
+
+    Shape: channel and bit 7 "extended", privilege level.
+    """
 
     channel: int = PRESENT_CHANNEL
     privilege_level: PrivilegeLevel = PrivilegeLevel.ADMINISTRATOR
     extended: bool = True
-    """Ask for the IPMI 2.0 fields."""
+    """Whether to ask for the IPMI 2.0 fields."""
 
     section = "22.13"
     netfn = NetFn.APP
@@ -122,12 +124,10 @@ class GetChannelAuthenticationCapabilitiesReq(Command[GetChannelAuthenticationCa
         require_range("channel", self.channel, 0x0F)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.extended << 7 | self.channel, self.privilege_level))
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelAuthenticationCapabilitiesReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 2, section=cls.section)
         return cls(
             channel=data[0] & 0x0F,
@@ -143,8 +143,8 @@ class CipherSuiteRecord:
     """One cipher suite that a channel offers.
 
     Spec: 22.15.1, table 22-18. Shape: 0xC0 and the id, or 0xC1, the id and an enterprise number
-    (3 bytes, LSB first), then the algorithms: 00 authentication, 01 integrity, 10 confidentiality
-    in bits 7:6.
+    (3 bytes, LSB first). The algorithms follow, 1 byte each; bits 7:6 are 00 for authentication, 01
+    for integrity, 10 for confidentiality.
     """
 
     suite_id: int
@@ -161,7 +161,7 @@ class CipherSuiteRecord:
             require_range("algorithm number", algorithm, 0x3F)
 
     def encode(self) -> bytes:
-        """The record's bytes."""
+        """Return the record."""
         if self.oem_iana is None:
             head = bytes((0xC0, self.suite_id))
         else:
@@ -176,19 +176,19 @@ class CipherSuiteRecord:
 
 
 def encode_cipher_suite_records(records: Sequence[CipherSuiteRecord]) -> bytes:
-    """The whole record data of a channel, for chunks of 16 bytes to be cut from."""
+    """Return the record data of a channel, from which each response takes a chunk of 16 bytes."""
     return b"".join(record.encode() for record in records)
 
 
 def decode_cipher_suite_records(data: bytes) -> tuple[CipherSuiteRecord, ...]:
-    """Read the joined chunks; raises RemoteProtocolError for anything but whole records."""
+    """Decode the joined chunks; raises RemoteProtocolError for anything but complete records."""
     records = []
     at = 0
     while at < len(data):
         header_bytes = {0xC0: 2, 0xC1: 5}.get(data[at])
         if header_bytes is None or at + header_bytes >= len(data):
             raise RemoteProtocolError(
-                f"no whole cipher suite record at byte {at}", section="22.15.1", raw=data[at:]
+                f"no complete cipher suite record at byte {at}", section="22.15.1", raw=data[at:]
             )
         start = at + header_bytes
         end = start
@@ -219,7 +219,7 @@ def decode_cipher_suite_records(data: bytes) -> tuple[CipherSuiteRecord, ...]:
 
 @dataclass(frozen=True, slots=True)
 class GetChannelCipherSuitesRsp:
-    """One chunk of the cipher suite record data; fewer than 16 bytes mean the last one.
+    """One chunk of the cipher suite record data; a chunk of fewer than 16 bytes is the last one.
 
     Spec: 22.15. Shape: channel, then 0 to 16 bytes of record data.
     """
@@ -231,25 +231,26 @@ class GetChannelCipherSuitesRsp:
         require_length("record data", self.record_data, CIPHER_SUITE_CHUNK_BYTES)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.channel,)) + self.record_data
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelCipherSuitesRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + CIPHER_SUITE_CHUNK_BYTES, section="22.15")
         return cls(channel=data[0] & 0x0F, record_data=data[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class GetChannelCipherSuitesReq(Command[GetChannelCipherSuitesRsp]):
-    """Get Channel Cipher Suites (22.15)."""
+    """Get Channel Cipher Suites (22.15).
+
+    Shape: channel, payload type, list index and bit 7 "by cipher suite".
+    """
 
     list_index: int = 0
     channel: int = PRESENT_CHANNEL
     payload_type: int = IPMI_PAYLOAD_TYPE
     by_cipher_suite: bool = True
-    """List the algorithms suite by suite, not each algorithm once."""
+    """Whether to list the algorithms suite by suite, instead of each algorithm once."""
 
     section = "22.15"
     netfn = NetFn.APP
@@ -264,12 +265,10 @@ class GetChannelCipherSuitesReq(Command[GetChannelCipherSuitesRsp]):
         require_range("list index", self.list_index, CIPHER_SUITE_LIST_INDEX_MAX)
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.channel, self.payload_type, self.by_cipher_suite << 7 | self.list_index))
 
     @classmethod
     def decode(cls, data: bytes) -> GetChannelCipherSuitesReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 3, section=cls.section)
         return cls(
             list_index=data[2] & 0x3F,
@@ -281,24 +280,25 @@ class GetChannelCipherSuitesReq(Command[GetChannelCipherSuitesRsp]):
 
 @dataclass(frozen=True, slots=True)
 class SetSessionPrivilegeLevelRsp:
-    """The level that the session has now. Spec: 22.18. Shape: 1 byte."""
+    """The present privilege level of the session. Spec: 22.18. Shape: 1 byte."""
 
     privilege_level: PrivilegeLevel
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return bytes((self.privilege_level,))
 
     @classmethod
     def decode(cls, data: bytes) -> SetSessionPrivilegeLevelRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 1, 1 + PADDING_BYTES_MAX, section="22.18")
         return cls(read_enum(PrivilegeLevel, data[0] & 0x0F, section="22.18", raw=data))
 
 
 @dataclass(frozen=True, slots=True)
 class SetSessionPrivilegeLevelReq(Command[SetSessionPrivilegeLevelRsp]):
-    """Set Session Privilege Level (22.18); HIGHEST_MATCHING (0) asks without changing."""
+    """Set Session Privilege Level (22.18). Shape: level, 1 byte.
+
+    HIGHEST_MATCHING (0) asks for the present level without changing it.
+    """
 
     privilege_level: PrivilegeLevel
 
@@ -314,12 +314,10 @@ class SetSessionPrivilegeLevelReq(Command[SetSessionPrivilegeLevelRsp]):
     }
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes((self.privilege_level,))
 
     @classmethod
     def decode(cls, data: bytes) -> SetSessionPrivilegeLevelReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, section=cls.section)
         return cls(read_enum(PrivilegeLevel, data[0] & 0x0F, section=cls.section, raw=data))
 
@@ -328,7 +326,7 @@ class SetSessionPrivilegeLevelReq(Command[SetSessionPrivilegeLevelRsp]):
 class CloseSessionReq(Command[EmptyRsp]):
     """Close Session (22.19).
 
-    Shape: session id, LSB first; when it is 0, the session handle follows.
+    Shape: session id (4 bytes, LSB first); if it is 0, the session handle follows.
     """
 
     session_id: int
@@ -349,16 +347,14 @@ class CloseSessionReq(Command[EmptyRsp]):
         if self.session_handle is not None:
             require_range("session handle", self.session_handle, 0xFF)
             if self.session_id:
-                raise LocalProtocolError("a session handle goes with session id 0 only")
+                raise LocalProtocolError("a session handle needs session id 0")
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         handle = b"" if self.session_handle is None else bytes((self.session_handle,))
         return self.session_id.to_bytes(4, "little") + handle
 
     @classmethod
     def decode(cls, data: bytes) -> CloseSessionReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 4, 5, section=cls.section)
         session_id = int.from_bytes(data[:4], "little")
         by_handle = len(data) == 5 and session_id == 0
@@ -367,21 +363,21 @@ class CloseSessionReq(Command[EmptyRsp]):
 
 @dataclass(frozen=True, slots=True)
 class SessionDetail:
-    """The session that was asked for. `channel_data` on LAN: IPv4, MAC, port (LSB first)."""
+    """The requested session. On LAN, `channel_data` is IPv4, MAC, port (2 bytes, LSB first)."""
 
     user_id: int
     privilege_level: PrivilegeLevel
     channel: int
     protocol: int = 1
-    """0 is IPMI 1.5, 1 is RMCP+ on a LAN channel."""
+    """On a LAN channel 0 is IPMI 1.5 and 1 is RMCP+."""
     channel_data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class GetSessionInfoRsp:
-    """How many sessions there are, and who holds one of them.
+    """The number of sessions, and the details of the requested one.
 
-    Spec: 22.20. Shape: 3 bytes, and 3 to 21 more when there is such a session.
+    Spec: 22.20. Shape: 3 bytes, then 3 to 21 bytes if the requested session exists.
     """
 
     session_handle: int
@@ -390,7 +386,6 @@ class GetSessionInfoRsp:
     session: SessionDetail | None = None
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         head = bytes((self.session_handle, self.sessions_possible, self.sessions_active))
         if self.session is None:
             return head
@@ -403,7 +398,6 @@ class GetSessionInfoRsp:
 
     @classmethod
     def decode(cls, data: bytes) -> GetSessionInfoRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 3, 24, section="22.20")
         session = None
         if len(data) >= 6:
@@ -423,8 +417,8 @@ class GetSessionInfoRsp:
 class GetSessionInfoReq(Command[GetSessionInfoRsp]):
     """Get Session Info (22.20).
 
-    Shape: index 0 is this session, n the n-th active one; 0xFE is followed by a session handle,
-    0xFF by a session id (4 bytes, LSB first).
+    Shape: session index, 1 byte. 0 is the present session, n the n-th active one. 0xFE is followed
+    by a session handle, 0xFF by a session id (4 bytes, LSB first).
     """
 
     session_index: int = 0
@@ -439,12 +433,11 @@ class GetSessionInfoReq(Command[GetSessionInfoRsp]):
     def __post_init__(self) -> None:
         require_range("session index", self.session_index, 0xFF)
         if (self.session_handle is not None) != (self.session_index == 0xFE):
-            raise LocalProtocolError("a session handle goes with session index 0xFE")
+            raise LocalProtocolError("session index 0xFE, and no other, needs a session handle")
         if (self.session_id is not None) != (self.session_index == 0xFF):
-            raise LocalProtocolError("a session id goes with session index 0xFF")
+            raise LocalProtocolError("session index 0xFF, and no other, needs a session id")
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         index = bytes((self.session_index,))
         if self.session_handle is not None:
             return index + bytes((self.session_handle,))
@@ -454,7 +447,6 @@ class GetSessionInfoReq(Command[GetSessionInfoRsp]):
 
     @classmethod
     def decode(cls, data: bytes) -> GetSessionInfoReq:
-        """Read the request's data; raises RemoteProtocolError."""
         check_length(data, 1, 5, section=cls.section)
         more = {0xFE: 1, 0xFF: 4}.get(data[0], 0)
         check_length(data, 1 + more, section=cls.section)

@@ -1,4 +1,4 @@
-"""Response bodies that commands of two chapters share, down to the byte."""
+"""Response bodies that commands of two chapters share, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from bmcmedic.ipmi.guid import GUID_BYTES
 
 @dataclass(frozen=True, slots=True)
 class AllocationInfoRsp:
-    """How a repository's space is cut up. Shape: 9 bytes, LSB first. Units: bytes."""
+    """The allocation units of a repository.
+
+    Shape: four counts of 2 bytes, LSB first, then the largest record in units, 1 byte. Units:
+    `unit_bytes` is in bytes, the other fields are counts.
+    """
 
     section: ClassVar[str]
 
@@ -22,14 +26,12 @@ class AllocationInfoRsp:
     record_units_max: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         counts = (self.units, self.unit_bytes, self.free_units, self.largest_free_units)
         words = b"".join(count.to_bytes(2, "little") for count in counts)
         return words + bytes((self.record_units_max,))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 9, 9 + PADDING_BYTES_MAX, section=cls.section)
         units, unit_bytes, free, largest = (
             int.from_bytes(data[at : at + 2], "little") for at in (0, 2, 4, 6)
@@ -39,26 +41,24 @@ class AllocationInfoRsp:
 
 @dataclass(frozen=True, slots=True)
 class ReservationRsp:
-    """A reservation, which a change of the repository cancels. Shape: 2 bytes, LSB first."""
+    """A reservation id; a change of the repository cancels it. Shape: 2 bytes, LSB first."""
 
     section: ClassVar[str]
 
     reservation_id: int
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.reservation_id.to_bytes(2, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, 2, 2 + PADDING_BYTES_MAX, section=cls.section)
         return cls(int.from_bytes(data[:2], "little"))
 
 
 @dataclass(frozen=True, slots=True)
 class GuidRsp:
-    """A GUID. Shape: 16 bytes, kept in the order of the wire."""
+    """A GUID. Shape: 16 bytes, kept in wire order."""
 
     section: ClassVar[str]
 
@@ -68,11 +68,9 @@ class GuidRsp:
         require_length("a GUID", self.guid, GUID_BYTES, GUID_BYTES)
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return self.guid
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read the data bytes; raises RemoteProtocolError."""
         check_length(data, GUID_BYTES, GUID_BYTES + PADDING_BYTES_MAX, section=cls.section)
         return cls(data[:GUID_BYTES])

@@ -1,4 +1,4 @@
-"""Strings behind a type/length byte: in SDRs (43.15), in FRU inventories (FRU 1.0, 13)."""
+"""The strings that follow a type/length byte, in SDRs (43.15) and FRU inventories (FRU 1.0, 13)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _BCD_PLUS_DIGITS = "0123456789 -.:,_"
 
 
 def decode_bcd_plus(data: bytes) -> str:
-    """Two digits a byte, the higher nibble first."""
+    """Decode BCD plus: two digits per byte, the high nibble first."""
     return "".join(_BCD_PLUS_DIGITS[value >> 4] + _BCD_PLUS_DIGITS[value & 15] for value in data)
 
 
 def decode_six_bit_ascii(data: bytes) -> str:
-    """Four characters from 0x20 to 0x5F in three bytes, the lowest bits first."""
+    """Decode 6-bit ASCII: four characters, 0x20 to 0x5F, per three bytes, lowest bits first."""
     bits = int.from_bytes(data, "little")
     return "".join(chr(0x20 + (bits >> 6 * at & 0x3F)) for at in range(len(data) * 8 // 6))
 
 
 def decode_text(kind: int, data: bytes, *, kind_0: Callable[[bytes], str]) -> str:
-    """The string without the spaces and zeros that pad it; type 0 is read by `kind_0`."""
+    """Decode a string and strip the spaces and zeros that pad it; `kind_0` decodes type 0."""
     if kind == BCD_PLUS:
         text = decode_bcd_plus(data)
     elif kind == SIX_BIT_ASCII:
@@ -38,7 +38,10 @@ def decode_text(kind: int, data: bytes, *, kind_0: Callable[[bytes], str]) -> st
 
 
 def encode_text(name: str, text: str, bytes_max: int) -> bytes:
-    """The string as 8-bit text; raises LocalProtocolError when it could not be read back."""
+    """Encode a string as 8-bit text.
+
+    Raises: LocalProtocolError when decoding the result would not give the same string.
+    """
     try:
         data = text.encode("latin-1")
     except UnicodeEncodeError:

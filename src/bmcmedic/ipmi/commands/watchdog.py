@@ -1,7 +1,7 @@
 """The BMC's watchdog timer (chapter 27).
 
-Set without `dont_stop` stops the timer; Reset starts it. Reset before any Set, and so also after
-the BMC restarted, is answered with 0x80.
+Set Watchdog Timer without `dont_stop` stops the timer; Reset Watchdog Timer starts it. The BMC
+answers a Reset Watchdog Timer with 0x80 until the first Set Watchdog Timer since it started.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from bmcmedic.ipmi.commands.command import (
 from bmcmedic.ipmi.constants import NetFn, PrivilegeLevel
 
 COUNTDOWN_S_MAX = 6553.5
-"""16 bits of 100 ms."""
+"""Longest countdown, in seconds: 16 bits of 100 ms."""
 
 PRETIMEOUT_INTERVAL_S_MAX = 255
+"""Longest pretimeout interval, in seconds."""
 
 UNINITIALIZED = 0x80
 """Completion code of Reset Watchdog Timer before any Set Watchdog Timer (27.5)."""
@@ -33,10 +34,10 @@ _TICKS_PER_S = 10
 
 
 class TimerUse(IntEnum):
-    """What the timer is running for (27.6, byte 1)."""
+    """The purpose for which the timer runs (27.6, byte 1)."""
 
     UNSPECIFIED = 0
-    """Reserved; what a BMC reports before anybody set its timer."""
+    """Reserved; a BMC reports it before its timer is set for the first time."""
     BIOS_FRB2 = 1
     BIOS_POST = 2
     OS_LOAD = 3
@@ -54,12 +55,12 @@ class TimeoutAction(IntEnum):
 
     @property
     def text(self) -> str:
-        """The words of the documented JSON, such as `hard reset`."""
+        """The action as the documented JSON spells it, such as `hard reset`."""
         return self.name.lower().replace("_", " ")
 
 
 class PretimeoutInterrupt(IntEnum):
-    """How the host is warned `pretimeout_interval_s` before the timer expires (27.6, byte 2)."""
+    """How the BMC warns the host `pretimeout_interval_s` before the expiry (27.6, byte 2)."""
 
     NONE = 0
     SMI = 1
@@ -68,7 +69,7 @@ class PretimeoutInterrupt(IntEnum):
 
 
 class ExpirationFlags(IntFlag, boundary=KEEP):
-    """For which uses the timer has expired since the flags were cleared (27.6, byte 4)."""
+    """The uses for which the timer has expired since the flags were cleared (27.6, byte 4)."""
 
     BIOS_FRB2 = 0x02
     BIOS_POST = 0x04
@@ -80,19 +81,20 @@ class ExpirationFlags(IntFlag, boundary=KEEP):
 _NO_FLAGS = ExpirationFlags(0)
 
 
-def _ticks(seconds: float) -> bytes:
+def _encode_countdown(seconds: float) -> bytes:
     return round(seconds * _TICKS_PER_S).to_bytes(2, "little")
 
 
-def _seconds(ticks: bytes) -> float:
+def _decode_countdown(ticks: bytes) -> float:
     return int.from_bytes(ticks, "little") / _TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
 class ResetWatchdogTimerReq(Command[EmptyRsp]):
-    """Reset Watchdog Timer (27.5): start the timer, or start it over; a pat sends it.
+    """Reset Watchdog Timer (27.5): start the timer or restart its countdown; a pat sends it.
 
-    Never sent over LAN to find out whether the BMC restarted: where it did not, it *arms*.
+    It must not be sent over LAN to find out whether the BMC restarted: if the BMC did not, this
+    command *arms* the timer.
     """
 
     section = "27.5"
@@ -108,7 +110,7 @@ class SetWatchdogTimerReq(Command[EmptyRsp]):
     """Set Watchdog Timer (27.6).
 
     Shape: 6 bytes, countdown LSB first. Units: countdown in 100 ms, pretimeout in s.
-    Raises: LocalProtocolError when built with values that no BMC can take.
+    Raises: LocalProtocolError when built with values that no BMC can accept.
     """
 
     use: TimerUse
@@ -118,7 +120,7 @@ class SetWatchdogTimerReq(Command[EmptyRsp]):
     pretimeout_interval_s: int = 0
     dont_log: bool = False
     dont_stop: bool = False
-    """Leave a running timer running; without it the timer is stopped."""
+    """Whether a running timer keeps running; otherwise the command stops it."""
     clear_expiration_flags: ExpirationFlags = _NO_FLAGS
 
     section = "27.6"
@@ -142,7 +144,6 @@ class SetWatchdogTimerReq(Command[EmptyRsp]):
             )
 
     def encode(self) -> bytes:
-        """The request's data bytes."""
         return bytes(
             (
                 self.dont_log << 7 | self.dont_stop << 6 | self.use,
@@ -150,18 +151,18 @@ class SetWatchdogTimerReq(Command[EmptyRsp]):
                 self.pretimeout_interval_s,
                 self.clear_expiration_flags,
             )
-        ) + _ticks(self.initial_countdown_s)
+        ) + _encode_countdown(self.initial_countdown_s)
 
     @classmethod
     def decode(cls, data: bytes) -> SetWatchdogTimerReq:
-        """Read the request's data; raises RemoteProtocolError, also for a reserved use."""
+        """Decode request data; raises RemoteProtocolError, also for a reserved timer use."""
         check_length(data, 6, section=cls.section)
-        use, action, interrupt = _timer(data, cls.section)
+        use, action, interrupt = _decode_timer_bytes(data, cls.section)
         try:
             return cls(
                 use=use,
                 action=action,
-                initial_countdown_s=_seconds(data[4:6]),
+                initial_countdown_s=_decode_countdown(data[4:6]),
                 pretimeout_interrupt=interrupt,
                 pretimeout_interval_s=data[2],
                 dont_log=bool(data[0] & 0x80),
@@ -174,12 +175,12 @@ class SetWatchdogTimerReq(Command[EmptyRsp]):
 
 @dataclass(frozen=True, slots=True)
 class GetWatchdogTimerRsp:
-    """The timer as it stands.
+    """The present settings and countdown of the timer.
 
     Spec: 27.7. Shape: 8 bytes, LSB first. Units: countdowns in 100 ms, pretimeout in s.
-    Field: a BMC whose timer nobody ever set reports use 0; some let the present countdown stand
-    where the timer was stopped, others show the initial countdown; OpenIPMI's ipmi_sim leaves the
-    present countdown out (6 bytes), and then the initial one is shown here.
+    Field: a BMC whose timer was never set reports use 0. While the timer is stopped, some BMCs
+    report the present countdown at which it was stopped, others the initial countdown. OpenIPMI's
+    ipmi_sim leaves the present countdown out (6 bytes); the initial one then takes its place here.
     """
 
     running: bool
@@ -193,7 +194,6 @@ class GetWatchdogTimerRsp:
     expiration_flags: ExpirationFlags = _NO_FLAGS
 
     def encode(self) -> bytes:
-        """The response's data bytes."""
         return (
             bytes(
                 (
@@ -203,23 +203,22 @@ class GetWatchdogTimerRsp:
                     self.expiration_flags,
                 )
             )
-            + _ticks(self.initial_countdown_s)
-            + _ticks(self.present_countdown_s)
+            + _encode_countdown(self.initial_countdown_s)
+            + _encode_countdown(self.present_countdown_s)
         )
 
     @classmethod
     def decode(cls, data: bytes) -> GetWatchdogTimerRsp:
-        """Read the data bytes; raises RemoteProtocolError."""
         if len(data) == _WITHOUT_PRESENT_BYTES and not data[0] & 0x40:
             data += data[4:6]
         check_length(data, 8, 8 + PADDING_BYTES_MAX, section="27.7")
-        use, action, interrupt = _timer(data, "27.7")
+        use, action, interrupt = _decode_timer_bytes(data, "27.7")
         return cls(
             running=bool(data[0] & 0x40),
             use=use,
             action=action,
-            initial_countdown_s=_seconds(data[4:6]),
-            present_countdown_s=_seconds(data[6:8]),
+            initial_countdown_s=_decode_countdown(data[4:6]),
+            present_countdown_s=_decode_countdown(data[6:8]),
             pretimeout_interrupt=interrupt,
             pretimeout_interval_s=data[2],
             dont_log=bool(data[0] & 0x80),
@@ -233,10 +232,10 @@ class GetWatchdogTimerRsp:
         action: TimeoutAction | None = None,
         dont_stop: bool = False,
     ) -> SetWatchdogTimerReq:
-        """The request that sets the timer as it was seen here, but for what is given.
+        """Return the request that sets the timer as reported here, except for the arguments given.
 
-        It can always be built, whatever the BMC reported: a pretimeout that does not fit into
-        the countdown comes with its end, and the reserved use 0 becomes SMS/OS.
+        The request can always be built, whatever the BMC reported: a pretimeout that does not fit
+        into the countdown becomes 0, and the reserved use 0 becomes SMS/OS.
         """
         countdown_s = initial_countdown_s
         if countdown_s is None:
@@ -264,10 +263,12 @@ class GetWatchdogTimerReq(Command[GetWatchdogTimerRsp]):
 
 
 _WITHOUT_PRESENT_BYTES = 6
-"""Of an answer without the present countdown; only a stopped timer may do without."""
+"""Length of a response without the present countdown; only a stopped timer may leave it out."""
 
 
-def _timer(data: bytes, section: str) -> tuple[TimerUse, TimeoutAction, PretimeoutInterrupt]:
+def _decode_timer_bytes(
+    data: bytes, section: str
+) -> tuple[TimerUse, TimeoutAction, PretimeoutInterrupt]:
     return (
         read_enum(TimerUse, data[0] & 0x07, section=section, raw=data),
         read_enum(TimeoutAction, data[1] & 0x07, section=section, raw=data),

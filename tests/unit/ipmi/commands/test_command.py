@@ -1,10 +1,15 @@
-"""The shape of a command: lengths, refusals and who may send what."""
+"""The shape of a command: lengths, completion codes and required privilege levels."""
 
 from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
 from bmcmedic.errors import CompletionCodeError, LocalProtocolError, RemoteProtocolError
+from bmcmedic.ipmi import commands
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.ipmi.commands.command import (
     PADDING_BYTES_MAX,
@@ -29,7 +34,7 @@ def test_busy_is_temporary() -> None:
     assert GetDeviceIdReq.completion_code_error(CompletionCode.NODE_BUSY).is_temporary
 
 
-def test_data_behind_a_refusal_is_not_looked_at() -> None:
+def test_data_after_an_error_code_is_not_decoded() -> None:
     with pytest.raises(CompletionCodeError):
         GetChassisStatusReq.decode_response(0xC1, b"\xff" * 40)
 
@@ -54,7 +59,7 @@ def test_an_empty_response_may_be_padded() -> None:
         EmptyRsp.decode(bytes(PADDING_BYTES_MAX + 1))
 
 
-def test_what_we_build_is_checked() -> None:
+def test_values_of_an_outgoing_message_are_checked() -> None:
     require_range("a nibble", 15, 15)
     require_length("a pair", b"ab", 2, 2)
     with pytest.raises(LocalProtocolError, match="a nibble is 0 to 15: 16"):
@@ -63,9 +68,9 @@ def test_what_we_build_is_checked() -> None:
         require_length("a pair", b"a", 2, 2)
 
 
-def test_what_changes_something_once_is_never_sent_twice() -> None:
-    once = {command.__name__ for command in COMMANDS.values() if not command.idempotent}
-    assert once == {
+def test_commands_that_must_not_be_repeated_are_not_idempotent() -> None:
+    not_idempotent = {command.__name__ for command in COMMANDS.values() if not command.idempotent}
+    assert not_idempotent == {
         "AddSelEntryReq",
         "ChassisControlReq",
         "ClearSelReq",
@@ -76,7 +81,7 @@ def test_what_changes_something_once_is_never_sent_twice() -> None:
     }
 
 
-def test_only_what_opens_a_session_comes_without_one() -> None:
+def test_only_commands_that_prepare_a_session_are_sessionless() -> None:
     sessionless = {command.__name__ for command in COMMANDS.values() if command.sessionless}
     assert sessionless == {
         "GetChannelAuthenticationCapabilitiesReq",
@@ -85,12 +90,26 @@ def test_only_what_opens_a_session_comes_without_one() -> None:
     }
 
 
-def test_a_user_may_look_and_not_touch() -> None:
+def test_user_level_may_read_but_not_change() -> None:
     assert GetChassisStatusReq.privilege is PrivilegeLevel.USER
     assert GetDeviceIdReq.privilege is PrivilegeLevel.USER
     assert ColdResetReq.privilege is PrivilegeLevel.ADMINISTRATOR
     assert WarmResetReq.privilege is PrivilegeLevel.ADMINISTRATOR
-    touching = ("Set", "Clear", "Add", "Cold", "Warm", "ChassisControl", "ResetWatchdog")
+    changing = ("Set", "Clear", "Add", "Cold", "Warm", "ChassisControl", "ResetWatchdog")
     for command in COMMANDS.values():
-        if command.__name__.startswith(touching) and "SessionPrivilege" not in command.__name__:
+        if command.__name__.startswith(changing) and "SessionPrivilege" not in command.__name__:
             assert command.privilege >= PrivilegeLevel.OPERATOR, command.__name__
+
+
+def test_public_methods_other_than_encode_and_decode_have_docstrings() -> None:
+    undocumented = []
+    for module in iter_modules(commands.__path__, f"{commands.__name__}."):
+        for owner in vars(import_module(module.name)).values():
+            if not inspect.isclass(owner) or owner.__module__ != module.name:
+                continue
+            for name, member in vars(owner).items():
+                function = getattr(member, "__func__", getattr(member, "fget", member))
+                is_public_method = inspect.isfunction(function) and not name.startswith("_")
+                if is_public_method and name not in {"encode", "decode"} and not function.__doc__:
+                    undocumented.append(f"{owner.__qualname__}.{name}")
+    assert not undocumented

@@ -119,7 +119,7 @@ def test_a_read_counts_bytes_or_words() -> None:
     assert ReadFruDataRsp.decode(b"\x02ab") == ReadFruDataRsp(b"ab")
     assert ReadFruDataRsp.decode(b"\x01ab") == ReadFruDataRsp(b"ab", by_words=True)
     assert ReadFruDataRsp.decode(b"\x00") == ReadFruDataRsp(b"")
-    with pytest.raises(InvalidDataField, match="announces 3 and brings 2"):
+    with pytest.raises(InvalidDataField, match="a count of 3, but 2 bytes follow"):
         ReadFruDataRsp.decode(b"\x03ab")
-    with pytest.raises(LocalProtocolError, match="no whole words"):
+    with pytest.raises(LocalProtocolError, match="not a whole number of words"):
         ReadFruDataRsp(b"abc", by_words=True)

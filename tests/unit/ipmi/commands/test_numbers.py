@@ -120,7 +120,7 @@ def test_values_that_have_names() -> None:
 
 def test_the_bus_says_what_went_wrong() -> None:
     assert messaging.SendMessageReq.completion_codes[0x81] == "lost arbitration on the bus"
-    assert messaging.SendMessageReq.completion_codes[0x83].startswith("the bus said NAK")
+    assert messaging.SendMessageReq.completion_codes[0x83].startswith("NAK on write")
 
 
 def test_clear_sel_says_clr() -> None:

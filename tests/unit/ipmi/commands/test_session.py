@@ -76,7 +76,7 @@ def test_a_session_is_closed_by_id_or_by_handle() -> None:
     assert CloseSessionReq.decode(b"\0\0\0\0\x05") == CloseSessionReq(0, 5)
     # A handle behind an id is not meant.
     assert CloseSessionReq.decode(b"\x01\0\0\0\x05") == CloseSessionReq(1)
-    with pytest.raises(LocalProtocolError, match="goes with session id 0"):
+    with pytest.raises(LocalProtocolError, match="a session handle needs session id 0"):
         CloseSessionReq(1, 5)
 
 
