@@ -164,7 +164,7 @@ def watched(host: Host) -> dict[str, float]:
     looks: list[float] = []
     while host.youngest_s() < host.stuck_after_s - STEP_S:
         begun = time.process_time()
-        relief.look()
+        relief.scan()
         looks.append(time.process_time() - begun)
         time.sleep(STEP_S)
     crossed = time.monotonic() + host.stuck_after_s - host.youngest_s()

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "bmcmedic"
 TESTS = ROOT / "tests"
 
-MODULE_LINES_MAX = 500
+MODULE_LINES_MAX = 650
+"""Longest module, in lines: one argument stays in one file, so this limit is generous."""
 
 TEST_FOLDERS = {
     "acceptance",

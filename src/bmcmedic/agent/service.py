@@ -21,7 +21,7 @@ from bmcmedic.agent.watch.permission import Permission
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.host.relieve.relieve import HostTrees
-from bmcmedic.host.triage import machine
+from bmcmedic.host.triage.host_facts import read_host_facts
 from bmcmedic.service.log import ERROR, INFO, WARNING
 from bmcmedic.service.process_service import ProcessService
 from bmcmedic.service.settings_table import Setting
@@ -68,7 +68,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         )
         self._permission = Permission(config.process, _since_boot_s)
         self._host_id: dict[str, str | None] = dict(
-            machine.read(self._place.proc, self._place.sys).host_id._asdict()
+            read_host_facts(self._place.proc, self._place.sys).host_id._asdict()
         )
         self._status_client = DriverClient(config.driver.socket, STATUS_S_MAX)
         try:

@@ -227,7 +227,7 @@ class HostLoop:
             return look_at
         self._is_pressing = True
         # From the look on: what ending took of that time is passed already.
-        gap_ends_at = self._relief.looked_through_at + self._allowance.gap_s(cost_s, now)
+        gap_ends_at = self._relief.scanned_at + self._allowance.gap_s(cost_s, now)
         return min(look_at, max(due_at, gap_ends_at))
 
     # ------------------------------------------------------------------------------ triage, relief
@@ -250,7 +250,7 @@ class HostLoop:
             return
         self._seen_at = self._runtime.monotonic()
         self._is_triage_wanted = False
-        self._quick.threads = seen.survey.kipmi
+        self._quick.threads = seen.scan.kipmi
         self._seen = _shortened(seen)
         symptoms = seen.diagnosis.symptoms
         if symptoms != self._seen_symptoms:

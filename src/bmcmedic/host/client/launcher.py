@@ -93,12 +93,12 @@ class Launchers:
         is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
         placed = _remembered(cgroups) if is_short else _placed(cgroups)
         key = (placed, process.login_uid(), process.uid(), stat.parent_pid)
-        starter = self._known.get(key)
-        if starter is None:
-            starter = self._known[key] = self._told(*key)
-        return starter
+        launcher = self._known.get(key)
+        if launcher is None:
+            launcher = self._known[key] = self._describe(*key)
+        return launcher
 
-    def _told(
+    def _describe(
         self, placed: _Placed, login_uid: Optional[int], uid: Optional[int], parent_pid: int
     ) -> Launcher:
         named = login_uid if login_uid is not None else uid
@@ -130,7 +130,7 @@ class Launchers:
         return self._services[session]
 
 
-def starter_of(
+def launcher_of(
     process: Process, stat: Stat, proc: Tree, users: UserDatabase, run: Optional[Tree]
 ) -> Launcher:
     """Who started a process; `run` is /run."""

@@ -1,6 +1,6 @@
 """Secrets in the arguments of processes: found and put out of sight.
 
-Nothing that triage prints, captures or logs is an argument that did not pass through `masked`.
+Nothing that triage prints, captures or logs is an argument that did not pass through `redacted`.
 Where it is not certain what a word is, too much is hidden rather than too little.
 """
 
@@ -9,14 +9,14 @@ import re
 from bmcmedic.host.client.programs import CLIENTS, IPMITOOL, options, program_of
 from bmcmedic.host.typed import Dict, List, Optional
 
-MASK = "****"
+REDACTED = "****"
 
 _NESTING_MAX = 4
 """A command line in a command line in a command line …; deeper ones are hidden as a whole.
 
 So many quotes in quotes as well."""
 
-_MASKED_LETTERS = "KPkpy"
+_REDACTED_LETTERS = "KPkpy"
 """Options that hold a secret in one program or another."""
 
 _RAW_WITH_SECRETS = ([0x06, 0x47], [0x06, 0x56], [0x06, 0x34], [0x0C, 0x01])
@@ -37,12 +37,12 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _COMMAND_ENDS = re.compile(r"[;|&()`\n]")
 
 
-def masked(argv: List[str], program: Optional[str] = None) -> List[str]:
+def redacted(argv: List[str], program: Optional[str] = None) -> List[str]:
     """Arguments as they may be shown; `program` is the client by its executable, if it is one."""
-    return _masked(argv, program, 0)
+    return _redacted(argv, program, 0)
 
 
-def _masked(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
+def _redacted(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
     # What stands before the client (`timeout`, `sshpass`) has options of its own.
     begins = 0 if program else len(argv)
     for index, word in enumerate(argv[:begins]):
@@ -55,7 +55,7 @@ def _masked(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
         for place, start in _of_client(program, argv[begins:]).items():
             places[begins + place] = start
     return [
-        word[: places[index]] + MASK if index in places else _masked_word(word, nesting)
+        word[: places[index]] + REDACTED if index in places else _redacted_word(word, nesting)
         for index, word in enumerate(argv)
     ]
 
@@ -67,10 +67,10 @@ def _of_anybody(argv: List[str]) -> Dict[int, int]:
         if index == 0 or len(word) < 2 or word[0] != "-":
             continue
         is_short = word[1] != "-"
-        if _LONG_OPTION.match(word) or (is_short and word[-1] in _MASKED_LETTERS):
+        if _LONG_OPTION.match(word) or (is_short and word[-1] in _REDACTED_LETTERS):
             # The next word may as well be an option itself, so it is looked at all the same.
             places.setdefault(index + 1, 0)
-        elif is_short and word[1] in _MASKED_LETTERS:
+        elif is_short and word[1] in _REDACTED_LETTERS:
             places.setdefault(index, 2)
     places.pop(len(argv), None)
     return places
@@ -131,27 +131,27 @@ def _number(word: str, base: int) -> Optional[int]:
         return None
 
 
-def _masked_word(word: str, nesting: int, quotes: int = 0) -> str:
+def _redacted_word(word: str, nesting: int, quotes: int = 0) -> str:
     if len(word) < 3 or word.isalnum():
         return word
     if nesting and word[0] in "'\"" and word[-1] == word[0]:
         if quotes >= _NESTING_MAX:
-            return MASK
-        return word[0] + _masked_word(word[1:-1], nesting, quotes + 1) + word[-1]
+            return REDACTED
+        return word[0] + _redacted_word(word[1:-1], nesting, quotes + 1) + word[-1]
     named = _NAMED.match(word) if _has_words(word) else _NAMED.search(word)
     named = named or _QEMU_SECRET.match(word)
     if named:
-        return word[: named.end(1)] + MASK
+        return word[: named.end(1)] + REDACTED
     if _has_words(word):
-        return _masked_line(word, nesting + 1) if nesting < _NESTING_MAX else MASK
-    return _IN_URL.sub(rf"\1{MASK}@", word)
+        return _redacted_line(word, nesting + 1) if nesting < _NESTING_MAX else REDACTED
+    return _IN_URL.sub(rf"\1{REDACTED}@", word)
 
 
 def _has_words(word: str) -> bool:
     return any(c in word for c in " \t\n;|&")
 
 
-def _masked_line(line: str, nesting: int) -> str:
+def _redacted_line(line: str, nesting: int) -> str:
     """A command line in one word, as `sh -c` takes it; its blanks stay as they are.
 
     Lines that are continued are shown as the one that they are.
@@ -164,21 +164,21 @@ def _masked_line(line: str, nesting: int) -> str:
     for found in _SHELL_WORD.finditer(line):
         gap = line[end : found.start()]
         if words and _COMMAND_ENDS.search(gap):
-            shown += _joined(gaps, _masked(words, None, nesting))
+            shown += _joined(gaps, _redacted(words, None, nesting))
             if gap.lstrip()[:1] in ("(", "`") and _awaits_secret(words, nesting):
-                return "".join(shown) + gap + MASK  # what another command writes is the secret
+                return "".join(shown) + gap + REDACTED  # what another command writes is the secret
             words, gaps = [], []
         gaps.append(gap)
         words.append(found.group())
         end = found.end()
-    shown += _joined(gaps, _masked(words, None, nesting))
+    shown += _joined(gaps, _redacted(words, None, nesting))
     return "".join(shown) + line[end:]
 
 
 def _awaits_secret(words: List[str], nesting: int) -> bool:
     """Whether what comes next, in this word or as one of its own, is a secret."""
     longer = ([*words, "x"], [*words[:-1], words[-1] + "x"])
-    return any(_masked(each, None, nesting)[-1].endswith(MASK) for each in longer)
+    return any(_redacted(each, None, nesting)[-1].endswith(REDACTED) for each in longer)
 
 
 def _joined(gaps: List[str], words: List[str]) -> List[str]:

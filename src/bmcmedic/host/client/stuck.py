@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 
 from bmcmedic.host.client.programs import looks_like, program_of, why_left_alone
-from bmcmedic.host.client.redact import masked
+from bmcmedic.host.client.redact import redacted
 from bmcmedic.host.kernel.cpu_clocks import SCHED_BYTES_MAX, clocks_s, turn_at_s
 from bmcmedic.host.kernel.proc import (
     Gone,
@@ -148,7 +148,7 @@ class Client(NamedTuple):
     """Its arguments with all secrets masked, as many of them as are shown."""
     doubt: Optional[str]
     """Why it cannot be told to be a client at all: its executable cannot be read."""
-    left_alone: Optional[str]
+    excluded: Optional[str]
     """Why it is none to be judged by its waiting, such as `-I lanplus`."""
     holdings: Optional[Holdings]
     """None: not readable."""
@@ -170,13 +170,13 @@ class Client(NamedTuple):
         if program is None:
             return None
         first = Mark.of(process)
-        argv, left_alone = _understood(program, process.read("cmdline", ARGUMENTS_BYTES_MAX))
+        argv, excluded = _understood(program, process.read("cmdline", ARGUMENTS_BYTES_MAX))
         return cls(
             identity=first.stat.identity,
             program=program,
             argv=argv,
             doubt=doubt,
-            left_alone=left_alone,
+            excluded=excluded,
             holdings=holdings_or_none(process),
             first=first,
         )
@@ -184,7 +184,7 @@ class Client(NamedTuple):
 
 def cpus_of(clients: Iterable[Client]) -> Set[int]:
     """The CPUs that clients last ran on, of those that are judged by when that was."""
-    judged = (each for each in clients if each.doubt is None and each.left_alone is None)
+    judged = (each for each in clients if each.doubt is None and each.excluded is None)
     return {each.first.stat.processor for each in judged}
 
 
@@ -193,9 +193,9 @@ def _understood(program: str, cmdline: bytes) -> Tuple[List[str], Optional[str]]
     """The arguments, masked, and why it is left alone; those of a crowd are all alike."""
     argv = split_argv(cmdline)
     if len(cmdline) < ARGUMENTS_BYTES_MAX:
-        return shortened(masked(argv, program)), why_left_alone(program, argv)
+        return shortened(redacted(argv, program)), why_left_alone(program, argv)
     # Of the last word a part may be missing by which it would be known as a secret.
-    return shortened([*masked(argv[:-1], program), "…"]), TOO_LONG
+    return shortened([*redacted(argv[:-1], program), "…"]), TOO_LONG
 
 
 class Finding(Enum):
@@ -204,7 +204,7 @@ class Finding(Enum):
     STUCK = "stuck"
     YOUNG = "young"
     PROGRESS = "makes progress"
-    LEFT_ALONE = "left alone"
+    EXCLUDED = "left alone"
     """Its waiting proves nothing: it talks to another BMC, or waits for a person or an event."""
     NOT_PROVEN = "not proven"
     WATCHED_TOO_BRIEFLY = "not proven yet"
@@ -245,11 +245,11 @@ def judge(
         return ClientVerdict(Finding.GONE, ["it has ended"])
     if client.doubt is not None:
         return ClientVerdict(Finding.NOT_PROVEN, [client.doubt])
-    alone = client.left_alone or _on_terminal(client, again)
-    if alone is not None:
-        return ClientVerdict(Finding.LEFT_ALONE, [alone])
+    excluded = client.excluded or _on_terminal(client, again)
+    if excluded is not None:
+        return ClientVerdict(Finding.EXCLUDED, [excluded])
     if again.stat.state in "Tt":
-        return ClientVerdict(Finding.LEFT_ALONE, ["somebody stopped it"])
+        return ClientVerdict(Finding.EXCLUDED, ["somebody stopped it"])
     if again.age_s < stuck_after_s:
         return ClientVerdict(Finding.YOUNG, [f"{again.age_s:.0f} s old"])
     progress = _progress(client.first, again, max(idle_s_min(stuck_after_s), still_s_min))
@@ -291,10 +291,10 @@ def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
     if again.wchan is None and (holds is None or not holds.devices):
         return ClientVerdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
     if again.wchan is not None and not _is_for_answer(again.wchan):
-        return ClientVerdict(Finding.LEFT_ALONE, [f"waits in {again.wchan}, not for a BMC"])
+        return ClientVerdict(Finding.EXCLUDED, [f"waits in {again.wchan}, not for a BMC"])
     if holds is not None and not holds.devices and holds.has_socket:
         return ClientVerdict(
-            Finding.LEFT_ALONE, ["talks over a socket, not over this host's interface"]
+            Finding.EXCLUDED, ["talks over a socket, not over this host's interface"]
         )
     evidence = [f"state {again.stat.state}"]
     if again.wchan is not None:

@@ -1,21 +1,55 @@
-"""Stuck clients are ended: each by its own proof, taken again right before each signal.
+"""Find the stuck clients, prove them stuck again right before each signal, and end them.
 
-A signal never goes to a process group: who starts a process between the look and the signal would
-have that ended too. A group whose every member is proven stuck ends all the same, member by member.
-For the same reason the first process of a pid namespace comes last, and only when nobody is left in
-there who is not proven stuck: with it the kernel ends them all.
+`ClientTracker` judges every client from scan to scan. The first scan only marks how far each client
+has come, and later scans judge it. A client that made progress is marked again, so that only what
+it did since then counts.
+
+`Ender` ends the clients that are proven stuck, each by its own proof. It never signals a process
+group, because a process may have joined the group since the scan. A group whose every member is
+proven stuck ends all the same, member by member. For the same reason the first process of a pid
+namespace comes last, and only when every other process in the namespace is proven stuck: the
+kernel ends them all together with it.
 """
 
 from enum import Enum
 from signal import Signals
 
-from bmcmedic.host.client.stuck import Finding, Now, cpus_of
+from bmcmedic.host.client.stuck import (
+    WATCHED_S_MIN,
+    Client,
+    ClientSample,
+    ClientVerdict,
+    Finding,
+    Now,
+    cpus_of,
+    idle_s_min,
+    judge,
+    unless_too_soon,
+)
 from bmcmedic.host.kernel.namespaces import depth_as_first, fellows
-from bmcmedic.host.kernel.proc import Gone, ProcError, Process, ProcessIdentity, Stat, Tree
+from bmcmedic.host.kernel.proc import (
+    Gone,
+    ProcError,
+    Process,
+    ProcessIdentity,
+    Stat,
+    Tree,
+    Unreadable,
+    age_s,
+    uptime_s,
+)
 from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.kernel.signals import NotSent, Sender
-from bmcmedic.host.relieve.samples import ClientSamples, JudgedClient
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
+
+CLIENTS_MAX = 4096
+"""At one look; more of them wait for the next, when some of these have ended."""
+
+APART_S_MIN = 0.5
+"""Between the mark and the look that a client is judged by."""
+
+_PROVEN_BY_TIME = (Finding.YOUNG, Finding.PROGRESS, Finding.WATCHED_TOO_BRIEFLY)
+"""A client with one of these findings may be proven stuck later, if it stands still until then."""
 
 SIGTERM = 15
 SIGKILL = 9
@@ -27,6 +61,149 @@ SETTLE_S = 0.5
 LAST_WAIT_S = 1.0
 """For those that got SIGKILL, and those that are on their way out but wait for a CPU."""
 POLL_S = 0.02
+
+
+# -------------------------------------------------------------------- judging the clients
+
+
+class JudgedClient(NamedTuple):
+    """A client, a close look at it, and what it is found to be."""
+
+    client: Client
+    sample: ClientSample
+    verdict: ClientVerdict
+
+
+class _Marked(NamedTuple):
+    """A client with its mark, and when that had been made."""
+
+    client: Client
+    at_uptime_s: float
+
+
+class ClientTracker:
+    """The clients of one host, from one look to the next."""
+
+    def __init__(self, tree: Tree, stuck_after_s: float) -> None:
+        """`stuck_after_s`: the age from which a client that makes no progress counts as stuck."""
+        self.tree = tree
+        self.stuck_after_s = stuck_after_s
+        self._still_s = max(idle_s_min(stuck_after_s), WATCHED_S_MIN)
+        self._known: Dict[ProcessIdentity, _Marked] = {}
+        self.unseen = 0
+        """Clients beyond the limit at the last sample."""
+        self.due_s: List[float] = []
+        """In how many seconds from the last look each one may be proven stuck that is not yet."""
+
+    def scan(self) -> List[JudgedClient]:
+        """Look at all processes; judges those that were marked long enough ago, oldest first.
+
+        Raises Gone or Unreadable where the tree has no clock.
+        """
+        now = Now.of(self.tree, cpus_of(marked.client for marked in self._known.values()))
+        judged: List[JudgedClient] = []
+        known: Dict[ProcessIdentity, _Marked] = {}
+        due: List[Optional[float]] = []
+        self.unseen = 0
+        for pid in self.tree.pids():
+            try:
+                with self.tree.hold(pid) as process:
+                    marked = self._mark(process)
+                    if marked is None:
+                        continue
+                    if len(known) >= CLIENTS_MAX:
+                        self.unseen += 1
+                        continue
+                    known[marked.client.identity] = marked
+                    apart_s = now.uptime_s - marked.at_uptime_s
+                    if apart_s < APART_S_MIN:
+                        due.append(self._due_s_of_new(marked, now))
+                        continue
+                    seen = self._judge(marked.client, process, now, apart_s)
+                    verdict = unless_too_soon(seen.verdict, seen.sample, apart_s)
+                    judged.append(seen._replace(verdict=verdict))
+            except ProcError:
+                continue  # it has ended, or tells nothing: nothing is proven of it
+        marked_at_s = uptime_s(self.tree)
+        for each in judged:
+            if _has_moved(each):
+                renewed = each.client._replace(first=each.sample.mark)
+                known[renewed.identity] = _Marked(renewed, marked_at_s)
+            due.append(self._due_s(each, now.uptime_s - known[each.client.identity].at_uptime_s))
+        self._known = known
+        self.due_s = [seconds for seconds in due if seconds is not None]
+        return sorted(judged, key=lambda each: each.client.identity[::-1])
+
+    def _mark(self, process: Process) -> Optional[_Marked]:
+        """The client that a process is now, with its earlier mark if it is still the same."""
+        fresh = Client.of(process)
+        if fresh is None:
+            return None
+        earlier = self._known.get(fresh.identity)
+        if earlier is None or not _is_same(fresh, earlier.client):
+            return _Marked(fresh, uptime_s(self.tree))
+        return _Marked(fresh._replace(first=earlier.client.first), earlier.at_uptime_s)
+
+    def _due_s_of_new(self, marked: _Marked, now: Now) -> Optional[float]:
+        client = marked.client
+        if client.doubt is not None or client.excluded is not None:
+            return None
+        return max(APART_S_MIN, self.stuck_after_s - age_s(client.first.stat, now.uptime_s))
+
+    def _due_s(self, judged: JudgedClient, watched_s: float) -> Optional[float]:
+        """None: it is proven already, or is none that time alone would prove."""
+        sample, verdict = judged.sample, judged.verdict
+        if verdict.finding not in _PROVEN_BY_TIME:
+            return None
+        if sample.idle_s is None:
+            still_s = WATCHED_S_MIN - watched_s
+        else:
+            still_s = self._still_s - (0.0 if sample.mark.is_running else sample.idle_s)
+        return max(APART_S_MIN, self.stuck_after_s - sample.age_s, still_s)
+
+    def _judge(self, client: Client, process: Process, now: Now, still_s: float) -> JudgedClient:
+        """Judge a client by the process that is held; raises Gone or Unreadable.
+
+        `still_s`: if it stands where its first mark has it, it has not run for so long.
+        """
+        sample = ClientSample.at(process, now)
+        # A CPU's clock stands still while interrupts have the CPU, and a watcher's does not.
+        is_still = sample.mark.turns is not None and not sample.mark.has_moved_since(client.first)
+        if is_still and sample.idle_s is not None and sample.idle_s < still_s:
+            sample = sample._replace(idle_s=still_s)
+        verdict = judge(client, sample, self.stuck_after_s, WATCHED_S_MIN)
+        return JudgedClient(client, sample, verdict)
+
+    def prove_again(
+        self, judged: JudgedClient, process: Process, now: Now, still_s: float
+    ) -> JudgedClient:
+        """Judge a client once more, as it is now, for it is about to be acted upon.
+
+        `still_s`: as that judgement had it. Raises Gone when it has ended, Unreadable when it does
+        not tell.
+        """
+        fresh = Client.of(process)
+        if fresh is None or fresh.identity != judged.client.identity:
+            raise Gone("it has ended")
+        if not _is_same(fresh, judged.client):
+            raise Unreadable("it runs another program now")
+        client = fresh._replace(first=judged.client.first)
+        return self._judge(client, process, now, still_s)
+
+
+def _has_moved(judged: JudgedClient) -> bool:
+    """Whether it is to be marked anew."""
+    if judged.verdict.finding not in (Finding.YOUNG, Finding.PROGRESS):
+        return False
+    return judged.sample.mark.is_running or judged.sample.mark.has_moved_since(judged.client.first)
+
+
+def _is_same(one: Client, other: Client) -> bool:
+    """Whether it still runs the same program: a process may start another and keep its pid."""
+    return (one.identity, one.program, one.argv) == (other.identity, other.program, other.argv)
+
+
+# ---------------------------------------------------------------------- ending a client
 
 
 class Outcome(Enum):
@@ -43,7 +220,7 @@ class Outcome(Enum):
     SURVIVED = "survived"
     DENIED = "denied"
     """We may not send it signals."""
-    LEFT_ALONE = "left alone"
+    EXCLUDED = "left alone"
     """Others would end with it that are not proven stuck."""
     NOT_ATTEMPTED = "not attempted"
     """Relief is switched off, or was meanwhile."""
@@ -99,14 +276,14 @@ class Ender:
 
     def __init__(
         self,
-        looks: ClientSamples,
+        clients: ClientTracker,
         sender: Sender,
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         is_forbidden: Callable[[], bool],
     ) -> None:
         """`is_forbidden` is asked before each signal, and ends it all."""
-        self._looks = looks
+        self._clients = clients
         self._sender = sender
         self._monotonic = monotonic
         self._sleep = sleep
@@ -118,7 +295,7 @@ class Ender:
 
     @property
     def _tree(self) -> Tree:
-        return self._looks.tree
+        return self._clients.tree
 
     def end(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
         """TERM, wait, KILL, wait; each wait has an end, and none is for state D.
@@ -144,7 +321,7 @@ class Ender:
             self._give_up(case)
         return [case.ending() for case in cases]
 
-    def left_alone(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
+    def excluded(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
         """Those of them that would not be ended, for the sake of others; sends nothing."""
         cases = self._cases(stuck)
         identities = {case.identity for case in cases}
@@ -154,13 +331,13 @@ class Ender:
             try:
                 with self._tree.hold(case.identity.pid) as process:
                     living = fellows(self._tree, process, case.depth)
-                why = _why_left_alone([s for s in living if s.identity not in identities])
+                why = _why_excluded([s for s in living if s.identity not in identities])
             except Gone:
                 continue
             except ProcError as error:
                 why = str(error)
             if why is not None:
-                case.close(Outcome.LEFT_ALONE, why)
+                case.close(Outcome.EXCLUDED, why)
         return [case.ending() for case in cases if case.outcome is not None]
 
     def _cases(self, stuck: List[JudgedClient]) -> List[_Case]:
@@ -196,7 +373,7 @@ class Ender:
                     return
                 with_it = self._why_not_with_it(case, process, number)
                 if with_it is not None:
-                    self._refuse(case, with_it, Outcome.LEFT_ALONE)
+                    self._refuse(case, with_it, Outcome.EXCLUDED)
                     return
                 sent = self._sender.send(process, case.identity, number)
         except Gone:
@@ -222,13 +399,13 @@ class Ender:
             return None
         name = Signals(number).name[3:]
         living = fellows(self._tree, process, case.depth)
-        return _why_left_alone(
+        return _why_excluded(
             [stat for stat in living if name not in self._signals.get(stat.identity, [])]
         )
 
     def _prove_stuck(self, case: _Case, process: Process) -> Optional[str]:
-        again = self._looks.prove_again(
-            case.judged, process, self._now, case.judged.look.idle_s or 0.0
+        again = self._clients.prove_again(
+            case.judged, process, self._now, case.judged.sample.idle_s or 0.0
         )
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
@@ -243,7 +420,7 @@ class Ender:
             return "it was not seen standing still after SIGTERM"
         first = case.judged.client._replace(first=case.settled)
         since = case.judged._replace(client=first)
-        again = self._looks.prove_again(since, process, self._now, 0.0)
+        again = self._clients.prove_again(since, process, self._now, 0.0)
         if again.verdict.finding is Finding.GONE:
             raise Gone("it has ended")
         if not again.verdict.is_stuck:
@@ -302,7 +479,7 @@ def _open(cases: List[_Case]) -> List[_Case]:
     return [case for case in cases if case.outcome is None]
 
 
-def _why_left_alone(innocent: List[Stat]) -> Optional[str]:
+def _why_excluded(innocent: List[Stat]) -> Optional[str]:
     if not innocent:
         return None
     count, one = len(innocent), innocent[0]
@@ -315,7 +492,7 @@ def _why_left_alone(innocent: List[Stat]) -> Optional[str]:
 
 def group_members(tree: Tree, stuck: List[JudgedClient]) -> Dict[int, int]:
     """How many live members each process group of the stuck has, by group."""
-    groups = {judged.look.stat.group: 0 for judged in stuck}
+    groups = {judged.sample.stat.group: 0 for judged in stuck}
     for pid in tree.pids() if groups else []:
         try:
             stat = tree.stat(pid)

@@ -8,7 +8,7 @@ import sys
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.kernel.proc import ProcError
 from bmcmedic.host.relieve.priority import ahead_until_the_end
-from bmcmedic.host.relieve.relieve import LOOK_INTERVAL_S, HostTrees, Relief, Report, is_root
+from bmcmedic.host.relieve.relieve import SCAN_INTERVAL_S, HostTrees, Relief, Report, is_root
 from bmcmedic.host.relieve.report import (
     HostAfterRelief,
     ReliefSummary,
@@ -63,18 +63,18 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main(arguments: Sequence[str], place: Optional[HostTrees] = None) -> int:
+def main(arguments: Sequence[str], host: Optional[HostTrees] = None) -> int:
     """Run it; returns the exit status."""
     options = parser().parse_args(list(arguments))
     with contextlib.ExitStack() as stack:
-        if place is None and options.yes:
+        if host is None and options.yes:
             stack.enter_context(ahead_until_the_end())
-        return _run(options, place)
+        return _run(options, host)
 
 
-def _run(options: argparse.Namespace, place: Optional[HostTrees]) -> int:
-    place = place if place is not None else HostTrees.here()
-    relief = Relief(place, options.stuck_after)
+def _run(options: argparse.Namespace, host: Optional[HostTrees]) -> int:
+    host = host if host is not None else HostTrees.here()
+    relief = Relief(host, options.stuck_after)
     if options.undo:
         return _undo(relief, may_act=not options.dry_run, as_json=options.json)
     try:
@@ -84,16 +84,16 @@ def _run(options: argparse.Namespace, place: Optional[HostTrees]) -> int:
         print(f"bmcmedic relieve: /proc tells nothing: {error}", file=sys.stderr)
         return EXIT_LEFT
     mode, why = _mode(report, options)
-    left, hidden = report.left(options.stuck_after), place.proc.hidden()
-    told = ReliefSummary(report, mode, why, options.stuck_after, after, left, hidden)
-    print(encoded(told) if options.json else screen(told, relief.throttle.path))
+    left, hidden = report.left(options.stuck_after), host.proc.hidden()
+    summary = ReliefSummary(report, mode, why, options.stuck_after, after, left, hidden)
+    print(encoded(summary) if options.json else screen(summary, relief.throttle.path))
     if why is not None:
         print(f"bmcmedic relieve: nothing was done: {why}", file=sys.stderr)
     if hidden is not None:
         print(f"bmcmedic relieve: what could not be seen: {hidden}", file=sys.stderr)
     if not is_root():
         print("bmcmedic relieve: not root: others' processes cannot be judged", file=sys.stderr)
-    return _status(told)
+    return _status(summary)
 
 
 def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[str]]:
@@ -109,18 +109,18 @@ def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[st
 
 def _after(relief: Relief) -> HostAfterRelief:
     """The host once more, at work for a while since."""
-    relief.pause(LOOK_INTERVAL_S)
-    judged = relief.look()
+    relief.pause(SCAN_INTERVAL_S)
+    judged = relief.scan()
     return HostAfterRelief(sum(each.verdict.is_stuck for each in judged), relief.kipmi)
 
 
-def _status(told: ReliefSummary) -> int:
-    report = told.report
-    if told.mode in ("disabled", "refused") and report.is_to_do:
+def _status(summary: ReliefSummary) -> int:
+    report = summary.report
+    if summary.mode in ("disabled", "refused") and report.is_to_do:
         return EXIT_REFUSED
-    if told.left or report.unseen or told.hidden or report.setting.failed:
+    if summary.left or report.unseen or summary.hidden or report.setting.failed:
         return EXIT_LEFT
-    if told.after is not None and told.after.stuck_count:
+    if summary.after is not None and summary.after.stuck_count:
         return EXIT_LEFT
     return EXIT_RELIEVED
 

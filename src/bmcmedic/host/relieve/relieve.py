@@ -10,7 +10,7 @@ import math
 import os
 import time
 
-from bmcmedic.host.client.launcher import Launcher, UserDatabase, starter_of
+from bmcmedic.host.client.launcher import Launcher, UserDatabase, launcher_of
 from bmcmedic.host.client.stuck import WATCHED_S_MIN, Finding
 from bmcmedic.host.kernel import interface, kipmid
 from bmcmedic.host.kernel.interface import InterfaceActivity, InterfaceCounters
@@ -18,20 +18,27 @@ from bmcmedic.host.kernel.kipmid import Kipmi, KipmiMark
 from bmcmedic.host.kernel.proc import PROC, ProcError, ProcessIdentity, Stat, Tree
 from bmcmedic.host.kernel.signals import Sender, why_pids_mean_nothing
 from bmcmedic.host.relieve import kipmid_throttle
-from bmcmedic.host.relieve.end_client import ClientEnding, Ender, Outcome, group_members
+from bmcmedic.host.relieve.end_client import (
+    APART_S_MIN,
+    ClientEnding,
+    ClientTracker,
+    Ender,
+    JudgedClient,
+    Outcome,
+    group_members,
+)
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH, why_disabled
 from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, ThrottleSetting
-from bmcmedic.host.relieve.samples import APART_S_MIN, ClientSamples, JudgedClient
 from bmcmedic.host.relieve.undo_journal import DIRECTORY, UndoJournal
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
-LOOK_INTERVAL_S = 1.0
+SCAN_INTERVAL_S = 1.0
 """Between the looks of a relief by hand: before, and for what came of it."""
 SILENT_S = 10.0
 """The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
-KERNEL_APART_S = 0.9
+KERNEL_SAMPLE_S_MIN = 0.9
 """What moves in less time than this tells nothing."""
-THREADS_AGAIN_S = 60.0
+KIPMI_SEARCH_S = 60.0
 """So often the kernel's polling threads are looked for where there are none."""
 DUE_LATE_S = 0.05
 """A client is looked at so much after its moment: the kernel's clocks are coarse."""
@@ -77,7 +84,7 @@ class ReliefCase(NamedTuple):
     """A client, what it is found to be, and what was done about it."""
 
     judged: JudgedClient
-    starter: Optional[Launcher]
+    launcher: Optional[Launcher]
     group: Optional[ClientGroup]
     """Both only in the report of a relief by hand."""
     ending: Optional[ClientEnding]
@@ -118,19 +125,19 @@ class Report(NamedTuple):
 class Relief:
     """The relief of one host, from one look to the next."""
 
-    def __init__(self, place: HostTrees, stuck_after_s: float) -> None:
+    def __init__(self, host: HostTrees, stuck_after_s: float) -> None:
         """Nothing is read or changed before the first look."""
         self.stuck_after_s = stuck_after_s
-        self._place = place
-        self._looks = ClientSamples(place.proc, stuck_after_s)
-        self._users = UserDatabase(place.etc)
+        self._host = host
+        self._clients = ClientTracker(host.proc, stuck_after_s)
+        self._users = UserDatabase(host.etc)
         self._ender = Ender(
-            self._looks, place.sender, place.monotonic, place.sleep, self._is_forbidden
+            self._clients, host.sender, host.monotonic, host.sleep, self._is_forbidden
         )
         journal = UndoJournal(
-            place.proc.text(_BOOT_ID) or "", place.monotonic, place.sleep, place.journal_directory
+            host.proc.text(_BOOT_ID) or "", host.monotonic, host.sleep, host.journal_directory
         )
-        self.throttle = KipmidThrottle(place.sys.root, journal, place.now)
+        self.throttle = KipmidThrottle(host.sys.root, journal, host.now)
         self._kipmi_threads: Dict[ProcessIdentity, Stat] = {}
         self._threads_sought_at = -math.inf
         self._kipmi_marks: Optional[List[KipmiMark]] = None
@@ -140,31 +147,31 @@ class Relief:
         self.interfaces: List[InterfaceActivity] = []
         self._left: List[ReliefCase] = []
         """What the last look at all processes has left stuck."""
-        self.looked_through_at = -math.inf
-        """When the last look at all processes was done, by the clock of the place."""
-        self._processes_looked_at = 0.0
-        self._looked_at: Optional[float] = None
+        self.scanned_at = -math.inf
+        """When the last look at all processes was done, by the clock of the host."""
+        self._scan_began_at = 0.0
+        self._kernel_sampled_at: Optional[float] = None
         self._silent_since: Optional[float] = None
         """Since when messages wait and none completes; the other: none completes."""
         self._still_since: Optional[float] = None
 
     def relieve(self, may_act: bool) -> Report:
         """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
-        self.look()
-        self._place.sleep(LOOK_INTERVAL_S)
-        judged = self.look()
+        self.scan()
+        self._host.sleep(SCAN_INTERVAL_S)
+        judged = self.scan()
         if any(each.verdict.finding is Finding.WATCHED_TOO_BRIEFLY for each in judged):
-            self._place.sleep(WATCHED_S_MIN + APART_S_MIN)
-            judged = self.look()
+            self._host.sleep(WATCHED_S_MIN + APART_S_MIN)
+            judged = self.scan()
         return self._act(judged, may_act, is_by_hand=True)
 
-    def look(self) -> List[JudgedClient]:
+    def scan(self) -> List[JudgedClient]:
         """Look at all that relief is about, and do nothing; raises ProcError."""
-        self._processes_looked_at = self._place.monotonic()
-        judged = self._looks.look()
+        self._scan_began_at = self._host.monotonic()
+        judged = self._clients.scan()
         self._find_polling_threads()
-        self._see_kernel()
-        self.looked_through_at = self._place.monotonic()
+        self._sample_kernel()
+        self.scanned_at = self._host.monotonic()
         return judged
 
     def next_due_at(self, within_s: float) -> Optional[float]:
@@ -172,23 +179,23 @@ class Relief:
 
         By the clock of the place; None: none that is known of.
         """
-        due_s = self._looks.due_s
+        due_s = self._clients.due_s
         if not due_s:
             return None
         last_s = min(due_s) + within_s
-        return self._processes_looked_at + max(s for s in due_s if s <= last_s) + DUE_LATE_S
+        return self._scan_began_at + max(s for s in due_s if s <= last_s) + DUE_LATE_S
 
-    def _see_kernel(self) -> None:
+    def _sample_kernel(self) -> None:
         """What the polling threads take, and what the interfaces count."""
-        now, earlier = self._place.monotonic(), self._looked_at
-        if earlier is not None and now - earlier < KERNEL_APART_S:
+        now, earlier = self._host.monotonic(), self._kernel_sampled_at
+        if earlier is not None and now - earlier < KERNEL_SAMPLE_S_MIN:
             return
-        marks = kipmid.mark(self._place.proc, list(self._kipmi_threads.values()))
-        counters = interface.read(self._place.sys, self._place.proc)
+        marks = kipmid.mark(self._host.proc, list(self._kipmi_threads.values()))
+        counters = interface.read(self._host.sys, self._host.proc)
         if self._kipmi_marks is not None and self._counters is not None:
             self.kipmi = kipmid.compare(self._kipmi_marks, marks)
             self.interfaces = interface.compare(self._counters, counters)
-        self._kipmi_marks, self._counters, self._looked_at = marks, counters, now
+        self._kipmi_marks, self._counters, self._kernel_sampled_at = marks, counters, now
         is_silent = kipmid_throttle.is_silent(self.interfaces)
         is_still = kipmid_throttle.is_still(self.interfaces)
         self._silent_since = (self._silent_since or earlier) if is_silent else None
@@ -196,50 +203,50 @@ class Relief:
 
     def step(self, may_act: bool) -> Report:
         """One more look, and act on what is proven since the one before; raises ProcError."""
-        return self._act(self.look(), may_act)
+        return self._act(self.scan(), may_act)
 
     def watch(self, may_act: bool) -> Report:
         """Look at the kernel's thread alone; clients are as the last look has left them."""
-        self._see_kernel()
-        at, disabled = self._place.now(), self._why_forbidden()
+        self._sample_kernel()
+        at, disabled = self._host.now(), self._why_forbidden()
         acts = may_act and disabled is None
         setting = self._throttle(bool(self._left), acts)
         cases = [case._replace(is_earlier=True) for case in self._left]
-        return Report(at, acts, disabled, cases, self._looks.unseen, self.kipmi, setting)
+        return Report(at, acts, disabled, cases, self._clients.unseen, self.kipmi, setting)
 
     def _act(self, judged: List[JudgedClient], may_act: bool, is_by_hand: bool = False) -> Report:
-        at = self._place.now()
+        at = self._host.now()
         kipmi = self.kipmi
         disabled = self._why_forbidden()
         acts = may_act and disabled is None
         stuck = [each for each in judged if each.verdict.is_stuck]
-        starters: Dict[ProcessIdentity, Optional[Launcher]] = {}
+        launchers: Dict[ProcessIdentity, Optional[Launcher]] = {}
         groups: Dict[int, ClientGroup] = {}
         if is_by_hand:
-            starters = {each.client.identity: self._starter(each) for each in stuck}
+            launchers = {each.client.identity: self._launcher(each) for each in stuck}
             groups = self._groups(stuck)
         setting = self._throttle(bool(stuck), acts)
         blocked = self._blocked(stuck) if acts else {}
         endings = dict(blocked)
         stuck = [each for each in stuck if each.client.identity not in blocked]
-        ended = self._ender.end(stuck) if acts else self._ender.left_alone(stuck)
+        ended = self._ender.end(stuck) if acts else self._ender.excluded(stuck)
         endings.update((each.judged.client.identity, each) for each in ended)
         earlier = {
-            case.judged.client.identity for case in self._left if _is_left_alone(case.ending)
+            case.judged.client.identity for case in self._left if _is_excluded(case.ending)
         }
-        known = {i for i in earlier if _is_left_alone(endings.get(i))}.union(blocked)
+        known = {i for i in earlier if _is_excluded(endings.get(i))}.union(blocked)
         cases = [
             ReliefCase(
                 each,
-                starters.get(each.client.identity),
-                groups.get(each.look.stat.group) if each.verdict.is_stuck else None,
+                launchers.get(each.client.identity),
+                groups.get(each.sample.stat.group) if each.verdict.is_stuck else None,
                 endings.get(each.client.identity),
                 each.client.identity in known,
             )
             for each in judged
         ]
         self._left = [case for case in cases if case.judged.verdict.is_stuck and not is_gone(case)]
-        return Report(at, acts, disabled, cases, self._looks.unseen, kipmi, setting)
+        return Report(at, acts, disabled, cases, self._clients.unseen, kipmi, setting)
 
     def _throttle(self, is_stuck: bool, acts: bool) -> ThrottleSetting:
         # Where the shim and the driver stand before the BMC, no client gets stuck.
@@ -249,7 +256,7 @@ class Relief:
 
     def _blocked(self, stuck: List[JudgedClient]) -> Dict[ProcessIdentity, ClientEnding]:
         """Those that have their signals and sit in the kernel still: they need no more of them."""
-        blocked = {each.client.identity for each in stuck if each.look.stat.state == "D"}
+        blocked = {each.client.identity for each in stuck if each.sample.stat.state == "D"}
         earlier = {case.judged.client.identity: case.ending for case in self._left}
         return {
             identity: ending
@@ -261,28 +268,28 @@ class Relief:
         }
 
     def _is_long(self, since: Optional[float]) -> bool:
-        return since is not None and self._place.monotonic() - since >= SILENT_S
+        return since is not None and self._host.monotonic() - since >= SILENT_S
 
     def pause(self, seconds: float) -> None:
-        """Let some time pass, by the clock of the place."""
-        self._place.sleep(seconds)
+        """Let some time pass, by the clock of the host."""
+        self._host.sleep(seconds)
 
     def undo(self, may_act: bool) -> ThrottleSetting:
         """Put back what relief has changed and not yet put back; never raises."""
         return self.throttle.put_back("asked for", may_act)
 
     def _is_forbidden(self) -> bool:
-        return why_disabled(self._place.kill_switch) is not None
+        return why_disabled(self._host.kill_switch) is not None
 
     def _why_forbidden(self) -> Optional[str]:
-        return why_disabled(self._place.kill_switch) or why_pids_mean_nothing(self._place.proc)
+        return why_disabled(self._host.kill_switch) or why_pids_mean_nothing(self._host.proc)
 
     def _find_polling_threads(self) -> None:
         """All processes are looked through to find them, so only when they may be others."""
-        proc, known = self._place.proc, self._kipmi_threads
-        now = self._place.monotonic()
+        proc, known = self._host.proc, self._kipmi_threads
+        now = self._host.monotonic()
         is_known = all(_identity(proc, each.pid) == each for each in known)
-        if is_known and now < self._threads_sought_at + (math.inf if known else THREADS_AGAIN_S):
+        if is_known and now < self._threads_sought_at + (math.inf if known else KIPMI_SEARCH_S):
             return
         self._threads_sought_at = now
         stats = map(proc.stat_or_none, proc.pids())
@@ -292,17 +299,17 @@ class Relief:
             if stat is not None and kipmid.is_polling_thread(stat)
         }
 
-    def _starter(self, judged: JudgedClient) -> Optional[Launcher]:
-        proc, stat = self._place.proc, judged.look.stat
+    def _launcher(self, judged: JudgedClient) -> Optional[Launcher]:
+        proc, stat = self._host.proc, judged.sample.stat
         try:
             with proc.hold(stat.pid) as process:
-                return starter_of(process, stat, proc, self._users, self._place.run)
+                return launcher_of(process, stat, proc, self._users, self._host.run)
         except ProcError:
             return None
 
     def _groups(self, stuck: List[JudgedClient]) -> Dict[int, ClientGroup]:
-        members = group_members(self._place.proc, stuck)
-        ours = [each.look.stat.group for each in stuck]
+        members = group_members(self._host.proc, stuck)
+        ours = [each.sample.stat.group for each in stuck]
         return {
             number: ClientGroup(number, count, ours.count(number))
             for number, count in members.items()
@@ -314,17 +321,17 @@ def is_gone(case: ReliefCase) -> bool:
     return case.ending is not None and case.ending.outcome.is_relieved
 
 
-def _is_left_alone(ending: Optional[ClientEnding]) -> bool:
-    return ending is not None and ending.outcome is Outcome.LEFT_ALONE
+def _is_excluded(ending: Optional[ClientEnding]) -> bool:
+    return ending is not None and ending.outcome is Outcome.EXCLUDED
 
 
 def _is_left(case: ReliefCase, stuck_after_s: float) -> bool:
     if case.judged.verdict.is_stuck:
         return not is_gone(case)
-    if case.judged.look.age_s < stuck_after_s or case.judged.client.left_alone is not None:
+    if case.judged.sample.age_s < stuck_after_s or case.judged.client.excluded is not None:
         return False
     # It may well be stuck: it is never ended without proof, and never called well either.
-    return case.judged.verdict.finding.is_unproven or case.judged.look.stat.state == "D"
+    return case.judged.verdict.finding.is_unproven or case.judged.sample.stat.state == "D"
 
 
 def _identity(proc: Tree, pid: int) -> Optional[ProcessIdentity]:

@@ -44,25 +44,25 @@ class ReliefSummary(NamedTuple):
     """What /proc does not show us; None: it hides nobody."""
 
 
-def encoded(told: ReliefSummary) -> str:
+def encoded(summary: ReliefSummary) -> str:
     """The document that `--json` prints; docs/reference/relieve.md explains each key."""
-    report = told.report
+    report = summary.report
     return json.dumps(
         {
             "captured_at": round(report.at, 3),
-            "mode": told.mode,
-            "why": told.why,
-            "stuck_after_s": told.stuck_after_s,
+            "mode": summary.mode,
+            "why": summary.why,
+            "stuck_after_s": summary.stuck_after_s,
             "stuck_before": len(report.stuck),
-            "stuck_after": told.after.stuck_count if told.after is not None else None,
+            "stuck_after": summary.after.stuck_count if summary.after is not None else None,
             "outcomes": dict(Counter(map(outcome_of, report.stuck))),
             "clients": [_client(case) for case in report.stuck[:ROWS_MAX]],
             "spared": [_spared(case) for case in _spared_cases(report)[:ROWS_MAX]],
             "unseen": report.unseen,
-            "blind": [told.hidden] if told.hidden is not None else [],
-            "left": [case.judged.client.identity.pid for case in told.left[:ROWS_MAX]],
-            "left_count": len(told.left),
-            "kipmi": _kipmi(report.kipmi_before, told.after),
+            "blind": [summary.hidden] if summary.hidden is not None else [],
+            "left": [case.judged.client.identity.pid for case in summary.left[:ROWS_MAX]],
+            "left_count": len(summary.left),
+            "kipmi": _kipmi(report.kipmi_before, summary.after),
             "kipmid_max_busy_us": _setting(report.setting),
         }
     )
@@ -79,17 +79,17 @@ def outcome_of(case: ReliefCase) -> str:
 
 
 def _client(case: ReliefCase) -> Dict[str, Any]:
-    judged, ending, starter = case.judged, case.ending, case.starter
+    judged, ending, launcher = case.judged, case.ending, case.launcher
     took_s = ending.took_s if ending is not None else None
     return {
         "pid": judged.client.identity.pid,
         "argv": shortened(judged.client.argv),
-        "age_s": round(judged.look.age_s, 2),
-        "state": judged.look.stat.state,
-        "wchan": judged.look.wchan,
+        "age_s": round(judged.sample.age_s, 2),
+        "state": judged.sample.stat.state,
+        "wchan": judged.sample.wchan,
         "evidence": judged.verdict.evidence,
-        "started_by": starter.user if starter is not None else None,
-        "unit": starter.unit if starter is not None else None,
+        "started_by": launcher.user if launcher is not None else None,
+        "unit": launcher.unit if launcher is not None else None,
         "group": None if case.group is None else dict(case.group._asdict()),
         "outcome": outcome_of(case),
         "signals": ending.signals if ending is not None else [],
@@ -136,16 +136,16 @@ def _setting(setting: ThrottleSetting) -> Dict[str, Any]:
 # ---------------------------------------------------------------------------------------- the text
 
 
-def screen(told: ReliefSummary, path: str) -> str:
+def screen(summary: ReliefSummary, path: str) -> str:
     """What was found and done, for a person; `path` is that of the kernel's parameter."""
-    report = told.report
-    lines = _stuck_lines(told)
+    report = summary.report
+    lines = _stuck_lines(summary)
     lines += _spared_lines(report)
     if report.unseen:
         lines.append(f"{report.unseen} clients more than one look takes: run it again")
     lines += setting_lines(report.setting, path, did=report.acted)
-    lines += _kipmi_lines(told)
-    lines.append(_closing(told))
+    lines += _kipmi_lines(summary)
+    lines.append(_closing(summary))
     return "\n".join(_visible(line) for line in lines)
 
 
@@ -164,9 +164,9 @@ def _value(text: Optional[str]) -> str:
     return "unknown" if text is None else (text or "nothing written yet")
 
 
-def _stuck_lines(told: ReliefSummary) -> List[str]:
+def _stuck_lines(summary: ReliefSummary) -> List[str]:
     """Each client that is ended, up to a screen of them, those that did not end at once first."""
-    stuck = sorted(told.report.stuck, key=lambda case: _rank(case, told))
+    stuck = sorted(summary.report.stuck, key=lambda case: _rank(case, summary))
     lines = []
     for case in stuck[:LINES_MAX]:
         lines.append(f"{_what(case)} pid {case.judged.client.identity.pid}: {_command(case)}")
@@ -177,8 +177,8 @@ def _stuck_lines(told: ReliefSummary) -> List[str]:
     return lines
 
 
-def _rank(case: ReliefCase, told: ReliefSummary) -> int:
-    if case in told.left:
+def _rank(case: ReliefCase, summary: ReliefSummary) -> int:
+    if case in summary.left:
         return 0
     is_plain = case.ending is None or case.ending.outcome is Outcome.ENDED
     return 2 if is_plain else 1
@@ -191,9 +191,9 @@ def _what(case: ReliefCase) -> str:
 
 
 def _about(case: ReliefCase) -> List[str]:
-    about = [f"{duration(case.judged.look.age_s)} old", ", ".join(case.judged.verdict.evidence)]
-    if case.starter is not None:
-        about.append(", ".join(filter(None, [case.starter.user, case.starter.unit])))
+    about = [f"{duration(case.judged.sample.age_s)} old", ", ".join(case.judged.verdict.evidence)]
+    if case.launcher is not None:
+        about.append(", ".join(filter(None, [case.launcher.user, case.launcher.unit])))
     group = case.group
     if group is not None and group.members > group.stuck:
         about.append(f"not touched: {group.members - group.stuck} more of its process group")
@@ -220,15 +220,15 @@ def _spared_lines(report: Report) -> List[str]:
     return lines + ([f"left alone: {more} more"] if more > 0 else [])
 
 
-def _kipmi_lines(told: ReliefSummary) -> List[str]:
+def _kipmi_lines(summary: ReliefSummary) -> List[str]:
     return [
         "{} (pid {}): {} of a core{}".format(
             each["name"],
             each["pid"],
             _percent(each["cpu_percent_before"]),
-            "" if told.after is None else ", now " + _percent(each["cpu_percent_after"]),
+            "" if summary.after is None else ", now " + _percent(each["cpu_percent_after"]),
         )
-        for each in _kipmi(told.report.kipmi_before, told.after)
+        for each in _kipmi(summary.report.kipmi_before, summary.after)
     ]
 
 
@@ -236,18 +236,18 @@ def _percent(share: Optional[float]) -> str:
     return "unknown" if share is None else f"{share:g} %"
 
 
-def _closing(told: ReliefSummary) -> str:
-    count = len(told.report.stuck)
-    if told.after is not None:
-        left = f", {len(told.left)} could not be relieved" if told.left else ""
-        return f"{count} stuck before, {told.after.stuck_count} after{left}"
+def _closing(summary: ReliefSummary) -> str:
+    count = len(summary.report.stuck)
+    if summary.after is not None:
+        left = f", {len(summary.left)} could not be relieved" if summary.left else ""
+        return f"{count} stuck before, {summary.after.stuck_count} after{left}"
     closing = f"{count} stuck"
-    unknown = len(told.left) - count
+    unknown = len(summary.left) - count
     if unknown > 0:
         closing += f", {unknown} that cannot be told"
-    if told.why is not None:
+    if summary.why is not None:
         return f"{closing}; nothing was done"  # standard error says why
-    return f"{closing}; nothing was done (--yes does it)" if told.report.is_to_do else closing
+    return f"{closing}; nothing was done (--yes does it)" if summary.report.is_to_do else closing
 
 
 def _visible(line: str) -> str:

@@ -11,11 +11,11 @@ import time
 
 from bmcmedic.host.client.launcher import UserDatabase
 from bmcmedic.host.client.programs import program_of
-from bmcmedic.host.client.redact import masked
+from bmcmedic.host.client.redact import redacted
 from bmcmedic.host.client.stuck import ARGUMENTS_BYTES_MAX
 from bmcmedic.host.kernel.proc import READ_BYTES_MAX, Recorded, Tree, shown, split_argv, uid_of
 from bmcmedic.host.triage.guests import naming_words
-from bmcmedic.host.triage.survey import is_guest
+from bmcmedic.host.triage.process_scan import is_guest
 from bmcmedic.host.triage.triage import Roots
 from bmcmedic.host.typed import Dict, List, Optional, Union
 
@@ -87,7 +87,7 @@ def _clean(tree: Optional[Tree]) -> Recorded:
         elif rest == "cmdline" and pid.isdigit():
             # One that could not be read is none of the kernel's own, and cannot be read there.
             kept.setdefault(f"{pid}/exe", b"")
-            kept[name] = _masked(content, record.get(f"{pid}/exe"))
+            kept[name] = _redacted(content, record.get(f"{pid}/exe"))
         else:
             kept[name] = content
     return kept
@@ -102,17 +102,17 @@ def _target(link: str, target: str) -> Optional[str]:
     return target if target.startswith(_SHOWN_FILES) else None
 
 
-def _masked(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
+def _redacted(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
     if not cmdline:
         return cmdline
     program = program_of(executable) if isinstance(executable, str) else None
     words = split_argv(cmdline)
     if isinstance(executable, str) and is_guest(executable):
-        return _joined(masked(naming_words(words)))
+        return _joined(redacted(naming_words(words)))
     is_cut = len(cmdline) in (ARGUMENTS_BYTES_MAX, READ_BYTES_MAX)
     if is_cut:
         words.pop()
-    shown_words = _joined(masked(words, program))
+    shown_words = _joined(redacted(words, program))
     # What was too long to be judged is so in the capture as well.
     return shown_words.ljust(len(cmdline), b"*") if is_cut else shown_words
 

@@ -83,10 +83,10 @@ def naming_words(argv: List[str]) -> List[str]:
 def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[KvmGuest]:
     """What each guest got between two marks, and what it waited for."""
     later = {mark.identity: mark for mark in again or ()}
-    return [_compared(mark, later.get(mark.identity)) for mark in first]
+    return [_compare_one(mark, later.get(mark.identity)) for mark in first]
 
 
-def _compared(first: GuestMark, again: Optional[GuestMark]) -> KvmGuest:
+def _compare_one(first: GuestMark, again: Optional[GuestMark]) -> KvmGuest:
     vcpus = len(first.threads) if first.has_vcpus else None
     guest = KvmGuest(first.name, first.identity.pid, vcpus, None, None)
     interval_s = again.uptime_s - first.uptime_s if again is not None else 0.0

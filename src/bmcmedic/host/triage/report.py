@@ -5,8 +5,8 @@ from collections import Counter
 from bmcmedic.host.client.launcher import Launcher
 from bmcmedic.host.kernel.proc import TICKS_PER_S, shortened
 from bmcmedic.host.triage.diagnosis import duration
-from bmcmedic.host.triage.machine import IO_DELAY_TYPES
-from bmcmedic.host.triage.survey import Opener
+from bmcmedic.host.triage.host_facts import IO_DELAY_TYPES
+from bmcmedic.host.triage.process_scan import Opener
 from bmcmedic.host.triage.triage import Spared, Stuck, Triage
 from bmcmedic.host.typed import Any, Dict, List, Optional, Tuple
 
@@ -22,20 +22,20 @@ _COLUMNS = 100
 
 def to_json(seen: Triage) -> Dict[str, Any]:
     """The document that `--json` prints; docs/reference/triage.md explains each key."""
-    machine, facts, told = seen.machine, seen.facts, seen.diagnosis
+    host, facts, diagnosis = seen.host, seen.facts, seen.diagnosis
     return {
-        "host_id": dict(machine.host_id._asdict()),
+        "host_id": dict(host.host_id._asdict()),
         "captured_at": facts.captured_at,
         "interval_s": facts.interval_s,
-        "symptoms": told.symptoms,
-        "hung_since": told.hung_since,
+        "symptoms": diagnosis.symptoms,
+        "hung_since": diagnosis.hung_since,
         "blind": facts.blind,
         "diagnosis": {
-            "kind": told.kind.value,
-            "words": told.words,
-            "evidence": told.evidence,
-            "rules_out": told.rules_out,
-            "advice": told.advice,
+            "kind": diagnosis.kind.value,
+            "words": diagnosis.words,
+            "evidence": diagnosis.evidence,
+            "rules_out": diagnosis.rules_out,
+            "advice": diagnosis.advice,
         },
         "kipmi": [dict(each._asdict()) for each in facts.kipmi],
         "kipmid_max_busy_us": facts.max_busy_us,
@@ -44,18 +44,18 @@ def to_json(seen: Triage) -> Dict[str, Any]:
         "stuck_count": len(seen.stuck),
         "stuck": [_stuck(each, facts.captured_at) for each in seen.stuck[:ROWS_MAX]],
         "spared": [_spared(each) for each in seen.spared[:ROWS_MAX]],
-        "direct_openers": [_opener(each) for each in seen.survey.openers[:ROWS_MAX]],
+        "direct_openers": [_opener(each) for each in seen.scan.openers[:ROWS_MAX]],
         "port80": {
-            "io_delay_type": machine.io_delay_type,
-            "openers": [_opener(each) for each in seen.survey.port_openers[:ROWS_MAX]],
+            "io_delay_type": host.io_delay_type,
+            "openers": [_opener(each) for each in seen.scan.port_openers[:ROWS_MAX]],
         },
         "guests": [dict(each._asdict()) for each in facts.guests[:ROWS_MAX]],
-        "load": machine.load,
-        "cpus": machine.cpus,
-        "pressure": machine.pressure,
-        "kernel": machine.kernel,
-        "processes": seen.survey.processes,
-        "unread": seen.survey.unread,
+        "load": host.load,
+        "cpus": host.cpus,
+        "pressure": host.pressure,
+        "kernel": host.kernel,
+        "processes": seen.scan.processes,
+        "unread": seen.scan.unread,
     }
 
 
@@ -73,25 +73,25 @@ def encoded(seen: Triage) -> str:
 
 
 def _stuck(each: Stuck, captured_at: float) -> Dict[str, Any]:
-    stat, who = each.look.stat, each.starter
+    stat, launcher = each.sample.stat, each.launcher
     return {
         "pid": stat.pid,
         "argv": shortened(each.client.argv),
-        "age_s": round(each.look.age_s, 2),
-        "started_at": round(captured_at - each.look.age_s, 2),
+        "age_s": round(each.sample.age_s, 2),
+        "started_at": round(captured_at - each.sample.age_s, 2),
         "state": stat.state,
-        "wchan": each.look.wchan,
-        "stack": list(each.look.stack),
-        "idle_s": None if each.look.idle_s is None else round(each.look.idle_s, 2),
+        "wchan": each.sample.wchan,
+        "stack": list(each.sample.stack),
+        "idle_s": None if each.sample.idle_s is None else round(each.sample.idle_s, 2),
         "cpu_s": stat.cpu_ticks / TICKS_PER_S,
-        "started_by": who.user,
-        "unit": who.unit,
-        "login_uid": who.login_uid,
-        "uid": who.uid,
-        "session": who.session,
-        "container": who.container,
-        "parent_pid": who.parent_pid,
-        "parent": who.parent,
+        "started_by": launcher.user,
+        "unit": launcher.unit,
+        "login_uid": launcher.login_uid,
+        "uid": launcher.uid,
+        "session": launcher.session,
+        "container": launcher.container,
+        "parent_pid": launcher.parent_pid,
+        "parent": launcher.parent,
         "group": stat.group,
         "devices": each.client.holdings.devices if each.client.holdings is not None else None,
         "evidence": each.evidence,
@@ -121,26 +121,26 @@ def _opener(each: Opener) -> Dict[str, Any]:
 
 def screen(seen: Triage) -> str:
     """What an operator wants to see first, in one screen."""
-    told = seen.diagnosis
-    lines = [_heading(seen), "", told.words]
-    lines += [f"  + {line}" for line in told.evidence]
-    lines += [f"  - rules out {line}" for line in told.rules_out]
+    diagnosis = seen.diagnosis
+    lines = [_heading(seen), "", diagnosis.words]
+    lines += [f"  + {line}" for line in diagnosis.evidence]
+    lines += [f"  - rules out {line}" for line in diagnosis.rules_out]
     lines += _section("Stuck clients", _stuck_lines(seen.stuck))
     lines += _section("Left alone", _spared_lines(seen.spared))
     lines += _section("Others that have the BMC's device open", _opener_lines(seen))
     lines += _section("Guests", _guest_lines(seen))
     lines += _section("Host", _host_lines(seen))
-    lines += _section("Next", told.advice)
-    symptoms = ", ".join(told.symptoms) or ("none seen" if seen.facts.blind else "none")
+    lines += _section("Next", diagnosis.advice)
+    symptoms = ", ".join(diagnosis.symptoms) or ("none seen" if seen.facts.blind else "none")
     lines += ["", f"Symptoms: {symptoms}"]
     return "\n".join(_visible(line) for line in lines)
 
 
 def _heading(seen: Triage) -> str:
-    name = seen.machine.host_id.hostname or "this host"
+    name = seen.host.host_id.hostname or "this host"
     apart_s = seen.facts.interval_s
     over = "one look" if apart_s is None else f"two looks, {apart_s:.1f} s apart"
-    return f"{name}: {seen.survey.processes} processes, {over}"
+    return f"{name}: {seen.scan.processes} processes, {over}"
 
 
 def _section(title: str, lines: List[str]) -> List[str]:
@@ -154,23 +154,24 @@ def _stuck_lines(stuck: List[Stuck]) -> List[str]:
     """Clients that were started alike stand in one line, the largest crowd first."""
     crowds: Dict[Tuple[str, str], List[Stuck]] = {}
     for each in stuck:
-        key = (" ".join(each.client.argv), _started_by(each.starter))
+        key = (" ".join(each.client.argv), _launched_by(each.launcher))
         crowds.setdefault(key, []).append(each)
     lines = []
-    for (command, starter), members in sorted(crowds.items(), key=lambda item: -len(item[1])):
+    for (command, launcher), members in sorted(crowds.items(), key=lambda item: -len(item[1])):
         oldest = members[0]
-        pids = str(oldest.look.stat.pid) + ("" if len(members) == 1 else " …")
-        waits = oldest.look.wchan or "?"
-        age = duration(oldest.look.age_s)
+        pids = str(oldest.sample.stat.pid) + ("" if len(members) == 1 else " …")
+        waits = oldest.sample.wchan or "?"
+        age = duration(oldest.sample.age_s)
         lines.append(f"{len(members)} x {command}")
-        lines.append(f"    pid {pids}, {age}, {oldest.look.stat.state} in {waits}; {starter}")
+        lines.append(f"    pid {pids}, {age}, {oldest.sample.stat.state} in {waits}; {launcher}")
     return lines
 
 
-def _started_by(who: Launcher) -> str:
-    parts = [who.user, who.unit, f"session {who.session}" if who.session else None]
-    parts.append(f"container {who.container[:12]}" if who.container else None)
-    parts.append(f"parent {who.parent}" if who.parent else "parent gone")
+def _launched_by(launcher: Launcher) -> str:
+    parts = [launcher.user, launcher.unit]
+    parts.append(f"session {launcher.session}" if launcher.session else None)
+    parts.append(f"container {launcher.container[:12]}" if launcher.container else None)
+    parts.append(f"parent {launcher.parent}" if launcher.parent else "parent gone")
     return ", ".join(part for part in parts if part)
 
 
@@ -186,10 +187,10 @@ def _spared_lines(spared: List[Spared]) -> List[str]:
 
 
 def _opener_lines(seen: Triage) -> List[str]:
-    clients = {each.identity.pid for each in seen.survey.clients}
+    clients = {each.identity.pid for each in seen.scan.clients}
     return [
         f"{each.identity.pid} {each.name} ({', '.join(each.devices)})"
-        for each in seen.survey.openers
+        for each in seen.scan.openers
         if each.identity.pid not in clients
     ]
 
@@ -208,24 +209,24 @@ def _percent(share: Optional[float]) -> str:
 
 
 def _host_lines(seen: Triage) -> List[str]:
-    machine = seen.machine
-    load = " ".join(f"{number:g}" for number in machine.load) or "unknown"
-    pressure = ", ".join(f"{name} {share:g} %" for name, share in sorted(machine.pressure.items()))
-    lines = [f"load {load} on {machine.cpus or '?'} CPUs; pressure: {pressure or 'not kept'}"]
-    if machine.io_delay_type is not None:
-        how = IO_DELAY_TYPES.get(machine.io_delay_type, "unknown")
+    host = seen.host
+    load = " ".join(f"{number:g}" for number in host.load) or "unknown"
+    pressure = ", ".join(f"{name} {share:g} %" for name, share in sorted(host.pressure.items()))
+    lines = [f"load {load} on {host.cpus or '?'} CPUs; pressure: {pressure or 'not kept'}"]
+    if host.io_delay_type is not None:
+        how = IO_DELAY_TYPES.get(host.io_delay_type, "unknown")
         lines.append(
-            f"kernel.io_delay_type {machine.io_delay_type}: the kernel's own delay is {how}"
+            f"kernel.io_delay_type {host.io_delay_type}: the kernel's own delay is {how}"
         )
     lines += [
         f"{each.identity.pid} {each.name} has /dev/port open: it may write port 0x80"
-        for each in seen.survey.port_openers
+        for each in seen.scan.port_openers
     ]
-    if seen.survey.unread:
+    if seen.scan.unread:
         lines.append(
-            f"open files of {seen.survey.unread} processes could not be read: run it as root"
+            f"open files of {seen.scan.unread} processes could not be read: run it as root"
         )
-    if not seen.survey.sees_kernel:
+    if not seen.scan.sees_kernel:
         lines.append("no kernel thread is to be seen here: inside a container this is not the host")
     return lines
 

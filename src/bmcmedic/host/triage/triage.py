@@ -28,14 +28,15 @@ from bmcmedic.host.kernel.proc import (
     age_s,
     uptime_s,
 )
-from bmcmedic.host.triage import diagnosis, guests, machine
-from bmcmedic.host.triage.survey import Survey, survey
+from bmcmedic.host.triage import diagnosis, guests
+from bmcmedic.host.triage.host_facts import HostFacts, boot_time_s, read_host_facts
+from bmcmedic.host.triage.process_scan import ProcessScan, scan_processes
 from bmcmedic.host.typed import Callable, List, NamedTuple, Optional, Tuple
 
 INTERVAL_S = 2.0
 INTERVAL_S_MAX = 300.0
 
-GLANCES = 10
+QUEUE_SAMPLES = 10
 """At the queue of messages, between the two looks."""
 
 
@@ -89,14 +90,14 @@ class Stuck(NamedTuple):
     """A client that is proven stuck, and all that is known of it."""
 
     client: Client
-    look: ClientSample
+    sample: ClientSample
     evidence: List[str]
-    starter: Launcher
+    launcher: Launcher
 
     @property
     def waits_s(self) -> float:
         """Since when it has waited: since it last ran, else since it started."""
-        return self.look.age_s if self.look.idle_s is None else self.look.idle_s
+        return self.sample.age_s if self.sample.idle_s is None else self.sample.idle_s
 
     @property
     def is_stranded(self) -> bool:
@@ -116,8 +117,8 @@ class Spared(NamedTuple):
 class Triage(NamedTuple):
     """All that was seen on the host, and the diagnosis that follows from it."""
 
-    machine: machine.HostFacts
-    survey: Survey
+    host: HostFacts
+    scan: ProcessScan
     stuck: List[Stuck]
     """The clients that are proven stuck, the oldest first."""
     spared: List[Spared]
@@ -149,15 +150,15 @@ def triage(
 
     Without stacks it costs less, and tells nothing but those less: the screen does not show them.
     """
-    found = survey(roots.proc)
-    first = _moment(roots.proc, roots.sys, found)
+    scan = scan_processes(roots.proc)
+    first = _moment(roots.proc, roots.sys, scan)
     queued_share = _wait(roots, first, interval_s, sleep) if roots.is_live else None
     again = None
     if roots.again is not None:
-        again = _moment(roots.again, roots.sys_again or roots.sys, found)
+        again = _moment(roots.again, roots.sys_again or roots.sys, scan)
     watched_s = again.uptime_s - first.uptime_s if again is not None else 0.0
-    stuck, spared = _judged(roots, found, stuck_after_s, watched_s, with_stacks)
-    now = machine.read(roots.proc, roots.sys)
+    stuck, spared = _judged(roots, scan, stuck_after_s, watched_s, with_stacks)
+    host = read_host_facts(roots.proc, roots.sys)
     unproven = [each.verdict.finding for each in spared if each.verdict.finding.is_unproven]
     unwatched = unproven.count(Finding.WATCHED_TOO_BRIEFLY)
     facts = diagnosis.Facts(
@@ -170,24 +171,24 @@ def triage(
         stuck_for_s=[each.waits_s for each in stuck],
         not_proven=len(unproven) - unwatched,
         unwatched=unwatched,
-        load=now.load[0] if now.load else None,
-        cpus=now.cpus,
+        load=host.load[0] if host.load else None,
+        cpus=host.cpus,
         guests=guests.compare(first.guests, again.guests if again is not None else None),
         max_busy_us=kipmid.max_busy_us(roots.sys),
         queued_share=queued_share,
-        sees_interface=_sees_interface(roots, again or first, found),
+        sees_interface=_sees_interface(roots, again or first, scan),
         gone_interfaces=_gone(first, again),
         stranded_for_s=[each.waits_s for each in stuck if each.is_stranded],
-        blind=_blind(roots, found, spared, stuck_after_s),
+        blind=_blind(roots, scan, spared, stuck_after_s),
     )
-    return Triage(now, found, stuck, spared, facts, diagnosis.diagnose(facts))
+    return Triage(host, scan, stuck, spared, facts, diagnosis.diagnose(facts))
 
 
-def _moment(proc: Tree, sys: Optional[Tree], found: Survey) -> _Moment:
+def _moment(proc: Tree, sys: Optional[Tree], scan: ProcessScan) -> _Moment:
     return _Moment(
         uptime_s=now_s(proc),
-        kipmi=kipmid.mark(proc, found.kipmi),
-        guests=guests.mark(proc, found.guests),
+        kipmi=kipmid.mark(proc, scan.kipmi),
+        guests=guests.mark(proc, scan.guests),
         interfaces=interface.read(sys, proc),
     )
 
@@ -197,7 +198,7 @@ def _gone(first: _Moment, again: Optional[_Moment]) -> List[str]:
     return [each.name for each in first.interfaces if each.name not in left]
 
 
-def _sees_interface(roots: Roots, last: _Moment, found: Survey) -> bool:
+def _sees_interface(roots: Roots, last: _Moment, scan: ProcessScan) -> bool:
     """Whether this host has an interface to its BMC, as far as can be seen."""
     if last.interfaces or last.kipmi:
         return True
@@ -205,7 +206,7 @@ def _sees_interface(roots: Roots, last: _Moment, found: Survey) -> bool:
     if sys is not None and os.path.isdir(sys.root + ("/class" if roots.is_live else "/class/ipmi")):
         return False
     # A bare proc tree does not tell, but a device that somebody has open was one.
-    return not all(is_gone(device) for each in found.openers for device in each.devices)
+    return not all(is_gone(device) for each in scan.openers for device in each.devices)
 
 
 def _wait(
@@ -217,10 +218,10 @@ def _wait(
         sleep(interval_s)
         return None
     waited = 0
-    for _ in range(GLANCES):
-        sleep(interval_s / GLANCES)
+    for _ in range(QUEUE_SAMPLES):
+        sleep(interval_s / QUEUE_SAMPLES)
         waited += interface.queued(sys, first.interfaces) > 0
-    return waited / GLANCES
+    return waited / QUEUE_SAMPLES
 
 
 def now_s(proc: Tree) -> float:
@@ -235,7 +236,7 @@ def now_s(proc: Tree) -> float:
 
 
 def _judged(
-    roots: Roots, found: Survey, stuck_after_s: float, watched_s: float, with_stacks: bool
+    roots: Roots, scan: ProcessScan, stuck_after_s: float, watched_s: float, with_stacks: bool
 ) -> Tuple[List[Stuck], List[Spared]]:
     """The clients that are proven stuck, oldest first, and the others that are still there."""
     tree = roots.proc if roots.again is None else roots.again
@@ -243,17 +244,17 @@ def _judged(
         # Nobody has read the clocks for a bare proc tree. They were not behind any turn.
         now = Now(now_s(tree), latest_turns_s(tree))
     else:
-        now = Now(now_s(tree), clocks_s(tree, cpus_of(found.clients)))
-    starters = Launchers(tree, UserDatabase(roots.etc), roots.run)
+        now = Now(now_s(tree), clocks_s(tree, cpus_of(scan.clients)))
+    launchers = Launchers(tree, UserDatabase(roots.etc), roots.run)
     stuck, spared = [], []
-    for client in found.clients:
+    for client in scan.clients:
         try:
             with tree.hold(client.identity.pid) as process:
-                look = ClientSample.at(process, now, with_stack=with_stacks)
-                verdict = unless_too_soon(judge(client, look, stuck_after_s), look, watched_s)
+                sample = ClientSample.at(process, now, with_stack=with_stacks)
+                verdict = unless_too_soon(judge(client, sample, stuck_after_s), sample, watched_s)
                 if verdict.is_stuck:
-                    who = starters.of(process, look.stat)
-                    stuck.append(Stuck(client, look, verdict.evidence, who))
+                    launcher = launchers.of(process, sample.stat)
+                    stuck.append(Stuck(client, sample, verdict.evidence, launcher))
                     continue
         except Gone:
             continue  # it has ended
@@ -261,10 +262,12 @@ def _judged(
             verdict = ClientVerdict(Finding.NOT_PROVEN, [str(error)])
         if verdict.finding is not Finding.GONE:
             spared.append(Spared(client, verdict, age_s(client.first.stat, now.uptime_s)))
-    return sorted(stuck, key=lambda each: -each.look.age_s), spared
+    return sorted(stuck, key=lambda each: -each.sample.age_s), spared
 
 
-def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: float) -> List[str]:
+def _blind(
+    roots: Roots, scan: ProcessScan, spared: List[Spared], stuck_after_s: float
+) -> List[str]:
     """What could not be seen that may be a client, and may be stuck."""
     reasons = []
     unknown = [
@@ -272,15 +275,15 @@ def _blind(roots: Roots, found: Survey, spared: List[Spared], stuck_after_s: flo
         for each in spared
         if each.verdict.finding.is_unproven
         and each.age_s >= stuck_after_s
-        and each.client.left_alone is None
+        and each.client.excluded is None
     ]
     if unknown:
         clients = "client" if len(unknown) == 1 else "clients"
         why = "; ".join(unknown[0].verdict.evidence)
         reasons.append(f"whether {len(unknown)} IPMI {clients} hang ({why})")
     # A captured tree is not of this user, and need not hold everybody.
-    if roots.is_live and found.hidden:
-        reasons.append(f"what of the processes tells nothing of itself ({found.hidden})")
+    if roots.is_live and scan.hidden:
+        reasons.append(f"what of the processes tells nothing of itself ({scan.hidden})")
     hidden = roots.proc.hidden() if roots.is_live else None
     return [*reasons, hidden] if hidden is not None else reasons
 
@@ -290,7 +293,7 @@ def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
     if roots.is_live:
         return epoch_s()
     tree = roots.proc if roots.again is None else roots.again
-    booted = machine.boot_time_s(roots.proc)
+    booted = boot_time_s(roots.proc)
     try:
         if booted is not None:
             return booted + uptime_s(tree)

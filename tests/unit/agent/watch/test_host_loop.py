@@ -17,8 +17,8 @@ from bmcmedic.agent.state import DriverView, HostState
 from bmcmedic.agent.watch.host_loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
 from bmcmedic.agent.watch.sample import SampleDelta, Sampler
 from bmcmedic.host.kernel.proc import Unreadable
+from bmcmedic.host.relieve.end_client import JudgedClient
 from bmcmedic.host.relieve.relieve import Relief
-from bmcmedic.host.relieve.samples import JudgedClient
 from bmcmedic.host.triage.triage import Roots
 from bmcmedic.service.runtime import Signal, ThreadRuntime
 from tests.support.relief_host import Fake, FakeHost
@@ -350,14 +350,14 @@ def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
 def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When all processes were looked at; each look has its price."""
     made: list[float] = []
-    look = Relief.look
+    look = Relief.scan
 
     def noted(relief: Relief) -> list[JudgedClient]:
         made.append(bench.host.uptime_s)
         bench.cost_s += bench.cost_a_look_s
         return look(relief)
 
-    monkeypatch.setattr(Relief, "look", noted)
+    monkeypatch.setattr(Relief, "scan", noted)
     return made
 
 
@@ -493,7 +493,7 @@ def test_who_was_ended_is_no_reason_to_look_again_at_once(bench: Bench, looks: l
 def test_but_clients_that_could_not_be_seen_beside_them_are(
     bench: Bench, looks: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bmcmedic.host.relieve.samples.CLIENTS_MAX", 2)
+    monkeypatch.setattr("bmcmedic.host.relieve.end_client.CLIENTS_MAX", 2)
     bench.driver = DriverView(SILENT)
     bench.act()
     bench.cost_a_look_s = 0.3

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.host.client.launcher import Launcher, UserDatabase, starter_of
+from bmcmedic.host.client.launcher import Launcher, UserDatabase, launcher_of
 from bmcmedic.host.kernel.proc import Tree
 from tests.support.proc_tree import FakeProcess, stuck_ipmitool, write_proc
 
@@ -20,7 +20,7 @@ def starter(tmp_path: Path, **changes: object) -> Launcher:
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:\nalice:x:1000:1000::/:\nodd line\n")
     users = UserDatabase(Tree(str(tmp_path / "etc")))
     with tree.hold(process.pid) as held:
-        return starter_of(held, held.stat(), tree, users, None)
+        return launcher_of(held, held.stat(), tree, users, None)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
     try:
         for process in processes:
             with tree.hold(process.pid) as held:
-                who = starter_of(held, held.stat(), tree, UserDatabase(None), None)
+                who = launcher_of(held, held.stat(), tree, UserDatabase(None), None)
             assert who.unit == f"{process.pid}.service"
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.host.client.redact import MASK, masked
+from bmcmedic.host.client.redact import REDACTED, redacted
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -63,9 +63,9 @@ WITH_A_SECRET = [
 
 @pytest.mark.parametrize("line", WITH_A_SECRET)
 def test_a_secret_does_not_show(line: str) -> None:
-    shown = masked(line.split("|"))
+    shown = redacted(line.split("|"))
     assert SECRET not in " ".join(shown)
-    assert MASK in " ".join(shown)
+    assert REDACTED in " ".join(shown)
     assert len(shown) == len(line.split("|"))
 
 
@@ -87,28 +87,28 @@ def test_a_secret_does_not_show(line: str) -> None:
 )
 def test_what_is_no_secret_shows_as_it_is(line: str) -> None:
     argv = line.split("|") if line else []
-    assert masked(argv) == argv
+    assert redacted(argv) == argv
 
 
 def test_the_words_around_a_secret_stay() -> None:
-    assert masked(["sh", "-c", "cd /x;  ipmitool -U a -P b mc  info"])[2] == (
+    assert redacted(["sh", "-c", "cd /x;  ipmitool -U a -P b mc  info"])[2] == (
         "cd /x;  ipmitool -U a -P **** mc  info"
     )
-    assert masked(["ipmitool", "-vPb", "mc"])[1] == "-vP****"
+    assert redacted(["ipmitool", "-vPb", "mc"])[1] == "-vP****"
 
 
 def test_the_executable_counts_and_not_the_name_that_it_was_called_by() -> None:
-    assert masked(["harmless", "-p", "623", "-k", SECRET], "ipmitool")[1:] == [
+    assert redacted(["harmless", "-p", "623", "-k", SECRET], "ipmitool")[1:] == [
         "-p",
         "623",
         "-k",
-        MASK,
+        REDACTED,
     ]
 
 
 def test_commands_in_other_lines_and_substitutions_are_masked_each() -> None:
     line = "x=$(ipmitool -P s3cret mc info); echo a\\\\\nipmitool \\\n -P s3cret sdr"
-    shown = masked(["sh", "-c", line])[2]
+    shown = redacted(["sh", "-c", line])[2]
     assert shown == "x=$(ipmitool -P **** mc info); echo a\\\\\nipmitool  -P **** sdr"
 
 
@@ -124,7 +124,7 @@ def steps(argv: list[str]) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        masked(argv)
+        redacted(argv)
     finally:
         sys.settrace(before)
     return count
@@ -141,26 +141,26 @@ def test_twice_as_many_words_take_twice_the_work(word: str, *, is_in_a_line: boo
             ["sh", "-c", " ".join(["ipmitool", *words])] if is_in_a_line else ["ipmitool", *words]
         )
 
-    masked(argv(2))
+    redacted(argv(2))
     assert steps(argv(400)) < 2.5 * steps(argv(200))
 
 
 @pytest.mark.parametrize("quote", ["'", '"', "'\""])
 def test_quotes_in_quotes_are_hidden_as_a_whole(quote: str) -> None:
     word = quote * 3000 + SECRET + quote[::-1] * 3000
-    shown = masked(["sh", "-c", f"ipmitool mc {word} info"])
+    shown = redacted(["sh", "-c", f"ipmitool mc {word} info"])
     assert SECRET not in shown[2]
     assert len(shown[2]) < 6100
 
 
 def test_of_several_places_the_first_counts() -> None:
     line = ["ipmitool", "user", "set", "password", "2", SECRET, "snmp", SECRET, "user", "test"]
-    assert masked(line) == [*line[:5], *[MASK] * 5]
+    assert redacted(line) == [*line[:5], *[REDACTED] * 5]
 
 
 @given(st.lists(st.text(max_size=40), max_size=8))
 def test_any_arguments_can_be_masked(argv: list[str]) -> None:
-    assert len(masked(argv)) == len(argv)
+    assert len(redacted(argv)) == len(argv)
 
 
 @given(
@@ -169,4 +169,4 @@ def test_any_arguments_can_be_masked(argv: list[str]) -> None:
 )
 def test_a_quoted_secret_of_any_letters_does_not_show(secret: str, line: str) -> None:
     plain = secret.replace("'", "").replace("\0", "") + "Qzj9"
-    assert "Qzj9" not in " ".join(masked(["sh", "-c", line.format(f"'{plain}'")]))
+    assert "Qzj9" not in " ".join(redacted(["sh", "-c", line.format(f"'{plain}'")]))

@@ -120,7 +120,7 @@ def test_other_clients_and_longer_names_are_stuck_too(clients: HostClients) -> N
 
 def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
     verdict = verdict_once_still(clients.start_on_terminal("mc", "info"))
-    assert verdict.finding is Finding.LEFT_ALONE
+    assert verdict.finding is Finding.EXCLUDED
     assert "terminal" in verdict.evidence[0]
 
 
@@ -134,7 +134,7 @@ def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
 def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:
     for code in (SLEEPS, READS):
         verdict = verdict_once_still(clients.start("mc", "info", code=code))
-        assert verdict.finding is Finding.LEFT_ALONE
+        assert verdict.finding is Finding.EXCLUDED
         assert "not for a BMC" in verdict.evidence[0]
 
 
@@ -153,7 +153,7 @@ def test_a_young_one_is_left_alone(clients: HostClients) -> None:
     ],
 )
 def test_one_that_means_to_wait_is_left_alone(clients: HostClients, words: tuple[str, ...]) -> None:
-    assert verdict_once_still(clients.start(*words)).finding is Finding.LEFT_ALONE
+    assert verdict_once_still(clients.start(*words)).finding is Finding.EXCLUDED
 
 
 def test_look_alikes_are_no_clients(clients: HostClients, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_the_incidents_specimen_is_stuck(tmp_path: Path) -> None:
     [
         ({"state": "D"}, Finding.STUCK),
         ({"state": "R"}, Finding.PROGRESS),
-        ({"state": "T"}, Finding.LEFT_ALONE),
-        ({"state": "t"}, Finding.LEFT_ALONE),
+        ({"state": "T"}, Finding.EXCLUDED),
+        ({"state": "t"}, Finding.EXCLUDED),
         ({"state": "Z"}, Finding.GONE),
         ({"cpu_ticks": 4}, Finding.PROGRESS),
         ({"run_ns": 31_000_001}, Finding.PROGRESS),
@@ -217,12 +217,12 @@ def test_the_incidents_specimen_is_stuck(tmp_path: Path) -> None:
         ({"idle_s": None}, Finding.STUCK),
         ({"wchan": "do_poll.constprop.0"}, Finding.STUCK),
         ({"wchan": "ipmi_ioctl"}, Finding.STUCK),
-        ({"wchan": "pipe_write"}, Finding.LEFT_ALONE),
-        ({"wchan": "rpc_wait_bit_killable"}, Finding.LEFT_ALONE),
+        ({"wchan": "pipe_write"}, Finding.EXCLUDED),
+        ({"wchan": "rpc_wait_bit_killable"}, Finding.EXCLUDED),
         ({"wchan": "0"}, Finding.STUCK),
         ({"wchan": None}, Finding.STUCK),
         ({"wchan": "ffffffff812a7c50"}, Finding.STUCK),
-        ({"terminal": 34_816}, Finding.LEFT_ALONE),
+        ({"terminal": 34_816}, Finding.EXCLUDED),
     ],
 )
 def test_the_second_look_decides(
@@ -237,16 +237,16 @@ def test_the_second_look_decides(
         ({"files": {}}, Finding.STUCK),
         ({"files": {"1": "socket:[1]", "2": "socket:[1]"}}, Finding.STUCK),
         ({"files": {"3": "/dev/ipmi0 (deleted)", "4": "socket:[9]"}}, Finding.STUCK),
-        ({"files": {"3": "socket:[1]"}}, Finding.LEFT_ALONE),
-        ({"files": {"0": "/dev/pts/3", "3": "/dev/ipmi0"}}, Finding.LEFT_ALONE),
+        ({"files": {"3": "socket:[1]"}}, Finding.EXCLUDED),
+        ({"files": {"0": "/dev/pts/3", "3": "/dev/ipmi0"}}, Finding.EXCLUDED),
         ({"files": {"0": "/dev/pts/3 (deleted)", "3": "/dev/ipmi0"}}, Finding.STUCK),
         ({"files": {}, "wchan": None}, Finding.NOT_PROVEN),
         ({"files": None, "wchan": "0"}, Finding.NOT_PROVEN),
         ({"files": {}, "wchan": "0", "stack": SELECTS}, Finding.STUCK),
-        ({"wchan": "0", "stack": "[<0>] pipe_read+0x1/0x2\n"}, Finding.LEFT_ALONE),
+        ({"wchan": "0", "stack": "[<0>] pipe_read+0x1/0x2\n"}, Finding.EXCLUDED),
         ({"files": {}, "wchan": "0", "stack": "[<0>] 0xffffffff812a7c50\n"}, Finding.NOT_PROVEN),
         ({"files": {}, "wchan": "0", "stack": SWITCHED + SELECTS}, Finding.STUCK),
-        ({"wchan": "0", "stack": SWITCHED + "[<0>] pipe_read+0x1/0x2\n"}, Finding.LEFT_ALONE),
+        ({"wchan": "0", "stack": SWITCHED + "[<0>] pipe_read+0x1/0x2\n"}, Finding.EXCLUDED),
         ({"files": {}, "wchan": "0", "stack": SWITCHED}, Finding.NOT_PROVEN),
         ({"files": None}, Finding.STUCK),
         ({"run_ns": None, "idle_s": None}, Finding.STUCK),
@@ -351,7 +351,7 @@ def test_arguments_that_are_too_long_are_not_judged(tmp_path: Path, word: str, c
     assert len(" ".join(client.argv)) < 500
     assert len(record["65113/cmdline"]) <= 4096
     verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
-    assert verdict == ClientVerdict(Finding.LEFT_ALONE, [TOO_LONG])
+    assert verdict == ClientVerdict(Finding.EXCLUDED, [TOO_LONG])
 
 
 def test_arguments_of_almost_a_page_are_judged(tmp_path: Path) -> None:

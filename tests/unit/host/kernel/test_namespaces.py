@@ -63,7 +63,7 @@ def test_who_would_take_others_along_is_left_alone(host: FakeHost, other: Fake) 
     host.add(other)
     report = relieved(host)
     assert host.sent == []
-    assert outcomes(report) == {1001: Outcome.LEFT_ALONE}
+    assert outcomes(report) == {1001: Outcome.EXCLUDED}
     (case,) = report.stuck
     assert case.ending is not None
     assert case.ending.why == (
@@ -78,7 +78,7 @@ def test_a_dry_run_says_so_too(host: FakeHost) -> None:
     host.add(innocent(2001))
     host.add(first(1002, ("host", "box of its own")))
     report = relieved(host, may_act=False)
-    assert outcomes(report) == {1001: Outcome.LEFT_ALONE}
+    assert outcomes(report) == {1001: Outcome.EXCLUDED}
     assert len(report.stuck) == 2
 
 
@@ -139,7 +139,7 @@ def test_a_kernel_without_these_numbers_is_asked_for_the_namespaces_alone(host: 
     host.add(Fake(1003, parent=1001, spaces=INNER))
     report = relieved(host)
     assert host.sent == [(1003, "TERM")]
-    assert outcomes(report) == {1001: Outcome.LEFT_ALONE, 1003: Outcome.ENDED}
+    assert outcomes(report) == {1001: Outcome.EXCLUDED, 1003: Outcome.ENDED}
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_a_kernel_without_these_numbers_is_asked_for_the_namespaces_alone(host: 
     [
         (Fake(1, exe="/sbin/init", comm="init", numbers=(1,)), Outcome.ENDED),
         (fellow(2001, (), exe="/bin/sh", comm="sh"), Outcome.ENDED),
-        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 2)), Outcome.LEFT_ALONE),
-        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 3, 2)), Outcome.LEFT_ALONE),
-        (Fake(2001, exe="/bin/sh", comm="sh"), Outcome.LEFT_ALONE),
+        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 2)), Outcome.EXCLUDED),
+        (Fake(2001, exe="/bin/sh", comm="sh", numbers=(2001, 3, 2)), Outcome.EXCLUDED),
+        (Fake(2001, exe="/bin/sh", comm="sh"), Outcome.EXCLUDED),
     ],
 )
 def test_who_tells_no_namespace_may_live_in_none_that_is_deeper_than_its_numbers(
@@ -173,7 +173,7 @@ def test_an_agent_counts_it_once(host: FakeHost) -> None:
     host.add(first())
     host.add(innocent(2001))
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     earlier = []
     for _ in range(3):
         host.pass_time(5.0)
@@ -222,7 +222,7 @@ def test_in_a_real_container_the_innocent_lives_on(clients: HostClients, tmp_pat
                 sleeper = child_of(entered.pid)
                 assert sleeper is not None
                 report = relieve(tmp_path, OnlyThese(), {stuck, sleeper}, sender)
-                assert outcomes(report) == {stuck: Outcome.LEFT_ALONE}
+                assert outcomes(report) == {stuck: Outcome.EXCLUDED}
                 assert is_alive(stuck)
                 assert is_alive(sleeper)
                 os.kill(sleeper, signal.SIGKILL)

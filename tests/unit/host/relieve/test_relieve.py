@@ -9,9 +9,8 @@ import pytest
 
 from bmcmedic.host.client.stuck import Client
 from bmcmedic.host.kernel.proc import Process, Tree
-from bmcmedic.host.relieve.end_client import ClientEnding, Outcome
+from bmcmedic.host.relieve.end_client import ClientEnding, JudgedClient, Outcome
 from bmcmedic.host.relieve.relieve import Relief, Report
-from bmcmedic.host.relieve.samples import JudgedClient
 from tests.support.relief_host import UPTIME_S, Fake, FakeHost
 
 STUCK_AFTER_S = 60.0
@@ -157,7 +156,7 @@ def test_who_survives_everything_is_left_after_a_bounded_wait(host: FakeHost) ->
 def test_another_with_the_same_pid_is_not_touched(host: FakeHost, has_pidfds: bool) -> None:
     host.add(Fake(1001))
     relief = Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     # As stuck as the one before, but another: nothing has been proven of it.
     host.add(Fake(1001, start_s=2_000.0))
     host.pass_time(1.0)
@@ -184,7 +183,7 @@ def test_a_pid_reused_between_proof_and_signal_is_not_touched(
 ) -> None:
     host.add(Fake(1001))
     relief = Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S)
-    prove = relief._looks.prove_again
+    prove = relief._clients.prove_again
 
     def and_then_it_is_another(*arguments: object) -> object:
         proven = prove(*arguments)  # type: ignore[arg-type]
@@ -192,7 +191,7 @@ def test_a_pid_reused_between_proof_and_signal_is_not_touched(
         host.add(Fake(1001, start_s=2_000.0))
         return proven
 
-    monkeypatch.setattr(relief._looks, "prove_again", and_then_it_is_another)
+    monkeypatch.setattr(relief._clients, "prove_again", and_then_it_is_another)
     report = relief.relieve(may_act=True)
     assert host.sent == []
     assert outcomes(report) == {1001: Outcome.GONE}
@@ -265,7 +264,7 @@ def test_between_two_looks_no_process_is_looked_at(
     host.add(Fake(1001, term="blocks", kill="blocks"))
     host.add_interface(core_percent=0.0)
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     host.pass_time(1.0)
     found = relief.step(may_act=True)
 
@@ -283,7 +282,7 @@ def test_between_two_looks_no_process_is_looked_at(
 def test_who_leaves_the_kernel_unharmed_is_dealt_with_again(host: FakeHost) -> None:
     fake = host.add(Fake(1001, term="blocks", kill="blocks"))
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     host.pass_time(1.0)
     relief.step(may_act=True)
     host.pass_time(5.0)
@@ -296,7 +295,7 @@ def test_who_leaves_the_kernel_unharmed_is_dealt_with_again(host: FakeHost) -> N
 
 def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) -> None:
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     assert relief.next_due_at(1.0) is None
     begun_s = host.uptime_s
     host.add(Fake(1001, start_s=begun_s - 20.0))
@@ -304,7 +303,7 @@ def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) ->
     host.add(Fake(1003, start_s=begun_s - 10.0))
     host.add(Fake(2001, start_s=begun_s - 30.0, argv=["ipmitool", "sol", "activate"]))
     for _ in range(2):
-        relief.look()
+        relief.scan()
         assert relief.next_due_at(0.0) == pytest.approx(begun_s + 40.0, abs=0.1)
         assert relief.next_due_at(1.0) == pytest.approx(begun_s + 40.5, abs=0.1)
         host.pass_time(1.0)
@@ -313,12 +312,12 @@ def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) ->
 def test_a_client_that_still_gets_answers_is_no_reason_to_hurry(host: FakeHost) -> None:
     fake = host.add(Fake(1001))
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
+    relief.scan()
     for _ in range(5):
         host.pass_time(10.0)
         fake.turns, fake.ran_at_s = fake.turns + 1, host.uptime_s - 0.5
         host.write(fake)
-        relief.look()
+        relief.scan()
         due_at = relief.next_due_at(1.0)
         assert due_at is not None
         assert due_at > host.uptime_s + 50.0
@@ -464,7 +463,7 @@ def test_who_ran_while_the_first_look_was_under_way_has_not_stood_still_since_it
 
     relief = Relief(host.place(), 5.0)
     monkeypatch.setattr(Client, "of", slowly)
-    relief.look()
+    relief.scan()
     monkeypatch.setattr(Client, "of", of)
     host.pass_time(15.0)
     assert not relief.step(may_act=True).stuck
@@ -496,8 +495,8 @@ def test_without_a_clock_of_its_cpu_a_client_is_watched_for_longer(
 def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:
     host.add(Fake(1001))
     relief = Relief(host.place(), STUCK_AFTER_S)
-    relief.look()
-    assert relief.look() == []
+    relief.scan()
+    assert relief.scan() == []
     report = relief.step(may_act=True)
     assert report.cases == []
     assert host.sent == []

@@ -67,7 +67,7 @@ def test_one_answer_in_a_hang_is_no_recovery(host: FakeHost) -> None:
     relief = hung(host, "0")
     host.complete(1)
     host.pass_time(1.0)
-    relief.look()
+    relief.scan()
     host.pass_time(1.0)
     assert relief.step(may_act=True).setting.action == "keep"
     host.processes[200].core_percent = 0.0
@@ -222,7 +222,7 @@ def test_a_hang_is_seen_without_stuck_clients_where_the_kernel_counts_what_waits
     waiting = host.root / "sys/class/ipmi/ipmi0/device/nr_msgs"
     waiting.write_text("1\n")
     relief = relief_of(host)
-    relief.look()
+    relief.scan()
     for _ in range(3):
         host.pass_time(3.0)
         assert relief.step(may_act=True).setting.action == "none"
@@ -246,7 +246,7 @@ def starved(host: FakeHost, core_percent: float) -> Relief:
     host.add_interface("0", core_percent=core_percent)
     host.add(Fake(1001, term="blocks", kill="blocks"))
     relief = relief_of(host)
-    relief.look()
+    relief.scan()
     return relief
 
 
@@ -288,10 +288,10 @@ def test_what_moves_in_a_moment_tells_nothing(host: FakeHost) -> None:
     host.add(Fake(1001, term="blocks", kill="blocks"))
     relief = relief_of(host)
     host.pass_time(1.0)
-    relief.look()
+    relief.scan()
     host.complete(1)
     host.pass_time(1.0)
-    relief.look()
+    relief.scan()
     host.pass_time(0.3)
     assert relief.step(may_act=True).setting.action == "none"
     host.pass_time(1.0)

@@ -548,7 +548,7 @@ def test_a_capture_tells_the_same_and_holds_no_secret(clients: HostClients, tmp_
     assert pid in {each.client.identity.pid for each in again.stuck}
     assert [each.evidence for each in again.stuck] == [each.evidence for each in seen.stuck]
     assert again.diagnosis.kind is seen.diagnosis.kind
-    assert again.machine.host_id == seen.machine.host_id
+    assert again.host.host_id == seen.host.host_id
     held = b"".join(
         p.read_bytes() for p in unpacked.rglob("*") if p.is_file() and not p.is_symlink()
     )
@@ -572,7 +572,7 @@ def test_a_capture_keeps_of_a_guest_no_more_than_its_name(tmp_path: Path) -> Non
     seen = triage(roots)
     assert [each.name for each in seen.facts.guests] == ["web7"]
     kept = ["qemu-system-x86_64", "-name", "guest=web7", "-uuid", "4c4c4544"]
-    assert [each.argv for each in seen.survey.openers] == [kept]
+    assert [each.argv for each in seen.scan.openers] == [kept]
     capture.write(roots, str(tmp_path / "capture.tar.gz"))
     with tarfile.open(tmp_path / "capture.tar.gz") as tar:
         held = tar.extractfile("proc/900/cmdline")

@@ -32,7 +32,7 @@ class HostFacts(NamedTuple):
     io_delay_type: Optional[int]
 
 
-def read(proc: Tree, sys: Optional[Tree]) -> HostFacts:
+def read_host_facts(proc: Tree, sys: Optional[Tree]) -> HostFacts:
     """What the host tells; never raises."""
     uuid = sys.text("class/dmi/id/product_uuid") if sys is not None else None
     return HostFacts(

@@ -6,7 +6,7 @@ It is the dear part of triage, so each process costs a few reads, and only those
 import re
 
 from bmcmedic.host.client.programs import looks_like, program_of
-from bmcmedic.host.client.redact import masked
+from bmcmedic.host.client.redact import redacted
 from bmcmedic.host.client.stuck import Client, is_device
 from bmcmedic.host.kernel.kipmid import is_polling_thread
 from bmcmedic.host.kernel.proc import (
@@ -40,7 +40,7 @@ class Opener(NamedTuple):
     devices: List[str]
 
 
-class Survey(NamedTuple):
+class ProcessScan(NamedTuple):
     """All processes, sorted by what they are to triage."""
 
     processes: int
@@ -59,10 +59,10 @@ class Survey(NamedTuple):
     """Processes that tell nothing of themselves: /proc may be mounted so."""
 
 
-def survey(tree: Tree) -> Survey:
+def scan_processes(tree: Tree) -> ProcessScan:
     """Look at every process once; what ends meanwhile is left out."""
     pids = sorted(tree.pids())
-    found = Survey(len(pids), [], [], [], [], [], 0, sees_kernel=False, hidden=0)
+    found = ProcessScan(len(pids), [], [], [], [], [], 0, sees_kernel=False, hidden=0)
     unread = hidden = 0
     sees_kernel = False
     for pid in pids:
@@ -89,7 +89,7 @@ def survey(tree: Tree) -> Survey:
     return found._replace(unread=unread, sees_kernel=sees_kernel, hidden=hidden)
 
 
-def _sort(process: Process, executable: str, found: Survey) -> bool:
+def _sort(process: Process, executable: str, found: ProcessScan) -> bool:
     """Put one process where it belongs; False: its open files cannot be read.
 
     Raises Gone or Unreadable.
@@ -111,7 +111,7 @@ def _sort(process: Process, executable: str, found: Survey) -> bool:
     return True
 
 
-def _add_client(process: Process, executable: Optional[str], found: Survey) -> bool:
+def _add_client(process: Process, executable: Optional[str], found: ProcessScan) -> bool:
     """A client, with what it has open; False: that cannot be read. Raises Gone or Unreadable."""
     client = Client.of(process, executable)
     if client is None:
@@ -126,7 +126,7 @@ def _add_client(process: Process, executable: Optional[str], found: Survey) -> b
 
 def _opener(process: Process, devices: List[str], *, guest: bool) -> Opener:
     stat, argv = process.stat(), process.argv()
-    words = masked(naming_words(argv) if guest else argv)
+    words = redacted(naming_words(argv) if guest else argv)
     return Opener(stat.identity, stat.comm, shortened(words), devices)
 
 
