@@ -41,7 +41,7 @@ TEST_FOLDERS = {
     "vectors",
 }
 
-PURE_STAGES = ("diagnose", "guardrails", "plan")
+PURE_STAGES = ("diagnose", "guardrails", "identity", "plan")
 """The stages of the fleet that decide: they are handed what they judge, the time included."""
 IMPURE_IMPORTS = {"asyncio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 IMPURE_CALLS = {

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from bmcmedic.errors import NoAnswer
 from bmcmedic.fleet.host_evidence.symptoms import parse_host_report
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
-from bmcmedic.fleet.link import KNOCK_RETRANSMIT_S, retransmit_after
+from bmcmedic.fleet.link import SESSIONLESS_RETRANSMIT_S, retransmit_after
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq
 from bmcmedic.ipmi.console_options import RETRANSMIT_FIRST_S, ConsoleOptions
@@ -242,19 +242,19 @@ class VirtualSession:
 
 
 class VirtualLink:
-    """The way to a virtual BMC (`fleet.link.BmcLink`)."""
+    """The link to a virtual BMC (`fleet.link.BmcLink`)."""
 
     def __init__(self, virtual: VirtualBmc, password: bytes = b"secret") -> None:
         self.target = "bmc1.oob"
         self.password = password
-        self.claimed_by_another = False
+        self.is_locked = False
         self._virtual = virtual
         self._retransmit_first_s = RETRANSMIT_FIRST_S
 
-    async def claim(self) -> bool:
-        return not self.claimed_by_another
+    async def take_reset_lock(self) -> bool:
+        return not self.is_locked
 
-    def release(self) -> None:
+    def release_reset_lock(self) -> None:
         """Nobody waits for it."""
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> VirtualSession:
@@ -271,7 +271,7 @@ class VirtualLink:
             )
             sent_at.append(virtual.time.now)
             virtual.send(LegacyPacket(0, 0, 0, message.encode()).encode(), peer)
-            raw = virtual.receive(peer, min(deadline, virtual.time.now + KNOCK_RETRANSMIT_S))
+            raw = virtual.receive(peer, min(deadline, virtual.time.now + SESSIONLESS_RETRANSMIT_S))
             if raw is not None:
                 datagram = decode_datagram(raw)
                 assert isinstance(datagram, LegacyPacket)

@@ -1,21 +1,24 @@
-"""What changes state: the watchdog timer held and put back, and the one reset.
+"""Everything that changes state: the watchdog timer held and put back, and the one reset.
 
-The watchdog timer. While the BMC hangs towards its host nobody can pat its timer, and a timer that
-runs on shoots a healthy host. So before the reset a running timer is stopped over LAN: Set Watchdog
-Timer without "don't stop" (27.6) stops it and keeps use, action and pretimeout. The same message
-gives it a countdown longer than the whole work: should a host that is only half hung pat it
-meanwhile, the pat starts a long timer, not the short one. Stopping is safer than lengthening alone,
-since a BMC that ignores the reset must not shoot hours later; a host that is truly hung loses its
-watchdog for minutes, while a healthy one keeps its life. What was done is read back, never assumed.
+Before the reset. While the BMC hangs towards its host, the host cannot pat its watchdog timer, and
+a timer that keeps running reboots a healthy host. So a running timer is stopped over LAN. Set
+Watchdog Timer without "don't stop" (27.6) stops it and keeps use, action and pretimeout. The same
+message sets a countdown longer than the whole remediation. If a host that hangs only in part pats
+the timer meanwhile, it starts this long countdown and not the short one. Stopping is safer than
+lengthening alone: a BMC that ignores the reset must not reboot the host hours later. A host that
+really hangs is without its watchdog for minutes, but a healthy one stays up. The result is read
+back, never assumed.
 
-Afterwards the settings are put back, once the BMC has proven to be healed. A BMC restart loses
-them, and who patted the timer may be gone: FreeIPMI's bmc-watchdog exits when it finds the timer
-stopped, while Linux's ipmi_watchdog sets it again after 0x80. A timer started for a host where
-nobody pats any more would be the very shot that this is about. So a timer that the host has set
-again by itself is left alone. Otherwise the settings go back with the timer stopped, so that the
-host's next pat starts it; and only where the host is proven healthy in-band, the timer is started
-for a trial whose action is "none": when a pat is seen in the steady time, the real action is set
-and the timer runs on; when none is, it is stopped again, and the verdict says so.
+After the reset. The settings are put back once the BMC has proven to be healed. A BMC loses them in
+its restart, and the program that patted the timer may be gone: FreeIPMI's bmc-watchdog exits when
+it finds the timer stopped, while Linux's ipmi_watchdog sets it again after 0x80. A timer that is
+started for a host without pats would reboot that host. So:
+
+- A timer that the host has set again by itself is not changed.
+- Otherwise the settings go back with the timer stopped, and the host's next pat starts it.
+- Only where the host is proven healthy in-band, the timer is started on trial, with the action
+  "none". If a pat is seen in the steady time, the real action is set and the timer keeps running.
+  If none is seen, the timer is stopped again, and the verdict reports it.
 """
 
 from __future__ import annotations
@@ -38,10 +41,10 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.model.heal import AnswerKind, Remedy
+from bmcmedic.model.heal import AnswerKind, BmcQuestion, Remedy
 
 RESET_TIMEOUT_S = 5.0
-"""How long the answer to the one reset is waited for: a lost one is an outcome, not an error."""
+"""Time for the answer to the one reset, in seconds; a lost answer is an outcome, not an error."""
 
 _AMBIGUOUS_CODES = frozenset(
     {
@@ -50,29 +53,29 @@ _AMBIGUOUS_CODES = frozenset(
         CompletionCode.UNSPECIFIED,
     }
 )
-"""Said of a reset, these leave open whether it happened."""
+"""A reset that is answered with one of these codes may have happened or not."""
 
 HELD_MARGIN_S = 120.0
-"""Added to the longest that the work can take, for what lies between its steps."""
+"""Added to the longest time that the remediation can take, for the gaps between its steps."""
 
 _TOLERANCE_S = 1.0
-"""A countdown that is up by more than this between two looks was patted."""
+"""A countdown that is higher than expected by more than this was patted, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchdogHold:
-    """What became of the timer before the reset."""
+    """The state of the timer before the reset."""
 
     timer: GetWatchdogTimerRsp | None
-    """As it was found; None where it could not be read or the BMC has none."""
+    """The timer as it was found; None where it could not be read or the BMC has none."""
     changed: bool
     armed: bool
-    """Whether it may still shoot the host before the work is over."""
+    """Whether it may still act on the host before the remediation ends."""
     detail: str
 
 
 def timer_text(timer: GetWatchdogTimerRsp) -> str:
-    """The timer in an operator's words."""
+    """Return the timer's state in an operator's words."""
     if not timer.running:
         return "the timer does not run"
     return (
@@ -82,12 +85,12 @@ def timer_text(timer: GetWatchdogTimerRsp) -> str:
 
 
 def is_harmless(timer: GetWatchdogTimerRsp) -> bool:
-    """Whether the timer can do nothing to the host as it stands."""
-    return not timer.running or has_no_teeth(timer)
+    """Whether the timer, as it is now, cannot act on the host."""
+    return not timer.running or has_no_action(timer)
 
 
-def has_no_teeth(timer: GetWatchdogTimerRsp) -> bool:
-    """Whether the timer does nothing when it runs out; an NMI before an action of none bites."""
+def has_no_action(timer: GetWatchdogTimerRsp) -> bool:
+    """Whether the timer does nothing when it expires; a pretimeout interrupt counts as action."""
     return (
         timer.action is TimeoutAction.NONE
         and timer.pretimeout_interrupt is PretimeoutInterrupt.NONE
@@ -95,12 +98,12 @@ def has_no_teeth(timer: GetWatchdogTimerRsp) -> bool:
 
 
 def settings_of_interest(timer: GetWatchdogTimerRsp) -> tuple[object, ...]:
-    """What must be as it was found for the timer to count as put back."""
+    """Return the settings that must be as found for the timer to count as put back."""
     return (timer.action, timer.pretimeout_interrupt, timer.initial_countdown_s)
 
 
 def held_countdown_s(timer: GetWatchdogTimerRsp, times: ResetTimes) -> float:
-    """A countdown that a late pat may start without harm."""
+    """Return the countdown, in seconds, that a late pat may start without harm."""
     return min(COUNTDOWN_S_MAX, max(timer.initial_countdown_s, times.total_s + HELD_MARGIN_S))
 
 
@@ -112,9 +115,10 @@ async def hold_watchdog(
 ) -> WatchdogHold:
     """Stop a running timer over LAN, and read back that it stopped.
 
-    `about_to` is told right before the timer is touched, for who is interrupted in between.
+    `about_to` is called right before the timer is changed. So an interrupt in between leaves a
+    record of the hold.
     """
-    answer, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    answer, timer = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     if timer is None:
         if answer.kind is AnswerKind.UNSUPPORTED:
             return WatchdogHold(None, False, False, "the BMC has no watchdog timer")
@@ -123,46 +127,46 @@ async def hold_watchdog(
         return WatchdogHold(timer, False, False, timer_text(timer))
     held_s = held_countdown_s(timer, times)
     request = timer.set_request(initial_countdown_s=held_s)
-    untold = f"{timer_text(timer)}; it was told to stop, what came of it is not known"
-    about_to(WatchdogHold(timer, True, True, untold))
-    set_answer, _ = await ask(session, time, "setting the watchdog timer", request)
-    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    pending = f"{timer_text(timer)}; stopping it was requested, the result is not known"
+    about_to(WatchdogHold(timer, True, True, pending))
+    set_answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, request)
+    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     if now is None:
-        detail = "it was told to stop, and could not be read back"
+        detail = "stopping it was requested, but it could not be read back"
         return WatchdogHold(timer, True, True, f"{timer_text(timer)}; {detail}")
     if is_harmless(now):
         detail = f"{timer_text(timer)}; stopped over LAN"
         return WatchdogHold(timer, True, False, detail)
     if now.present_countdown_s >= times.total_s:
-        detail = f"{timer_text(timer)}; patted meanwhile, so it runs on, lengthened to {held_s:g} s"
+        detail = f"{timer_text(timer)}; patted meanwhile, so it runs on, now for {held_s:g} s"
         return WatchdogHold(timer, True, False, detail)
-    why = set_answer.detail or "it runs on all the same"
+    why = set_answer.detail or "it keeps running nevertheless"
     changed = set_answer.kind is not AnswerKind.SAID_NO
     return WatchdogHold(timer, changed, True, f"{timer_text(timer)}; {why}")
 
 
 class ResetOutcome(Enum):
-    """What is known right after the reset was sent."""
+    """What is known about the reset right after it was sent."""
 
     ACCEPTED = "accepted"
     UNKNOWN = "unknown"
-    """No answer, or none that can be read: it may have happened. Observe, never repeat."""
+    """No readable answer came, so the reset may have happened: observe, never repeat."""
     DENIED = "denied"
-    """The BMC said no, so it did not happen."""
+    """The BMC refused, so the reset did not happen."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResetSent:
-    """The one reset, when it left, and what came back."""
+    """The one reset: when it was sent, and how the BMC answered."""
 
     outcome: ResetOutcome
     detail: str
     sent_at_s: float
-    """Monotonic seconds."""
+    """When it was sent, in monotonic seconds."""
 
 
 async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> ResetSent:
-    """Send the one reset. Whatever comes back, this is never called twice for one remedy."""
+    """Send the one reset; whatever the answer is, a remediation never calls this twice."""
     request = ColdResetReq() if remedy is Remedy.COLD_RESET else WarmResetReq()
     sent_at_s = time.monotonic()
     try:
@@ -175,17 +179,17 @@ async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> R
     except BmcRefusal as error:
         return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
     except (TransportError, RemoteProtocolError) as error:
-        detail = f"no answer that says so ({error}); it may have happened, so it is observed"
+        detail = f"no clear answer ({error}); it may have happened, so it is observed"
         return ResetSent(ResetOutcome.UNKNOWN, detail, sent_at_s)
     return ResetSent(ResetOutcome.ACCEPTED, "the BMC accepted it", sent_at_s)
 
 
 class RestoreState(Enum):
-    """Where the timer stands on its way back."""
+    """How far the timer is restored."""
 
     BY_HOST = "armed by the host"
     TRIAL = "trial"
-    """It runs with an action of none, until a pat is seen."""
+    """It runs with the action "none", until a pat is seen."""
     STOPPED = "stopped"
     """The settings are back, and the host's next pat starts it."""
     RUNNING = "running"
@@ -194,14 +198,14 @@ class RestoreState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WatchdogRestore:
-    """What became of the timer after the reset."""
+    """The state of the timer after the reset."""
 
     state: RestoreState
     detail: str
 
 
 def _is_set_by_host(now: GetWatchdogTimerRsp, held: GetWatchdogTimerRsp, held_s: float) -> bool:
-    """Whether a running timer has settings that are neither ours nor an idle one's."""
+    """Whether a running timer has the host's settings: not ours, and not without action."""
     if not now.running or is_harmless(now):
         return False
     return now.initial_countdown_s != held_s or held.initial_countdown_s == held_s
@@ -215,9 +219,9 @@ async def begin_restore(
     *,
     host_is_well: bool,
 ) -> WatchdogRestore:
-    """Put the settings back with the timer stopped; start a trial where the host is proven well."""
+    """Put the settings back with the timer stopped; start a trial if the host is proven well."""
     held_s = held_countdown_s(held, times)
-    answer, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    answer, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     if now is None:
         return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
     if _is_set_by_host(now, held, held_s):
@@ -240,12 +244,14 @@ async def _start_trial(
         pretimeout_interval_s=0,
         dont_log=True,
     )
-    answer, done = await ask(session, time, "setting the watchdog timer", trial)
-    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
-    if done is None or now is None or not has_no_teeth(now):  # started now, it could shoot
+    answer, done = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, trial)
+    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    if done is None or now is None or not has_no_action(now):  # started now, it could act
         why = answer.detail or "its action could not be set to none"
         return WatchdogRestore(RestoreState.FAILED, f"it was not started on trial: {why}")
-    answer, done = await ask(session, time, "starting the watchdog timer", ResetWatchdogTimerReq())
+    answer, done = await ask(
+        session, time, BmcQuestion.START_WATCHDOG_TIMER, ResetWatchdogTimerReq()
+    )
     if done is None:
         detail = f"it could not be started on trial: {answer.detail}"
         return WatchdogRestore(RestoreState.FAILED, detail)
@@ -258,20 +264,20 @@ def _trial_countdown_s(held: GetWatchdogTimerRsp, times: ResetTimes) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TimerReading:
-    """One look at the timer, and when."""
+    """The timer as it was read once, and when, in monotonic seconds."""
 
     timer: GetWatchdogTimerRsp
     at_s: float
 
 
-async def look_at_timer(session: BmcSession, time: Timekeeper) -> TimerReading | None:
-    """One look at the timer; None when it could not be read."""
-    _, timer = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+async def read_timer(session: BmcSession, time: Timekeeper) -> TimerReading | None:
+    """Read the timer once; None where that fails."""
+    _, timer = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     return None if timer is None else TimerReading(timer, time.monotonic())
 
 
 def was_patted(before: TimerReading, after: TimerReading) -> bool:
-    """Whether somebody patted the timer between two looks: it is higher than it can be, or runs."""
+    """Whether the timer was patted between two readings: it is too high, or it was started."""
     if not after.timer.running:
         return False
     if not before.timer.running:
@@ -288,10 +294,10 @@ async def end_restore(
     *,
     patted: bool,
 ) -> WatchdogRestore:
-    """End the trial: the real action where the host pats, a stopped timer where it does not."""
+    """End the trial: set the real action if the host pats the timer, else stop the timer."""
     if begun.state is RestoreState.BY_HOST or begun.state is RestoreState.RUNNING:
         return begun
-    answer, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    answer, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     if now is None:
         return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
     if now.running and not is_harmless(now):
@@ -299,12 +305,13 @@ async def end_restore(
     return await _put_back(session, time, held, running=patted)
 
 
-async def release(
+async def undo_hold(
     session: BmcSession, time: Timekeeper, hold: WatchdogHold
 ) -> WatchdogRestore | None:
-    """Undo a hold where no restart came of it: the settings as they were found.
+    """Put the settings back as they were found, where no restart followed the hold.
 
-    A timer that the host patted meanwhile runs on; one that it did not stays stopped until it does.
+    A timer that the host patted meanwhile keeps running; any other stays stopped until the next
+    pat.
     """
     if hold.timer is None or not hold.changed:
         return None
@@ -314,10 +321,10 @@ async def release(
 async def _put_back(
     session: BmcSession, time: Timekeeper, held: GetWatchdogTimerRsp, *, running: bool
 ) -> WatchdogRestore:
-    """Set the settings as they were found; `running` lets a running timer run on."""
+    """Set the settings as they were found; with `running`, a running timer keeps running."""
     request = held.set_request(dont_stop=running)
-    answer, _ = await ask(session, time, "setting the watchdog timer", request)
-    _, now = await ask(session, time, "watchdog timer", GetWatchdogTimerReq())
+    answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, request)
+    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
     if now is None or settings_of_interest(now) != settings_of_interest(held):
         why = answer.detail or "the settings did not stay"
         return WatchdogRestore(RestoreState.FAILED, f"it could not be put back: {why}")

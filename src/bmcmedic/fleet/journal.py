@@ -1,7 +1,7 @@
-"""What a remediation tells while it works: its intents, its steps, its waits.
+"""What a remediation reports while it works: its intents, its steps, its waits.
 
-The order is the point: an intent is recorded before the act, so that whoever finds one without its
-step knows that the act may have happened, and observes before anything else.
+The order matters: an intent is recorded before the act. An intent without its step therefore means
+that the act may have happened, and that the BMC must be observed before anything else is done.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from bmcmedic.model.heal import Step
 
 
 class Journal(Protocol):
-    """Keeps or shows what happens; a durable one returns only when it is committed."""
+    """Stores or shows what happens; a durable journal returns only after it has committed."""
 
     async def intends(self, name: str, text: str) -> None:
-        """A step is about to begin."""
+        """Record that a step is about to begin."""
 
     async def records(self, step: Step) -> None:
-        """A step has ended."""
+        """Record that a step has ended."""
 
     def waits(self, name: str, left_s: float, text: str) -> None:
-        """A step is waiting; told from time to time, for people who watch."""
+        """Show that a step is waiting; called from time to time, for people who watch."""
 
 
 class SilentJournal:
-    """Tells nobody; the steps are in the verdict all the same."""
+    """A journal that discards everything; the verdict still has the steps."""
 
     async def intends(self, name: str, text: str) -> None:
-        """Nothing."""
+        """Discard it."""
 
     async def records(self, step: Step) -> None:
-        """Nothing."""
+        """Discard it."""
 
     def waits(self, name: str, left_s: float, text: str) -> None:
-        """Nothing."""
+        """Discard it."""

@@ -1,6 +1,6 @@
-"""The way to one BMC, as the stages see it: sessions, questions without one, and time.
+"""The link to one BMC, as the stages use it: sessions, questions outside of one, and time.
 
-The stages know no socket and no sleep of their own, so that they run against real UDP, against a
+The stages have no sockets and do not sleep by themselves. So they run against real UDP, against a
 simulated BMC in memory, and against a clock that does not wait.
 """
 
@@ -21,73 +21,81 @@ from bmcmedic.transport.lanplus import Credentials, LanPlus, resolve, sessionles
 
 R = TypeVar("R")
 
-KNOCK_RETRANSMIT_S = 0.8
-"""Rarely, because a BMC that takes seconds for an answer also takes them for each repeat."""
+SESSIONLESS_RETRANSMIT_S = 0.8
+"""Seconds until a question outside of a session is repeated.
+
+This is long, because a BMC that needs seconds for an answer needs them for each repeat as well.
+"""
 
 _SLOWNESS_FACTOR = 1.5
+"""How many times its own latency a BMC gets before a question is repeated."""
 _RETRANSMIT_S_MAX = 5.0
+"""Longest time until a question is repeated, in seconds."""
 
-KNOCK_TIMEOUT_S = 5.0
-"""Time for the question that needs no session: who does not answer it is silent."""
+SESSIONLESS_TIMEOUT_S = 5.0
+"""Time for the question that needs no session, in seconds; after it the BMC counts as silent."""
 
 SESSION_TIMEOUT_S = 20.0
-"""Time for setting a session up with a BMC that answers: one that leaks takes seconds a packet."""
+"""Time to set up a session with a BMC that answers, in seconds.
+
+A BMC that leaks memory takes seconds for each packet.
+"""
 
 BLIND_SESSION_TIMEOUT_S = 6.0
-"""The same with one that did not answer the question before."""
+"""Time to set up a session with a BMC that left the question before unanswered, in seconds."""
 
 QUESTION_TIMEOUT_S = 12.0
-"""Time for one question, retransmissions included."""
+"""Time for one question, retransmissions included, in seconds."""
 
 
 class Timekeeper(Clock, Protocol):
-    """Time that can be waited for."""
+    """A clock that can also wait."""
 
     async def sleep(self, seconds: float) -> None:
-        """Come back that much later."""
+        """Return after so many seconds."""
 
 
 class SystemTimekeeper(SystemClock):
-    """The machine's own time."""
+    """The machine's own clock."""
 
     async def sleep(self, seconds: float) -> None:
-        """Come back that much later."""
+        """Return after so many seconds."""
         await asyncio.sleep(max(0.0, seconds))
 
 
 class BmcSession(Protocol):
-    """One open session; one question at a time. Raises what `LanPlus` raises."""
+    """One open session, for one question at a time; it raises the errors of `LanPlus`."""
 
     async def exchange(self, request: Command[R], deadline: float) -> R:
-        """Ask and wait for the answer until `deadline` (monotonic seconds)."""
+        """Send a request and return the answer; `deadline` is in monotonic seconds."""
 
     async def close(self) -> None:
-        """Give the session slot back."""
+        """End the session, so that the BMC has its slot back."""
 
     def abandon(self) -> None:
-        """Drop it without a word to the BMC."""
+        """Drop the session without telling the BMC."""
 
 
 class BmcLink(Protocol):
-    """What opens sessions to one BMC, and asks it what needs none."""
+    """Opens sessions to one BMC, asks it outside of a session, and locks it for a reset."""
 
     target: str
 
-    async def claim(self) -> bool:
-        """Whether nobody else acts on the BMC, as far as this machine knows; it is ours then."""
+    async def take_reset_lock(self) -> bool:
+        """Take the right to act on the BMC; False while another run on this machine has it."""
 
-    def release(self) -> None:
-        """Let others act on the BMC."""
+    def release_reset_lock(self) -> None:
+        """Let other runs act on the BMC."""
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> BmcSession:
-        """Set a session up; raises TransportError or BmcRefusal."""
+        """Set up a session; raises TransportError or BmcRefusal."""
 
     async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
-        """Ask outside of any session, in IPMI 1.5's format."""
+        """Ask outside of a session, in the packet format of IPMI 1.5."""
 
 
 class LanLink:
-    """RMCP+ over UDP to one BMC; its name is resolved when it is first asked."""
+    """RMCP+ over UDP to one BMC; the first question resolves its name."""
 
     def __init__(
         self,
@@ -104,26 +112,26 @@ class LanLink:
         self._cipher_suites = tuple(cipher_suites)
         self._address: Address | None = None
         self._retransmit_first_s = RETRANSMIT_FIRST_S
-        self._claim = ResetLock()
+        self._reset_lock = ResetLock()
 
     async def _resolved(self) -> Address:
         if self._address is None:
             self._address = await resolve(self._host, self._port)
         return self._address
 
-    async def claim(self) -> bool:
-        """Whether nobody else on this machine acts on the BMC; it is ours then."""
+    async def take_reset_lock(self) -> bool:
+        """Take the right to act on the BMC; False while another run on this machine has it."""
         try:
-            return self._claim.take(await self._resolved())
+            return self._reset_lock.take(await self._resolved())
         except NameNotResolved:
-            return True  # nothing can be sent there
+            return True  # nothing can be sent to it
 
-    def release(self) -> None:
-        """Let others act on the BMC."""
-        self._claim.release()
+    def release_reset_lock(self) -> None:
+        """Let other runs act on the BMC."""
+        self._reset_lock.release()
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> LanPlus:
-        """Set a session up at `privilege`; raises TransportError or BmcRefusal."""
+        """Set up a session at `privilege`; raises TransportError or BmcRefusal."""
         return await LanPlus.connect(
             await self._resolved(),
             self._credentials,
@@ -134,19 +142,22 @@ class LanLink:
         )
 
     async def ask_sessionless(self, request: Command[R], deadline: float) -> R:
-        """Ask outside of any session, in IPMI 1.5's format; how long it takes sets the pace."""
+        """Ask outside of a session, in the packet format of IPMI 1.5.
+
+        The latency of the answer decides when later questions are repeated.
+        """
         return await sessionless_exchange(
             await self._resolved(),
             request,
             deadline=deadline,
-            retransmit_first_s=KNOCK_RETRANSMIT_S,
-            answered_after=self._set_pace,
+            retransmit_first_s=SESSIONLESS_RETRANSMIT_S,
+            answered_after=self._note_latency,
         )
 
-    def _set_pace(self, latency_s: float) -> None:
+    def _note_latency(self, latency_s: float) -> None:
         self._retransmit_first_s = retransmit_after(latency_s)
 
 
 def retransmit_after(latency_s: float) -> float:
-    """When to repeat what a BMC of this latency has not answered."""
+    """Return when to repeat a question to a BMC of this latency, in seconds."""
     return min(_RETRANSMIT_S_MAX, max(RETRANSMIT_FIRST_S, latency_s * _SLOWNESS_FACTOR))

@@ -1,14 +1,13 @@
-"""Asking one BMC over LAN everything a diagnosis needs; nothing here changes any state.
+"""Asks one BMC over LAN everything that a diagnosis needs; nothing here changes any state.
 
-It is the thorough look at one suspect. The sweep over many is the prober's.
+This is the thorough examination of one suspect. `sweep` asks many BMCs a single question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from bmcmedic.errors import (
     AuthenticationFailed,
@@ -25,9 +24,9 @@ from bmcmedic.errors import (
 )
 from bmcmedic.fleet.link import (
     BLIND_SESSION_TIMEOUT_S,
-    KNOCK_TIMEOUT_S,
     QUESTION_TIMEOUT_S,
     SESSION_TIMEOUT_S,
+    SESSIONLESS_TIMEOUT_S,
     BmcLink,
     BmcSession,
     Timekeeper,
@@ -44,7 +43,7 @@ from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesR
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
 from bmcmedic.ipmi.guid import is_known_guid
-from bmcmedic.model.heal import AnswerKind, Observation, ObservedAnswer, Reach
+from bmcmedic.model.heal import AnswerKind, BmcQuestion, Observation, ObservedAnswer, Reach
 from bmcmedic.model.probe import WatchdogFacts
 
 R = TypeVar("R")
@@ -63,19 +62,19 @@ _WRONG_SECRET_STATUSES = frozenset(
         RmcpPlusStatus.INVALID_CONFIDENTIALITY_ALGORITHM,
     }
 )
-"""Refusals that are about what we brought along, not about the BMC's health."""
+"""These refusals are about our credentials and cipher suite, not about the BMC's health."""
 
 
 def reach_of(error: BmcmedicError) -> Reach:
-    """How far the way goes when setting up a session ended with `error`."""
+    """Return how far the set-up of a session got when it ended with `error`."""
     if isinstance(error, AuthenticationFailed):
         return Reach.CREDENTIALS_REFUSED
     if isinstance(error, RmcpPlusStatusError):
         wrong_secret = error.status in _WRONG_SECRET_STATUSES
         return Reach.CREDENTIALS_REFUSED if wrong_secret else Reach.NO_SESSION
     if isinstance(error, CompletionCodeError):
-        wrong_right = error.code in (CompletionCode.INSUFFICIENT_PRIVILEGE, 0x80, 0x81)
-        return Reach.CREDENTIALS_REFUSED if wrong_right else Reach.NO_SESSION
+        wrong_privilege = error.code in (CompletionCode.INSUFFICIENT_PRIVILEGE, 0x80, 0x81)
+        return Reach.CREDENTIALS_REFUSED if wrong_privilege else Reach.NO_SESSION
     if isinstance(error, PortClosed):
         return Reach.PORT_CLOSED
     if isinstance(error, NameNotResolved | Unreachable):
@@ -85,8 +84,8 @@ def reach_of(error: BmcmedicError) -> Reach:
     return Reach.NO_SESSION
 
 
-def answer_of(question: str, error: BmcmedicError) -> ObservedAnswer:
-    """The one place where an error becomes an observation."""
+def answer_of(question: BmcQuestion, error: BmcmedicError) -> ObservedAnswer:
+    """Return the observation that an error stands for; no other place converts errors."""
     if isinstance(error, CompletionCodeError):
         if error.code in _UNSUPPORTED_CODES:
             return ObservedAnswer(question, AnswerKind.UNSUPPORTED, str(error))
@@ -101,11 +100,11 @@ def answer_of(question: str, error: BmcmedicError) -> ObservedAnswer:
 async def ask(
     session: BmcSession,
     time: Timekeeper,
-    question: str,
+    question: BmcQuestion,
     request: Command[R],
     timeout_s: float = QUESTION_TIMEOUT_S,
 ) -> tuple[ObservedAnswer, R | None]:
-    """Ask one question; whatever becomes of it is an answer, not an exception."""
+    """Ask one question; a refusal and silence are answers here, not exceptions."""
     started = time.monotonic()
     try:
         response = await session.exchange(request, started + timeout_s)
@@ -116,13 +115,13 @@ async def ask(
 
 
 async def observe(link: BmcLink, time: Timekeeper) -> Observation:
-    """Look at one BMC as a plain user: without a session, then with one, question by question."""
-    silence = await knock(link, time)
+    """Ask one BMC as a plain user: first without a session, then every question in a session."""
+    silence = await ask_without_session(link, time)
     timeout_s = SESSION_TIMEOUT_S if silence is None else BLIND_SESSION_TIMEOUT_S
     try:
         session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + timeout_s)
     except (TransportError, BmcRefusal, RemoteProtocolError) as error:
-        return _without_session(link.target, silence, error)
+        return _no_session(link.target, silence, error)
     try:
         return await question_all(session, time, link.target)
     finally:
@@ -130,11 +129,11 @@ async def observe(link: BmcLink, time: Timekeeper) -> Observation:
             await session.close()
 
 
-async def knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
-    """Ask what needs no session; None when it was answered, by a refusal too."""
+async def ask_without_session(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
+    """Ask one question that needs no session; None when the BMC answers, even by a refusal."""
     request = GetChannelAuthenticationCapabilitiesReq()
     try:
-        await link.ask_sessionless(request, time.monotonic() + KNOCK_TIMEOUT_S)
+        await link.ask_sessionless(request, time.monotonic() + SESSIONLESS_TIMEOUT_S)
     except TransportError as error:
         return error
     except (BmcRefusal, RemoteProtocolError):
@@ -142,66 +141,59 @@ async def knock(link: BmcLink, time: Timekeeper) -> BmcmedicError | None:
     return None
 
 
-def _without_session(
-    target: str, silence: BmcmedicError | None, error: BmcmedicError
-) -> Observation:
+def _no_session(target: str, silence: BmcmedicError | None, error: BmcmedicError) -> Observation:
     reach = reach_of(error)
     if reach is Reach.SILENT and silence is None:
         reach = Reach.NO_SESSION  # it answers what needs no session: a sick BMC, not a dead one
-    said = "answered" if silence is None else str(silence)
-    detail = f"tried a question without a session: {said}; tried a session: {error}"
+    sessionless = "answered" if silence is None else str(silence)
+    detail = f"tried a question without a session: {sessionless}; tried a session: {error}"
     return Observation(target, reach, detail)
 
 
 @dataclass
-class _Notes:
+class _Examination:
+    """Questions over one session, and the answers so far."""
+
+    session: BmcSession
+    time: Timekeeper
     answers: list[ObservedAnswer] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
 
-
-_QUESTIONS: tuple[tuple[str, Callable[[], Command[Any]]], ...] = (
-    ("device id", GetDeviceIdReq),
-    ("power", GetChassisStatusReq),
-    ("self-test", GetSelfTestResultsReq),
-    ("system GUID", GetSystemGuidReq),
-    ("device GUID", GetDeviceGuidReq),
-    ("watchdog timer", GetWatchdogTimerReq),
-)
+    async def ask(self, question: BmcQuestion, request: Command[R]) -> R | None:
+        """Ask one question and note the answer; None where there is no usable one."""
+        answer, response = await ask(self.session, self.time, question, request)
+        self.answers.append(answer)
+        return response
 
 
 async def question_all(session: BmcSession, time: Timekeeper, target: str) -> Observation:
     """Ask every question of a diagnosis over one session."""
-    notes = _Notes()
-    for question, request in _QUESTIONS:
-        answer, response = await ask(session, time, question, request())
-        notes.answers.append(answer)
-        if response is not None:
-            notes.facts |= _facts(question, response)
-    observation = Observation(target, Reach.SESSION, answers=tuple(notes.answers))
-    return replace(observation, **notes.facts)
-
-
-def _facts(question: str, response: Any) -> dict[str, Any]:  # noqa: ANN401 - one of six types
-    match question:
-        case "device id":
-            return {"available": response.available, "firmware": response.firmware}
-        case "power":
-            return {"power": power_word(response)}
-        case "self-test":
-            return {"self_test": response.result, "self_test_detail": response.detail}
-        case "system GUID":
-            return {"system_guid": response.guid if is_known_guid(response.guid) else None}
-        case "device GUID":
-            return {"device_guid": response.guid if is_known_guid(response.guid) else None}
-        case _:
-            return {"watchdog": watchdog_facts(response)}
+    examination = _Examination(session, time)
+    device = await examination.ask(BmcQuestion.DEVICE_ID, GetDeviceIdReq())
+    status = await examination.ask(BmcQuestion.POWER, GetChassisStatusReq())
+    self_test = await examination.ask(BmcQuestion.SELF_TEST, GetSelfTestResultsReq())
+    system = await examination.ask(BmcQuestion.SYSTEM_GUID, GetSystemGuidReq())
+    board = await examination.ask(BmcQuestion.DEVICE_GUID, GetDeviceGuidReq())
+    timer = await examination.ask(BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    return Observation(
+        target,
+        Reach.SESSION,
+        answers=tuple(examination.answers),
+        available=device.available if device else None,
+        firmware=device.firmware if device else None,
+        system_guid=system.guid if system and is_known_guid(system.guid) else None,
+        device_guid=board.guid if board and is_known_guid(board.guid) else None,
+        self_test=self_test.result if self_test else None,
+        self_test_detail=self_test.detail if self_test else None,
+        power=power_word(status) if status else None,
+        watchdog=watchdog_facts(timer) if timer else None,
+    )
 
 
 def power_word(status: GetChassisStatusRsp) -> str:
-    """`on` or `off`."""
+    """Return the host's power state: `on` or `off`."""
     return "on" if status.power_on else "off"
 
 
 def watchdog_facts(timer: GetWatchdogTimerRsp) -> WatchdogFacts:
-    """The documented part of a timer."""
+    """Return the documented part of a timer's state."""
     return WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)

@@ -1,4 +1,4 @@
-"""One heal or reset of a BMC at a time on this machine: two would send two resets."""
+"""A lock for each BMC on this machine: two runs of `heal` or `reset` would send two resets."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from bmcmedic.transport.lan_engine import Address
 
 
 class ResetLock:
-    """The right to act on one BMC; it ends with `release`, or with the process."""
+    """The right to act on one BMC, until `release` or the end of the process."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
 
     def take(self, address: Address) -> bool:
-        """Whether nobody else on this machine acts on that BMC; it is ours from now on.
+        """Take the lock of the BMC at `address`; False while another process has it.
 
-        Linux's abstract socket names need no directory and leave nothing behind after a crash.
+        The lock is an abstract socket name of Linux. It needs no directory, and a crash leaves
+        nothing behind.
         """
         if self._socket is not None or not sys.platform.startswith("linux"):
             return True
-        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            mark.bind(f"\0bmcmedic-acts-on/{address[0]}/{address[1]}")
+            lock.bind(f"\0bmcmedic-acts-on/{address[0]}/{address[1]}")
         except OSError as error:
-            mark.close()
+            lock.close()
             return error.errno != errno.EADDRINUSE
-        self._socket = mark
+        self._socket = lock
         return True
 
     def release(self) -> None:
-        """Let others act on it."""
+        """Let other processes act on the BMC."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.close()

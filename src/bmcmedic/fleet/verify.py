@@ -1,6 +1,6 @@
-"""Proving that the BMC came back, that it really restarted, and that it stays.
+"""Proves that the BMC came back, that it really restarted, and that it stays well.
 
-Silence here is an outcome, not an error. What the host went through is in `host_marks`.
+Silence is an outcome here, not an error. `host_marks` shows what happened to the host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bmcmedic.errors import BmcmedicError, BmcRefusal, RemoteProtocolError, TransportError
-from bmcmedic.fleet.act import TimerReading, look_at_timer, was_patted
+from bmcmedic.fleet.act import TimerReading, read_timer, was_patted
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcLink, BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask, power_word
 from bmcmedic.fleet.plan import IDLE_SESSION_S_MAX, ResetTimes
@@ -25,40 +25,48 @@ from bmcmedic.ipmi.commands.device import (
 from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.ipmi.constants import PrivilegeLevel
-from bmcmedic.model.heal import AnswerKind, Observation
+from bmcmedic.model.heal import AnswerKind, BmcQuestion, Observation
 
 POLL_TIMEOUT_S = 3.0
-"""One poll without a session, retransmissions included: a single lost datagram is no gap."""
+"""Time for one poll without a session, in seconds.
+
+It includes retransmissions, so that a single lost datagram does not count as a gap.
+"""
 
 OLD_SESSION_ASKED_S_MAX = 45.0
-"""The old session is asked this long after the reset at the latest, while its silence counts."""
+"""The old session is asked at the latest so many seconds after the reset.
+
+Later its silence proves nothing, because the BMC ends idle sessions by itself.
+"""
 
 _OLD_SESSION_TIMEOUT_S_MIN = 2.0
+"""Shortest time for the answer of the old session, in seconds."""
 _SLOWNESS_FACTOR = 3.0
+"""How many times its slowest answer a BMC gets for the answer of the old session."""
 
 Waiting = Callable[[float, str], None]
-"""Told how many seconds are left of a wait, and what for."""
+"""Called with the seconds that a wait still takes, and with its purpose."""
 
 
 class OldSession(Enum):
-    """What the session from before the reset said after it."""
+    """How the session from before the reset answered after it."""
 
     ANSWERED = "answered"
     SILENT = "silent"
-    TOO_OLD = "silent, and idle for too long to say anything by that"
+    TOO_OLD = "silent, but idle for too long for that to prove anything"
 
 
 async def ask_old_session(
     session: BmcSession, time: Timekeeper, *, last_used_s: float, slowest_answer_s: float
 ) -> OldSession:
-    """Ask the session from before the reset.
+    """Ask a question in the session from before the reset.
 
-    An answer proves that the BMC did not restart, whenever it comes. Silence counts once a new
-    session works, unless the session was idle for so long that the BMC may have ended it itself.
+    An answer proves that the BMC did not restart, whenever it comes. Silence counts as soon as a
+    new session works, unless the BMC may have ended the old session because it was idle.
     """
     too_old = time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX
     timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
-    answer, _ = await ask(session, time, "old session", GetDeviceIdReq(), timeout_s)
+    answer, _ = await ask(session, time, BmcQuestion.OLD_SESSION, GetDeviceIdReq(), timeout_s)
     if answer.kind is not AnswerKind.UNANSWERED:
         return OldSession.ANSWERED
     return OldSession.TOO_OLD if too_old else OldSession.SILENT
@@ -69,12 +77,12 @@ class ReturnOutcome:
     """How the polling for the BMC ended."""
 
     session: BmcSession | None
-    """Open, and the caller's to close; None when the BMC did not come back in time."""
+    """An open session that the caller closes; None if the BMC did not come back in time."""
     polls: int
     missed: int
-    """Polls that nobody answered at all."""
+    """How many polls got no answer at all."""
     after_s: float
-    """From the sending of the reset until it answered, or until it was given up."""
+    """Seconds from the reset until the BMC answered, or until the polling gave up."""
     last_detail: str = ""
     power_seen_off: bool = False
 
@@ -82,7 +90,7 @@ class ReturnOutcome:
 async def wait_until_back(
     link: BmcLink, time: Timekeeper, times: ResetTimes, *, sent_at_s: float, waiting: Waiting
 ) -> ReturnOutcome:
-    """Poll without a session first, then with one, until the BMC answers or the time is up."""
+    """Poll without a session, then with one, until the BMC answers or the time is up."""
     give_up_s = sent_at_s + times.return_s
     polls = missed = 0
     power_seen_off = False
@@ -106,7 +114,7 @@ async def wait_until_back(
 async def _poll(
     link: BmcLink, time: Timekeeper, give_up_s: float
 ) -> tuple[BmcSession | None, str, bool]:
-    """One poll: a session that answers Get Device ID, what went wrong, whether all was silent."""
+    """Poll once; return a session that works, what went wrong, and whether all was silent."""
     now_s = time.monotonic()
     deadline_s = max(min(now_s + POLL_TIMEOUT_S, give_up_s), now_s + _LAST_POLL_S)
     try:
@@ -119,24 +127,24 @@ async def _poll(
         session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + SESSION_TIMEOUT_S)
     except (TransportError, BmcRefusal, RemoteProtocolError) as error:
         return None, str(error), False
-    answer, device = await ask(session, time, "device id", GetDeviceIdReq())
+    answer, device = await ask(session, time, BmcQuestion.DEVICE_ID, GetDeviceIdReq())
     if device is not None and device.available:
         return session, "", False
     await close_quietly(session)
-    return None, answer.detail or "it says that it is still initializing or updating", False
+    return None, answer.detail or "it reports that it is still initializing or updating", False
 
 
 _LAST_POLL_S = 0.5
-"""Even a poll at the very end of the return time gets this long."""
+"""Shortest time for a poll, also for one at the end of the return time, in seconds."""
 
 
 async def _reads_power_off(session: BmcSession, time: Timekeeper) -> bool:
-    _, status = await ask(session, time, "power", GetChassisStatusReq())
+    _, status = await ask(session, time, BmcQuestion.POWER, GetChassisStatusReq())
     return status is not None and not status.power_on
 
 
 async def close_quietly(session: BmcSession | None) -> None:
-    """Close a session that may be dead already."""
+    """Close a session, whether or not the BMC still knows it."""
     if session is not None:
         with suppress(BmcmedicError):
             await session.close()
@@ -152,28 +160,31 @@ class Restart(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RestartFacts:
-    """What speaks for or against a restart."""
+    """The evidence for or against a restart."""
 
     old_session: tuple[OldSession, ...]
     missed_polls: int
     timer_before: GetWatchdogTimerRsp | None
-    """As it stood right before the reset, ours where we had set it."""
+    """The timer right before the reset, with our settings where we had set them."""
     timer_after: GetWatchdogTimerRsp | None
     asked_warm: bool = False
-    """A warm reset may keep its sessions, so an old one that answers disproves nothing."""
+    """Whether the reset was warm.
+
+    It may keep sessions, so an old session that answers does not disprove the restart.
+    """
 
 
 def judge_restart(facts: RestartFacts) -> tuple[Restart, tuple[str, ...]]:
-    """Weigh the evidence: pure.
+    """Judge the evidence; this function is pure.
 
-    A session that outlived the reset outweighs everything; each other sign is enough by itself.
+    A session that survived the reset outweighs everything. Each other sign is enough by itself.
     """
     if OldSession.ANSWERED in facts.old_session and not facts.asked_warm:
         line = "the session from before the reset still answers: the BMC did not restart"
         return Restart.DISPROVEN, (line,)
     lines = []
     if OldSession.SILENT in facts.old_session:
-        lines.append("the session from before the reset is forgotten, and a new one works")
+        lines.append("the session from before the reset is gone, and a new one works")
     if facts.missed_polls:
         lines.append(f"it was silent for {facts.missed_polls} polls, then answered again")
     if _is_cleared(facts.timer_before, facts.timer_after):
@@ -194,7 +205,7 @@ def _is_cleared(before: GetWatchdogTimerRsp | None, after: GetWatchdogTimerRsp |
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """Whether the self-test stands in the way of a good verdict."""
+    """Whether the self-test allows a good verdict."""
 
     passed: bool
     detail: str
@@ -208,13 +219,13 @@ async def check_self_test(
     give_up_s: float,
     period_s: float,
 ) -> SelfTest:
-    """Ask for the self-test's result, again while the BMC says that it is still initializing.
+    """Ask for the result of the self-test, and again while the BMC is still initializing.
 
-    Not supported (0xC1, 0x56) is not sick. A flaw in its data that was there before the reset,
-    such as an empty SDR repository, is noted and not held against it.
+    A BMC without a self-test (0xC1, 0x56) is not sick. A flaw in its data that was there before the
+    reset, such as an empty SDR repository, is noted, but does not fail the test.
     """
     while True:
-        answer, result = await ask(session, time, "self-test", GetSelfTestResultsReq())
+        answer, result = await ask(session, time, BmcQuestion.SELF_TEST, GetSelfTestResultsReq())
         if result is not None:
             return judge_self_test(result, before)
         if answer.kind is AnswerKind.UNSUPPORTED:
@@ -225,7 +236,7 @@ async def check_self_test(
 
 
 def judge_self_test(result: GetSelfTestResultsRsp, before: Observation | None) -> SelfTest:
-    """Whether a result is good enough: pure."""
+    """Judge the result of the self-test; this function is pure."""
     if result.passed or not result.implemented:
         return SelfTest(True, result.text)
     known = (
@@ -240,12 +251,12 @@ def judge_self_test(result: GetSelfTestResultsRsp, before: Observation | None) -
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """How the BMC held during the steady time."""
+    """How the BMC behaved during the steady time."""
 
     held: bool
     detail: str
     patted: bool
-    """Whether somebody was seen to pat the watchdog timer."""
+    """Whether a pat of the watchdog timer was seen."""
     power_seen_off: bool
 
 
@@ -258,27 +269,27 @@ async def watch_steady(
     watch_timer: bool,
     waiting: Waiting,
 ) -> Steady:
-    """Ask again and again for the steady time: it answers, and the host's power stays."""
+    """Ask repeatedly during the steady time whether the BMC answers and the power is unchanged."""
     end_s = time.monotonic() + times.steady_s
     asked = 0
     patted = False
-    last_look: TimerReading | None = None
+    earlier: TimerReading | None = None
     while True:
         waiting(end_s - time.monotonic(), "until it counts as steady")
         asked += 1
-        answer, _ = await ask(session, time, "device id", GetDeviceIdReq())
+        answer, _ = await ask(session, time, BmcQuestion.DEVICE_ID, GetDeviceIdReq())
         if answer.kind is not AnswerKind.ANSWERED:
             detail = f"at question {asked}: {answer.kind.value}: {answer.detail}"
             return Steady(False, detail, patted, power_seen_off=False)
-        _, status = await ask(session, time, "power", GetChassisStatusReq())
+        _, status = await ask(session, time, BmcQuestion.POWER, GetChassisStatusReq())
         if status is not None and power_before is not None and power_word(status) != power_before:
             detail = f"the host's power turned {power_word(status)}"
             return Steady(False, detail, patted, power_seen_off=not status.power_on)
         if watch_timer:
-            look = await look_at_timer(session, time)
-            if look is not None and last_look is not None:
-                patted = patted or was_patted(last_look, look)
-            last_look = look or last_look
+            reading = await read_timer(session, time)
+            if reading is not None and earlier is not None:
+                patted = patted or was_patted(earlier, reading)
+            earlier = reading or earlier
         now_s = time.monotonic()
         if now_s >= end_s:
             detail = f"{asked} of {asked} questions answered in {times.steady_s:g} s"

@@ -1,4 +1,4 @@
-"""The frozen records that flow from stage to stage; no behaviour but their JSON shapes.
+"""The frozen records that pass from stage to stage. They have no behaviour but their JSON shape.
 
-A module for each thing the program does, so that a sweep does not load what heals.
+Each task of the program has a module of its own, so that a sweep does not load what `heal` needs.
 """

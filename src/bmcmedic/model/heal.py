@@ -11,7 +11,7 @@ from bmcmedic.model.probe import WatchdogFacts
 
 @dataclass(frozen=True, slots=True)
 class KipmiThread:
-    """One `kipmiN` kernel thread and the share of a core it burns."""
+    """One `kipmiN` kernel thread and its CPU share, in percent of a core."""
 
     name: str
     cpu_percent: float
@@ -19,10 +19,10 @@ class KipmiThread:
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What the host itself saw: the part of `bmcmedic triage --json` that healing needs."""
+    """What the host itself reports: the part of `bmcmedic triage --json` that healing needs."""
 
     captured_at: float
-    """Epoch seconds, by the host's clock."""
+    """When triage ran, in epoch seconds of the host's clock."""
     symptoms: tuple[str, ...]
     hostname: str | None = None
     product_uuid: str | None = None
@@ -31,18 +31,18 @@ class HostReport:
     kipmi: tuple[KipmiThread, ...] = ()
     stuck_clients: int = 0
     hung_since: float | None = None
-    """Epoch seconds."""
+    """Since when the BMC has not answered its host, in epoch seconds."""
     undecided: tuple[str, ...] = ()
-    """Why it could not judge; then no symptom does not mean that there is none."""
+    """Why triage could not judge. If it is not empty, no symptom does not prove the host well."""
 
     @property
     def kipmi_percent_max(self) -> float:
-        """The busiest kipmi thread's share of a core; 0 where there is none."""
+        """Return the highest CPU share of any kipmi thread, in percent of a core; 0 without one."""
         return max((thread.cpu_percent for thread in self.kipmi), default=0.0)
 
 
 class Reach(Enum):
-    """How far the way to a BMC's session over LAN goes."""
+    """How far an attempt to open a session over LAN got."""
 
     SESSION = "session"
     CREDENTIALS_REFUSED = "credentials refused"
@@ -52,8 +52,27 @@ class Reach(Enum):
     NO_WAY = "no way to the address"
 
 
+class BmcQuestion(StrEnum):
+    """One question to a BMC; the value is its name in messages."""
+
+    DEVICE_ID = "device id"
+    POWER = "power"
+    SELF_TEST = "self-test"
+    SYSTEM_GUID = "system GUID"
+    DEVICE_GUID = "device GUID"
+    WATCHDOG_TIMER = "watchdog timer"
+    SET_WATCHDOG_TIMER = "setting the watchdog timer"
+    START_WATCHDOG_TIMER = "starting the watchdog timer"
+    RESTART_CAUSE = "restart cause"
+    EVENT_LOG = "event log"
+    LAST_EVENT = "last event"
+    KNOWN_EVENT = "known event"
+    NEW_EVENT = "new event"
+    OLD_SESSION = "old session"
+
+
 class AnswerKind(Enum):
-    """What became of one question."""
+    """How the BMC answered one question."""
 
     ANSWERED = "answered"
     UNSUPPORTED = "not supported"
@@ -65,9 +84,9 @@ class AnswerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ObservedAnswer:
-    """One question to a BMC and what became of it."""
+    """One question to a BMC and its answer, or the lack of one."""
 
-    question: str
+    question: BmcQuestion
     kind: AnswerKind
     detail: str
     latency_s: float | None = None
@@ -75,17 +94,17 @@ class ObservedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a BMC told over LAN, nothing changed by asking; unknown is None."""
+    """What a BMC answered over LAN; asking changed nothing. An unknown field is None."""
 
     target: str
     reach: Reach
     reach_detail: str = ""
     answers: tuple[ObservedAnswer, ...] = ()
     available: bool | None = None
-    """False while the BMC says that it is updating itself (section 20.1)."""
+    """False while the BMC reports that it is updating itself (section 20.1)."""
     firmware: str | None = None
     system_guid: bytes | None = None
-    """16 bytes as they travelled; None too when they are all 00 or all FF."""
+    """16 bytes in the order of the wire; None also where they are all 00 or all FF."""
     device_guid: bytes | None = None
     self_test: int | None = None
     """The first byte of Get Self Test Results (section 20.4), 0x55 when all is well."""
@@ -94,12 +113,16 @@ class Observation:
     watchdog: WatchdogFacts | None = None
 
     def answers_of(self, *kinds: AnswerKind) -> tuple[ObservedAnswer, ...]:
-        """The answers of these kinds."""
+        """Return the answers of these kinds."""
         return tuple(answer for answer in self.answers if answer.kind in kinds)
+
+    def kind_of(self, question: BmcQuestion) -> AnswerKind | None:
+        """Return how the BMC answered a question; None where it was not asked."""
+        return next((a.kind for a in self.answers if a.question is question), None)
 
 
 class DiagnosisKind(StrEnum):
-    """What ails a BMC, as far as it can be told from outside."""
+    """What is wrong with a BMC, as far as LAN and host show it."""
 
     HEALTHY = "healthy"
     IN_BAND_HUNG = "in-band-hung"
@@ -111,12 +134,12 @@ class DiagnosisKind(StrEnum):
     NO_WAY = "no-way"
     UNCLEAR = "unclear"
     ORDERED = "ordered"
-    """Nobody asks why: an operator ordered the restart (`bmcmedic reset`)."""
+    """An operator ordered the restart (`bmcmedic reset`), so no diagnosis is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BmcDiagnosis:
-    """A kind, what speaks for it, and what is ruled out."""
+    """The kind, the evidence for it, and what is ruled out."""
 
     kind: DiagnosisKind
     evidence: tuple[str, ...]
@@ -124,17 +147,17 @@ class BmcDiagnosis:
 
 
 class IdentityCheck(StrEnum):
-    """Whether the host that complained and the BMC at the target belong together."""
+    """Whether the host that reported symptoms and the BMC at the target belong together."""
 
     PROVEN = "proven"
     MISMATCH = "mismatch"
     NOT_PROVEN = "not-proven"
     NOT_ASKED = "not-asked"
-    """No host report was given, so nothing claims to be about another machine."""
+    """No host report was given, so there is no host to compare with."""
 
 
 class Remedy(StrEnum):
-    """What is to be done."""
+    """The action that a plan chooses."""
 
     NOTHING = "nothing"
     COLD_RESET = "cold-reset"
@@ -145,7 +168,7 @@ class Remedy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemedyPlan:
-    """The remedy, why, and the steps in order as an operator reads them before saying yes."""
+    """The remedy, the reason, and the ordered steps that an operator reads before a yes."""
 
     remedy: Remedy
     reason: str
@@ -154,22 +177,22 @@ class RemedyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that was taken, and what came of it."""
+    """One step of a remediation and its outcome."""
 
     name: str
     outcome: str
     at: float
-    """Epoch seconds when it ended."""
+    """When the step ended, in epoch seconds."""
     detail: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """One object under `steps` in the documented JSON."""
+        """Return the step's object under `steps` in the documented JSON."""
         return {"name": self.name, "outcome": self.outcome, "at": self.at, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
 class HealVerdict:
-    """How a `heal` or `reset` ended, with everything that leads there."""
+    """How a `heal` or `reset` ended, with its steps and its evidence."""
 
     target: str
     verdict: str
@@ -180,10 +203,10 @@ class HealVerdict:
     host_untouched: bool | None = None
     evidence: tuple[str, ...] = ()
     resets_sent: int = 0
-    """How many cold or warm resets left this program: 0 or 1."""
+    """How many cold or warm resets this program sent: 0 or 1."""
 
     def to_json(self) -> dict[str, Any]:
-        """One line of `bmcmedic heal --json` and `bmcmedic reset --json`."""
+        """Return the line of `bmcmedic heal --json` and `bmcmedic reset --json`."""
         return {
             "target": self.target,
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""What a probe finds out."""
+"""The record of what one probe found out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class WatchdogFacts:
-    """The BMC's watchdog timer as one Get Watchdog Timer saw it (chapter 27)."""
+    """The BMC's watchdog timer as Get Watchdog Timer reported it (chapter 27)."""
 
     running: bool
     present_countdown_s: float
@@ -16,7 +16,7 @@ class WatchdogFacts:
     """`none`, `hard reset`, `power down` or `power cycle`."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object under `watchdog` in the documented JSON."""
+        """Return the object under `watchdog` in the documented JSON."""
         return {
             "running": self.running,
             "present_countdown_s": self.present_countdown_s,
@@ -25,7 +25,7 @@ class WatchdogFacts:
 
 
 class ProbeResult(NamedTuple):
-    """What one probe of one target found out; unknown is None. The names are the JSON keys."""
+    """What one probe of one target found out. The names are the JSON keys; unknown is None."""
 
     target: str
     reachable: bool
@@ -35,15 +35,15 @@ class ProbeResult(NamedTuple):
     firmware: str | None = None
     manufacturer_id: int | None = None
     guid: str | None = None
-    """As 32 hexadecimal digits in the order of the wire."""
+    """32 hexadecimal digits, in the order of the wire."""
     self_test: str | None = None
-    """`passed`, `unsupported`, or what failed."""
+    """`passed`, `unsupported`, or the failure in words."""
     watchdog: WatchdogFacts | None = None
     latency_s: float | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """One line of `bmcmedic probe --json`."""
+        """Return the line of `bmcmedic probe --json`."""
         facts = self._asdict()
         if self.watchdog is not None:
             facts["watchdog"] = self.watchdog.to_json()

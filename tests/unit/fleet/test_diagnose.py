@@ -14,16 +14,16 @@ from bmcmedic.errors import (
     RmcpPlusStatusError,
     Unreachable,
 )
-from bmcmedic.fleet.diagnose import diagnose, identity
+from bmcmedic.fleet.diagnose import diagnose
 from bmcmedic.fleet.host_evidence.host_verdict import HostWitness
 from bmcmedic.fleet.observe import answer_of, reach_of
 from bmcmedic.fleet.plan import ResetTimes, plan
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
 from bmcmedic.model.heal import (
     AnswerKind,
+    BmcQuestion,
     DiagnosisKind,
     HostReport,
-    IdentityCheck,
     KipmiThread,
     Observation,
     ObservedAnswer,
@@ -36,9 +36,9 @@ WELL = Observation(
     "bmc1",
     Reach.SESSION,
     answers=(
-        ObservedAnswer("device id", AnswerKind.ANSWERED, "", 0.01),
-        ObservedAnswer("power", AnswerKind.ANSWERED, "", 0.01),
-        ObservedAnswer("watchdog timer", AnswerKind.UNSUPPORTED, "completion code 0xc1"),
+        ObservedAnswer(BmcQuestion.DEVICE_ID, AnswerKind.ANSWERED, "", 0.01),
+        ObservedAnswer(BmcQuestion.POWER, AnswerKind.ANSWERED, "", 0.01),
+        ObservedAnswer(BmcQuestion.WATCHDOG_TIMER, AnswerKind.UNSUPPORTED, "completion code 0xc1"),
     ),
     available=True,
     system_guid=UUID(UUID_TEXT).bytes_le,
@@ -49,7 +49,9 @@ CALM = HostReport(captured_at=0.0, symptoms=(), product_uuid=UUID_TEXT)
 
 
 def with_answer(kind: AnswerKind) -> Observation:
-    return replace(WELL, answers=(*WELL.answers, ObservedAnswer("self-test", kind, "why")))
+    return replace(
+        WELL, answers=(*WELL.answers, ObservedAnswer(BmcQuestion.SELF_TEST, kind, "why"))
+    )
 
 
 def test_a_bmc_that_answers_everything_is_healthy() -> None:
@@ -123,10 +125,10 @@ def test_what_the_host_saw_decides(changes: dict[str, object], kind: DiagnosisKi
 
 def test_a_host_that_could_not_judge_makes_no_bmc_healthy() -> None:
     blind = replace(CALM, undecided=("it could not see whether 3 IPMI clients hang",))
-    told = diagnose(WELL, blind)
-    assert told.kind is DiagnosisKind.UNCLEAR
-    assert "could not judge: it could not see whether 3 IPMI clients hang" in told.evidence[0]
-    assert plan(told, ResetTimes()).remedy is Remedy.REFUSE
+    diagnosis = diagnose(WELL, blind)
+    assert diagnosis.kind is DiagnosisKind.UNCLEAR
+    assert "could not judge: it could not see whether 3 IPMI clients hang" in diagnosis.evidence[0]
+    assert plan(diagnosis, ResetTimes()).remedy is Remedy.REFUSE
     assert diagnose(with_answer(AnswerKind.UNANSWERED), blind).kind is DiagnosisKind.LAN_SICK
     assert diagnose(WELL, blind, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
     seen = replace(blind, symptoms=("bmc-not-answering",))
@@ -194,33 +196,10 @@ def test_the_advice_fits_what_was_seen() -> None:
 
 def test_errors_become_answers_in_one_place() -> None:
     error = GetChassisStatusReq.completion_code_error
-    assert answer_of("q", error(0xC1)).kind is AnswerKind.UNSUPPORTED
-    assert answer_of("q", error(0xD1)).kind is AnswerKind.UPDATING
-    assert answer_of("q", error(0xC0)).kind is AnswerKind.SAID_NO
-    assert answer_of("q", NoAnswer("")).kind is AnswerKind.UNANSWERED
-
-
-@pytest.mark.parametrize(
-    "guid",
-    [UUID(UUID_TEXT).bytes, UUID(UUID_TEXT).bytes_le, UUID(UUID_TEXT).bytes[::-1]],
-    ids=["text order", "SMBIOS order", "reversed"],
-)
-def test_identity_is_proven_in_every_order_of_bytes(guid: bytes) -> None:
-    assert identity(replace(WELL, system_guid=guid), CALM) is IdentityCheck.PROVEN
-    other = replace(CALM, product_uuid=None, bmc_guid=UUID_TEXT)
-    observed = replace(WELL, system_guid=None, device_guid=guid)
-    assert identity(observed, other) is IdentityCheck.PROVEN
-
-
-def test_identity_says_what_it_cannot_know() -> None:
-    other = replace(CALM, product_uuid="ffffffff-0000-1111-2222-333333333333")
-    assert identity(WELL, None) is IdentityCheck.NOT_ASKED
-    assert identity(WELL, other) is IdentityCheck.MISMATCH
-    assert identity(replace(WELL, system_guid=None), CALM) is IdentityCheck.NOT_PROVEN
-    assert identity(WELL, replace(CALM, product_uuid=None)) is IdentityCheck.NOT_PROVEN
-    assert identity(WELL, replace(CALM, product_uuid="Not Settable")) is IdentityCheck.NOT_PROVEN
-    nil = "00000000-0000-0000-0000-000000000000"
-    assert identity(WELL, replace(CALM, product_uuid=nil)) is IdentityCheck.NOT_PROVEN
+    assert answer_of(BmcQuestion.POWER, error(0xC1)).kind is AnswerKind.UNSUPPORTED
+    assert answer_of(BmcQuestion.POWER, error(0xD1)).kind is AnswerKind.UPDATING
+    assert answer_of(BmcQuestion.POWER, error(0xC0)).kind is AnswerKind.SAID_NO
+    assert answer_of(BmcQuestion.POWER, NoAnswer("")).kind is AnswerKind.UNANSWERED
 
 
 def test_a_plan_names_the_times_and_the_one_reset() -> None:

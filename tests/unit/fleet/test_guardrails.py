@@ -63,6 +63,6 @@ def test_a_refusal_carries_its_numbers() -> None:
     assert "300 s" in str(refusal)
 
 
-def test_every_rule_that_is_broken_is_told() -> None:
+def test_every_broken_rule_is_reported() -> None:
     facts = GuardrailFacts(identity=IdentityCheck.MISMATCH, updating="0xD1", confirmed=False)
     assert rules(facts) == ["other-host", "bmc-updating", "not-confirmed"]

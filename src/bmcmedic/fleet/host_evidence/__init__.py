@@ -1,1 +1,1 @@
-"""What the host itself tells: its symptoms, its marks of a restart, and the verdict on it."""
+"""What the host itself reports: its symptoms, its marks of a restart, and the verdict on it."""

@@ -1,7 +1,7 @@
-"""Whether the host restarted while its BMC did: the marks that a restart leaves, seen over LAN.
+"""Marks that a restart of the host leaves in its BMC, read over LAN.
 
-None of them is asked from the host, each is optional (0xC1 is fine), and together they can prove
-that the host was touched, never that it was not: only the host's own boot id does that.
+The host itself is not asked, and a BMC may lack any of the marks (0xC1 is fine). Together they can
+prove that the host restarted. They never prove that it kept running: only its boot id does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from bmcmedic.ipmi.commands.sel import (
     GetSelInfoReq,
 )
 from bmcmedic.ipmi.commands.sel_records import SYSTEM_EVENT, SystemEventRecord
+from bmcmedic.model.heal import BmcQuestion
 
 NEW_EVENTS_MAX = 64
-"""A host that boots logs a few dozen events; more new ones than this are not read."""
+"""Most new events that are read; a host that boots logs a few dozen."""
 
 _SENSOR_SPECIFIC = 0x6F
 _RECORD_TYPE_OFFSET = 2
@@ -40,16 +41,16 @@ _RESTART_EVENTS: dict[int, tuple[str, frozenset[int] | None]] = {
     0x22: ("system ACPI power state", frozenset({4, 5, 6, 7, 9})),
     0x23: ("watchdog", frozenset({1, 2, 3})),
 }
-"""By sensor type: the offsets that speak of a host restart (table 42-3); None is every offset.
+"""For each sensor type, its name and the offsets that show a host restart; None is every offset.
 
-A BMC that boots logs some of these types for itself, such as ACPI S0 or a watchdog that stopped:
-those offsets are left out.
+Spec: table 42-3. Some offsets are left out, because a BMC logs them when it boots itself: ACPI S0,
+or a watchdog that stopped.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class HostMarks:
-    """What a host restart would change; unknown is None."""
+    """The state in a BMC that a host restart changes; unknown is None."""
 
     power: str | None
     last_power_event: LastPowerEvent | None
@@ -59,7 +60,7 @@ class HostMarks:
     sel_last_record_id: int | None
 
     def describe(self) -> str:
-        """The marks besides the power, in one line."""
+        """Return the marks besides the power, in one line."""
         parts = []
         if self.restart_cause is not None:
             parts.append(f"last restart: {self.restart_cause.name.lower().replace('_', ' ')}")
@@ -69,13 +70,13 @@ class HostMarks:
 
 
 async def read_host_marks(session: BmcSession, time: Timekeeper) -> HostMarks:
-    """Note everything that a host restart would change."""
-    _, status = await ask(session, time, "power", GetChassisStatusReq())
-    _, cause = await ask(session, time, "restart cause", GetSystemRestartCauseReq())
-    _, log = await ask(session, time, "event log", GetSelInfoReq())
+    """Read everything that a host restart would change."""
+    _, status = await ask(session, time, BmcQuestion.POWER, GetChassisStatusReq())
+    _, cause = await ask(session, time, BmcQuestion.RESTART_CAUSE, GetSystemRestartCauseReq())
+    _, log = await ask(session, time, BmcQuestion.EVENT_LOG, GetSelInfoReq())
     last_id = None
     if log is not None and log.entries:
-        _, entry = await ask(session, time, "last event", GetSelEntryReq(LAST_RECORD_ID))
+        _, entry = await ask(session, time, BmcQuestion.LAST_EVENT, GetSelEntryReq(LAST_RECORD_ID))
         if entry is not None and len(entry.record_data) > _RECORD_TYPE_OFFSET:
             last_id = int.from_bytes(entry.record_data[:2], "little")
     return HostMarks(
@@ -91,7 +92,7 @@ async def read_host_marks(session: BmcSession, time: Timekeeper) -> HostMarks:
 async def read_new_events(
     session: BmcSession, time: Timekeeper, before: HostMarks, after: HostMarks
 ) -> tuple[SystemEventRecord, ...]:
-    """The events logged since `before`, none when the log did not change."""
+    """Return the events logged since `before`; none if the log did not change."""
     unchanged = (before.sel_entries, before.sel_last_addition, before.sel_last_record_id) == (
         after.sel_entries,
         after.sel_last_addition,
@@ -102,15 +103,15 @@ async def read_new_events(
     record_id = FIRST_RECORD_ID
     if before.sel_last_record_id is not None:
         _, known = await ask(
-            session, time, "known event", GetSelEntryReq(before.sel_last_record_id)
+            session, time, BmcQuestion.KNOWN_EVENT, GetSelEntryReq(before.sel_last_record_id)
         )
-        if known is not None:  # else the log was cleared meanwhile: everything in it is new
+        if known is not None:  # else the log was cleared meanwhile, so all of it is new
             record_id = known.next_record_id
     events = []
     for _ in range(NEW_EVENTS_MAX):
         if record_id == LAST_RECORD_ID:
             break
-        _, entry = await ask(session, time, "new event", GetSelEntryReq(record_id))
+        _, entry = await ask(session, time, BmcQuestion.NEW_EVENT, GetSelEntryReq(record_id))
         if entry is None:
             break
         if (event := _system_event(entry.record_data)) is not None:
@@ -135,9 +136,9 @@ def host_changes(
     *,
     power_seen_off: bool = False,
 ) -> tuple[str, ...]:
-    """Every sign that the host restarted or lost its power; pure.
+    """Return every sign that the host restarted or lost its power; this function is pure.
 
-    A BMC that lost a volatile mark in its own restart shows it as zero: that is no sign.
+    A mark of zero is no sign: the BMC lost it in its own restart.
     """
     signs = []
     if before.power is not None and after.power is not None and before.power != after.power:

@@ -1,27 +1,27 @@
-"""Weighing what is known about the host after its BMC restarted: pure."""
+"""Judges what is known about the host after its BMC restarted: pure, no I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.fleet.host_evidence.symptoms import are_left_over, unrest
+from bmcmedic.fleet.host_evidence.symptoms import are_left_over, complaints
 from bmcmedic.model.heal import HostReport
 
 
 @dataclass(frozen=True, slots=True)
 class HostWitness:
-    """What the host said after the restart."""
+    """What the host reported after the restart."""
 
     report: HostReport | None
-    unrest: tuple[str, ...]
-    """What still speaks against a healthy in-band side."""
+    complaints: tuple[str, ...]
+    """What still shows a sick in-band side."""
     detail: str
     left_over: str = ""
-    """Of clients that missed their answer and wait on, though nothing ails the BMC any more."""
+    """A line about clients that missed their answer and still wait, although the BMC is well."""
 
     @classmethod
     def of(cls, report: HostReport) -> HostWitness:
-        """The witness of one report."""
+        """Return what one report means."""
         kipmi = f"kipmi at {report.kipmi_percent_max:g} %"
         if are_left_over(report):
             count = report.stuck_clients
@@ -31,17 +31,17 @@ class HostWitness:
                 " more: `bmcmedic relieve` on the host ends them"
             )
             return cls(report, (), f"{kipmi}; {left}", left)
-        return cls(report, unrest(report), f"{kipmi}, no stuck client")
+        return cls(report, complaints(report), f"{kipmi}, no stuck client")
 
     @property
     def is_well(self) -> bool:
-        """Whether the host spoke, and has nothing to complain of."""
-        return self.report is not None and not self.unrest
+        """Whether the host gave a report without complaints."""
+        return self.report is not None and not self.complaints
 
 
 @dataclass(frozen=True, slots=True)
 class HostJudgement:
-    """Whether the host was left alone: True only when its boot id proves it."""
+    """Whether the host kept running: True only if its boot id proves it."""
 
     untouched: bool | None
     lines: tuple[str, ...]
@@ -51,10 +51,10 @@ class HostJudgement:
 def judge_host(
     before: HostReport | None, after: HostReport | None, signs: tuple[str, ...]
 ) -> HostJudgement:
-    """Weigh boot ids against the signs seen over LAN.
+    """Judge the boot ids and the signs that were seen over LAN.
 
-    The boot id outweighs every sign: the kernel makes a new one at each boot, while a BMC that has
-    just restarted may tell old or odd things about its host.
+    The boot id outweighs every sign, because the kernel makes a new one at each boot. A BMC that
+    has just restarted may report stale or wrong facts about its host.
     """
     if before is not None and after is not None:
         if _other_host(before, after):

@@ -1,7 +1,7 @@
-"""What the host saw: reading the JSON of `bmcmedic triage --json`, whoever wrote it.
+"""Reads what the host saw: the JSON of `bmcmedic triage --json`, of any version.
 
-The document comes from another machine, through a pipe or a file, so nothing about it is believed
-before it is checked, and every refusal names the key and what was expected there.
+The document comes from another machine, through a pipe or a file. So every value is checked before
+it is used, and a refusal names the key and what was expected there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from bmcmedic.host import symptoms
 from bmcmedic.model.heal import HostReport, KipmiThread
 
 REPORT_BYTES_MAX = 1 << 20
-"""A triage of a host with hundreds of stuck clients is some 100 kB; more than this is no triage."""
+"""Longest report that is read, in bytes; with hundreds of stuck clients it has some 100 kB."""
 
 _TEXT_CHARACTERS_MAX = 300
+"""Longest text that a key of the report may have, in characters."""
 _SHOWN_CHARACTERS_MAX = 40
+"""Longest excerpt of a wrong value quoted in its refusal, in characters."""
 
 KIPMI_AT_REST_PERCENT = 1.0
-"""Below this share of a core a `kipmi` thread is at rest; idle it is 0."""
+"""CPU share below which a `kipmi` thread counts as at rest, in percent of a core; idle it is 0."""
 
 HUNG_SYMPTOMS = frozenset({symptoms.BMC_NOT_ANSWERING, symptoms.STUCK_CLIENTS})
 """Each of these symptoms says that the in-band side hangs."""
@@ -34,16 +36,16 @@ BUSY_SYMPTOMS = frozenset({symptoms.KIPMI_BUSY})
 """These symptoms accompany a hang and a slow BMC alike."""
 
 UNDECIDED_KIND = "undecided"
-"""The kind of a diagnosis that is none."""
+"""The kind that triage reports if it could not judge."""
 
 BMC_SYMPTOMS = HUNG_SYMPTOMS | SLOW_SYMPTOMS | BUSY_SYMPTOMS
 
 
 def parse_host_report(raw: bytes, *, source: str) -> HostReport:
-    """Read one triage document; raises ConfigurationError that names `source` and the key."""
+    """Read one triage document; raises a ConfigurationError that names `source` and the key."""
     if len(raw) > REPORT_BYTES_MAX:
         raise ConfigurationError(
-            f"{source}: more than {REPORT_BYTES_MAX} bytes; that is no output of"
+            f"{source}: more than {REPORT_BYTES_MAX} bytes; that is not the output of"
             " `bmcmedic triage --json`"
         )
     if not raw.strip():
@@ -101,10 +103,10 @@ class _Reader:
             f"it could not see {self._text(what, f'blind[{index}]')}"
             for index, what in enumerate(self._list(top.get("blind"), "blind"))
         )
-        told = self._object(top.get("diagnosis") or {}, "diagnosis")
-        if blind or told.get("kind") != UNDECIDED_KIND:
+        diagnosis = self._object(top.get("diagnosis") or {}, "diagnosis")
+        if blind or diagnosis.get("kind") != UNDECIDED_KIND:
             return blind
-        return ("its kernel waits for the BMC, and whether that hangs could not be told yet",)
+        return ("its kernel waits for the BMC, and it is not known yet whether the BMC hangs",)
 
     def _hung_since(self, value: object) -> float | None:
         return None if value is None else self._number(value, "hung_since")
@@ -139,7 +141,7 @@ class _Reader:
     def _number(self, value: object, key: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, "a number", value)
-        # An int of a thousand digits is valid JSON, but no time and no share of a core.
+        # An int of a thousand digits is valid JSON, but neither a time nor a CPU share.
         if not -1e15 < value < 1e15 or not math.isfinite(value):
             raise self._wrong(key, "a number of a sensible size", value)
         return float(value)
@@ -147,7 +149,7 @@ class _Reader:
     def _text(self, value: object, key: str) -> str:
         if not isinstance(value, str) or len(value) > _TEXT_CHARACTERS_MAX:
             raise self._wrong(key, f"a text of at most {_TEXT_CHARACTERS_MAX} characters", value)
-        # It will stand on a terminal and in a ticket: nothing in it may steer either.
+        # It goes to a terminal and into a ticket, so it must not contain control characters.
         return "".join(c if c.isprintable() else "?" for c in value)
 
     def _optional_text(self, where: Mapping[str, Any], key: str, prefix: str) -> str | None:
@@ -162,14 +164,14 @@ class _Reader:
 
 
 def are_left_over(report: HostReport) -> bool:
-    """Whether stuck clients are all there is, and the kernel is known not to wait for the BMC."""
+    """Whether stuck clients are the only symptom, and the kernel does not wait for the BMC."""
     only_stuck = set(report.symptoms) == {symptoms.STUCK_CLIENTS} and report.hung_since is None
     at_rest = report.kipmi_percent_max < KIPMI_AT_REST_PERCENT
     return only_stuck and bool(report.kipmi) and at_rest
 
 
-def unrest(report: HostReport) -> tuple[str, ...]:
-    """What speaks against a healthy in-band side, in an operator's words; nothing is at rest."""
+def complaints(report: HostReport) -> tuple[str, ...]:
+    """Return what shows a sick in-band side, in an operator's words; empty if it is at rest."""
     busy = [t for t in report.kipmi if t.cpu_percent >= KIPMI_AT_REST_PERCENT]
     lines = [f"the host's {t.name} burns {t.cpu_percent:g} % of a core" for t in busy]
     if report.stuck_clients:
@@ -178,7 +180,7 @@ def unrest(report: HostReport) -> tuple[str, ...]:
     if report.hung_since is not None:
         hung_s = max(0.0, report.captured_at - report.hung_since)
         lines.append(f"the host has had no answer from its BMC for {hung_s:.0f} s")
-    told = {
+    covered = {
         symptoms.KIPMI_BUSY: bool(busy),
         symptoms.STUCK_CLIENTS: report.stuck_clients > 0,
         symptoms.BMC_NOT_ANSWERING: report.hung_since is not None,
@@ -186,7 +188,7 @@ def unrest(report: HostReport) -> tuple[str, ...]:
     lines += [
         f"the host reports the symptom {name}"
         for name in report.symptoms
-        if name in BMC_SYMPTOMS and not told.get(name, False)
+        if name in BMC_SYMPTOMS and not covered.get(name, False)
     ]
     lines += [f"the host could not be judged: {why}" for why in report.undecided]
     return tuple(lines)

@@ -1,6 +1,8 @@
-"""The one loop that joins the stages: probe, diagnose, plan, act, verify, verdict.
+"""The loop that joins the stages: probe, diagnose, plan, act, verify, verdict.
 
-A remediation works on one BMC, sends at most one reset, and always ends in a verdict.
+A remediation works on one BMC, sends at most one reset, and always ends in a verdict. `case` is
+its input, `remediation` goes from symptom to plan, `execution` carries the plan out, `proof`
+verifies the result, and `record` holds what all of them found.
 """
 
 from bmcmedic.fleet.remediation.case import Confirm, HostSource, RemediationCase, RemediationEnding

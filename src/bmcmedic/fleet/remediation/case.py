@@ -1,4 +1,4 @@
-"""What a remediation is given, and the words it ends in."""
+"""The input of a remediation, its possible endings, and the verdict of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from bmcmedic.model.heal import BmcDiagnosis, HostReport, RemedyPlan
 
 
 class HostSource(Protocol):
-    """Where the host's own report comes from, each time it is asked."""
+    """Where the host's own report comes from; each call asks the host anew."""
 
     async def run(self) -> HostReport:
-        """The host as it is now; raises TriageFailed."""
+        """Return the host's report as of now; raises TriageFailed."""
 
 
 Confirm = Callable[[BmcDiagnosis, RemedyPlan], Awaitable[str | None]]
-"""Asks for leave to act: None is yes, a text is why not."""
+"""Asks the operator for permission to act: None is yes, a text is the reason of a no."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemediationCase:
-    """One BMC, and everything that a remediation of it is given."""
+    """One BMC, and everything that its remediation needs."""
 
     link: BmcLink
     time: Timekeeper
@@ -34,15 +34,15 @@ class RemediationCase:
     confirm: Confirm
     times: ResetTimes = field(default_factory=ResetTimes)
     report: HostReport | None = None
-    """What the host saw, from a file or a pipe."""
+    """The host's report from a file or a pipe."""
     host: HostSource | None = None
-    """Asked before and after."""
+    """The host itself, asked before the reset and after it."""
     in_band_hung: bool = False
-    """The operator's own word."""
+    """Whether the operator says that the BMC hangs towards its host."""
 
 
 class RemediationEnding(Enum):
-    """How a remediation ends, before `heal` and `reset` put it into their own words."""
+    """How a remediation ends; `heal` and `reset` have different verdicts for it."""
 
     HEALTHY = "healthy"
     DONE = "done"
@@ -72,7 +72,7 @@ RESET_VERDICTS: dict[RemediationEnding, str] = {
 
 
 class Ended(Exception):
-    """Nothing more is to be done; carries the ending and why."""
+    """Ends a remediation early, with its ending and the reason."""
 
     def __init__(self, ending: RemediationEnding, reason: str) -> None:
         super().__init__(reason)
@@ -81,7 +81,7 @@ class Ended(Exception):
 
 
 class FellSilent(Ended):
-    """The BMC answered, then no more, before anything was sent: it may be restarting by itself."""
+    """The BMC stopped answering before the reset was sent: it may be restarting by itself."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(RemediationEnding.NOT_DONE, reason)

@@ -1,4 +1,4 @@
-"""Everything one remediation found out and did so far, and the one way to write it down."""
+"""Everything that one remediation has found and done so far, and its steps in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bmcmedic.model.heal import HostReport, Observation, Remedy, Step
 
 
 class RemediationRecord:
-    """The patient's chart: what was seen and done, shared by the parts of one remediation."""
+    """What was found and done; all parts of one remediation share it."""
 
     def __init__(self, case: RemediationCase) -> None:
         self.case = case
@@ -19,31 +19,34 @@ class RemediationRecord:
         self.failures: list[tuple[RemediationEnding, str]] = []
         self.observation: Observation | None = None
         self.observed_at_s = 0.0
-        """Monotonic seconds when the observation ended."""
+        """When the observation ended, in monotonic seconds."""
         self.host_before: HostReport | None = None
-        """What the host said when it was asked before; not what a file said."""
+        """The host's report from before the reset, as `case.host` gave it, not a file."""
         self.marks_before: HostMarks | None = None
         self.marks_after: HostMarks | None = None
         self.host_may_pat = False
-        """Whether nothing says that the host's in-band side hangs: then it can pat its timer."""
+        """Whether the host can pat its timer, because nothing shows that its in-band side hangs."""
         self.early_signs: tuple[str, ...] = ()
-        """Of a host restart, seen before anything was sent."""
+        """Signs of a host restart that were seen before anything was sent."""
         self.remedy = Remedy.COLD_RESET
         self.resets_sent = 0
         self.acting_session_lives = False
-        """Whether the session that sent the reset still answers: it did not happen."""
+        """Whether the session that sent the reset still answers, so that no reset happened."""
         self.hold: act.WatchdogHold | None = None
         self.restore: act.WatchdogRestore | None = None
         self.untouched: bool | None = None
 
     async def step(self, name: str, outcome: str, detail: str) -> None:
-        """A step has ended."""
+        """Add a step that has ended, and report it to the journal."""
         step = Step(name, outcome, self.case.time.epoch(), detail)
         self.steps.append(step)
         await self.case.journal.records(step)
 
     async def guard(self, step: str, facts: GuardrailFacts) -> None:
-        """End refused when a rule forbids to go on; the rule and its numbers are evidence."""
+        """End the remediation as refused if a rule forbids to go on.
+
+        Every rule that forbids it becomes evidence, with its numbers.
+        """
         refusals = violated(facts)
         if not refusals:
             return
@@ -53,26 +56,26 @@ class RemediationRecord:
         raise Ended(RemediationEnding.REFUSED, str(refusals[0]))
 
     def fails(self, ending: RemediationEnding, reason: str) -> None:
-        """Something stands against a good verdict; the work goes on, to gather the evidence."""
+        """Note a reason against a good verdict; the work goes on, to collect the evidence."""
         self.failures.append((ending, reason))
         self.evidence.append(reason)
 
     def holds(self, hold: act.WatchdogHold) -> None:
-        """The timer is held, or is about to be."""
+        """Note that the watchdog timer is held, or is about to be."""
         self.hold = hold
 
     def power_before(self) -> str | None:
-        """The host's power before the reset."""
+        """Return the host's power state before the reset; None where it is unknown."""
         if self.marks_before is not None:
             return self.marks_before.power
         return self.observation.power if self.observation else None
 
     def reports(self) -> tuple[HostReport, ...]:
-        """What is known from the host, before anything was done."""
+        """Return the host's reports from before the reset."""
         return tuple(r for r in (self.case.report, self.host_before) if r is not None)
 
     def watchdog_note(self) -> str:
-        """What an operator must know about the timer at the end; empty when nothing was changed."""
+        """Return what an operator must know about the timer; empty where it was not changed."""
         if self.hold is None or not self.hold.changed:
             return ""
         if self.restore is None or self.restore.state in (
@@ -86,18 +89,3 @@ class RemediationRecord:
                 " again, a hang of the host goes unnoticed."
             )
         return f"watchdog timer: {self.restore.detail}"
-
-
-def identity_detail(observation: Observation, report: HostReport) -> str:
-    """Both sides' ids, as an operator compares them."""
-    known = (observation.system_guid, observation.device_guid)
-    guids = dict.fromkeys(guid.hex() for guid in known if guid is not None)
-    host = report.product_uuid or report.bmc_guid
-    has = (
-        f"has the id {host}"
-        if host
-        else "gives no id (triage reads it as root only, and some hosts have none)"
-    )
-    return (
-        f"host {report.hostname or 'unnamed'} {has}, the BMC {' and '.join(guids) or 'gives none'}"
-    )

@@ -1,13 +1,14 @@
-"""The two ways in: `heal` finds out and cures, `reset` does what an operator ordered."""
+"""From symptom to plan: `heal` diagnoses and cures, `reset` does what an operator ordered."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
 from bmcmedic.fleet import verify
-from bmcmedic.fleet.diagnose import describe, diagnose, identity, self_test_text
+from bmcmedic.fleet.diagnose import describe, diagnose, self_test_text
 from bmcmedic.fleet.guardrails import GuardrailFacts
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
+from bmcmedic.fleet.identity import check_identities
 from bmcmedic.fleet.observe import observe
 from bmcmedic.fleet.plan import plan
 from bmcmedic.fleet.remediation.case import (
@@ -19,7 +20,7 @@ from bmcmedic.fleet.remediation.case import (
     RemediationEnding,
 )
 from bmcmedic.fleet.remediation.execution import Execution
-from bmcmedic.fleet.remediation.record import RemediationRecord, identity_detail
+from bmcmedic.fleet.remediation.record import RemediationRecord
 from bmcmedic.model.heal import (
     AnswerKind,
     BmcDiagnosis,
@@ -34,69 +35,69 @@ from bmcmedic.model.heal import (
 
 
 class Remediation:
-    """One run over one case; `heal` or `reset` is called once."""
+    """One remediation of one BMC; its caller calls `heal` or `reset`, and once."""
 
     def __init__(self, case: RemediationCase) -> None:
         self._case = case
-        self._chart = RemediationRecord(case)
-        self._treatment: Execution | None = None
-        self._looked_again = False
+        self._record = RemediationRecord(case)
+        self._execution: Execution | None = None
+        self._waited = False
 
-    # ------------------------------------------------------------------ the two ways in
+    # ------------------------------------------------------------------ heal and reset
 
     async def heal(self) -> HealVerdict:
-        """Find out what ails the BMC, and cure it if a cold reset can."""
+        """Find out what is wrong with the BMC, and cure it if a cold reset can."""
         return await self._conclude(self._heal, HEAL_VERDICTS)
 
     async def reset(self, remedy: Remedy) -> HealVerdict:
-        """Restart the BMC because an operator ordered it, with every care that `heal` takes."""
+        """Restart the BMC because an operator ordered it, with every check that `heal` makes."""
 
-        async def course() -> tuple[RemediationEnding, str]:
-            return await self._ordered(remedy)
+        async def remediate() -> tuple[RemediationEnding, str]:
+            return await self._reset(remedy)
 
-        return await self._conclude(course, RESET_VERDICTS)
+        return await self._conclude(remediate, RESET_VERDICTS)
 
     def standing(self) -> str:
-        """What was sent and how things stand: for an operator who interrupts."""
-        if not self._chart.resets_sent:
+        """Return what was sent and the timer's state, for an operator who interrupts."""
+        if not self._record.resets_sent:
             sent = "No reset was sent."
         else:
-            word = "cold" if self._chart.remedy is Remedy.COLD_RESET else "warm"
+            word = "cold" if self._record.remedy is Remedy.COLD_RESET else "warm"
             sent = (
                 f"One {word} reset was sent; whether the BMC came back was not verified."
                 " Look at it with `bmcmedic probe --detail` before anything else is tried."
             )
-        note = self._chart.watchdog_note()
+        note = self._record.watchdog_note()
         return f"{sent} {note}" if note else sent
 
     async def _conclude(
         self,
-        course: Callable[[], Awaitable[tuple[RemediationEnding, str]]],
-        words: dict[RemediationEnding, str],
+        remediate: Callable[[], Awaitable[tuple[RemediationEnding, str]]],
+        verdicts: dict[RemediationEnding, str],
     ) -> HealVerdict:
         try:
             try:
-                ending, reason = await course()
+                ending, reason = await remediate()
             except Ended as ended:
                 ending, reason = ended.ending, ended.reason
         finally:
-            if self._treatment is not None:
-                await self._treatment.close()
-            self._case.link.release()
-        note = self._chart.watchdog_note()
+            if self._execution is not None:
+                await self._execution.close()
+            self._case.link.release_reset_lock()
+        note = self._record.watchdog_note()
         if note:
-            self._chart.evidence.append(note)
-        await self._chart.step("verdict", words[ending], reason)
+            self._record.evidence.append(note)
+        await self._record.step("verdict", verdicts[ending], reason)
         return HealVerdict(
             target=self._case.link.target,
-            verdict=words[ending],
+            verdict=verdicts[ending],
             reason=reason,
-            steps=tuple(self._chart.steps),
-            power_before=self._chart.power_before(),
-            power_after=self._chart.marks_after.power if self._chart.marks_after else None,
-            host_untouched=self._chart.untouched,
-            evidence=tuple(dict.fromkeys(self._chart.evidence)),
-            resets_sent=self._chart.resets_sent,
+            steps=tuple(self._record.steps),
+            power_before=self._record.power_before(),
+            power_after=self._record.marks_after.power if self._record.marks_after else None,
+            host_untouched=self._record.untouched,
+            evidence=tuple(dict.fromkeys(self._record.evidence)),
+            resets_sent=self._record.resets_sent,
         )
 
     # ------------------------------------------------------------------ from symptom to plan
@@ -105,12 +106,12 @@ class Remediation:
         try:
             return await self._heal_once()
         except FellSilent as silent:
-            await self._look_again(silent)
-        self._looked_again = True
+            await self._wait_for_return(silent)
+        self._waited = True
         return await self._heal_once()
 
-    async def _look_again(self, silent: FellSilent) -> None:
-        """Wait for a BMC that may be restarting by itself: it wants no reset from us, nor hands."""
+    async def _wait_for_return(self, silent: FellSilent) -> None:
+        """Wait for a BMC that may be restarting by itself; it needs neither reset nor repair."""
         case = self._case
         await case.journal.intends("look-again", "it may be restarting by itself: waiting for it")
         back = await verify.wait_until_back(
@@ -122,33 +123,33 @@ class Remediation:
         )
         await verify.close_quietly(back.session)
         if back.session is None:
-            detail = f"{silent.reason}; and no more within {back.after_s:.0f} s: {back.last_detail}"
-            await self._chart.step("look-again", "not-back", detail)
-            self._chart.evidence.append(detail)
+            detail = f"{silent.reason}; no answer within {back.after_s:.0f} s: {back.last_detail}"
+            await self._record.step("look-again", "not-back", detail)
+            self._record.evidence.append(detail)
             raise Ended(RemediationEnding.NOT_DONE, detail)
         detail = f"{silent.reason}; it answers again after {back.after_s:.0f} s"
-        await self._chart.step("look-again", "back", detail)
-        self._chart.evidence = [detail]
+        await self._record.step("look-again", "back", detail)
+        self._record.evidence = [detail]
         if case.host is None and (case.report is not None or case.in_band_hung):
             raise Ended(
                 RemediationEnding.REFUSED,
-                f"{detail}: it may have restarted by itself, so what was said of it may be over;"
-                " look at the host again",
+                f"{detail}: it may have restarted by itself, so the symptoms may be gone;"
+                " run triage on the host again",
             )
 
     async def _heal_once(self) -> tuple[RemediationEnding, str]:
         await self._read_symptoms()
         observation = await self._probe()
-        belongs = await self._check_identity(observation)
-        report = self._chart.host_before or self._case.report  # the newer one
+        identity = await self._check_identity(observation)
+        report = self._record.host_before or self._case.report  # the newer one
         diagnosis = diagnose(observation, report, in_band_hung=self._case.in_band_hung)
-        self._chart.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
-        await self._chart.step("diagnose", str(diagnosis.kind), describe(diagnosis))
+        self._record.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
+        await self._record.step("diagnose", str(diagnosis.kind), describe(diagnosis))
         if diagnosis.kind is not DiagnosisKind.HEALTHY:
-            await self._claim()
-        if not self._looked_again and _fell_silent(observation, diagnosis):
+            await self._take_reset_lock()
+        if not self._waited and _fell_silent(observation, diagnosis):
             last = observation.answers[-1].detail
-            raise FellSilent(f"the BMC answered at first, then no more: {last}")
+            raise FellSilent(f"the BMC answered at first, then stopped answering: {last}")
         if diagnosis.kind is DiagnosisKind.HEALTHY:
             return RemediationEnding.HEALTHY, self._healthy_reason(report)
         chosen = self._plan(diagnosis, observation, None)
@@ -156,42 +157,42 @@ class Remediation:
             return RemediationEnding.NOT_DONE, f"{diagnosis.evidence[0]}; {chosen.reason}"
         if chosen.remedy is Remedy.REFUSE:
             return RemediationEnding.REFUSED, f"{diagnosis.evidence[0]}; {chosen.reason}"
-        return await self._treat(diagnosis, chosen, belongs)
+        return await self._execute(diagnosis, chosen, identity)
 
     def _healthy_reason(self, report: HostReport | None) -> str:
         if report is not None:
-            said = "the BMC answers over LAN and its host reports no symptom"
+            healthy = "the BMC answers over LAN and its host reports no symptom"
             older = self._case.report
             if older is None or older is report or not older.symptoms:
-                return said
+                return healthy
             return (
-                f"{said} now, unlike before ({', '.join(older.symptoms)}); if nobody on the host"
-                " has asked the BMC since, it may hang still: then say --in-band-hung"
+                f"{healthy} now, unlike before ({', '.join(older.symptoms)}); if nothing on the"
+                " host has asked the BMC since, it may still hang: then give --in-band-hung"
             )
         return (
-            "the BMC answers over LAN; whether it hangs towards its host cannot be seen from here"
-            " (--symptoms, --triage-command or --in-band-hung says so)"
+            "the BMC answers over LAN; whether it hangs towards its host is not visible from here"
+            " (--symptoms, --triage-command or --in-band-hung reports it)"
         )
 
-    async def _ordered(self, remedy: Remedy) -> tuple[RemediationEnding, str]:
+    async def _reset(self, remedy: Remedy) -> tuple[RemediationEnding, str]:
         observation = await self._probe()
         found = diagnose(observation, None)
-        self._chart.evidence += [*found.evidence, *found.rules_out]
+        self._record.evidence += [*found.evidence, *found.rules_out]
         diagnosis = BmcDiagnosis(
             DiagnosisKind.ORDERED, ("ordered by the operator",), found.evidence
         )
-        await self._claim()
+        await self._take_reset_lock()
         chosen = self._plan(found, observation, remedy)
         if chosen.remedy is Remedy.REPAIR:
             return RemediationEnding.NOT_DONE, f"{found.evidence[0]}; nothing was sent"
         if chosen.remedy is Remedy.REFUSE:
             return RemediationEnding.REFUSED, f"{found.evidence[0]}; {chosen.reason}"
-        return await self._treat(diagnosis, chosen, IdentityCheck.NOT_ASKED)
+        return await self._execute(diagnosis, chosen, IdentityCheck.NOT_ASKED)
 
-    async def _claim(self) -> None:
-        """A BMC that somebody else restarts right now looks sick, and wants no second reset."""
-        facts = GuardrailFacts(in_other_hands=not await self._case.link.claim())
-        await self._chart.guard("guardrails", facts)
+    async def _take_reset_lock(self) -> None:
+        """Refuse a BMC that another run is restarting: it looks sick, but needs no second reset."""
+        facts = GuardrailFacts(in_other_hands=not await self._case.link.take_reset_lock())
+        await self._record.guard("guardrails", facts)
 
     def _plan(
         self, diagnosis: BmcDiagnosis, observation: Observation, remedy: Remedy | None
@@ -204,83 +205,70 @@ class Remediation:
             host_is_asked=self._case.host is not None,
             reach=observation.reach,
         )
-        self._chart.remedy = chosen.remedy
+        self._record.remedy = chosen.remedy
         return chosen
 
     async def _read_symptoms(self) -> None:
         case = self._case
         if case.report is None and case.host is None:
-            said = "the operator says that the in-band side hangs" if case.in_band_hung else "none"
-            await self._chart.step("read-symptoms", "none-given", said)
+            detail = "none"
+            if case.in_band_hung:
+                detail = "the operator says that the in-band side hangs"
+            await self._record.step("read-symptoms", "none-given", detail)
             return
         if case.host is not None:
             await case.journal.intends("read-symptoms", "asking the host for its symptoms")
             try:
-                self._chart.host_before = await case.host.run()
+                self._record.host_before = await case.host.run()
             except TriageFailed as error:
-                await self._chart.step("read-symptoms", "failed", str(error))
+                await self._record.step("read-symptoms", "failed", str(error))
                 raise Ended(
-                    RemediationEnding.REFUSED, f"{error}; without it nothing is touched"
+                    RemediationEnding.REFUSED, f"{error}; nothing is changed without it"
                 ) from None
-        for report in self._chart.reports():
+        for report in self._record.reports():
             age_s = case.time.epoch() - report.captured_at
-            await self._chart.guard("read-symptoms", GuardrailFacts(symptoms_age_s=age_s))
+            await self._record.guard("read-symptoms", GuardrailFacts(symptoms_age_s=age_s))
             symptoms = ", ".join(report.symptoms) or "none"
             detail = f"host {report.hostname or 'unnamed'}, {age_s:.0f} s ago: {symptoms}"
-            await self._chart.step("read-symptoms", "read", detail)
+            await self._record.step("read-symptoms", "read", detail)
 
     async def _probe(self) -> Observation:
         await self._case.journal.intends("probe", "asking the BMC over LAN")
         observation = await observe(self._case.link, self._case.time)
-        self._chart.observation = observation
-        self._chart.observed_at_s = self._case.time.monotonic()
+        self._record.observation = observation
+        self._record.observed_at_s = self._case.time.monotonic()
         answered = len(observation.answers_of(AnswerKind.ANSWERED))
         detail = observation.reach_detail or (
             f"{answered} of {len(observation.answers)} questions answered, power"
             f" {observation.power or 'unknown'}, self-test {self_test_text(observation)}"
         )
-        await self._chart.step("probe", observation.reach.value, detail)
+        await self._record.step("probe", observation.reach.value, detail)
         return observation
 
     async def _check_identity(self, observation: Observation) -> IdentityCheck:
-        reports = self._chart.reports()
-        if not reports:
-            detail = "no host report was given, the operator alone says which host this is"
-            await self._chart.step("identity", str(IdentityCheck.NOT_ASKED), detail)
-            return IdentityCheck.NOT_ASKED
-        found = [identity(observation, report) for report in reports]
-        worst = min(found, key=_GRAVEST.index)
-        detail = identity_detail(observation, reports[found.index(worst)])
-        if worst is IdentityCheck.MISMATCH:
-            facts = GuardrailFacts(identity=worst, identity_detail=detail)
-            await self._chart.guard("identity", facts)
-        await self._chart.step("identity", str(worst), detail)
-        return worst
+        check, detail = check_identities(observation, self._record.reports())
+        if check is IdentityCheck.MISMATCH:
+            facts = GuardrailFacts(identity=check, identity_detail=detail)
+            await self._record.guard("identity", facts)
+        await self._record.step("identity", str(check), detail)
+        return check
 
-    async def _treat(
-        self, diagnosis: BmcDiagnosis, chosen: RemedyPlan, belongs: IdentityCheck
+    async def _execute(
+        self, diagnosis: BmcDiagnosis, chosen: RemedyPlan, identity: IdentityCheck
     ) -> tuple[RemediationEnding, str]:
-        if self._treatment is not None:
-            await self._treatment.close()
-        self._treatment = Execution(self._chart)
-        return await self._treatment.run(diagnosis, chosen, belongs)
+        if self._execution is not None:
+            await self._execution.close()
+        self._execution = Execution(self._record)
+        return await self._execution.run(diagnosis, chosen, identity)
 
 
 def _fell_silent(observation: Observation, diagnosis: BmcDiagnosis) -> bool:
-    """Whether the BMC went away while it was asked, and did not merely leave out an answer.
+    """Whether the BMC stopped answering while it was asked, and did not just leave one gap.
 
-    One answer that is missing at the end is enough where nothing else speaks for a sickness.
+    One missing answer at the end is enough where nothing else shows a sick BMC.
     """
     kinds = [answer.kind for answer in observation.answers]
     if not kinds or kinds[-1] is not AnswerKind.UNANSWERED:
         return False
     is_all = all(kind is AnswerKind.UNANSWERED for kind in kinds[-2:])
     return is_all or diagnosis.kind is DiagnosisKind.LAN_SICK
-
-
-_GRAVEST = (
-    IdentityCheck.MISMATCH,
-    IdentityCheck.NOT_PROVEN,
-    IdentityCheck.PROVEN,
-    IdentityCheck.NOT_ASKED,
-)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report, unrest
+from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, complaints, parse_host_report
 from bmcmedic.model.heal import HostReport
 
 
@@ -45,20 +45,20 @@ def test_a_whole_report_is_read() -> None:
     assert report.stuck_clients == 1
     assert report.kipmi_percent_max == 99.5
     assert report.hung_since == 100.0
-    assert unrest(report)
+    assert complaints(report)
 
 
 def test_what_may_be_unknown_may_be_absent() -> None:
     report = parse({"host_id": {}, "captured_at": 1, "symptoms": []})
     assert report.product_uuid is None
-    assert not unrest(report)
+    assert not complaints(report)
 
 
 def test_why_a_host_could_not_judge_is_read() -> None:
     assert parse(document(blind=[])).undecided == ()
     assert parse(document(blind=["this"])).undecided == ("it could not see this",)
     (why,) = parse(document(diagnosis={"kind": "undecided"})).undecided
-    assert "could not be told yet" in why
+    assert "it is not known yet" in why
     assert parse(document(diagnosis={"kind": "no-symptom"})).undecided == ()
 
 
@@ -144,8 +144,8 @@ def test_any_value_under_any_key_gives_a_report_or_one_kind_of_error(
         assert isinstance(report, HostReport)
 
 
-def test_unrest_names_each_thing_once() -> None:
-    assert unrest(parse(document(symptoms=["kipmi-busy", "stuck-clients", "bmc-slow"]))) == (
+def test_complaints_name_each_fact_once() -> None:
+    assert complaints(parse(document(symptoms=["kipmi-busy", "stuck-clients", "bmc-slow"]))) == (
         "the host's kipmi0 burns 99.5 % of a core",
         "1 IPMI client is stuck on the host",
         "the host has had no answer from its BMC for 900 s",

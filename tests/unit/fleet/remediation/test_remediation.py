@@ -170,7 +170,7 @@ def test_a_slow_bmc_is_held_before_its_watchdog_shoots(sick_for_s: float) -> Non
     assert virtual.bmc.host.boots == 0
 
 
-def test_a_watchdog_that_shot_before_it_could_be_held_is_told() -> None:
+def test_a_watchdog_that_expired_before_it_could_be_held_is_reported() -> None:
     virtual = sick("hang:timer", watchdog_armed_s=60.0)
 
     async def after_lunch(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
@@ -378,7 +378,7 @@ def test_an_identity_that_cannot_be_proven_needs_the_operators_word() -> None:
     assert heal(virtual, report=nobody, in_band_hung=True).verdict == "healed-lan-only"
 
 
-def test_no_leave_no_act() -> None:
+def test_nothing_is_sent_without_permission() -> None:
     virtual = sick("hang")
     verdict = heal_with_host(virtual, confirm=no)
     assert refused(virtual, verdict, "not-confirmed")
@@ -388,7 +388,7 @@ def test_no_leave_no_act() -> None:
 def test_a_bmc_that_is_in_other_hands_is_left_to_them() -> None:
     virtual = sick("hang")
     link = virtual.link
-    link.claimed_by_another = True
+    link.is_locked = True
     assert refused(virtual, heal(virtual, link=link, in_band_hung=True), "in-other-hands")
     assert refused(virtual, reset(virtual, Remedy.COLD_RESET, link=link), "in-other-hands")
     virtual.falls_sick("dead")  # as it looks while others restart it
@@ -735,7 +735,7 @@ def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(remediation.heal())
     assert "WATCHDOG" in remediation.standing()
-    assert "what came of it is not known" in remediation.standing()
+    assert "the result is not known" in remediation.standing()
 
 
 # ------------------------------------------------------------------------------ reset, and order
