@@ -1,4 +1,4 @@
-"""The rules that forbid an action: one pure function over facts, every refusal with its numbers."""
+"""The rules that forbid an action: one pure function of facts; a refusal carries its numbers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from bmcmedic.errors import GuardrailRefused
 from bmcmedic.model.heal import IdentityCheck
 
 SYMPTOMS_AGE_S_MAX = 300.0
-"""Older symptoms say nothing about now."""
+"""Maximum age of symptoms, in seconds; older ones say nothing about the host's state now."""
 
 SYMPTOMS_AHEAD_S_MAX = 60.0
-"""A host's clock that is further ahead hides that much of its symptoms' age."""
+"""How far a host's clock may be ahead, in seconds; a clock ahead hides the age of symptoms."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailFacts:
-    """What the rules look at. None is what was not looked at yet, and no rule trips over it."""
+    """What the rules check. None means not known yet, and then no rule refuses because of it."""
 
     identity: IdentityCheck = IdentityCheck.NOT_ASKED
     identity_detail: str = ""
@@ -25,41 +25,41 @@ class GuardrailFacts:
     """Whether the operator gave `--in-band-hung`, or ordered the restart outright."""
     symptoms_age_s: float | None = None
     updating: str | None = None
-    """What the BMC said, if it says that it is updating."""
+    """How the BMC reported that it is updating; None if it did not."""
     power: str | None = None
     power_asked: bool = False
     boot_id_known: bool = False
-    """Whether the host itself can prove afterwards that it was left alone."""
+    """Whether the host itself can prove afterwards that it kept running."""
     in_other_hands: bool = False
-    """Whether another heal or reset on this machine acts on the BMC right now."""
+    """Whether another `heal` or `reset` on this machine is acting on the BMC."""
     may_act: bool | None = None
     """Whether an Administrator session could be opened."""
     may_act_detail: str = ""
     confirmed: bool | None = None
     confirmed_detail: str = ""
     watchdog_armed: bool | None = None
-    """Whether the timer still runs towards an action before the work is over."""
+    """Whether the timer may still act on the host before the remediation ends."""
     watchdog_detail: str = ""
 
 
 def violated(facts: GuardrailFacts) -> tuple[GuardrailRefused, ...]:
-    """Every rule that forbids to act, the gravest first; empty when nothing does."""
+    """Return every rule that forbids the action, the most serious first; empty if none does."""
     return tuple(_violated(facts))
 
 
 def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
-    yield from _wrong_patient(facts)
+    yield from _wrong_host(facts)
     if facts.updating is not None:
         yield GuardrailRefused(
             "bmc-updating",
-            f"the BMC says that it is updating ({facts.updating}): a restart now could brick it;"
-            " wait until it is done",
+            f"the BMC reports that it is updating ({facts.updating}): a restart now could brick it;"
+            " wait until the update is done",
             {"said": facts.updating},
         )
     if facts.in_other_hands:
         yield GuardrailRefused(
             "in-other-hands",
-            "another heal or reset of this BMC is at work on this machine, and two would send two"
+            "another heal or reset of this BMC runs on this machine, and two of them would send two"
             " resets; wait for its verdict",
             {"in_other_hands": True},
         )
@@ -67,7 +67,7 @@ def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
         yield GuardrailRefused(
             "power-unknown",
             "the host's power state is unknown, so nothing could prove afterwards that the host"
-            " was left alone; give --triage-command, which proves it by the boot id",
+            " kept running; give --triage-command, which proves it by the boot id",
             {"power": None, "boot_id_known": False},
         )
     if facts.may_act is False:
@@ -79,26 +79,26 @@ def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
     if facts.watchdog_armed:
         yield GuardrailRefused(
             "watchdog-armed",
-            "the BMC's watchdog timer runs and could not be held: it would shoot the healthy host"
-            f" while nobody can pat it ({facts.watchdog_detail})",
+            "the BMC's watchdog timer runs and could not be held: it would reboot the healthy host"
+            f" while nothing can pat it ({facts.watchdog_detail})",
             {"detail": facts.watchdog_detail},
         )
     if facts.confirmed is False:
         yield GuardrailRefused("not-confirmed", facts.confirmed_detail, {"confirmed": False})
 
 
-def _wrong_patient(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
+def _wrong_host(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
     if facts.identity is IdentityCheck.MISMATCH:
         yield GuardrailRefused(
             "other-host",
-            f"the symptoms are of another host than this BMC's: {facts.identity_detail}",
+            f"the symptoms are those of another host, not of this BMC's: {facts.identity_detail}",
             {"identity": str(facts.identity)},
         )
     if facts.identity is IdentityCheck.NOT_PROVEN and not facts.operators_word:
         yield GuardrailRefused(
             "identity-not-proven",
-            "nothing proves that the symptoms are of this BMC's host"
-            f" ({facts.identity_detail}); if you know that they are, say so with --in-band-hung",
+            "nothing proves that the symptoms are those of this BMC's host"
+            f" ({facts.identity_detail}); if you know that they are, give --in-band-hung",
             {"identity": str(facts.identity)},
         )
     age_s = facts.symptoms_age_s
@@ -110,6 +110,6 @@ def _wrong_patient(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
         )
         yield GuardrailRefused(
             "symptoms-too-old",
-            f"the symptoms are {when}; take them again, and compare the clocks if they are new",
+            f"the symptoms are {when}; run triage again, and compare the clocks if they are new",
             {"age_s": round(age_s, 1), "age_s_max": SYMPTOMS_AGE_S_MAX},
         )

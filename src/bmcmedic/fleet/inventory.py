@@ -1,4 +1,4 @@
-"""Which BMCs are meant: from TARGET arguments to addresses."""
+"""Expands TARGET arguments into BMCs, and finds their socket addresses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bmcmedic.errors import ConfigurationError, NameNotResolved, reason_of
 from bmcmedic.ipmi.constants import RMCP_PORT
 
 TARGETS_MAX = 131_072
-"""Targets of one command, all its node sets together."""
+"""Most targets of one command, all its node sets together."""
 RANGES_MAX = 16
-"""Ranges of one node set, each a dimension that multiplies its size."""
+"""Most ranges of one node set; each of them multiplies its size."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9._\-\[\],/]+")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9_.])?")
@@ -31,7 +31,7 @@ _SYNTAX = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One BMC: `name` is what results are called by, as expanded, with the port as given."""
+    """One BMC; `name` is its name in results, as expanded, with the port as given."""
 
     name: str
     host: str
@@ -41,7 +41,7 @@ class Target:
 def parse_targets(arguments: Iterable[str]) -> list[Target]:
     """Expand TARGET arguments, each BMC once, in the order given.
 
-    Raises ConfigurationError for what cannot be read, for an empty set, and for too many.
+    Raises ConfigurationError for an unreadable target, an empty set, and too many targets.
     """
     targets: dict[str, Target] = {}
     for argument in arguments:
@@ -58,7 +58,7 @@ def parse_targets(arguments: Iterable[str]) -> list[Target]:
 
 
 def parse_target(argument: str) -> Target:
-    """The one TARGET of a command that takes exactly one; raises ConfigurationError."""
+    """Return the target of a command that takes exactly one; raises ConfigurationError."""
     targets = parse_targets([argument])
     if len(targets) > 1:
         raise ConfigurationError(
@@ -68,7 +68,7 @@ def parse_target(argument: str) -> Target:
 
 
 def resolve(target: Target) -> tuple[object, ...]:
-    """The socket address of a target, blocking; raises NameNotResolved."""
+    """Return the socket address of a target; the look-up blocks. Raises NameNotResolved."""
     literal = literal_address(target)
     if literal is not None:
         return literal
@@ -83,7 +83,7 @@ def resolve(target: Target) -> tuple[object, ...]:
 
 
 def literal_address(target: Target) -> tuple[str, int] | tuple[str, int, int, int] | None:
-    """The socket address of a target that is an IP address already, without any look-up."""
+    """Return the socket address of a target that is an IP address; None for a host name."""
     try:
         socket.inet_pton(socket.AF_INET, target.host)
     except OSError:
@@ -99,12 +99,12 @@ def literal_address(target: Target) -> tuple[str, int] | tuple[str, int, int, in
         scope = socket.if_nametoindex(zone) if zone else 0
     except OSError:
         raise NameNotResolved(f"no network interface {zone!r}") from None
-    # Spelled as the kernel spells it when an answer comes from there.
+    # The same spelling as the kernel's, which comes with each answer.
     return socket.inet_ntop(socket.AF_INET6, packed), target.port, 0, scope
 
 
 def _split(argument: str) -> list[str]:
-    """Cut at the commas that stand outside of brackets."""
+    """Split at the commas outside of brackets."""
     parts: list[str] = []
     is_open = False
     for piece in argument.split(","):
@@ -134,7 +134,7 @@ def _expand(part: str, room: int) -> Iterable[Target]:
 
 def _nodes(part: str, nodes: str, room: int) -> Iterable[str]:
     _check_count(part, nodes, room)
-    # ClusterShell is loaded for node sets alone: a plain host starts faster.
+    # Only a node set needs ClusterShell: without it a probe of a plain host starts faster.
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
@@ -144,7 +144,7 @@ def _nodes(part: str, nodes: str, room: int) -> Iterable[str]:
 
 
 def _check_count(part: str, nodes: str, room: int) -> None:
-    """Count before anything is expanded: a range of a thousand million must not be built."""
+    """Refuse a node set that is too large, before a range of a thousand million is built."""
     if len(_RANGES.findall(nodes)) > RANGES_MAX:
         raise ConfigurationError(f"{part!r} has more than {RANGES_MAX} ranges; split the set")
     count = 1
@@ -152,7 +152,7 @@ def _check_count(part: str, nodes: str, room: int) -> None:
         count *= sum(_range_count(part, piece) for piece in ranges.split(","))
     if count > room:
         raise ConfigurationError(
-            f"{part!r} makes {count} targets, but one command takes at most {TARGETS_MAX}; "
+            f"{part!r} has {count} targets, but one command takes at most {TARGETS_MAX}; "
             "split the set"
         )
 
@@ -161,7 +161,7 @@ def _range_count(part: str, piece: str) -> int:
     match = _RANGE.fullmatch(piece)
     if match is None:
         raise ConfigurationError(
-            f"cannot read target {part!r}: {piece!r} is no range, such as 7, 1-20 or 0-30/5"
+            f"cannot read target {part!r}: {piece!r} is not a range such as 7, 1-20 or 0-30/5"
         )
     first, last, step = match[1], match[2] or match[1], match[3] or "1"
     return max(0, int(last) - int(first)) // max(1, int(step)) + 1
@@ -173,10 +173,10 @@ def _target(part: str, host: str, suffix: str, port: int) -> Target:
             socket.inet_pton(socket.AF_INET, host)
         except OSError:
             raise ConfigurationError(
-                f"cannot read target {part!r}: {host!r} is no IPv4 address"
+                f"cannot read target {part!r}: {host!r} is not an IPv4 address"
             ) from None
     elif not _HOST.fullmatch(host) or ".." in host:
-        raise ConfigurationError(f"cannot read target {part!r}: {host!r} is no host name")
+        raise ConfigurationError(f"cannot read target {part!r}: {host!r} is not a host name")
     return Target(host + suffix, host, port)
 
 

@@ -1,4 +1,4 @@
-"""From a diagnosis to what will be done, in the words an operator reads before saying yes: pure."""
+"""Plans the remedy for a diagnosis, in the words that an operator reads before a yes: pure."""
 
 from __future__ import annotations
 
@@ -8,33 +8,39 @@ from bmcmedic.model.heal import BmcDiagnosis, DiagnosisKind, Reach, Remedy, Reme
 from bmcmedic.model.probe import WatchdogFacts
 
 _POLL_PERIOD_S_MAX = 5.0
+"""Longest time between two polls, in seconds."""
 _POLL_PERIOD_S_MIN = 0.5
-_POLLS_A_QUIET_TIME = 9
+"""Shortest time between two polls, in seconds."""
+_POLLS_PER_QUIET_TIME = 9
+"""How many poll periods fit into the quiet time."""
 
 IDLE_SESSION_S_MAX = 50.0
-"""A BMC drops a session that is idle for 60 +- 3 s; silence after this long proves nothing."""
+"""Longest idle time, in seconds, after which a session's silence still proves something.
+
+A BMC ends a session that is idle for 60 +- 3 s.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ResetTimes:
-    """How long each part may take, in seconds."""
+    """How long each part of a remediation may take, in seconds."""
 
     quiet_s: float = 45.0
-    """After the reset, before anything is asked: a BMC that boots is left alone."""
+    """Time after the reset in which the BMC is not asked, because it boots."""
     return_s: float = 300.0
-    """From the sending of the reset until it must answer."""
+    """Time from the reset until the BMC must answer."""
     steady_s: float = 30.0
-    """How long it must go on answering."""
+    """Time for which the BMC must keep answering."""
 
     @property
     def poll_s(self) -> float:
-        """Between two polls: 5 s, less only where the quiet time is below the usual 45 s."""
-        wanted = self.quiet_s / _POLLS_A_QUIET_TIME
+        """Return the time between two polls: 5 s, or less if the quiet time is below 45 s."""
+        wanted = self.quiet_s / _POLLS_PER_QUIET_TIME
         return min(_POLL_PERIOD_S_MAX, max(_POLL_PERIOD_S_MIN, wanted))
 
     @property
     def total_s(self) -> float:
-        """The longest that reset and proof can take."""
+        """Return the longest time that reset and proof can take."""
         return max(self.quiet_s, self.return_s) + self.steady_s
 
 
@@ -47,25 +53,25 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     DiagnosisKind.IN_BAND_SLOW: (
         Remedy.COLD_RESET,
         (
-            "the BMC answers its host ever more slowly and still answers over LAN; whatever wears"
-            " it down, such as a flood of port 0x80 writes, must be stopped too, or it comes back"
+            "the BMC answers its host ever more slowly and still answers over LAN; the cause, such"
+            " as a flood of port 0x80 writes, must be stopped too, or the fault comes back"
         ),
     ),
     DiagnosisKind.LAN_SICK: (
         Remedy.COLD_RESET,
-        "the BMC lets a session in but does not answer everything",
+        "the BMC opens a session but does not answer every question",
     ),
     DiagnosisKind.LAN_SILENT: (
         Remedy.REPAIR,
         (
-            "no reset can reach the BMC over LAN: check the address, and that nothing on the way"
-            " drops UDP; if it may be restarting just now, look again in 5 minutes; else it needs"
-            " hands, or a power reseat"
+            "no reset can reach the BMC over LAN: check the address, and that no firewall on the"
+            " path drops UDP; if it may be restarting just now, try again in 5 minutes; else it"
+            " needs on-site work, or a power reseat"
         ),
     ),
     DiagnosisKind.NO_SESSION: (
         Remedy.REPAIR,
-        "no reset can be sent without a session; free its session slots, or give it hands",
+        "no reset can be sent without a session; free its session slots, or repair it on site",
     ),
     DiagnosisKind.CREDENTIALS_REFUSED: (
         Remedy.REFUSE,
@@ -78,7 +84,7 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     DiagnosisKind.UNCLEAR: (
         Remedy.REFUSE,
         (
-            "what the host saw does not point to its BMC; if you know that it hangs, say so with"
+            "the host's symptoms do not point to its BMC; if you know that it hangs, give"
             " --in-band-hung"
         ),
     ),
@@ -87,7 +93,7 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
 
 _PORT_CLOSED = (
     "nothing listens at this port: check the port, and that IPMI over LAN is enabled there; if both"
-    " are right, the BMC is restarting (look again in 5 minutes) or its LAN service has ended, and"
+    " are right, the BMC is restarting (try again in 5 minutes) or its LAN service has ended, and"
     " no reset can reach it this way"
 )
 
@@ -101,9 +107,10 @@ def plan(
     host_is_asked: bool = False,
     reach: Reach | None = None,
 ) -> RemedyPlan:
-    """What to do about a diagnosis; `remedy` is what an operator ordered instead.
+    """Plan what to do about a diagnosis; `remedy` is what an operator ordered instead.
 
-    `reach` is how far the way to the BMC went, where that is more than the diagnosis says.
+    `reach` is how far the session over LAN got. It tells a closed port from a silent BMC, which
+    have the same diagnosis.
     """
     by_diagnosis, reason = _REASONS[diagnosis.kind]
     if diagnosis.kind is DiagnosisKind.LAN_SILENT and reach is Reach.PORT_CLOSED:
@@ -123,27 +130,27 @@ def _steps(
     word = "cold" if remedy is Remedy.COLD_RESET else "warm"
     runs = watchdog is not None and watchdog.running
     if watchdog is None:
-        hold = "read the BMC's watchdog timer once more, and stop it if it runs"
+        hold = "read the BMC's watchdog timer again, and stop it if it runs"
     elif runs:
         hold = (
             f"stop the BMC's watchdog timer over LAN ({watchdog.present_countdown_s:g} s left until"
-            f" {watchdog.action}), because nobody can pat it meanwhile"
+            f" {watchdog.action}), because nothing can pat it meanwhile"
         )
     else:
-        hold = "leave the BMC's watchdog timer alone: it does not run"
+        hold = "leave the BMC's watchdog timer as it is: it does not run"
     host = (
-        "ask the host: same boot id, kipmi at rest"
+        "ask the host whether its boot id is the same and kipmi at rest"
         if host_is_asked
         else "look for signs over LAN that the host restarted"
     )
     return (
         hold,
-        "note the host's power state",
+        "read the host's power state",
         f"send one {word} reset to the BMC; it is never repeated",
         f"leave the BMC alone for {times.quiet_s:g} s",
         f"wait until it answers, at most {times.return_s:g} s from the reset",
         "check that it really restarted, its self-test, and the host's power",
         host,
-        f"see it steady for {times.steady_s:g} s",
+        f"check that it keeps answering for {times.steady_s:g} s",
         "put the watchdog timer's settings back" if runs else "give the verdict",
     )

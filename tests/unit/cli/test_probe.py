@@ -137,7 +137,7 @@ def test_a_name_without_an_address() -> None:
         (("bmc 1",), "cannot read target"),
         (("bmc[3-1]",), "bmc[3-1]"),
         (("bmc[1-131073]",), "at most 131072"),
-        (("bmc[1-99999999999999999999999]",), "no range"),
+        (("bmc[1-99999999999999999999999]",), "not a range"),
         ((",",), "empty"),
         (("",), "empty"),
         (("bmc1:0",), "port"),

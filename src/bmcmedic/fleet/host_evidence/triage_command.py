@@ -1,7 +1,7 @@
-"""Running the operator's triage command, such as `ssh host bmcmedic triage --json`.
+"""Runs the operator's triage command, such as `ssh host bmcmedic triage --json`.
 
-It runs in a process group of its own, so that whatever it started can be ended with it; it has a
-deadline; and what it prints is read only up to a limit.
+The command runs in a process group of its own, so that its children end with it. It has a deadline,
+and its output is read only up to a limit.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_r
 from bmcmedic.model.heal import HostReport
 
 TRIAGE_TIMEOUT_S = 60.0
-"""Time for one run: a sick host is slow to log in to, but not this slow."""
+"""Time for one run, in seconds; a login to a sick host is slow, but not that slow."""
 
 _STDERR_BYTES_MAX = 16 << 10
+"""How much of the end of the command's stderr is kept, in bytes."""
 _SHOWN_CHARACTERS_MAX = 200
+"""Longest excerpt of the command's stderr in an error, in characters."""
 _OK_STATUSES = frozenset({0, 1})
-"""Of `bmcmedic triage`: no symptom, and symptoms found. Both print a report."""
+"""The exit statuses of `bmcmedic triage` that come with a report: no symptom, and symptoms."""
 
 SECRET_VARIABLES = frozenset({"BMCMEDIC_PASSWORD", "BMCMEDIC_KG"})
-"""Variables that a child process must not inherit."""
+"""The environment variables that the triage command must not inherit."""
 
 
 class _TooMuch(Exception):
-    """More output than a report can have."""
+    """The command printed more than a report can have."""
 
 
 class TriageFailed(BmcmedicError):
-    """The triage command gave no report; the message says why."""
+    """The triage command gave no report, for the reason in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class TriageCommand:
 
     @classmethod
     def parse(cls, text: str, *, timeout_s: float = TRIAGE_TIMEOUT_S) -> TriageCommand:
-        """Split as a shell would, without starting one; raises ConfigurationError."""
+        """Split a command line as a shell does, but without a shell; raises ConfigurationError."""
         try:
             argv = tuple(shlex.split(text))
         except ValueError as error:
@@ -56,7 +58,7 @@ class TriageCommand:
         return cls(argv, timeout_s)
 
     async def run(self) -> HostReport:
-        """Run it once; raises TriageFailed when it gives no report."""
+        """Run the command once; raises TriageFailed if it gives no report."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.argv,
@@ -71,7 +73,7 @@ class TriageCommand:
             raise TriageFailed(f"the triage command {self.argv[0]!r}: {reason}") from None
         try:
             async with asyncio.timeout(self.timeout_s):
-                output, complaint = await _read(process)
+                output, errors = await _read(process)
                 status = await process.wait()
         except _TooMuch:
             await _end_group(process)
@@ -86,29 +88,32 @@ class TriageCommand:
         except asyncio.CancelledError:
             await _end_group(process)
             raise
-        return self._report(output, complaint, status)
+        return self._report(output, errors, status)
 
-    def _report(self, output: bytes, complaint: bytes, status: int) -> HostReport:
+    def _report(self, output: bytes, errors: bytes, status: int) -> HostReport:
         if status not in _OK_STATUSES:
-            said = _last_line(complaint)
+            last_line = _last_line(errors)
             how = f"ended with status {status}" if status >= 0 else f"was killed by {-status}"
-            raise TriageFailed(f"the triage command {how}" + (f": {said}" if said else ""))
+            raise TriageFailed(
+                f"the triage command {how}" + (f": {last_line}" if last_line else "")
+            )
         try:
             return parse_host_report(output, source="the triage command's output")
         except ConfigurationError as error:
-            said = _last_line(complaint)
-            raise TriageFailed(f"{error}" + (f"; it complained: {said}" if said else "")) from None
+            last_line = _last_line(errors)
+            reported = f"; its last line on stderr: {last_line}" if last_line else ""
+            raise TriageFailed(f"{error}{reported}") from None
 
 
 async def _read(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
     assert process.stdout is not None
     assert process.stderr is not None
-    output, complaint = await asyncio.gather(_read_all(process.stdout), _read_last(process.stderr))
-    return output, complaint
+    output, errors = await asyncio.gather(_read_all(process.stdout), _read_last(process.stderr))
+    return output, errors
 
 
 async def _read_all(stream: asyncio.StreamReader) -> bytes:
-    """All of a stream; raises _TooMuch."""
+    """Read a stream to its end; raises _TooMuch."""
     kept = bytearray()
     while chunk := await stream.read(1 << 16):
         kept += chunk
@@ -118,7 +123,7 @@ async def _read_all(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _read_last(stream: asyncio.StreamReader) -> bytes:
-    """The end of a stream: the writer is never blocked."""
+    """Read a stream and keep its last bytes, so that its writer never blocks."""
     kept = b""
     while chunk := await stream.read(1 << 16):
         kept = (kept + chunk)[-_STDERR_BYTES_MAX:]
@@ -126,15 +131,15 @@ async def _read_last(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the command's process group at its deadline; it is ours since we started it.
+    """Kill the process group that we started, at its deadline.
 
-    After a command that ended by itself nothing is killed: what it left behind on purpose, such as
-    a shared ssh connection, is not ours to end.
+    If the command ended by itself, nothing is killed: it may have left a process behind on purpose,
+    such as a shared ssh connection.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     transport = getattr(process, "_transport", None)
-    if transport is not None:  # `wait` waits for the pipes too: unread, or held by a grandchild
+    if transport is not None:  # `wait` also waits for unread pipes and those of a grandchild
         for descriptor in (1, 2):
             if (pipe := transport.get_pipe_transport(descriptor)) is not None:
                 pipe.close()
