@@ -20,7 +20,7 @@ from bmcmedic.agent.config import OrderKind
 from bmcmedic.agent.controller.orders import Acknowledgement, OrderState
 from bmcmedic.agent.controller.report import About, History, document
 from bmcmedic.agent.state import HostState, ReliefView
-from bmcmedic.cli.remedy import EXIT_STATUS
+from bmcmedic.cli.remediation import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from bmcmedic.host import symptoms
 from bmcmedic.host.triage import diagnosis, guests
@@ -84,7 +84,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     """Every command by the words it is called with, groups left out."""
     app = typer.Typer()
     app.callback()(lambda: None)
-    for name in bmcmedic.cli._GROUPS:
+    for name in bmcmedic.cli.COMMANDS:
         importlib.import_module(f"bmcmedic.cli.{name}").register(app)
 
     def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - click's

@@ -1,16 +1,17 @@
-"""The demonstration ends as it should, into a pipe whatever else the machine does."""
+"""The demonstration ends as expected, also in a pipe and on a busy machine."""
 
 from __future__ import annotations
 
 from tests.support.programs import run
 
 DEMO_S_MAX = 300.0
+"""Time for the whole demonstration on a busy machine, in seconds."""
 
 
-def test_the_demo_tells_its_story_to_a_good_end() -> None:
+def test_the_demo_ends_as_expected() -> None:
     done = run("demo", "--once", timeout_s=DEMO_S_MAX, password="not-the-simulators")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "The story ended as it should" in done.stdout
+    assert "The demonstration ended as expected" in done.stdout
     assert done.stdout.count("\x1b") == 0
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line[:3] == "bmc"}
     assert len(rows) >= 12

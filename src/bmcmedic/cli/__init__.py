@@ -1,4 +1,4 @@
-"""The command line: one thin module a command group, loaded when it is used."""
+"""The command line: a thin module for each command, loaded only if that command is called."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from bmcmedic.host.typed import NamedTuple
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-_GROUPS = ("probe", "reset", "heal", "sim", "lab", "demo")
-"""Commands and their modules; the order is that of the help."""
+COMMANDS = ("probe", "reset", "heal", "sim", "lab", "demo")
+"""The commands that typer runs; each has a module of its name here. The help shows this order."""
 
 
 class Program(NamedTuple):
-    """A command that runs on a sick host: argparse, and neither typer nor rich are loaded for it.
+    """A command that runs on a host, perhaps a sick one: it loads argparse, but no typer or rich.
 
-    Its module has `parser()`, and `main(arguments)`, which returns the exit status. No dataclass:
-    loading those alone takes a tenth of what a whole triage may.
+    Its module has `parser()`, and `main(arguments)`, which returns the exit status. This is not a
+    dataclass: loading `dataclasses` alone takes a tenth of the time that a whole triage may take.
     """
 
     module: str
     help: str
-    is_told: bool = True
-    """Whether it is run for what it prints."""
+    prints_result: bool = True
+    """Whether its output is its purpose: then it does not run while standard output is closed."""
     is_service: bool = False
-    """It runs until a signal ends it."""
+    """Whether it runs until a signal ends it."""
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Load it and run it."""
-        if self.is_service:  # loading it takes a while, and a signal may come at once
+        """Load the program and run it; return its exit status."""
+        if self.is_service:  # a signal may come before the program is loaded
             importlib.import_module("bmcmedic.service.startup_signals").hold()
         run: Callable[[Sequence[str]], int] = importlib.import_module(self.module).main
         return run(arguments)
@@ -43,7 +43,7 @@ class Program(NamedTuple):
 PROGRAMS = {
     "triage": Program(
         "bmcmedic.host.triage.main",
-        "Look at this host: stuck IPMI clients, kipmi threads, and what they say about its BMC.",
+        "Examine this host: stuck IPMI clients, kipmi threads, and what they show about its BMC.",
     ),
     "relieve": Program(
         "bmcmedic.host.relieve.main",
@@ -51,24 +51,24 @@ PROGRAMS = {
     ),
     "driver": Program(
         "bmcmedic.driver.process.main",
-        "Own this host's interface to its BMC: serve who asks, and pat the watchdog.",
-        is_told=False,
+        "Own this host's interface to its BMC: serve its clients, and pat the watchdog.",
+        prints_result=False,
         is_service=True,
     ),
     "agent": Program(
         "bmcmedic.agent.main",
-        "Watch this host beside the driver: relieve it, serve figures, report to a controller.",
-        is_told=False,
+        "Watch this host beside the driver: relieve it, serve metrics, report to a controller.",
+        prints_result=False,
         is_service=True,
     ),
     "ipmitool": Program(
         "bmcmedic.agent.shim.main",
-        "Run the real ipmitool through the agent's door: it ends, and nothing piles up.",
-        is_told=False,
+        "Run the real ipmitool through the agent's proxy: it always ends, and none pile up.",
+        prints_result=False,
     ),
     "shim": Program(
         "bmcmedic.agent.shim.install_main",
-        "Put the shim in the place of /usr/bin/ipmitool, or take it away.",
+        "Install the shim in place of /usr/bin/ipmitool, or remove it.",
     ),
 }
 
@@ -77,7 +77,7 @@ def main() -> None:
     """The `bmcmedic` program."""
     program = PROGRAMS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        is_needed = program is None or program.is_told
+        is_needed = program is None or program.prints_result
         raise SystemExit(until_written("bmcmedic", partial(_run, program), is_needed=is_needed))
     except ConfigurationError as error:
         print(f"bmcmedic: {error}", file=sys.stderr)
@@ -89,5 +89,5 @@ def main() -> None:
 def _run(program: Program | None) -> int:
     if program is not None:
         return program.main(sys.argv[2:])
-    importlib.import_module("bmcmedic.cli.groups").run(_GROUPS, PROGRAMS)
+    importlib.import_module("bmcmedic.cli.application").run(COMMANDS, PROGRAMS)
     return 0

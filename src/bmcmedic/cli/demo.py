@@ -1,7 +1,7 @@
-"""`bmcmedic demo`: a rack with sick BMCs in it, found and healed before your eyes.
+"""`bmcmedic demo`: a rack with sick BMCs, which are found and healed while you watch.
 
-Everything but the BMCs and their hosts is real: `bmcmedic probe` and `bmcmedic heal` run as any
-operator would run them, over UDP on the loopback interface.
+Only the BMCs and their hosts are simulated. `bmcmedic probe` and `bmcmedic heal` run as an operator
+runs them, over UDP on the loopback interface.
 """
 
 from __future__ import annotations
@@ -31,41 +31,48 @@ from bmcmedic.cli.demo_rack import (
 from bmcmedic.cli.progress import print_hanging
 
 COUNT = 12
+"""How many BMCs the rack has."""
 BASE_ADDRESS = "127.0.86.1"
 BOOT = "boot:2"
 WATCHDOG_S = 60
+"""The countdown of the one armed watchdog timer, in seconds."""
 HEAL_TIMES = ("--quiet-time", "3", "--return-time", "40", "--steady-time", "5")
 
 HUNG, LEAKING, IGNORING, DEAD = "bmc00003", "bmc00006", "bmc00008", "bmc00011"
 
 FLOOD = "port80-flood:80000"
-"""At first, until the memory is nearly gone; nobody wants to watch it fall for minutes."""
-FLOOD_ON = "port80-flood:3000"
-"""From then on, and after the reset too: a reset cures the leak, not the flood."""
+"""The flood until the memory is nearly used up; a slower one would take minutes."""
+SLOW_FLOOD = "port80-flood:3000"
+"""The flood from then on, also after the reset: a reset cures the leak, not the flood."""
 LEAK_FREE_FRACTION = 0.16
+"""The fraction of free memory at which the flood slows down."""
 LEAK_TIMEOUT_S = 45.0
+"""Time for the memory to fall to that fraction, in seconds."""
 SYMPTOM_TIMEOUT_S = 45.0
+"""Time for the leaking BMC's host to show a symptom, in seconds."""
 HEAL_TIMEOUT_S = 100.0
+"""Time for one `bmcmedic heal`, in seconds."""
 POLL_S = 0.5
+"""Time between two questions to the control endpoint, in seconds."""
 
 EXIT_WENT_WRONG = 1
 EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One sick BMC: what ails it, and how its story must end."""
+class SickBmc:
+    """One sick BMC: its fault, and how its healing must end."""
 
-    ails: str
+    fault: str
     verdict: str
     cold_resets: int
 
 
-PARTS: dict[str, Part] = {
-    HUNG: Part(f"hung in-band, watchdog at {WATCHDOG_S} s", "healed", 1),
-    LEAKING: Part("leaks under port 0x80 flood", "healed", 1),
-    IGNORING: Part("hung in-band, ignores resets", "needs-repair", 0),
-    DEAD: Part("dead", "needs-repair", 0),
+SICK_BMCS: dict[str, SickBmc] = {
+    HUNG: SickBmc(f"hung in-band, watchdog at {WATCHDOG_S} s", "healed", 1),
+    LEAKING: SickBmc("leaks under port 0x80 flood", "healed", 1),
+    IGNORING: SickBmc("hung in-band, ignores resets", "needs-repair", 0),
+    DEAD: SickBmc("dead", "needs-repair", 0),
 }
 
 
@@ -76,16 +83,17 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     once: Annotated[
-        bool, typer.Option("--once", help="End after the story; else the rack stays to play with.")
+        bool,
+        typer.Option("--once", help="End after it; else the rack keeps running."),
     ] = False,
 ) -> None:
-    """Show a rack of simulated BMCs, four of them sick, being found, healed or sent to repair.
+    """Show how four sick BMCs in a simulated rack are found, and healed or sent to repair.
 
-    Exit status: 0 every story ended as it should; 1 one did not.
+    Exit status: 0 every BMC ended as expected; 1 one did not.
     """
     console = Console(highlight=False, soft_wrap=True)
     try:
-        status = asyncio.run(Story(console).tell(stay=not once))
+        status = asyncio.run(Demonstration(console).run(stay=not once))
     except DemoFailed as error:
         console.print(Text(f"bmcmedic demo: {error}", style="bold red"))
         status = EXIT_WENT_WRONG
@@ -95,41 +103,43 @@ def demo(
 
 
 @dataclass
-class Story:
-    """The demonstration, told while it happens."""
+class Demonstration:
+    """The demonstration, printed while it runs."""
 
     console: Console
     started_s: float = field(default_factory=time.monotonic)
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     probed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    async def tell(self, *, stay: bool) -> int:
-        """Set the stage, tell the story, and judge its end."""
-        self._head(f"A rack of {COUNT} simulated BMCs, each with a host, on {BASE_ADDRESS} and up")
+    async def run(self, *, stay: bool) -> int:
+        """Start the rack, make BMCs sick, heal them, and return the exit status."""
+        self._headline(
+            f"A rack of {COUNT} simulated BMCs, each with a host, from {BASE_ADDRESS} up"
+        )
         options = [f"--fault={name}={BOOT}" for name in _names()]
         options.append(f"--watchdog-armed={HUNG}={WATCHDOG_S}")
         async with running_rack(COUNT, BASE_ADDRESS, options) as rack:
             await self._fall_sick(rack)
             await self._probe(rack)
-            sick = await self._look_at_hosts(rack)
+            sick = await self._triage_hosts(rack)
             await self._heal_all(rack, sick)
-            went_well = await self._close(rack)
+            went_well = await self._judge(rack)
             if stay:
-                await self._stay(rack)
+                await self._keep_running(rack)
         return 0 if went_well else EXIT_WENT_WRONG
 
-    # ------------------------------------------------------------------ the acts
+    # ------------------------------------------------------------------ fall sick, probe, heal
 
     async def _fall_sick(self, rack: DemoRack) -> None:
-        for name, part in PARTS.items():
-            self._say(name, f"from now on: {part.ails}", "yellow")
+        for name, sick in SICK_BMCS.items():
+            self._print(name, f"from now on: {sick.fault}", "yellow")
         await rack.set_faults(HUNG, "hang:timer", BOOT)
         await rack.set_faults(LEAKING, FLOOD, BOOT)
         await rack.set_faults(IGNORING, "hang", "reset-ignored", BOOT)
         await rack.set_faults(DEAD, "dead", BOOT)
 
     async def _probe(self, rack: DemoRack) -> None:
-        self._head("What the management network sees: bmcmedic probe --detail TARGET…")
+        self._headline("What the management network sees: bmcmedic probe --detail TARGET…")
         names = {target: name for name, target in rack.targets.items()}
         arguments = program("probe", "--detail", "--json", *rack.targets.values())
         process = await asyncio.create_subprocess_exec(
@@ -147,25 +157,27 @@ class Story:
             name = names[result["target"]]
             self.probed[name] = result
         for name in sorted(self.probed):
-            self._say(name, *_probe_text(self.probed[name]))
+            self._print(name, *_probe_text(self.probed[name]))
 
-    async def _look_at_hosts(self, rack: DemoRack) -> list[str]:
-        """Who is sick: silent on the network, or with symptoms on its host."""
-        self._head("What the hosts see: bmcmedic triage, on each of them")
+    async def _triage_hosts(self, rack: DemoRack) -> list[str]:
+        """Return the sick BMCs: silent on the network, or with symptoms on the host."""
+        self._headline("What the hosts see: bmcmedic triage on each of them")
         await self._await_leak(rack)
         sick = [name for name in _names() if not self.probed.get(name, {}).get("reachable")]
         for name in _names():
             seen = await rack.get(f"/bmcs/{name}/triage")
             if seen and seen["symptoms"]:
-                self._say(name, _triage_text(seen), "yellow")
+                self._print(name, _triage_text(seen), "yellow")
                 if name not in sick:
                     sick.append(name)
         healthy = COUNT - len(sick)
-        self._say("rack", f"{healthy} are well and left alone; sick: {', '.join(sorted(sick))}")
+        self._print(
+            "rack", f"{healthy} are well, nothing is done to them; sick: {', '.join(sorted(sick))}"
+        )
         return sorted(sick)
 
     async def _await_leak(self, rack: DemoRack) -> None:
-        """Until the leak has got far enough to hurt; then the flood goes on more slowly."""
+        """Wait until little memory is left, slow the flood down, and wait for a symptom."""
         until_s = time.monotonic() + LEAK_TIMEOUT_S
         while True:
             state = await rack.get(f"/bmcs/{LEAKING}")
@@ -175,8 +187,8 @@ class Story:
             if time.monotonic() > until_s:
                 raise DemoFailed(f"{LEAKING} still has {free:.0%} of its memory free")
             await asyncio.sleep(POLL_S)
-        await rack.set_faults(LEAKING, FLOOD_ON, BOOT)
-        self._say(LEAKING, f"has {free:.0%} of its memory left, and answers ever more slowly")
+        await rack.set_faults(LEAKING, SLOW_FLOOD, BOOT)
+        self._print(LEAKING, f"has {free:.0%} of its memory left, and answers ever more slowly")
         until_s = time.monotonic() + SYMPTOM_TIMEOUT_S
         while time.monotonic() < until_s:
             seen = await rack.get(f"/bmcs/{LEAKING}/triage")
@@ -186,7 +198,7 @@ class Story:
         raise DemoFailed(f"the host of {LEAKING} shows no symptom")
 
     async def _heal_all(self, rack: DemoRack, sick: Iterable[str]) -> None:
-        self._head("bmcmedic heal TARGET --triage-command '…' --yes, for each that is sick")
+        self._headline("bmcmedic heal TARGET --triage-command '…' --yes, for each sick BMC")
         async with asyncio.TaskGroup() as heals:
             for name in sick:
                 heals.create_task(self._heal(rack, name))
@@ -206,33 +218,33 @@ class Story:
         try:
             async with asyncio.timeout(HEAL_TIMEOUT_S):
                 output, _ = await asyncio.gather(
-                    process.stdout.read(), self._retell(name, process.stderr)
+                    process.stdout.read(), self._repeat_steps(name, process.stderr)
                 )
                 await process.wait()
         except TimeoutError:
-            self._say(name, f"heal did not end within {HEAL_TIMEOUT_S:g} s", "bold red")
+            self._print(name, f"heal did not end within {HEAL_TIMEOUT_S:g} s", "bold red")
             return
         finally:
             await stop(process)
         if output.strip():
             self.verdicts[name] = json.loads(output)
 
-    async def _retell(self, name: str, progress: asyncio.StreamReader) -> None:
-        """Repeat a heal's own steps under its BMC's name; its plan is left out."""
+    async def _repeat_steps(self, name: str, progress: asyncio.StreamReader) -> None:
+        """Print the steps of one `heal` under its BMC's name, without its plan."""
         while line := (await progress.readline()).decode().rstrip():
             words = line.split(maxsplit=3)
             if len(words) < 4 or words[0].count(":") != 2 or words[3].startswith("…"):
                 continue
             _, _, step, text = words
-            if step == "-" or step in _NOT_RETOLD:  # "-": the end, which repeats the verdict
+            if step == "-" or step in _LEFT_OUT:  # "-" is the last line, which repeats the verdict
                 continue
             outcome, colon, detail = text.partition(":")
             style = _STYLES.get(outcome, "")
             body = Text.assemble((outcome, style), colon, detail)
             print_hanging(self.console, self._at(name, f"{step:<17}"), body)
 
-    async def _stay(self, rack: DemoRack) -> None:
-        self._head("The rack stays until Ctrl-C")
+    async def _keep_running(self, rack: DemoRack) -> None:
+        self._headline("The rack keeps running until Ctrl-C")
         first = next(iter(rack.targets.values()))
         self.console.print(
             "  export BMCMEDIC_USER=admin BMCMEDIC_PASSWORD=secret\n"
@@ -241,13 +253,15 @@ class Story:
         )
         await asyncio.Event().wait()
 
-    # ------------------------------------------------------------------ how it ended
+    # ------------------------------------------------------------------ the result
 
-    async def _close(self, rack: DemoRack) -> bool:
-        """The closing table: what each BMC says happened to it, against what should have."""
-        self._head("How it ended; resets and the hosts' power as the BMCs themselves counted them")
+    async def _judge(self, rack: DemoRack) -> bool:
+        """Print what each BMC counted, and return whether all of it is as expected."""
+        self._headline(
+            "The result; the BMCs themselves counted resets and the hosts' power changes"
+        )
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in ("BMC", "ailed", "verdict", "resets", "host", "as it should"):
+        for column in ("BMC", "fault", "verdict", "resets", "host", "as expected"):
             table.add_column(column, overflow="fold")
         went_well = True
         for name in _names():
@@ -258,24 +272,26 @@ class Story:
             touched = state["host_power_changes"] + state["host_boots"]
             table.add_row(
                 name,
-                PARTS[name].ails if name in PARTS else "nothing",
+                SICK_BMCS[name].fault if name in SICK_BMCS else "none",
                 verdict,
                 str(state["cold_resets"]),
                 "untouched" if not touched else f"changed {touched}x",
                 Text("yes", style="green") if not wrong else Text(wrong, style="bold red"),
             )
         self.console.print(table)
-        took = time.monotonic() - self.started_s
-        end = "as it should" if went_well else "NOT as it should"
+        took_s = time.monotonic() - self.started_s
+        end = "as expected" if went_well else "NOT as expected"
         style = "bold green" if went_well else "bold red"
-        self.console.print(Text(f"The story ended {end}, after {took:.0f} s.", style=style))
+        self.console.print(
+            Text(f"The demonstration ended {end}, after {took_s:.0f} s.", style=style)
+        )
         return went_well
 
-    def _head(self, text: str) -> None:
+    def _headline(self, text: str) -> None:
         self.console.print()
         self.console.print(Text(text, style="bold"))
 
-    def _say(self, name: str, text: str, style: str = "") -> None:
+    def _print(self, name: str, text: str, style: str = "") -> None:
         print_hanging(self.console, self._at(name), Text(text, style=style))
 
     def _at(self, name: str, step: str = "") -> Text:
@@ -284,8 +300,8 @@ class Story:
         return head.append(step)
 
 
-_NOT_RETOLD = ("read-symptoms", "acting-session", "confirm", "quiet-time")
-"""Steps of a heal that the story leaves out: four are told at once, and each is long enough."""
+_LEFT_OUT = ("read-symptoms", "acting-session", "confirm", "quiet-time")
+"""The steps of `heal` that are not printed: four runs print at once, and each prints enough."""
 
 _STYLES = {
     "accepted": "cyan",
@@ -321,12 +337,12 @@ def _triage_text(seen: dict[str, Any]) -> str:
 
 
 def _wrong(name: str, verdict: str, state: dict[str, Any]) -> str:
-    """What is not as it should be; empty when all is."""
-    part = PARTS.get(name, Part("nothing", "-", 0))
-    if verdict != part.verdict:
-        return f"verdict should be {part.verdict}"
-    if state["cold_resets"] != part.cold_resets:
-        return f"cold resets should be {part.cold_resets}"
+    """Return what is not as expected; empty if all is."""
+    expected = SICK_BMCS.get(name, SickBmc("none", "-", 0))
+    if verdict != expected.verdict:
+        return f"verdict should be {expected.verdict}"
+    if state["cold_resets"] != expected.cold_resets:
+        return f"cold resets should be {expected.cold_resets}"
     if state["host_power_changes"] or state["host_boots"] or state["host_power"] != "on":
         return "the host was touched"
     if name == HUNG and not (state["watchdog"] or {}).get("running"):

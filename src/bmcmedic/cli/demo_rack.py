@@ -1,4 +1,4 @@
-"""The demonstration's stage: a rack of simulated BMCs in a process of its own, and its doors."""
+"""The rack of the demonstration: simulated BMCs in a process of their own, and its endpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from typing import Any
 from bmcmedic.errors import BmcmedicError
 
 READY_TIMEOUT_S = 30.0
+"""Time for the rack to start, in seconds."""
 HTTP_TIMEOUT_S = 10.0
+"""Time for an answer of the control endpoint, in seconds."""
 STOP_TIMEOUT_S = 5.0
+"""Time for a process to end after SIGTERM, in seconds; then it gets SIGKILL."""
 
 USER = "admin"
 PASSWORD = "secret"  # noqa: S105 - the simulator's documented default
@@ -27,12 +30,12 @@ class DemoFailed(BmcmedicError):
 
 
 def program(*arguments: str) -> list[str]:
-    """The command line of this very program."""
+    """Return the command line that runs this program with `arguments`."""
     return [sys.executable, "-m", "bmcmedic", *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The environment of the programs that are started: the simulator's credentials."""
+    """Return the environment for the started programs, with the simulator's credentials."""
     return os.environ | {
         "BMCMEDIC_USER": USER,
         "BMCMEDIC_PASSWORD": PASSWORD,
@@ -43,22 +46,22 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class DemoRack:
-    """A running rack: where each BMC listens, and where its control door is."""
+    """A running rack: the address of each BMC, and of the control endpoint."""
 
     targets: dict[str, str]
-    """`host:port` by name."""
+    """The address of each BMC as `host:port`, by its name."""
     control: str
 
     def triage_command(self, name: str) -> list[str]:
-        """What stands in for `ssh host bmcmedic triage --json`."""
+        """Return the command that replaces `ssh host bmcmedic triage --json` here."""
         return program("sim", "triage", "--control", self.control, name, "--json")
 
     async def get(self, path: str) -> Any:  # noqa: ANN401 - JSON of many shapes
-        """Ask the control door; None when it has no answer to give."""
+        """Send a GET to the control endpoint; None unless it answers with 200."""
         return await asyncio.to_thread(self._request, "GET", path, None)
 
     async def set_faults(self, name: str, *faults: str) -> None:
-        """Replace a BMC's faults."""
+        """Replace the faults of a BMC."""
         body = json.dumps({"faults": list(faults)})
         await asyncio.to_thread(self._request, "POST", f"/bmcs/{name}/faults", body)
 
@@ -69,7 +72,7 @@ class DemoRack:
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise DemoFailed(f"the simulator's control door does not answer: {error}") from None
+            raise DemoFailed(f"the simulator's control endpoint does not answer: {error}") from None
         finally:
             connection.close()
         return json.loads(raw) if response.status == http.client.OK else None
@@ -79,7 +82,7 @@ class DemoRack:
 async def running_rack(
     count: int, base_address: str, options: Sequence[str]
 ) -> AsyncIterator[DemoRack]:
-    """Start `bmcmedic sim rack`, wait until it is ready, and stop it in the end."""
+    """Start `bmcmedic sim rack`, wait until it is ready, and stop it at the end."""
     process = await asyncio.create_subprocess_exec(
         *program("sim", "rack", "--count", str(count), "--base-address", base_address),
         *("--port", "0", "--control", "127.0.0.1:0"),
@@ -87,12 +90,12 @@ async def running_rack(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         env=environment(),
-        start_new_session=True,  # Ctrl-C is for the demonstration, which then stops the rack
+        start_new_session=True,  # Ctrl-C ends the demonstration, which then stops the rack
     )
     try:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                rack = await _read_doors(process)
+                rack = await _read_addresses(process)
         except TimeoutError:
             raise DemoFailed(f"the rack was not ready within {READY_TIMEOUT_S:g} s") from None
         yield rack
@@ -100,7 +103,7 @@ async def running_rack(
         await stop(process)
 
 
-async def _read_doors(process: asyncio.subprocess.Process) -> DemoRack:
+async def _read_addresses(process: asyncio.subprocess.Process) -> DemoRack:
     assert process.stdout is not None
     targets: dict[str, str] = {}
     control = ""
@@ -112,11 +115,11 @@ async def _read_doors(process: asyncio.subprocess.Process) -> DemoRack:
                 targets[name] = address
             case ["control", address]:
                 control = address
-    raise DemoFailed("the rack ended before it was ready; what it said stands above")
+    raise DemoFailed("the rack ended before it was ready; its own output above has the reason")
 
 
 async def stop(process: asyncio.subprocess.Process) -> None:
-    """End a process that was started here: with SIGTERM, and SIGKILL when that is not heard."""
+    """End a process with SIGTERM, and with SIGKILL if it does not end in time."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):

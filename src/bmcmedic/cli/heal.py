@@ -1,4 +1,4 @@
-"""`bmcmedic heal`: from what the host saw to a BMC that is proven well, or sent to repair."""
+"""`bmcmedic heal`: diagnose one BMC, cure it, and prove it well, or send it to repair."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from bmcmedic.cli.common import (
+from bmcmedic.cli.credentials import read_credentials
+from bmcmedic.cli.options import (
     CipherSuiteOption,
     JsonOption,
     KgFileOption,
     PasswordFileOption,
     UserOption,
     cipher_suites,
-    read_credentials,
 )
-from bmcmedic.cli.remedy import (
+from bmcmedic.cli.remediation import (
     QuietOption,
     ReturnOption,
     SteadyOption,
     TargetArgument,
     YesOption,
-    remedy,
+    run_remediation,
     times,
 )
 from bmcmedic.errors import ConfigurationError, reason_of
@@ -46,20 +46,20 @@ def heal(
         typer.Option(
             "--symptoms",
             metavar="FILE|-",
-            help="What the host saw: the output of `bmcmedic triage --json`; - is stdin.",
+            help="The host's symptoms: the output of `bmcmedic triage --json`; - is stdin.",
         ),
     ] = None,
     in_band_hung: Annotated[
         bool,
-        typer.Option("--in-band-hung", help="Your own word that the BMC hangs towards its host."),
+        typer.Option("--in-band-hung", help="State that the BMC hangs towards its host."),
     ] = False,
     triage_command: Annotated[
         str | None,
         typer.Option(
             "--triage-command",
             metavar="CMD",
-            help="Run before and after, such as `ssh host bmcmedic triage --json`: it proves that"
-            " the host is at rest and was left alone.",
+            help="Command to run before and after the reset, such as `ssh host bmcmedic triage"
+            " --json`: it proves that the host is at rest and kept running.",
         ),
     ] = None,
     yes: YesOption = False,
@@ -72,10 +72,10 @@ def heal(
     cipher_suite: CipherSuiteOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find out what ails one BMC, heal it over lanplus if a cold reset can, and prove it.
+    """Diagnose one BMC, heal it over lanplus if a cold reset can, and prove the result.
 
-    Over LAN alone a BMC that hangs towards its host looks well: say what the host saw with
-    --symptoms or --triage-command, or give your word with --in-band-hung.
+    Over LAN alone, a BMC that hangs towards its host looks well. So give the symptoms of the
+    host (--symptoms or --triage-command), or state that the BMC hangs (--in-band-hung).
 
     Exit status: 0 healthy or healed; 1 not healed, needs repair; 2 usage; 3 refused.
     """
@@ -84,7 +84,7 @@ def heal(
     credentials = read_credentials(user, password_file, kg_file)
     host = None if triage_command is None else TriageCommand.parse(triage_command)
     report = None if symptoms is None else _read_symptoms(symptoms)
-    status = remedy(
+    status = run_remediation(
         one,
         credentials,
         tuple(cipher_suites(cipher_suite)),

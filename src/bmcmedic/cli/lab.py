@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from bmcmedic.cli.common import need_module, need_writable
 from bmcmedic.cli.lab_kernel import kernel
+from bmcmedic.cli.preconditions import need_module, need_writable
 from bmcmedic.lab.starvation.scenario import (
     DURATION_S,
     LOAD_DEFAULT,

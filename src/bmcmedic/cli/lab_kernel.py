@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from bmcmedic.cli.common import need_module, need_writable
+from bmcmedic.cli.preconditions import need_module, need_writable
 from bmcmedic.errors import BmcmedicError, ConfigurationError
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel.run import SCENARIOS, run

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from bmcmedic.cli.common import (
+from bmcmedic.cli.credentials import read_credentials
+from bmcmedic.cli.options import (
     CipherSuiteOption,
     JsonOption,
     KgFileOption,
@@ -18,7 +19,6 @@ from bmcmedic.cli.common import (
     UserOption,
     cipher_suites,
     positive,
-    read_credentials,
 )
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.inventory import parse_targets
@@ -26,11 +26,13 @@ from bmcmedic.fleet.sweep.prober import ProbeOptions, Prober
 from bmcmedic.model.probe import ProbeResult
 
 CONCURRENCY_MAX = 65_536
+"""Most targets that may be asked at the same time."""
 FLUSH_PERIOD_S = 0.05
+"""Time between two writes of results to stdout, in seconds."""
 
 
 class SessionKind(StrEnum):
-    """Whether every round sets sessions up anew."""
+    """Whether every round sets up new sessions, or keeps those of the first."""
 
     COLD = "cold"
     WARM = "warm"
@@ -53,27 +55,28 @@ def probe(
     kg_file: KgFileOption = None,
     cipher_suite: CipherSuiteOption = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", help="Whole deadline of one target.")
+        float, typer.Option("--timeout", metavar="S", help="Deadline of one target as a whole.")
     ] = 5.0,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", metavar="N", help="Targets that are asked at once.")
+        int,
+        typer.Option("--concurrency", metavar="N", help="Most targets that are asked at once."),
     ] = 1024,
     session: Annotated[
-        SessionKind, typer.Option("--session", help="Keep sessions from round to round, or not.")
+        SessionKind, typer.Option("--session", help="warm keeps sessions from round to round.")
     ] = SessionKind.COLD,
     count: Annotated[int, typer.Option("--count", metavar="N", help="How many rounds.")] = 1,
     period: Annotated[
-        float, typer.Option("--period", metavar="S", help="From round to round.")
+        float, typer.Option("--period", metavar="S", help="Time between the starts of two rounds.")
     ] = 5.0,
     detail: Annotated[
         bool,
         typer.Option(
-            "--detail", help="Also device id, firmware, GUID, self-test and watchdog timer."
+            "--detail", help="Ask also for device id, firmware, GUID, self-test and watchdog timer."
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask BMCs over lanplus for the power status, and with --detail how they are.
+    """Ask BMCs over lanplus for the power status, and with --detail for their health.
 
     Exit status: 0 all answer and are well; 1 some BMC is unhealthy or silent,
     refuses the credentials, or has no address; 2 usage.
@@ -102,7 +105,7 @@ def probe(
 
 
 class _Report:
-    """Prints results as they come and counts them."""
+    """Prints results as they come, and counts them."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._format = _json_format() if as_json else _text
@@ -113,20 +116,20 @@ class _Report:
         self.unwell_count = 0
 
     def add(self, result: ProbeResult) -> None:
-        """Print one result."""
+        """Add one result to the output."""
         self.count += 1
         self.unwell_count += result.error is not None
         self._lines.append(self._format(result))
 
     def step(self) -> None:
-        """Hand on what was printed, but not line by line: that would cost more than asking."""
+        """Write the results in batches: line by line would cost more than the probes."""
         now = time.monotonic()
         if self._lines and now - self._flushed_at >= FLUSH_PERIOD_S:
             self._flushed_at = now
             self._flush()
 
     def close(self) -> None:
-        """Say how it went, where there was more than one."""
+        """Write the last results, and a summary where there was more than one."""
         self._flush()
         if self.count > 1 and self._summary:
             well = self.count - self.unwell_count
@@ -140,7 +143,7 @@ class _Report:
 
 
 def _json_format() -> Callable[[ProbeResult], str]:
-    # Loaded for --json alone: a plain sweep starts faster.
+    # Only --json needs the module: without it a plain sweep starts faster.
     import json
 
     encode = json.JSONEncoder(check_circular=False).encode

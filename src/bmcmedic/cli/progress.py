@@ -1,4 +1,4 @@
-"""Showing a remediation while it works: live on a terminal, plain lines into a pipe."""
+"""Shows a remediation while it works: live on a terminal, as plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _GOOD = frozenset({"healthy", "healed", "healed-lan-only", "back"})
 _BAD_OUTCOMES = frozenset(
     {"refused", "failed", "changed", "not-back", "disproven", "not proven", "lost", "denied"}
 )
-_ANSWER_BYTES_MAX = 1024
+_ANSWER_CHARACTERS_MAX = 1024
+"""How much of the operator's answer is read, in characters."""
 _BODY_COLUMNS_MIN = 30
+"""Narrowest column for the text of a line on a terminal, in characters."""
 
 NO_TERMINAL = (
-    "nothing that changes state is sent without a yes: stdin is no terminal to ask on;"
+    "nothing that changes state is sent without a yes, and stdin is not a terminal to ask on;"
     " give --yes to go ahead"
 )
 
 
 class Progress:
-    """A `Journal` for people; with `--json` it speaks on stderr, and stdout is the verdict's."""
+    """A `Journal` for people; with `--json` it prints to stderr, and only the verdict to stdout."""
 
     def __init__(self, target: str, *, as_json: bool, assume_yes: bool) -> None:
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
@@ -35,28 +37,28 @@ class Progress:
         self._status: Status | None = None
 
     async def intends(self, name: str, text: str) -> None:
-        """Say what is about to happen."""
+        """Show what is about to happen."""
         if self._console.is_terminal:
             self._live(f"{name}: {text}")
         else:
             self._line(name, f"… {text}")
 
     async def records(self, step: Step) -> None:
-        """Say what became of it."""
+        """Show the outcome of a step."""
         self.quiet()
         if step.name == "verdict" and self._console.is_terminal:
-            return  # it is told below, in full
+            return  # `verdict` shows it in full
         style = "red" if step.outcome in _BAD_OUTCOMES else "green"
         detail = "" if step.detail in ("", step.outcome) else f": {step.detail}"
         self._line(step.name, step.outcome, style, detail)
 
     def waits(self, name: str, left_s: float, text: str) -> None:
-        """Count down, where somebody can see it."""
+        """Show a countdown on a terminal."""
         if self._console.is_terminal:
             self._live(f"{name}: {text}, {max(0.0, left_s):.0f} s")
 
     def quiet(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -71,14 +73,14 @@ class Progress:
 
     def _line(self, name: str, text: str, style: str = "", detail: str = "") -> None:
         at = datetime.now().astimezone().strftime("%H:%M:%S")
-        # Into a pipe each line says whose it is; on a terminal there is only one.
-        whose = "" if self._console.is_terminal else f"{self._target} "
-        head = Text(f"{at} {whose}", style="dim")
+        # In a pipe each line names its target; on a terminal there is only one.
+        target = "" if self._console.is_terminal else f"{self._target} "
+        head = Text(f"{at} {target}", style="dim")
         head.append(f"{name:<17}", style="bold")
         print_hanging(self._console, head, Text.assemble((text, style), detail))
 
     async def confirm(self, diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
-        """Show diagnosis and plan, and ask where there is somebody to ask (a `Confirm`)."""
+        """Show diagnosis and plan, and ask for permission on a terminal (a `Confirm`)."""
         self.quiet()
         out = self._console
         title = Text(f"Diagnosis of {self._target}: {diagnosis.kind}", style="bold")
@@ -99,7 +101,7 @@ class Progress:
         return None if answer.strip().lower() in ("y", "yes") else "the operator said no"
 
     def verdict(self, verdict: HealVerdict) -> None:
-        """The end of the story."""
+        """Show the verdict and its evidence."""
         self.quiet()
         good = verdict.verdict in _GOOD
         head = Text(
@@ -108,11 +110,11 @@ class Progress:
         head.append(f" - {verdict.reason}", style="not bold")
         print_hanging(self._console, Text(), head)
         if verdict.verdict != "healthy":
-            known = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
+            untouched = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
             power = f"{verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
             sent = f"  resets sent: {verdict.resets_sent}"
             if verdict.resets_sent:
-                sent += f"; host left alone: {known}; power {power}"
+                sent += f"; host untouched: {untouched}; power {power}"
             print_hanging(self._console, Text(), Text(sent))
             for line in verdict.evidence:
                 if not good or line.lower().startswith("watchdog"):
@@ -120,7 +122,7 @@ class Progress:
 
 
 def print_hanging(console: Console, head: Text, body: Text) -> None:
-    """Print a line; on a terminal, what does not fit goes on below the body's beginning."""
+    """Print a line; on a terminal, a long body is wrapped below its own beginning."""
     if not console.is_terminal:
         console.print(Text.assemble(head, body))
         return
@@ -132,14 +134,14 @@ def print_hanging(console: Console, head: Text, body: Text) -> None:
 
 
 async def _read_line() -> str:
-    """One line from the terminal, without a thread that would outlive Ctrl-C."""
+    """Read one line from the terminal, without a thread that would outlive Ctrl-C."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[str] = loop.create_future()
     descriptor = sys.stdin.fileno()
 
     def read() -> None:
         if not ready.done():
-            ready.set_result(sys.stdin.readline(_ANSWER_BYTES_MAX))
+            ready.set_result(sys.stdin.readline(_ANSWER_CHARACTERS_MAX))
 
     loop.add_reader(descriptor, read)
     try:

@@ -1,4 +1,4 @@
-"""`bmcmedic reset`: restart one BMC with every care, because an operator says so."""
+"""`bmcmedic reset`: restart one BMC because an operator orders it, with every check of `heal`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from bmcmedic.cli.common import (
+from bmcmedic.cli.credentials import read_credentials
+from bmcmedic.cli.options import (
     CipherSuiteOption,
     JsonOption,
     KgFileOption,
     PasswordFileOption,
     UserOption,
     cipher_suites,
-    read_credentials,
 )
-from bmcmedic.cli.remedy import (
+from bmcmedic.cli.remediation import (
     QuietOption,
     ReturnOption,
     SteadyOption,
     TargetArgument,
     YesOption,
-    remedy,
+    run_remediation,
     times,
 )
 from bmcmedic.errors import ConfigurationError
@@ -36,9 +36,9 @@ def register(app: typer.Typer) -> None:
 
 def reset(
     target: TargetArgument,
-    cold: Annotated[bool, typer.Option("--cold", help="Cold reset: the BMC boots.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Cold reset: the BMC boots anew.")] = False,
     warm: Annotated[
-        bool, typer.Option("--warm", help="Warm reset; many BMCs do not have it.")
+        bool, typer.Option("--warm", help="Warm reset; many BMCs do not support it.")
     ] = False,
     yes: YesOption = False,
     quiet_time: QuietOption = 45.0,
@@ -60,7 +60,7 @@ def reset(
     one = parse_target(target)
     waits = times(quiet_time, return_time, steady_time)
     credentials = read_credentials(user, password_file, kg_file)
-    status = remedy(
+    status = run_remediation(
         one,
         credentials,
         tuple(cipher_suites(cipher_suite)),

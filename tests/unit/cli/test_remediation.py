@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.cli.remedy import EXIT_STATUS
+from bmcmedic.cli.remediation import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from tests.support.programs import bmcmedic, run, simulator
 

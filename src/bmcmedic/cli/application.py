@@ -1,4 +1,4 @@
-"""The commands that typer and rich show: each group is loaded when it is used."""
+"""The typer application: its help, its version, and the commands that it runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bmcmedic import __version__
 from bmcmedic.cli import Program
 
 
-def run(groups: Sequence[str], programs: Mapping[str, Program]) -> None:
-    """Run what the command line asks for; `programs` are listed beside the groups."""
+def run(commands: Sequence[str], programs: Mapping[str, Program]) -> None:
+    """Run the command that the command line names; the help lists `programs` as well."""
     app = typer.Typer(
         name="bmcmedic",
-        help="Keeps hosts alive through a sick BMC, and heals the BMC.",
+        help="Keep hosts alive through a sick BMC, and heal the BMC.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    # Only the group that is called is loaded: a probe starts without the simulator's modules.
-    wanted = [argument for argument in sys.argv[1:2] if argument in groups] or groups
+    # Only the command that is called is loaded: a probe starts without the simulator's modules.
+    wanted = [argument for argument in sys.argv[1:2] if argument in commands] or commands
     for name in wanted:
         importlib.import_module(f"bmcmedic.cli.{name}").register(app)
     for name, program in programs.items():
@@ -33,7 +33,7 @@ def run(groups: Sequence[str], programs: Mapping[str, Program]) -> None:
 
 
 def _list_program(app: typer.Typer, name: str, program: Program) -> None:
-    """Show a program in the help; called by its name as first word, it never comes here."""
+    """List a program in the help; a call with its name as the first word never gets here."""
 
     def listed(context: typer.Context) -> None:
         raise SystemExit(program.main(context.args))

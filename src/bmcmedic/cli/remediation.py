@@ -1,4 +1,4 @@
-"""What `reset` and `heal` share: their options, running one remediation, and its exit status."""
+"""Runs one remediation for `reset` and `heal`: their common options, and the exit statuses."""
 
 from __future__ import annotations
 
@@ -30,20 +30,26 @@ EXIT_STATUS: dict[str, int] = {
     "not-back": 1,
     "refused": 3,
 }
-"""By verdict; 2 is usage."""
+"""The exit status of each verdict; 2 is a usage error."""
 
 EXIT_INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 EXIT_TERMINATED = 143
+"""The exit status after SIGTERM."""
 
 WAIT_S_MIN = 1.0
-"""A BMC answers its reset before it restarts: asked at once, it seems not to have done it."""
+"""Shortest time that each part may be given, in seconds.
+
+A BMC answers its reset before it restarts. If it is asked at once, it seems not to have restarted.
+"""
 WAIT_S_MAX = 6 * 3600.0
+"""Longest time that each part may be given, in seconds."""
 
 TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help="One BMC: host[:port] or \\[ipv6]:port.")
 ]
 YesOption = Annotated[
-    bool, typer.Option("--yes", help="Do not ask; needed where stdin is no terminal.")
+    bool, typer.Option("--yes", help="Act without asking; needed where stdin is not a terminal.")
 ]
 QuietOption = Annotated[
     float,
@@ -52,15 +58,19 @@ QuietOption = Annotated[
     ),
 ]
 ReturnOption = Annotated[
-    float, typer.Option("--return-time", metavar="S", help="From the reset until it must answer.")
+    float,
+    typer.Option(
+        "--return-time", metavar="S", help="Time from the reset until the BMC must answer."
+    ),
 ]
 SteadyOption = Annotated[
-    float, typer.Option("--steady-time", metavar="S", help="How long it must stay well then.")
+    float,
+    typer.Option("--steady-time", metavar="S", help="How long the BMC must stay well after that."),
 ]
 
 
 def times(quiet_s: float, return_s: float, steady_s: float) -> ResetTimes:
-    """The times from their options; raises ConfigurationError."""
+    """Check the times of the options; raises ConfigurationError."""
     for option, value in (
         ("--quiet-time", quiet_s),
         ("--return-time", return_s),
@@ -73,16 +83,16 @@ def times(quiet_s: float, return_s: float, steady_s: float) -> ResetTimes:
     if return_s <= quiet_s:
         raise ConfigurationError(
             f"--return-time ({return_s:g} s, from the reset) must be longer than --quiet-time"
-            f" ({quiet_s:g} s), in which nothing is asked"
+            f" ({quiet_s:g} s), in which the BMC is not asked"
         )
     return ResetTimes(quiet_s, return_s, steady_s)
 
 
-def remedy(
+def run_remediation(
     target: Target,
     credentials: Credentials,
     suites: tuple[int, ...],
-    course: Callable[[Remediation], Awaitable[HealVerdict]],
+    start: Callable[[Remediation], Awaitable[HealVerdict]],
     *,
     waits: ResetTimes,
     as_json: bool,
@@ -91,7 +101,7 @@ def remedy(
     host: HostSource | None = None,
     in_band_hung: bool = False,
 ) -> int:
-    """Run one remediation to its verdict, print it, and return the exit status."""
+    """Run one remediation to its verdict, print that, and return the exit status."""
     progress = Progress(target.name, as_json=as_json, assume_yes=yes)
     case = RemediationCase(
         link=LanLink(target.name, target.host, target.port, credentials, suites),
@@ -105,7 +115,7 @@ def remedy(
     )
     remediation = Remediation(case)
     try:
-        verdict = asyncio.run(_run(course(remediation)))
+        verdict = asyncio.run(_run(start(remediation)))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         progress.quiet()
         print(f"\nbmcmedic: interrupted. {remediation.standing()}", file=sys.stderr)
@@ -118,9 +128,9 @@ def remedy(
     return EXIT_STATUS[verdict.verdict]
 
 
-async def _run(course: Awaitable[HealVerdict]) -> HealVerdict:
-    """Await it, and let SIGTERM end it as Ctrl-C does: in order, with a word about the state."""
+async def _run(remediation: Awaitable[HealVerdict]) -> HealVerdict:
+    """Await the verdict; SIGTERM ends it in order as Ctrl-C does, with a line about the state."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await course
+    return await remediation
