@@ -74,10 +74,12 @@ def heal(
 ) -> None:
     """Diagnose one BMC, heal it over lanplus if a cold reset can, and prove the result.
 
-    Over LAN alone, a BMC that hangs towards its host looks well. So give the symptoms of the
-    host (--symptoms or --triage-command), or state that the BMC hangs (--in-band-hung).
+    Over LAN alone, a BMC that hangs towards its host looks well. So give the
+    host's symptoms (--symptoms or --triage-command), or state that the BMC
+    hangs (--in-band-hung).
 
-    Exit status: 0 healthy or healed; 1 not healed, needs repair; 2 usage; 3 refused.
+    Exit status: 0 healthy or healed; 1 not healed, needs repair; 2 usage;
+    3 refused.
     """
     one = parse_target(target)
     waits = times(quiet_time, return_time, steady_time)

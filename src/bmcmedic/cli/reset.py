@@ -52,7 +52,8 @@ def reset(
 ) -> None:
     """Restart one BMC over lanplus, once, and verify that it comes back and its host stays up.
 
-    Exit status: 0 reset and verified back; 1 not back, or the host changed; 2 usage; 3 refused.
+    Exit status: 0 reset and verified back; 1 not back, or the host changed;
+    2 usage; 3 refused.
     """
     if cold == warm:
         raise ConfigurationError("give exactly one of --cold and --warm")
