@@ -36,28 +36,28 @@ class Progress:
         self._assume_yes = assume_yes
         self._status: Status | None = None
 
-    async def intends(self, name: str, text: str) -> None:
+    async def record_intent(self, name: str, text: str) -> None:
         """Show what is about to happen."""
         if self._console.is_terminal:
             self._live(f"{name}: {text}")
         else:
             self._line(name, f"… {text}")
 
-    async def records(self, step: Step) -> None:
+    async def record_step(self, step: Step) -> None:
         """Show the outcome of a step."""
-        self.quiet()
+        self.clear()
         if step.name == "verdict" and self._console.is_terminal:
             return  # `verdict` shows it in full
         style = "red" if step.outcome in _BAD_OUTCOMES else "green"
         detail = "" if step.detail in ("", step.outcome) else f": {step.detail}"
         self._line(step.name, step.outcome, style, detail)
 
-    def waits(self, name: str, left_s: float, text: str) -> None:
+    def show_wait(self, name: str, left_s: float, text: str) -> None:
         """Show a countdown on a terminal."""
         if self._console.is_terminal:
             self._live(f"{name}: {text}, {max(0.0, left_s):.0f} s")
 
-    def quiet(self) -> None:
+    def clear(self) -> None:
         """Remove the live line."""
         if self._status is not None:
             self._status.stop()
@@ -81,7 +81,7 @@ class Progress:
 
     async def confirm(self, diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
         """Show diagnosis and plan, and ask for permission on a terminal (a `Confirm`)."""
-        self.quiet()
+        self.clear()
         out = self._console
         title = Text(f"Diagnosis of {self._target}: {diagnosis.kind}", style="bold")
         print_hanging(out, Text(), title)
@@ -102,7 +102,7 @@ class Progress:
 
     def verdict(self, verdict: HealVerdict) -> None:
         """Show the verdict and its evidence."""
-        self.quiet()
+        self.clear()
         good = verdict.verdict in _GOOD
         head = Text(
             f"{self._target}: {verdict.verdict}", style="bold green" if good else "bold red"

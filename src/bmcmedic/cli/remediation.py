@@ -117,11 +117,11 @@ def run_remediation(
     try:
         verdict = asyncio.run(_run(start(remediation)))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
-        progress.quiet()
-        print(f"\nbmcmedic: interrupted. {remediation.standing()}", file=sys.stderr)
+        progress.clear()
+        print(f"\nbmcmedic: interrupted. {remediation.describe_state()}", file=sys.stderr)
         return EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED
     finally:
-        progress.quiet()
+        progress.clear()
     progress.verdict(verdict)
     if as_json:
         print(json.dumps(verdict.to_json()), flush=True)

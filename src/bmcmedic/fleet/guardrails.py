@@ -29,7 +29,7 @@ class GuardrailFacts:
     power: str | None = None
     power_asked: bool = False
     boot_id_known: bool = False
-    """Whether the host itself can prove afterwards that it kept running."""
+    """Whether the host can prove afterwards, by its boot id, that it kept running."""
     in_other_hands: bool = False
     """Whether another `heal` or `reset` on this machine is acting on the BMC."""
     may_act: bool | None = None

@@ -14,24 +14,24 @@ from bmcmedic.model.heal import Step
 class Journal(Protocol):
     """Stores or shows what happens; a durable journal returns only after it has committed."""
 
-    async def intends(self, name: str, text: str) -> None:
+    async def record_intent(self, name: str, text: str) -> None:
         """Record that a step is about to begin."""
 
-    async def records(self, step: Step) -> None:
+    async def record_step(self, step: Step) -> None:
         """Record that a step has ended."""
 
-    def waits(self, name: str, left_s: float, text: str) -> None:
+    def show_wait(self, name: str, left_s: float, text: str) -> None:
         """Show that a step is waiting; called from time to time, for people who watch."""
 
 
 class SilentJournal:
     """A journal that discards everything; the verdict still has the steps."""
 
-    async def intends(self, name: str, text: str) -> None:
+    async def record_intent(self, name: str, text: str) -> None:
         """Discard it."""
 
-    async def records(self, step: Step) -> None:
+    async def record_step(self, step: Step) -> None:
         """Discard it."""
 
-    def waits(self, name: str, left_s: float, text: str) -> None:
+    def show_wait(self, name: str, left_s: float, text: str) -> None:
         """Discard it."""

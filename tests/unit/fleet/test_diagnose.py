@@ -15,7 +15,7 @@ from bmcmedic.errors import (
     Unreachable,
 )
 from bmcmedic.fleet.diagnose import diagnose
-from bmcmedic.fleet.host_evidence.host_verdict import HostWitness
+from bmcmedic.fleet.host_evidence.host_verdict import HostCondition
 from bmcmedic.fleet.observe import answer_of, reach_of
 from bmcmedic.fleet.plan import ResetTimes, plan
 from bmcmedic.ipmi.commands.chassis import GetChassisStatusReq
@@ -133,7 +133,7 @@ def test_a_host_that_could_not_judge_makes_no_bmc_healthy() -> None:
     assert diagnose(WELL, blind, in_band_hung=True).kind is DiagnosisKind.IN_BAND_HUNG
     seen = replace(blind, symptoms=("bmc-not-answering",))
     assert diagnose(WELL, seen).kind is DiagnosisKind.IN_BAND_HUNG
-    assert not HostWitness.of(blind).is_well
+    assert not HostCondition.of(blind).is_well
 
 
 def test_the_operators_word_is_enough() -> None:

@@ -9,7 +9,7 @@ from bmcmedic.model.heal import HostReport
 
 
 @dataclass(frozen=True, slots=True)
-class HostWitness:
+class HostCondition:
     """What the host reported after the restart."""
 
     report: HostReport | None
@@ -20,7 +20,7 @@ class HostWitness:
     """A line about clients that missed their answer and still wait, although the BMC is well."""
 
     @classmethod
-    def of(cls, report: HostReport) -> HostWitness:
+    def of(cls, report: HostReport) -> HostCondition:
         """Return what one report means."""
         kipmi = f"kipmi at {report.kipmi_percent_max:g} %"
         if are_left_over(report):

@@ -104,7 +104,7 @@ class Execution:
         await self._record.step("acting-session", "open", "a session at Administrator level")
 
     async def _ask_permission(self, diagnosis: BmcDiagnosis, chosen: RemedyPlan) -> None:
-        await self._case.journal.intends("confirm", f"asking for permission: {chosen.remedy}")
+        await self._case.journal.record_intent("confirm", f"asking for permission: {chosen.remedy}")
         refusal = await self._case.confirm(diagnosis, chosen)
         facts = GuardrailFacts(
             confirmed=refusal is None,
@@ -169,11 +169,11 @@ class Execution:
 
     async def _hold_watchdog(self) -> None:
         case = self._case
-        await case.journal.intends("watchdog", "stopping the watchdog timer if it runs")
+        await case.journal.record_intent("watchdog", "stopping the watchdog timer if it runs")
         hold = await act.hold_watchdog(
-            self._acting_session(), case.time, case.times, self._record.holds
+            self._acting_session(), case.time, case.times, self._record.note_hold
         )
-        self._record.holds(hold)
+        self._record.note_hold(hold)
         self._note_expired_timer(hold)
         self._timer_held = await act.read_timer(self._acting_session(), case.time)
         self._acting_used_s = case.time.monotonic()
@@ -194,7 +194,7 @@ class Execution:
     async def _send(self) -> act.ResetSent:
         case = self._case
         name = str(self._record.remedy)
-        await case.journal.intends(name, "sending the one reset; it is never repeated")
+        await case.journal.record_intent(name, "sending the one reset; it is never repeated")
         self._record.resets_sent = 1
         sent = await act.send_reset(self._acting_session(), case.time, self._record.remedy)
         await self._record.step(name, sent.outcome.value, sent.detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bmcmedic.errors import BmcRefusal, RemoteProtocolError, TransportError
 from bmcmedic.fleet import act, verify
 from bmcmedic.fleet.host_evidence.host_marks import host_changes, read_host_marks, read_new_events
-from bmcmedic.fleet.host_evidence.host_verdict import HostWitness, judge_host
+from bmcmedic.fleet.host_evidence.host_verdict import HostCondition, judge_host
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcSession
 from bmcmedic.fleet.remediation.case import RemediationEnding
@@ -85,7 +85,9 @@ class Proof:
     async def _quiet(self) -> None:
         """Leave the BMC alone, except for one question in the old session while that counts."""
         case, sent = self._case, self._sent
-        await case.journal.intends("quiet-time", f"leaving the BMC alone, {case.times.quiet_s:g} s")
+        await case.journal.record_intent(
+            "quiet-time", f"leaving the BMC alone, {case.times.quiet_s:g} s"
+        )
         quiet_until_s = sent.sent_at_s + case.times.quiet_s
         ask_at_s = min(quiet_until_s, sent.sent_at_s + verify.OLD_SESSION_ASKED_S_MAX)
         await self._wait_until(ask_at_s, "quiet-time", "leaving the BMC alone")
@@ -99,7 +101,7 @@ class Proof:
     async def _wait_until(self, until_s: float, name: str, text: str) -> None:
         time = self._case.time
         while (left_s := until_s - time.monotonic()) > 0:
-            self._case.journal.waits(name, left_s, text)
+            self._case.journal.show_wait(name, left_s, text)
             await time.sleep(min(left_s, 1.0))
 
     async def _ask_old_session(self) -> None:
@@ -115,7 +117,7 @@ class Proof:
 
     async def _poll(self) -> None:
         case, sent = self._case, self._sent
-        await case.journal.intends(
+        await case.journal.record_intent(
             "poll", f"polling every {case.times.poll_s:.2g} s until it answers"
         )
         back = await verify.wait_until_back(
@@ -123,7 +125,7 @@ class Proof:
             case.time,
             case.times,
             sent_at_s=sent.sent_at_s,
-            waiting=lambda left_s, text: case.journal.waits("poll", left_s, text),
+            waiting=lambda left_s, text: case.journal.show_wait("poll", left_s, text),
         )
         self._return = back
         self._session = back.session
@@ -131,7 +133,9 @@ class Proof:
         if back.session is None:
             detail = f"no usable answer within {back.after_s:.0f} s ({polls}): {back.last_detail}"
             await self._record.step("poll", "not-back", detail)
-            self._record.fails(RemediationEnding.NOT_DONE, f"the BMC did not come back: {detail}")
+            self._record.add_failure(
+                RemediationEnding.NOT_DONE, f"the BMC did not come back: {detail}"
+            )
             return
         detail = f"{back.after_s:.0f} s after the reset"
         if back.polls > 1:
@@ -158,7 +162,7 @@ class Proof:
             if self._sent.outcome is act.ResetOutcome.UNKNOWN:
                 reason += "; the reset got no answer, so it may have been lost on the way: if the"
                 reason += " network is the cause, try again before somebody is sent to the machine"
-            self._record.fails(RemediationEnding.NOT_DONE, reason)
+            self._record.add_failure(RemediationEnding.NOT_DONE, reason)
 
     async def _self_test(self, session: BmcSession) -> None:
         case, sent = self._case, self._sent
@@ -171,7 +175,7 @@ class Proof:
         )
         await self._record.step("self-test", "passed" if result.passed else "failed", result.detail)
         if not result.passed:
-            self._record.fails(
+            self._record.add_failure(
                 RemediationEnding.NOT_DONE,
                 f"its self-test fails after the restart: {result.detail}",
             )
@@ -195,39 +199,39 @@ class Proof:
     async def _ask_host(self) -> None:
         """Ask the host whether its in-band side is at rest, and judge whether it kept running."""
         case = self._case
-        witness = HostWitness(None, (), "the host was not asked")
+        condition = HostCondition(None, (), "the host was not asked")
         if case.host is not None:
-            await case.journal.intends("host", "asking the host whether it kept running")
-            witness = await self._ask_host_until_well()
-        self._host_after = witness.report
-        judged = judge_host(self._record.host_before, witness.report, self._signs)
+            await case.journal.record_intent("host", "asking the host whether it kept running")
+            condition = await self._ask_host_until_well()
+        self._host_after = condition.report
+        judged = judge_host(self._record.host_before, condition.report, self._signs)
         self._record.untouched = judged.untouched
-        self._record.evidence += [*judged.lines, *filter(None, (witness.left_over,))]
-        lines = [*judged.lines, *(witness.complaints or (witness.detail,))]
+        self._record.evidence += [*judged.lines, *filter(None, (condition.left_over,))]
+        lines = [*judged.lines, *(condition.complaints or (condition.detail,))]
         outcome = {True: "untouched", False: "changed", None: "not-proven"}[judged.untouched]
         await self._record.step("host", outcome, "; ".join(lines))
         if judged.untouched is False:
-            self._record.fails(
+            self._record.add_failure(
                 RemediationEnding.HOST_CHANGED,
                 f"the host did not keep running: {judged.lines[0]}",
             )
         marks = self._record.marks_after
         if marks is not None and marks.power is None and judged.untouched is None:
-            self._record.fails(
+            self._record.add_failure(
                 RemediationEnding.NOT_DONE,
                 "the host's power state cannot be read after the restart",
             )
         if judged.other_host:
-            self._record.fails(RemediationEnding.NOT_DONE, judged.lines[0])
-        if case.host is not None and witness.report is None:
-            self._record.fails(
-                RemediationEnding.NOT_DONE, f"the host cannot be asked any more: {witness.detail}"
+            self._record.add_failure(RemediationEnding.NOT_DONE, judged.lines[0])
+        if case.host is not None and condition.report is None:
+            self._record.add_failure(
+                RemediationEnding.NOT_DONE, f"the host cannot be asked any more: {condition.detail}"
             )
-        if witness.complaints:
-            reason = f"the host is not at rest after the restart: {witness.complaints[0]}"
-            self._record.fails(RemediationEnding.NOT_DONE, reason)
+        if condition.complaints:
+            reason = f"the host is not at rest after the restart: {condition.complaints[0]}"
+            self._record.add_failure(RemediationEnding.NOT_DONE, reason)
 
-    async def _ask_host_until_well(self) -> HostWitness:
+    async def _ask_host_until_well(self) -> HostCondition:
         """Ask until the host is at rest or the time is up; only once if the BMC is not back."""
         case, sent = self._case, self._sent
         assert case.host is not None
@@ -237,13 +241,13 @@ class Proof:
             try:
                 report = await case.host.run()
             except TriageFailed as error:
-                witness = HostWitness(None, (), str(error))
+                condition = HostCondition(None, (), str(error))
             else:
-                witness = HostWitness.of(report)
-            if witness.is_well or self._record.failures or case.time.monotonic() >= give_up_s:
-                return witness
-            trouble = witness.complaints[0] if witness.complaints else witness.detail
-            case.journal.waits("host", give_up_s - case.time.monotonic(), trouble)
+                condition = HostCondition.of(report)
+            if condition.is_well or self._record.failures or case.time.monotonic() >= give_up_s:
+                return condition
+            trouble = condition.complaints[0] if condition.complaints else condition.detail
+            case.journal.show_wait("host", give_up_s - case.time.monotonic(), trouble)
             await case.time.sleep(case.times.poll_s)
 
     # ------------------------------------------------------------------ steady time and timer
@@ -253,7 +257,7 @@ class Proof:
         hold, case = self._record.hold, self._case
         if hold is None or not hold.changed or hold.timer is None:
             return
-        await case.journal.intends("watchdog-restore", "putting the watchdog timer back")
+        await case.journal.record_intent("watchdog-restore", "putting the watchdog timer back")
         await verify.close_quietly(self._session)
         self._session = None
         try:
@@ -261,7 +265,7 @@ class Proof:
                 PrivilegeLevel.ADMINISTRATOR, case.time.monotonic() + SESSION_TIMEOUT_S
             )
         except (TransportError, BmcRefusal, RemoteProtocolError) as error:
-            self._record.fails(
+            self._record.add_failure(
                 RemediationEnding.NOT_DONE, f"it answered, but opens no session any more: {error}"
             )
             return
@@ -277,19 +281,19 @@ class Proof:
         case, session = self._case, self._session
         if session is None:
             return
-        await case.journal.intends("steady", f"watching it for {case.times.steady_s:g} s")
+        await case.journal.record_intent("steady", f"watching it for {case.times.steady_s:g} s")
         steady = await verify.watch_steady(
             session,
             case.time,
             case.times,
             power_before=self._record.power_before(),
             watch_timer=self._record.restore is not None,
-            waiting=lambda left_s, text: case.journal.waits("steady", left_s, text),
+            waiting=lambda left_s, text: case.journal.show_wait("steady", left_s, text),
         )
         self._patted = steady.patted
         await self._record.step("steady", "held" if steady.held else "lost", steady.detail)
         if not steady.held:
-            self._record.fails(
+            self._record.add_failure(
                 RemediationEnding.NOT_DONE, f"the BMC did not stay well: {steady.detail}"
             )
         if steady.power_seen_off and self._record.untouched is not True:
@@ -302,7 +306,7 @@ class Proof:
         before = await act.read_timer(session, case.time)
         while case.time.monotonic() < until_s:
             left_s = until_s - case.time.monotonic()
-            case.journal.waits("watchdog-restore", left_s, "until the host pats the timer")
+            case.journal.show_wait("watchdog-restore", left_s, "until the host pats the timer")
             await case.time.sleep(min(case.times.poll_s, left_s))
             now = await act.read_timer(session, case.time)
             if before is not None and now is not None and act.was_patted(before, now):

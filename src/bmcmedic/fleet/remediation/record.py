@@ -40,7 +40,7 @@ class RemediationRecord:
         """Add a step that has ended, and report it to the journal."""
         step = Step(name, outcome, self.case.time.epoch(), detail)
         self.steps.append(step)
-        await self.case.journal.records(step)
+        await self.case.journal.record_step(step)
 
     async def guard(self, step: str, facts: GuardrailFacts) -> None:
         """End the remediation as refused if a rule forbids to go on.
@@ -55,12 +55,12 @@ class RemediationRecord:
         await self.step(step, "refused", f"{refusals[0].rule}: {refusals[0]}")
         raise Ended(RemediationEnding.REFUSED, str(refusals[0]))
 
-    def fails(self, ending: RemediationEnding, reason: str) -> None:
+    def add_failure(self, ending: RemediationEnding, reason: str) -> None:
         """Note a reason against a good verdict; the work goes on, to collect the evidence."""
         self.failures.append((ending, reason))
         self.evidence.append(reason)
 
-    def holds(self, hold: act.WatchdogHold) -> None:
+    def note_hold(self, hold: act.WatchdogHold) -> None:
         """Note that the watchdog timer is held, or is about to be."""
         self.hold = hold
 

@@ -57,7 +57,7 @@ class Remediation:
 
         return await self._conclude(remediate, RESET_VERDICTS)
 
-    def standing(self) -> str:
+    def describe_state(self) -> str:
         """Return what was sent and the timer's state, for an operator who interrupts."""
         if not self._record.resets_sent:
             sent = "No reset was sent."
@@ -113,13 +113,15 @@ class Remediation:
     async def _wait_for_return(self, silent: FellSilent) -> None:
         """Wait for a BMC that may be restarting by itself; it needs neither reset nor repair."""
         case = self._case
-        await case.journal.intends("look-again", "it may be restarting by itself: waiting for it")
+        await case.journal.record_intent(
+            "look-again", "it may be restarting by itself: waiting for it"
+        )
         back = await verify.wait_until_back(
             case.link,
             case.time,
             case.times,
             sent_at_s=case.time.monotonic(),
-            waiting=lambda left_s, text: case.journal.waits("look-again", left_s, text),
+            waiting=lambda left_s, text: case.journal.show_wait("look-again", left_s, text),
         )
         await verify.close_quietly(back.session)
         if back.session is None:
@@ -217,7 +219,7 @@ class Remediation:
             await self._record.step("read-symptoms", "none-given", detail)
             return
         if case.host is not None:
-            await case.journal.intends("read-symptoms", "asking the host for its symptoms")
+            await case.journal.record_intent("read-symptoms", "asking the host for its symptoms")
             try:
                 self._record.host_before = await case.host.run()
             except TriageFailed as error:
@@ -233,7 +235,7 @@ class Remediation:
             await self._record.step("read-symptoms", "read", detail)
 
     async def _probe(self) -> Observation:
-        await self._case.journal.intends("probe", "asking the BMC over LAN")
+        await self._case.journal.record_intent("probe", "asking the BMC over LAN")
         observation = await observe(self._case.link, self._case.time)
         self._record.observation = observation
         self._record.observed_at_s = self._case.time.monotonic()

@@ -716,8 +716,8 @@ def test_a_reset_that_is_interrupted_before_it_is_sent_gives_the_timer_back() ->
     remediation = Remediation(case(virtual, journal=stop))
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(remediation.reset(Remedy.COLD_RESET))
-    assert "No reset was sent." in remediation.standing()
-    assert "put back" in remediation.standing()
+    assert "No reset was sent." in remediation.describe_state()
+    assert "put back" in remediation.describe_state()
     assert virtual.bmc.watchdog is not None
     assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
 
@@ -734,8 +734,8 @@ def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
     remediation = Remediation(case(virtual, in_band_hung=True))
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(remediation.heal())
-    assert "WATCHDOG" in remediation.standing()
-    assert "the result is not known" in remediation.standing()
+    assert "WATCHDOG" in remediation.describe_state()
+    assert "the result is not known" in remediation.describe_state()
 
 
 # ------------------------------------------------------------------------------ reset, and order
@@ -781,14 +781,14 @@ class Recorder:
     seen: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
-    async def intends(self, name: str, text: str) -> None:
+    async def record_intent(self, name: str, text: str) -> None:
         assert text
         self.seen[name] = self.virtual.requests.get("06/02", 0)
 
-    async def records(self, step: Step) -> None:
+    async def record_step(self, step: Step) -> None:
         self.steps.append(step)
 
-    def waits(self, name: str, left_s: float, text: str) -> None:
+    def show_wait(self, name: str, left_s: float, text: str) -> None:
         assert name
         assert text
         assert left_s > -60
@@ -801,8 +801,8 @@ class Interrupts(Recorder):
         super().__init__(virtual)
         self.step = step
 
-    async def intends(self, name: str, text: str) -> None:
-        await super().intends(name, text)
+    async def record_intent(self, name: str, text: str) -> None:
+        await super().record_intent(name, text)
         if name == self.step:
             raise KeyboardInterrupt
 
@@ -821,10 +821,10 @@ def test_an_interrupted_remediation_says_how_things_stand() -> None:
 
     stop = Interrupts(virtual, "quiet-time")
     remediation = Remediation(case(virtual, in_band_hung=True, journal=stop))
-    assert remediation.standing() == "No reset was sent."
+    assert remediation.describe_state() == "No reset was sent."
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(remediation.heal())
-    standing = remediation.standing()
+    standing = remediation.describe_state()
     assert "One cold reset was sent" in standing
     assert "WATCHDOG" in standing
 
