@@ -1,4 +1,4 @@
-"""The two readings of time that the I/O layers take; everything below them is handed `now`."""
+"""The two clocks that the I/O layers read; everything below them is handed `now`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A source of time; tests and simulations hand in their own."""
+    """A source of time; tests and simulations pass their own."""
 
     def monotonic(self) -> float:
-        """Seconds that never jump, for deadlines and latencies."""
+        """Return seconds that never jump, for deadlines and latencies."""
 
     def epoch(self) -> float:
-        """Seconds since 1970, for what people and other programs read."""
+        """Return seconds since 1970, for people and other programs."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's own clocks."""
 
     monotonic = staticmethod(time.monotonic)
     epoch = staticmethod(time.time)

@@ -1,7 +1,7 @@
-"""The error tree, split by whose fault it is.
+"""The error tree, split by whose fault an error is.
 
-Nothing below `BmcmedicError` ever carries a password, a key or session key material: what an error
-holds may be printed, logged and attached to a repair ticket.
+An error below `BmcmedicError` never carries a password, a key or session key material. Its text may
+be printed, logged and attached to a repair ticket.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 
 class BmcmedicError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error that this package raises on purpose."""
 
 
 class ConfigurationError(BmcmedicError):
-    """What the operator gave cannot be used: the message says what was wrong and what to do."""
+    """The operator's input cannot be used; the message says what is wrong and what to do."""
 
 
 class LocalProtocolError(BmcmedicError):
@@ -22,7 +22,7 @@ class LocalProtocolError(BmcmedicError):
 
 
 class RemoteProtocolError(BmcmedicError):
-    """The other side broke the protocol; evidence for a diagnosis.
+    """The other side broke the protocol; the error is evidence for a diagnosis.
 
     `section` is the section of IPMI 2.0 rev. 1.1 that was violated, `raw` the offending bytes.
     """
@@ -41,14 +41,14 @@ class RemoteProtocolError(BmcmedicError):
 
 
 class InvalidDataField(RemoteProtocolError):
-    """The length is right, but a field holds a reserved or impossible value.
+    """The length is right, but a field has a reserved or impossible value.
 
-    A managed system answers such a request with 0xCC, any other broken one with 0xC7.
+    A managed system answers such a request with 0xCC, and a request with another defect with 0xC7.
     """
 
 
 class BmcRefusal(BmcmedicError):
-    """The BMC understood and said no."""
+    """The BMC understood the request and refused it."""
 
 
 class CompletionCodeError(BmcRefusal):
@@ -83,7 +83,10 @@ class TransportError(BmcmedicError):
 
 
 class NoAnswer(TransportError):
-    """The deadline passed without an answer; `advice` is what to try, where the silence tells."""
+    """The deadline passed without an answer.
+
+    `advice` says what to try, where the silence is a hint.
+    """
 
     def __init__(self, message: str, advice: str = "") -> None:
         super().__init__(message)
@@ -94,11 +97,11 @@ class NoAnswer(TransportError):
 
 
 class PortClosed(TransportError):
-    """An ICMP error says that nothing listens at that address and port."""
+    """An ICMP error reports that nothing listens at that address and port."""
 
 
 class Unreachable(TransportError):
-    """The network has no way to the address."""
+    """The network has no route to the address."""
 
 
 class NameNotResolved(TransportError):
@@ -106,7 +109,7 @@ class NameNotResolved(TransportError):
 
 
 class Refused(BmcmedicError):
-    """Our own policy said no; nothing was sent."""
+    """Our own policy refused the request; nothing was sent."""
 
 
 class QueueFull(Refused):
@@ -118,7 +121,7 @@ class BreakerOpen(Refused):
 
 
 class GuardrailRefused(Refused):
-    """A guard-rail forbids the action; `facts` are the numbers that the rule looked at."""
+    """A guard-rail forbids the action; `facts` are the numbers that the rule checked."""
 
     def __init__(self, rule: str, message: str, facts: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -131,6 +134,6 @@ class StoreError(BmcmedicError):
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's text for a message: for an OSError without its number and its path."""
+    """Return an error's text for a message; an OSError's comes without its number and path."""
     reason = error.strerror if isinstance(error, OSError) else None
     return reason or str(error)

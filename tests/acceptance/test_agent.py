@@ -264,7 +264,7 @@ def test_a_reload_takes_what_it_can_and_a_wrong_file_changes_nothing(tmp_path: P
         eventually((tmp_path / "run" / "m.sock").exists, lambda: running.said)
         configure(tmp_path, "starts_max = 7", "[relief]", 'mode = "act"')
         running.process.send_signal(signal.SIGHUP)
-        running.wait_for("process.starts_max has changed, and needs a restart")
+        running.wait_for("process.starts_max has changed; a restart applies it")
         running.wait_for("the configuration was read again: relief.mode")
         eventually(lambda: running.scrape().get("bmcmedic_relief_acts") == 1, lambda: running.said)
         configure(tmp_path, "[relief]", "mode = 5")

@@ -223,7 +223,7 @@ def test_a_reload_takes_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
             encoding="utf-8",
         )
         running.process.send_signal(signal.SIGHUP)
-        running.wait_for("warning: check.period_s has changed, and needs a restart")
+        running.wait_for("warning: check.period_s has changed; a restart applies it")
         running.wait_for("the configuration was read again: socket.read_users, process.log_level")
         running.process.send_signal(signal.SIGHUP)  # the file is the same, and so is what it says
         running.wait_for("the configuration was read again: nothing that a reload can change")

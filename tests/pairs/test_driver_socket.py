@@ -252,7 +252,7 @@ def test_a_full_queue_is_node_busy_at_once(tmp_path: Path) -> None:
         attempt = bench.interface.next_attempt()
         answer = client.raw(6, 4)
         assert answer.completion_code == 0xC0
-        assert answer.reason == "1 requests wait already"
+        assert answer.reason == "1 requests are waiting already"
         attempt.answer()
         first.hear()
 

@@ -61,7 +61,7 @@ class FakeDriver:
 
     def submit(self, request: Request) -> None:
         if len(self.open_requests) >= self.room:
-            raise QueueFull(f"{self.room} requests wait already")
+            raise QueueFull(f"{self.room} requests are waiting already")
         self.submitted.append(request)
 
     def abandon(self, request: Request) -> None:

@@ -11,7 +11,7 @@ from random import Random
 
 from bmcmedic.driver.breaker import BreakerLimits
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.requests import DriverLimits, Key, Request
+from bmcmedic.driver.requests import DriverLimits, Request, RequestKey
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
 from bmcmedic.errors import BmcmedicError, QueueFull
 from bmcmedic.sim.virtual_time.runtime import WorldRuntime
@@ -139,7 +139,7 @@ class Run:
         self.is_over = False
         """Nobody asks for anything any more."""
         self.waiting: dict[Request, Asked] = {}
-        self.wanted_until: dict[Key, float] = {}
+        self.wanted_until: dict[RequestKey, float] = {}
         """When somebody who asked that was told or gave up last."""
         self.own: list[Own] = []
         self.pats_fail = False

@@ -18,9 +18,16 @@ from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH
 from bmcmedic.host.relieve.undo_journal import DIRECTORY
-from bmcmedic.service.settings_conflicts import Conflict
-from bmcmedic.service.settings_table import Table, setting
-from bmcmedic.service.settings_values import Choice, Flag, GroupName, Location, Seconds, Whole
+from bmcmedic.service.settings_conflicts import SettingsConflict
+from bmcmedic.service.settings_table import SettingsTable, setting
+from bmcmedic.service.settings_values import (
+    AbsolutePath,
+    Choice,
+    Flag,
+    GroupName,
+    Seconds,
+    WholeNumber,
+)
 
 CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
 STATE_DIRECTORY = "/var/lib/bmcmedic"
@@ -49,7 +56,7 @@ class OrderKind(Enum):
 class DriverConfig:
     """The way to the in-band driver, and through it to the BMC."""
 
-    socket: str = setting(SOCKET_PATH_DEFAULT, Location(), None, "The driver's socket.")
+    socket: str = setting(SOCKET_PATH_DEFAULT, AbsolutePath(), None, "The driver's socket.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ class ControllerConfig:
     )
     ca_file: str | None = setting(
         None,
-        Location(optional=True),
+        AbsolutePath(optional=True),
         None,
         "The authorities that the controller's certificate is checked against (PEM); those of the"
         " system unless set.",
@@ -136,7 +143,7 @@ class ControllerConfig:
     )
     client_certificate: str | None = setting(
         None,
-        Location(optional=True),
+        AbsolutePath(optional=True),
         None,
         "Our own certificate and its chain (PEM); systemd's credential controller-certificate"
         " unless set, where there is one.",
@@ -144,14 +151,14 @@ class ControllerConfig:
     )
     client_key: str | None = setting(
         None,
-        Location(optional=True),
+        AbsolutePath(optional=True),
         None,
         "Its key (PEM); systemd's credential controller-key unless set, where there is one.",
         reload=True,
     )
     token_file: str | None = setting(
         None,
-        Location(optional=True),
+        AbsolutePath(optional=True),
         None,
         "A bearer token; systemd's credential controller-token unless set, where there is one.",
         reload=True,
@@ -168,7 +175,7 @@ class LoopbackConfig:
         None,
         "Whether it is open; what is asked through it goes to the driver.",
     )
-    port: int = setting(6230, Whole(0, 65535), None, "Its UDP port; 0: any.")
+    port: int = setting(6230, WholeNumber(0, 65535), None, "Its UDP port; 0: any.")
     request_s: float = setting(
         15.0, Seconds(1, 300), None, "A request may take this long; then the tool is told 0xC3."
     )
@@ -245,19 +252,19 @@ class AgentProcessConfig:
 
     kill_switch: str = setting(
         KILL_SWITCH,
-        Location(),
+        AbsolutePath(),
         None,
         "While this file is there, nothing on the host is changed and no order is carried out.",
     )
     runtime_dir: str = setting(
-        DIRECTORY, Location(), None, "The journal of changes to be undone, and the lock."
+        DIRECTORY, AbsolutePath(), None, "The journal of changes to be undone, and the lock."
     )
     state_dir: str = setting(
-        STATE_DIRECTORY, Location(), None, "What must outlive a boot: which orders were done."
+        STATE_DIRECTORY, AbsolutePath(), None, "What must outlive a boot: which orders were done."
     )
     starts_max: int = setting(
         5,
-        Whole(2, 100),
+        WholeNumber(2, 100),
         None,
         "An agent that was started this often without an orderly end in between is in a crash loop:"
         " it only observes then.",
@@ -287,29 +294,29 @@ class AgentConfig:
     process: AgentProcessConfig = field(default_factory=AgentProcessConfig)
 
 
-def _contradictions(config: AgentConfig) -> Iterator[Conflict]:
+def _contradictions(config: AgentConfig) -> Iterator[SettingsConflict]:
     """What only shows when settings are seen together."""
     controller = config.controller
     if controller.orders_allowed and controller.url is None:
-        yield Conflict(
+        yield SettingsConflict(
             "it is given; set controller.url, where orders come from",
             ("controller.orders_allowed", "controller.url"),
         )
     if controller.client_key is not None and controller.client_certificate is None:
-        yield Conflict(
+        yield SettingsConflict(
             "it is given; give controller.client_certificate too",
             ("controller.client_key", "controller.client_certificate"),
         )
     if config.metrics.group is not None and (
         config.metrics.listen is None or config.metrics.listen.unix_path is None
     ):
-        yield Conflict(
+        yield SettingsConflict(
             "it is for a Unix socket; set metrics.listen to unix:/PATH",
             ("metrics.group", "metrics.listen"),
         )
 
 
-_TABLE = Table(
+_TABLE = SettingsTable(
     AgentConfig,
     "The agent of bmcmedic. What stands behind a # is not set. As it is, the agent changes nothing"
     " on this host and tells nobody: it looks, and serves its figures on a Unix socket.",

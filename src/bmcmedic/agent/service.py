@@ -211,7 +211,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
 
     def _introduce(self) -> None:
         config = self._config
-        self._log.event(INFO, "start", f"bmcmedic {__version__}: {self._told()}")
+        self._log.event(INFO, "start", f"bmcmedic {__version__}: {self._status_line()}")
         why_not = self._permission.why_not()
         if why_not is not None:
             level = ERROR if self._permission.failed_open else WARNING
@@ -224,7 +224,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
                 WARNING, "rights", "not root: others' processes can be neither judged nor ended"
             )
 
-    def _told(self) -> str:
+    def _status_line(self) -> str:
         config = self._config
         where = "no controller"
         if config.controller.url is not None:
@@ -239,7 +239,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
     def _changed(self, new: AgentConfig) -> tuple[list[Setting], list[Setting]]:
         return configuration.changed(self._config, new)
 
-    def _take(self, new: AgentConfig) -> None:
+    def _apply(self, new: AgentConfig) -> None:
         self._config = configuration.with_reloadable(self._config, new)
         self._loop.wake()
         self._reporter.news()

@@ -1,6 +1,6 @@
-"""The in-band driver: the one owner of the interface to the BMC, which a sick BMC cannot starve.
+"""The in-band driver: the only owner of the interface to the BMC, which a sick BMC cannot starve.
 
-It runs as a process of its own and imports nothing outside the standard library: requests and
-queues, the breaker, the worker, the watchdog and its pretimeout, the socket that others ask
-through.
+The driver is a process of its own and imports nothing outside the standard library. It holds the
+request queues, the breaker, the worker, the watchdog with its pretimeout, and the socket for
+clients.
 """

@@ -1,12 +1,14 @@
-"""The driver: one worker owns the interface, and the driver's own requests are served first.
+"""The driver: one worker owns the interface, and serves the driver's own requests first.
 
-The design and the names are those of FreeBSD's `ipmi(4)`: who can sleep queues a request and waits;
-`kcs_loop` takes the next one, `pending_requests_highpri` before `pending_requests`, and holds
-`io_lock` for an attempt at a time; who cannot sleep polls. Beyond it, a request of the driver's own
-has a deadline, interrupts the error recovery of a client's, and leaves nothing queued when its
-caller gives up; and the polled path works when the worker is stuck or dead.
+The design and the names are those of FreeBSD's `ipmi(4)`. A caller that can sleep queues its
+request and waits. `kcs_loop` takes the next request, `pending_requests_highpri` before
+`pending_requests`, and holds `io_lock` for one attempt at a time. A caller that cannot sleep polls.
 
-Spec: none; what it carries are the messages of a system interface (chapter 9).
+This driver adds to it. A request of the driver's own has a deadline, interrupts the error recovery
+of a client's request, and leaves nothing queued when its caller gives up. The polled path works
+even when the worker is stuck or dead.
+
+Spec: none; the driver carries the messages of a system interface (chapter 9).
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from bmcmedic.driver.preemption import ClientClaim, DriverClaim
 from bmcmedic.driver.requests import (
     ATTEMPTS_MAX,
     DriverLimits,
-    Key,
-    OwnRequest,
+    DriverRequest,
     Request,
+    RequestKey,
     RequestQueues,
 )
 from bmcmedic.driver.watchdog.pretimeout import WAITING_S_MAX
@@ -37,11 +39,11 @@ from bmcmedic.transport.in_band import InBand, InterfaceBusy, Interrupted
 _GET_DEVICE_ID: Final = b"\x18\x01"
 _COMPLETION_CODE_AT = 2
 _COMPLETION_CODE_TIMEOUT: Final = 0xC3
-"""The BMC, or what stands in front of it, gave up waiting."""
+"""The BMC, or a device in front of it, gave up waiting."""
 
 
 class Driver:
-    """One interface and everybody who wants to use it."""
+    """The queues, the worker and the polled path of one interface."""
 
     def __init__(
         self, interface: InBand, runtime: Runtime, limits: DriverLimits | None = None
@@ -51,11 +53,11 @@ class Driver:
         self.breaker = Breaker(self.limits.breaker)
         self.stopping = False
         self.dying = False
-        """Set when the process is going down in disorder: nobody sleeps any more."""
+        """Set when the process dies; from then on no caller sleeps."""
         self.counts: Counter[str] = Counter()
         self._runtime = runtime
         self._queues = RequestQueues(self.limits.client_requests_max)
-        self._cached_answers: AnswerCache[Key] = AnswerCache(self.limits.cached_answers_max)
+        self._cached_answers: AnswerCache[RequestKey] = AnswerCache(self.limits.cached_answers_max)
         self._requests_lock = runtime.lock()
         self._wakeup = runtime.signal()
         self.parking = Parking(runtime, self._requests_lock, self._wakeup)
@@ -66,17 +68,18 @@ class Driver:
         self._sleepless: set[int] = set()
         self._last_answer_at: float | None = None
         self._in_flight_at = math.inf
-        """Since when the exchange in flight is waited for; infinite while there is none."""
+        """When the exchange in flight began; infinite while there is none."""
 
-    # ------------------------------------------------------------------------ the driver's own
+    # ----------------------------------------------------------------- the driver's own requests
 
     def driver_request(
         self, data: bytes, deadline: float, waiting: Callable[[], None] | None = None
     ) -> bytes:
         """Send a request before everybody else's, and wait for the response.
 
-        It may be sent more than once, so it must be one that does no harm twice, as a pat.
-        `waiting` is called while it is queued or in flight, at least each `WAITING_S_MAX`.
+        The request may be sent more than once, so it must do no harm when it is repeated, as a pat.
+        `waiting` is called while the request is queued or in flight, at least every
+        `WAITING_S_MAX`.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: NoAnswer, RemoteProtocolError, InterfaceGone, InterfaceBusy.
@@ -86,7 +89,7 @@ class Driver:
         return self.polling.driver_request_poll(data, deadline, waiting)
 
     def can_sleep(self) -> bool:
-        """Whether the caller may wait for the worker."""
+        """Return whether the caller may wait for the worker."""
         thread_id = self._runtime.thread_id()
         return not (
             self.dying
@@ -98,7 +101,7 @@ class Driver:
 
     @contextlib.contextmanager
     def cannot_sleep(self) -> Iterator[None]:
-        """What runs in here, such as a signal handler, may not wait for locks or the worker."""
+        """Mark the calling thread, such as one in a signal handler, as one that must poll."""
         thread_id = self._runtime.thread_id()
         self._sleepless.add(thread_id)
         try:
@@ -110,11 +113,12 @@ class Driver:
         self, data: bytes, deadline: float, waiting: Callable[[], None] | None
     ) -> bytes:
         runtime = self._runtime
-        request = OwnRequest(data, deadline, runtime.signal())
+        request = DriverRequest(data, deadline, runtime.signal())
         late = False
         now = runtime.monotonic()
         with held(self._requests_lock):
-            # Asked under the lock: whoever ends the worker refuses all that is queued then.
+            # Checked under the lock: the thread that ends the worker refuses all queued requests
+            # then.
             has_worker = self._worker.is_alive
             self.parking.refuse(now)
             if has_worker:
@@ -131,7 +135,7 @@ class Driver:
                 waiting()
         else:
             with held(self._requests_lock):
-                if not request.done:  # else the answer came after all
+                if not request.done:  # otherwise the answer arrived after all
                     request.done = True
                     self._queues.complete_request(request)
                     request.error = NoAnswer("the driver's own request was not answered in time")
@@ -146,7 +150,7 @@ class Driver:
         return request.response
 
     def _worker_stuck_at(self, request: Request) -> float:
-        """From when on the worker, should it show no sign of life until then, counts as stuck."""
+        """Return when the worker counts as stuck, unless it makes progress until then."""
         seen_at = max(self._worker.seen_at, request.enqueued_at)
         return seen_at + self.interface.exchange_s_max + self.limits.worker_slack_s
 
@@ -158,10 +162,10 @@ class Driver:
     # --------------------------------------------------------------------------------- clients
 
     def submit(self, request: Request) -> None:
-        """Take a client's request; its `on_done` is called exactly once, unless it is abandoned.
+        """Queue a client's request; its `on_done` is called exactly once, unless it is abandoned.
 
-        `on_done` is called in whichever thread finds the request done, this one included, with the
-        driver's lock held: it must be short, must not raise, and must not call the driver.
+        `on_done` is called with the driver's lock held, in the thread that completes the request,
+        which may be this one. It must be short, must not raise, and must not call the driver.
         Raises: QueueFull.
         """
         now = self._runtime.monotonic()
@@ -170,7 +174,7 @@ class Driver:
             if self.stopping:
                 request.settle(None, TransportError("the driver is stopping"))
             elif request.deadline <= now:
-                request.settle(None, request.too_late())
+                request.settle(None, request.deadline_error())
             elif self.parking.is_on(now):
                 self._settle_without_bmc(request, self.parking.refusal(now), now)
             elif self.breaker.is_open:
@@ -184,29 +188,32 @@ class Driver:
         self._wakeup.set()
 
     def abandon(self, request: Request) -> None:
-        """Nobody waits for it any more; unless it is in flight, it is never sent."""
+        """Give up a client's request; it is never sent unless it is in flight already."""
         with held(self._requests_lock):
             request.done = True
             self._queues.forget_unwanted()
 
     def expire(self) -> float | None:
-        """Tell the clients whose deadline has passed, and say when the next one's does.
+        """Complete the clients' requests whose deadline has passed.
 
-        The worker does it too, between exchanges; who cannot wait for that calls this.
+        Return when the next deadline is.
+
+        The worker does this between exchanges. A caller that cannot wait for the worker calls it
+        too.
         """
         now = self._runtime.monotonic()
         with held(self._requests_lock):
             self._notice_silence(now)
             for request in self._queues.expired(now):
                 self.counts["too_late"] += 1
-                request.settle(None, request.too_late())
+                request.settle(None, request.deadline_error())
             self._queues.forget_unwanted()
             return self._queues.next_deadline()
 
     # -------------------------------------------------------------------------------- the worker
 
     def kcs_loop(self) -> None:
-        """What the worker does until `stop`."""
+        """Serve requests until `stop`; the worker's thread runs this."""
         runtime = self._runtime
         self._worker.thread_id = runtime.thread_id()
         if (missing := self.interface.missing) is not None:
@@ -231,7 +238,7 @@ class Driver:
         finally:
             self._worker.thread_id = None
             with held(self._requests_lock):
-                for request in self._queues.everything():
+                for request in self._queues.unfinished():
                     self.complete_request(request, None, TransportError("the driver is stopping"))
 
     def _stay_parked(self) -> None:
@@ -261,14 +268,14 @@ class Driver:
         self.parking.is_closed = True
 
     def stop(self) -> None:
-        """Let the worker end, after the exchange of the driver's own that is in flight."""
+        """Let the worker end after the driver's own exchange that is in flight."""
         self.stopping = True
         self._wakeup.set()
 
     def _serve(self, request: Request) -> None:
-        """Make one attempt, and say what becomes of the request."""
-        # The claim before the lock: made after it, it could be as new as that of a poller that came
-        # in between, and nothing would fence this thread off.
+        """Make one attempt, and complete the request or queue it again."""
+        # The claim is made before the lock is acquired. Made later, it could carry the generation
+        # of a poller that came in between, and nothing would fence this thread off.
         claim = self._claim(request)
         io_lock = self.polling.io_lock
         if not io_lock.acquire(self.limits.io_lock_s):
@@ -291,7 +298,7 @@ class Driver:
             self._failed(request, error)
             return
         except Refused as error:
-            self._complete(request, None, error)  # the BMC was not even asked
+            self._complete(request, None, error)  # the BMC was not asked at all
             return
         except Exception as error:  # noqa: BLE001 - no request may end the worker
             self._failed(request, unforeseen_error(self.interface, self.counts, error))
@@ -316,13 +323,17 @@ class Driver:
         return self.highpri_waits or self.parking.is_awaited
 
     def _attempt(self, request: Request, claim: DriverClaim) -> bytes | None:
-        """One exchange; None where the answer comes later, from behind the BMC."""
+        """Make one exchange.
+
+        Return None where the answer of a controller behind the BMC comes later.
+        """
         request.attempts += 1
-        if request.may_change:
+        if request.invalidates_cache:
             with held(self._requests_lock):
                 self._cached_answers.clear()
         now = self._runtime.monotonic()
-        # A client's patience is not the exchange's: cut short, it would have to be recovered from.
+        # The client's deadline does not shorten the exchange: cut short, it would need error
+        # recovery.
         deadline = now + self.interface.exchange_s_max
         if request.highpri:
             deadline = min(deadline, request.deadline)
@@ -352,7 +363,7 @@ class Driver:
     def _failed(self, request: Request, error: TransportError | RemoteProtocolError) -> None:
         self._bmc_silent(str(error), missing=is_missing(error, self._last_answer_at))
         if isinstance(error, InterfaceBusy):
-            request.attempts -= 1  # it did not get as far as that
+            request.attempts -= 1  # the request did not reach the BMC
             self._wakeup.wait(self.limits.busy_pause_s)
         now = self._runtime.monotonic()
         again = request.idempotent or not error.may_have_run or isinstance(error, InterfaceBusy)
@@ -383,27 +394,27 @@ class Driver:
     def complete_request(
         self, request: Request, response: bytes | None, error: BmcmedicError | None
     ) -> None:
-        """Tell everybody who waits for it; the lock is held."""
+        """Complete the request for everybody who waits for it; the lock is held."""
         self._queues.complete_request(request)
-        if request.answer_is_kept and response and response[_COMPLETION_CODE_AT] == 0:
+        if request.is_cacheable and response and response[_COMPLETION_CODE_AT] == 0:
             self._cached_answers.put(request.key, response, self._runtime.monotonic())
         for caller in list(request.callers()):
             caller.settle(response, error)
 
     def _bridged_done(self, request: Request, result: bytes | BmcmedicError) -> None:
-        """A transport's own thread has the answer from behind the BMC, or none."""
+        """Take the result of a bridged request from a thread of the transport's."""
         now = self._runtime.monotonic()
         with held(self._requests_lock):
             if not isinstance(result, BmcmedicError):
                 self.complete_request(request, result, None)
             elif self._queues.may_be_bridged_again(request, now) and not self.breaker.is_open:
-                self._queues.requeue_request(request)  # for one who came later and waits longer
+                self._queues.requeue_request(request)  # a caller that joined later waits longer
             else:
                 self.complete_request(request, None, result)
         self._wakeup.set()
 
     def _probe(self) -> None:
-        """Ask whether the BMC is back; nobody waits for that, so it is not tried again."""
+        """Ask once whether the BMC is back. Nobody waits for it, so a failure is not retried."""
         deadline = self._runtime.monotonic() + 2 * self.limits.io_lock_s
         self._serve(Request(_GET_DEVICE_ID, deadline=deadline))
 
@@ -423,23 +434,29 @@ class Driver:
                 self.give_up_clients(self.breaker.refusal(now), now)
 
     def _notice_silence(self, now: float) -> None:
-        """Open the breaker before an exchange that takes too long has ended; the lock is held."""
-        self.breaker.waits(now, now - self._in_flight_at)
-        if self.breaker.is_open:  # also for what was in flight then, and came back to the queue
+        """Open the breaker while an exchange that takes too long is still in flight.
+
+        The lock is held.
+        """
+        self.breaker.note_wait(now, now - self._in_flight_at)
+        if self.breaker.is_open:  # also for a request that was in flight then and was queued again
             self.give_up_clients(self.breaker.refusal(now), now)
 
     def give_up_clients(self, error: BmcmedicError, now: float) -> None:
-        """Whoever waits waits no longer; the lock is held."""
+        """Complete all waiting clients' requests with that error or a cached answer.
+
+        The lock is held.
+        """
         for request in self._queues.drain_clients():
             self._settle_without_bmc(request, error, now)
 
     def _settle_without_bmc(self, request: Request, error: BmcmedicError, now: float) -> None:
-        """Give readers the last good answer with its age, and everybody else the error."""
-        kept = self._cached_answers.get(request.key, now) if request.idempotent else None
-        self.counts["old_answers"] += request.settle_without_bmc(kept, error)
+        """Answer a read from the cache where possible, and any other request with the error."""
+        cached = self._cached_answers.get(request.key, now) if request.idempotent else None
+        self.counts["old_answers"] += request.settle_without_bmc(cached, error)
 
     def status(self) -> dict[str, Any]:
-        """What it is doing; durations in seconds."""
+        """Return what the driver is doing as JSON data; durations are in seconds."""
         now = self._runtime.monotonic()
         last_answer_at = self._last_answer_at
         with held(self._requests_lock):

@@ -1,7 +1,8 @@
-"""Parking: for a while nothing is sent, and the interface is let go for somebody else to have it.
+"""Parking: for a limited time nothing is sent, and another program can use the interface.
 
-A park ends by itself, and with the driver. It is ordered and ended with the driver's lock held, and
-the worker alone lets the interface go: what it does with it comes before that or after the end.
+A park ends by itself, and when the driver ends. It is ordered and ended with the driver's lock
+held. Only the worker closes the interface, so every exchange of the worker's ends before the park
+or begins after it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from bmcmedic.transport.in_band import InterfaceBusy
 PARK_S_DEFAULT = 600.0
 PARK_S_MIN = 1.0
 PARK_S_MAX = 3600.0
-"""Longer than most firmware updates; who needs more says so again."""
+"""Longest park, in seconds. Most firmware updates are shorter; a longer one needs another order."""
 
 
 class Parked(InterfaceBusy):
-    """Nothing is sent, by order: the interface is let go."""
+    """Nothing is sent, by order: the driver has let the interface go."""
 
 
 class Parking:
@@ -27,9 +28,9 @@ class Parking:
     __slots__ = ("is_closed", "_lock", "_runtime", "_since", "_until", "_wakeup")
 
     def __init__(self, runtime: Runtime, lock: Lock, wakeup: Signal) -> None:
-        """`lock` is the one that requests are taken under, `wakeup` the worker's."""
+        """`lock` guards the request queues; `wakeup` wakes the worker."""
         self.is_closed = False
-        """Whether the interface has been let go, for this park."""
+        """Whether the interface has been closed for this park."""
         self._runtime = runtime
         self._lock = lock
         self._wakeup = wakeup
@@ -37,7 +38,10 @@ class Parking:
         self._until: float | None = None
 
     def begin(self, seconds: float) -> None:
-        """Park from now on, or go on being parked, for so long; any thread."""
+        """Park the interface for that long from now on, or prolong the park.
+
+        Any thread may call it.
+        """
         with held(self._lock):
             now = self._runtime.monotonic()
             if not self.is_on(now):
@@ -47,13 +51,13 @@ class Parking:
         self._wakeup.set()
 
     def end(self) -> None:
-        """Use the interface again; the next request opens it. Any thread."""
+        """End the park; the next request opens the interface. Any thread may call it."""
         with held(self._lock):
             self._until = None
         self._wakeup.set()
 
     def is_on(self, now: float) -> bool:
-        """Whether nothing may be sent."""
+        """Return whether nothing may be sent."""
         until = self._until
         return until is not None and now < until
 
@@ -64,16 +68,16 @@ class Parking:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the interface is to be let go as soon as the exchange under way has ended."""
+        """Whether the interface is to be closed as soon as the exchange in flight has ended."""
         return self._until is not None and not self.is_closed
 
     def refuse(self, now: float) -> None:
-        """Raises Parked while it is."""
+        """Raise Parked while the interface is parked."""
         if self.is_on(now):
             raise self.refusal(now)
 
     def refusal(self, now: float) -> Parked:
-        """What they are told whose requests are not sent."""
+        """Return the error for a request that is not sent."""
         left_s = max(0.0, (self._until or now) - now)
         return Parked(f"the interface is parked by order for {left_s:.0f} s more: nothing is sent")
 
@@ -87,9 +91,12 @@ class Parking:
         return self._until is not None
 
     def describe(self) -> dict[str, Any] | None:
-        """How it stands, durations in seconds; None while it is not parked."""
+        """Return the park's state as JSON data, durations in seconds.
+
+        None while nothing is parked.
+        """
         now = self._runtime.monotonic()
-        until = self._until  # once: another thread may end it meanwhile
+        until = self._until  # read once: another thread may end the park meanwhile
         if until is None or now >= until:
             return None
         return {

@@ -94,7 +94,7 @@ class PolledPath:
             if waiting is not None:
                 waiting()
             now = runtime.monotonic()
-        raise NoAnswer("the deadline passed before the interface could be had")
+        raise NoAnswer("the deadline passed before the interface was free")
 
     def _fence_off(self, held: Lock) -> Lock | None:
         """Take the interface from the thread that holds that lock, and return the new `io_lock`.

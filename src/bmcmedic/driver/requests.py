@@ -1,4 +1,4 @@
-"""Requests, and the two queues that they wait in.
+"""Requests, their limits, and the two queues that they wait in.
 
 Pure: `now` comes in, and the driver holds its lock around every call.
 """
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bmcmedic.driver.breaker import BreakerLimits
-from bmcmedic.driver.reads import is_harmless, is_kept, is_read
+from bmcmedic.driver.read_commands import is_cacheable, is_read, leaves_cache_valid
 from bmcmedic.errors import BmcmedicError, LocalProtocolError, NoAnswer, QueueFull
 from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.service.runtime import Signal
 from bmcmedic.transport.in_band import Ipmb
 
-Key: TypeAlias = "tuple[bytes, Ipmb | None]"
+RequestKey: TypeAlias = "tuple[bytes, Ipmb | None]"
 
 ATTEMPTS_MAX = 3
 """Attempts at a request that may be sent again; then its caller gets the error."""
@@ -41,7 +41,7 @@ class DriverLimits:
 
 
 class Request:
-    """One caller's request; one who asks what is being asked already follows that request.
+    """One caller's request; an identical read of another caller follows it and shares its answer.
 
     Shape: `data` is netFn<<2 | LUN, command, data; `response` has a completion code after the
     command.
@@ -51,7 +51,7 @@ class Request:
 
     __slots__ = (
         "answer_age_s", "attempts", "data", "deadline", "done", "enqueued_at", "error",
-        "followers", "highpri", "idempotent", "old_because", "on_done", "response", "target",
+        "followers", "highpri", "idempotent", "cached_because", "on_done", "response", "target",
     )  # fmt: skip
 
     def __init__(
@@ -74,31 +74,31 @@ class Request:
         self.attempts = 0
         self.enqueued_at = 0.0
         self.done = False
-        """Whether its caller has been told, or no longer wants to be."""
+        """Whether its caller has been answered, or no longer waits."""
         self.response: bytes | None = None
         self.error: BmcmedicError | None = None
         self.answer_age_s: float | None = None
-        """How old the response is; None when the BMC gave it for this request."""
-        self.old_because: BmcmedicError | None = None
-        """Why the BMC was not asked, where the response is an old one."""
+        """Age of the response in seconds; None when the BMC answered this very request."""
+        self.cached_because: BmcmedicError | None = None
+        """Why the BMC was not asked, where the response comes from the cache."""
 
     @property
-    def key(self) -> Key:
-        """What is asked, and of whom."""
+    def key(self) -> RequestKey:
+        """The request and its target; requests with the same key are the same question."""
         return self.data, self.target
 
     @property
-    def answer_is_kept(self) -> bool:
-        """Whether its good answer serves others later."""
-        return self.idempotent and not self.highpri and is_kept(self.data)
+    def is_cacheable(self) -> bool:
+        """Whether its good answer goes into the cache."""
+        return self.idempotent and not self.highpri and is_cacheable(self.data)
 
     @property
-    def may_change(self) -> bool:
-        """Whether answers from before it say nothing of what is so after it."""
-        return not self.idempotent and not is_harmless(self.data)
+    def invalidates_cache(self) -> bool:
+        """Whether the request may invalidate cached answers."""
+        return not self.idempotent and not leaves_cache_valid(self.data)
 
     def callers(self) -> Iterator[Request]:
-        """It and those that follow it, as far as they still wait."""
+        """Yield the request and its followers, as far as their callers still wait."""
         if not self.done:
             yield self
         for follower in self.followers:
@@ -107,22 +107,23 @@ class Request:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody still waits for it."""
+        """Whether any caller still waits for it."""
         return not self.done or any(not follower.done for follower in self.followers)
 
     def may_be_sent(self, now: float) -> bool:
-        """Whether somebody waits for it whose time is not over."""
+        """Return whether a caller whose deadline has not passed waits for it."""
         return self.is_wanted and now < self.latest_deadline
 
     @property
     def latest_deadline(self) -> float:
-        """How long somebody still waits for it."""
+        """The latest deadline of the callers that still wait."""
         return max((caller.deadline for caller in self.callers()), default=self.deadline)
 
-    def too_late(self) -> NoAnswer:
-        """What its caller is told when its deadline has passed."""
-        asked = "request" if self.attempts == 0 else "answer"
-        return NoAnswer(f"the deadline passed while the {asked} was waited for")
+    def deadline_error(self) -> NoAnswer:
+        """Return the error for a caller whose deadline has passed."""
+        if self.attempts == 0:
+            return NoAnswer("the deadline passed before the request was sent")
+        return NoAnswer("the deadline passed before the BMC answered")
 
     def settle(
         self,
@@ -130,7 +131,7 @@ class Request:
         error: BmcmedicError | None,
         answer_age_s: float | None = None,
     ) -> None:
-        """Tell the caller, once."""
+        """Give the caller the response or the error; later calls do nothing."""
         if self.done:
             return
         self.response = response
@@ -140,22 +141,24 @@ class Request:
         if self.on_done is not None:
             self.on_done(self)
 
-    def settle_without_bmc(self, kept: tuple[bytes, float] | None, error: BmcmedicError) -> int:
-        """Give all callers an answer that was kept, with its age, or the error; how many got one.
+    def settle_without_bmc(self, cached: tuple[bytes, float] | None, error: BmcmedicError) -> int:
+        """Give all callers the cached answer with its age, or the error.
+
+        Return how many got an answer.
 
         The lock is held, as for `settle`.
         """
         callers = list(self.callers())
         for caller in callers:
-            if kept is None:
+            if cached is None:
                 caller.settle(None, error)
             else:
-                caller.old_because = error
-                caller.settle(kept[0], None, kept[1])
-        return 0 if kept is None else len(callers)
+                caller.cached_because = error
+                caller.settle(cached[0], None, cached[1])
+        return 0 if cached is None else len(callers)
 
 
-class OwnRequest(Request):
+class DriverRequest(Request):
     """A request of the driver's own, whose caller sleeps until it is done."""
 
     __slots__ = ("signal",)
@@ -172,13 +175,13 @@ class OwnRequest(Request):
         error: BmcmedicError | None,
         answer_age_s: float | None = None,
     ) -> None:
-        """Wake the caller."""
+        """Complete the request and wake its caller."""
         super().settle(response, error, answer_age_s)
         self.signal.set()
 
 
 class RequestQueues:
-    """What waits for the worker: clients' requests, and the driver's own before them."""
+    """The queues in front of the worker: clients' requests, and before them the driver's own."""
 
     __slots__ = (
         "bridged", "pending_requests", "pending_requests_highpri", "requests_max",
@@ -187,18 +190,21 @@ class RequestQueues:
 
     def __init__(self, requests_max: int) -> None:
         self.requests_max = requests_max
-        """Of clients, until they are complete; followers count too. The driver's own do not."""
+        """Limit of clients' unfinished requests; followers count, the driver's own do not."""
         self.pending_requests: deque[Request] = deque()
         self.pending_requests_highpri: deque[Request] = deque()
         self.bridged: list[Request] = []
-        """Taken by the BMC, and not yet answered by the controller behind it."""
+        """Requests that the BMC has taken and the controller behind it has not answered yet."""
         self._active: Request | None = None
-        self._shared: dict[Key, Request] = {}
+        self._shared: dict[RequestKey, Request] = {}
         """Clients' reads that are queued, in flight or bridged."""
 
     @property
     def client_requests(self) -> int:
-        """How many callers wait; what is in flight counts, even if nobody does any more."""
+        """Number of clients that wait.
+
+        A request in flight counts even if nobody waits for it any more.
+        """
         return sum(
             max(1, sum(1 for _ in request.callers()))
             for request in self._unfinished()
@@ -206,13 +212,13 @@ class RequestQueues:
         )
 
     def enqueue_request(self, request: Request, now: float) -> None:
-        """Put it in its queue, or let it follow one that asks the same; raises QueueFull."""
+        """Queue the request, or let it follow an identical read; raises QueueFull."""
         request.enqueued_at = now
         if request.highpri:
             self.pending_requests_highpri.append(request)
             return
         if self.client_requests >= self.requests_max:
-            raise QueueFull(f"{self.requests_max} requests wait already")
+            raise QueueFull(f"{self.requests_max} requests are waiting already")
         if request.idempotent:
             leader = self._shared.setdefault(request.key, request)
             if leader is not request:
@@ -221,7 +227,7 @@ class RequestQueues:
         self.pending_requests.append(request)
 
     def requeue_request(self, request: Request) -> None:
-        """Back to the head of its queue, for another attempt."""
+        """Put the request at the head of its queue again, for another attempt."""
         if self._active is request:
             self._active = None
         if request in self.bridged:
@@ -230,13 +236,13 @@ class RequestQueues:
         queue.appendleft(request)
 
     def dequeue_request(self) -> Request | None:
-        """The next one, which is in flight from now on; the driver's own first."""
+        """Take the next request, the driver's own first; from now on it is in flight."""
         queue = self.pending_requests_highpri or self.pending_requests
         self._active = queue.popleft() if queue else None
         return self._active
 
     def may_be_bridged_again(self, request: Request, now: float) -> bool:
-        """Whether one that failed behind the BMC may be sent again, for somebody who waits on."""
+        """Return whether a bridged request that failed may be sent again for a waiting caller."""
         return (
             request in self.bridged
             and request.idempotent
@@ -245,12 +251,12 @@ class RequestQueues:
         )
 
     def await_bridged(self, request: Request) -> None:
-        """The BMC has taken it: it is no longer in flight."""
+        """Mark the request as bridged: the BMC has taken it, so it is no longer in flight."""
         self._active = None
         self.bridged.append(request)
 
     def complete_request(self, request: Request) -> None:
-        """It is queued and in flight no more."""
+        """Remove the request from its queue, from flight and from the shared reads."""
         if self._active is request:
             self._active = None
         if self._shared.get(request.key) is request:
@@ -259,28 +265,28 @@ class RequestQueues:
             if request in queue:
                 queue.remove(request)
 
-    def everything(self) -> list[Request]:
-        """All that is queued, in flight or bridged."""
+    def unfinished(self) -> list[Request]:
+        """Return all requests that are queued, in flight or bridged."""
         return [*self.pending_requests_highpri, *self._unfinished()]
 
     def drain_clients(self) -> list[Request]:
-        """Take out all clients' requests that have not reached the BMC."""
+        """Remove and return all clients' requests that have not been sent."""
         drained = list(self.pending_requests)
         for request in drained:
             self.complete_request(request)
         return drained
 
     def expired(self, now: float) -> list[Request]:
-        """The clients that have waited long enough; what nobody waits for leaves its queue."""
-        late = []
+        """Return the clients' requests whose deadline has passed."""
+        expired = []
         for request in self._unfinished():
             if request.highpri:
                 continue
-            late += [caller for caller in request.callers() if caller.deadline <= now]
-        return late
+            expired += [caller for caller in request.callers() if caller.deadline <= now]
+        return expired
 
     def forget_unwanted(self) -> None:
-        """Drop what waits to be sent and nobody waits for."""
+        """Remove requests that wait to be sent and that nobody waits for."""
         for request in [entry for entry in self.pending_requests if not entry.is_wanted]:
             self.complete_request(request)
         for request in self._unfinished():
@@ -288,7 +294,7 @@ class RequestQueues:
                 request.followers = [each for each in request.followers if not each.done]
 
     def next_deadline(self) -> float | None:
-        """The earliest of a client that still waits."""
+        """Return the earliest deadline of a client that still waits."""
         return min(
             (
                 caller.deadline
@@ -300,7 +306,7 @@ class RequestQueues:
         )
 
     def describe(self) -> dict[str, Any]:
-        """How much waits."""
+        """Return the lengths of the queues as JSON data."""
         return {
             "pending_requests": len(self.pending_requests),
             "pending_requests_highpri": len(self.pending_requests_highpri),

@@ -1,1 +1,1 @@
-"""What a daemon of ours is made of: settings, log, signals, supervision, and how threads wait."""
+"""What every daemon of ours needs: settings, log, signals, supervision, and waiting threads."""

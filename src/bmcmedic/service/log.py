@@ -1,6 +1,7 @@
-"""The messages of driver and agent, on stderr; who has one never waits for whoever reads it.
+"""The log of driver and agent on stderr; a caller never waits for the program that reads it.
 
-A journal that is stuck on a sick host would otherwise hold back the pat that reports it.
+On a sick host the journal can be stuck. Without the queue it would delay the very pat that reports
+the problem.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ WARNING = 4
 INFO = 6
 DEBUG = 7
 LEVELS = {"error": ERROR, "warning": WARNING, "info": INFO, "debug": DEBUG}
-"""The names of the configuration, and syslog's numbers."""
+"""The configuration's names of the levels, with syslog's numbers."""
 
 MESSAGES_MAX = 256
 MESSAGE_CHARACTERS_MAX = 2000
@@ -25,7 +26,7 @@ FLUSH_S = 1.0
 
 
 class Log:
-    """Messages wait in a bounded queue for a thread that writes them."""
+    """A bounded queue of messages, and the thread's body that writes them."""
 
     def __init__(
         self,
@@ -47,35 +48,35 @@ class Log:
         self._prefixed = is_journal(fd, environment)
 
     def __call__(self, level: int, message: str) -> None:
-        """Say it, unless it is less than what is wanted."""
+        """Queue a message, unless its level is below the configured one."""
         if level > self.level:
             return
         if len(self._waiting) == MESSAGES_MAX:
-            self._lost += 1  # the oldest goes
+            self._lost += 1  # the queue drops the oldest
         self._waiting.append((level, message))
         self._wakeup.set()
 
     def error(self, message: str) -> None:
-        """Something that a person has to see to."""
+        """Log a problem that a person has to fix."""
         self(ERROR, message)
 
     def warning(self, message: str) -> None:
-        """Something that is not as it should be."""
+        """Log a condition that is not normal."""
         self(WARNING, message)
 
     def info(self, message: str) -> None:
-        """Something that happened."""
+        """Log an ordinary event."""
         self(INFO, message)
 
     def run(self) -> None:
-        """What its thread does until `stop`."""
+        """Write messages until `stop`; the log's thread runs this."""
         while not self._stopping:
             self._wakeup.wait()
             self.write_waiting()
         self._flushed.set()
 
     def write_waiting(self) -> None:
-        """Write what waits, in the calling thread."""
+        """Write the queued messages in the calling thread."""
         while self._waiting:
             level, message = self._waiting.popleft()
             self._write(level, message)
@@ -88,19 +89,19 @@ class Log:
         if not self._prefixed and level <= WARNING:
             prefix += "error: " if level == ERROR else "warning: "
         text = message[:MESSAGE_CHARACTERS_MAX].replace("\n", f"\n{prefix}")
-        # Nobody is left to be told that there is no stderr.
+        # Without stderr, nobody can read a complaint about it.
         with contextlib.suppress(OSError):
             os.write(self._fd, f"{prefix}{text}\n".encode(errors="backslashreplace"))
 
     def stop(self) -> bool:
-        """Write what waits and end the thread; False when stderr does not take it."""
+        """Write the queued messages and end the thread; return False when stderr is blocked."""
         self._stopping = True
         self._wakeup.set()
         return self._flushed.wait(FLUSH_S)
 
 
 def is_journal(fd: int, environment: Mapping[str, str]) -> bool:
-    """Whether the journal reads what is written there, and understands `<4>` as a warning."""
+    """Return whether the journal reads that descriptor, so that `<4>` marks a warning."""
     try:
         about = os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""What driver and agent have in common as processes: threads, signals, a reload, an end."""
+"""The process frame that driver and agent share: threads, signals, reload, and end."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ EXIT_DIED = 1
 
 
 class ProcessConfig(Protocol):
-    """The settings of a process, as far as both have them."""
+    """The part of the process settings that driver and agent share."""
 
     @property
     def log_level(self) -> str:
-        """The least that is written to stderr."""
+        """The lowest level that is written to stderr."""
 
 
 class ServiceConfig(Protocol):
-    """A configuration, as far as both have the same."""
+    """The part of the configuration that driver and agent share."""
 
     @property
     def process(self) -> ProcessConfig:
-        """The process itself."""
+        """The settings of the process itself."""
 
 
 ConfigT = TypeVar("ConfigT", bound=ServiceConfig)
@@ -40,7 +40,7 @@ class ProcessService(ABC, Generic[ConfigT, LogT]):
     """A process that runs until a signal ends it or one of its threads does."""
 
     tick_s: float
-    """How often `_tick` is called at least."""
+    """Longest time between two calls of `_tick`, in seconds."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ProcessService(ABC, Generic[ConfigT, LogT]):
         log: Callable[[Runtime], LogT],
         environment: Mapping[str, str],
     ) -> None:
-        """`reread` gives the configuration as it stands now, `log` makes the log."""
+        """`reread` returns the configuration as it is now; `log` makes the log."""
         self._config = config
         self._reread = reread
         self._environment = environment
@@ -60,15 +60,16 @@ class ProcessService(ABC, Generic[ConfigT, LogT]):
         self._supervisor = Supervisor(self._log, self._schedule)
 
     def run(self) -> int:
-        """Run until a signal asks for the end, or a thread died; returns the exit status."""
+        """Run until a signal asks for the end or a thread dies; return the exit status."""
         with self._supervisor.signals_handled():
             self._start()
-            self._manager.ready(self._told())
+            self._manager.ready(self._status_line())
             every_s = min(self.tick_s, self._manager.alive_every_s or self.tick_s)
             died = self._supervisor.wait(every_s, self._tick, self._reload)
             self._manager.stopping()
             self._supervisor.expect_ends()
-            self._log.info("ending" if died is None else f"ending, since the {died} thread is gone")
+            reason = "" if died is None else f", because the {died} thread is gone"
+            self._log.info(f"ending{reason}")
             self._end(died)
             self._log.stop()
             self._log.write_waiting()
@@ -83,15 +84,15 @@ class ProcessService(ABC, Generic[ConfigT, LogT]):
         else:
             now, later = self._changed(new)
             for each in later:
-                self._log.warning(f"{each.name} has changed, and needs a restart")
+                self._log.warning(f"{each.name} has changed; a restart applies it")
             self._log.level = LEVELS[new.process.log_level]
-            self._take(new)
-            told = ", ".join(each.name for each in now) or "nothing that a reload can change"
-            self._log.info(f"the configuration was read again: {told}")
-        self._manager.ready(self._told())
+            self._apply(new)
+            changes = ", ".join(each.name for each in now) or "nothing that a reload can change"
+            self._log.info(f"the configuration was read again: {changes}")
+        self._manager.ready(self._status_line())
 
-    def _schedule(self, urgency: int) -> str | None:  # noqa: ARG002 - for who has priorities
-        """Give the calling thread its priority; what it could not do."""
+    def _schedule(self, urgency: int) -> str | None:  # noqa: ARG002 - for subclasses with priorities
+        """Give the calling thread its priority; return what could not be done, or None."""
         return None
 
     @abstractmethod
@@ -100,20 +101,20 @@ class ProcessService(ABC, Generic[ConfigT, LogT]):
 
     @abstractmethod
     def _tick(self) -> None:
-        """Look after it; called by the main thread, which waits for signals otherwise."""
+        """Do periodic work; the main thread calls it, and waits for signals otherwise."""
 
     @abstractmethod
-    def _told(self) -> str:
-        """What it does, in a line for systemd's status."""
+    def _status_line(self) -> str:
+        """Return what the process is doing, in one line for systemd's status."""
 
     @abstractmethod
     def _changed(self, new: ConfigT) -> tuple[Sequence[Setting], Sequence[Setting]]:
-        """The settings that differ: those that a reload changes, and those that it does not."""
+        """Return the changed settings: those a reload can apply, and those that need a restart."""
 
     @abstractmethod
-    def _take(self, new: ConfigT) -> None:
-        """Change what a reload can change."""
+    def _apply(self, new: ConfigT) -> None:
+        """Apply what a reload can change."""
 
     @abstractmethod
     def _end(self, died: str | None) -> None:
-        """End the threads in their order; `died` names the one that ended by itself."""
+        """End the threads in their order; `died` names the thread that ended by itself."""

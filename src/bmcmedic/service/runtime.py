@@ -1,7 +1,6 @@
-"""How the driver's threads wait: the machine's own way here, a simulation's in `lab`.
+"""How the driver's threads wait: with real threads here, in virtual time in a simulation.
 
-Nothing else in the driver blocks or reads the time, so the code that runs on a host runs in virtual
-time as it is.
+Nothing else in the driver blocks or reads a clock, so its code runs unchanged in virtual time.
 """
 
 from __future__ import annotations
@@ -14,28 +13,28 @@ from typing import Protocol
 
 
 class Signal(Protocol):
-    """One thread waits for another; what was set before the wait is remembered, once."""
+    """A wake-up from one thread to another; one that is set before the wait is remembered, once."""
 
     def set(self) -> None:
-        """Let the waiting thread, or the next that waits, go on."""
+        """Wake the waiting thread, or the next that waits."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is set, and take that back; False when the time was over first."""
+        """Wait until the signal is set, and clear it; return False when the time ran out first."""
 
 
 class Lock(Protocol):
-    """A mutual exclusion that is waited for with a limit."""
+    """A mutual exclusion lock whose acquire has a time limit."""
 
     def acquire(self, timeout_s: float | None = None) -> bool:
-        """Whether it was had in time."""
+        """Return whether the lock was acquired in time."""
 
     def release(self) -> None:
-        """Let it go; any thread may."""
+        """Release the lock; any thread may."""
 
 
 @contextlib.contextmanager
 def held(lock: Lock) -> Iterator[None]:
-    """Have a lock for as long as it takes; what is done meanwhile must be short."""
+    """Hold a lock for a with block, which must be short."""
     lock.acquire()
     try:
         yield
@@ -47,23 +46,23 @@ class Runtime(Protocol):
     """Time and threads."""
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds that never jump."""
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for that long."""
+        """Sleep for that long."""
 
     def signal(self) -> Signal:
-        """A signal that is not set."""
+        """Return a new signal that is not set."""
 
     def lock(self) -> Lock:
-        """A lock that nobody has."""
+        """Return a new lock that is free."""
 
     def thread_id(self) -> int:
-        """Which thread this is."""
+        """Return the calling thread's id."""
 
 
 class _ThreadLock:
-    """A lock of the interpreter's: an acquire with a limit allocates nothing."""
+    """The interpreter's lock; an acquire with a limit allocates nothing."""
 
     __slots__ = ("_acquire", "_lock", "release")
 
@@ -88,7 +87,7 @@ class _ThreadSignal:
         self._release = lock.release
 
     def set(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it was set already
+        with contextlib.suppress(RuntimeError):  # it is set already
             self._release()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -96,16 +95,16 @@ class _ThreadSignal:
 
 
 class ThreadRuntime:
-    """Real threads, real time."""
+    """Real threads and real time."""
 
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
     thread_id = staticmethod(threading.get_ident)
 
     def signal(self) -> Signal:
-        """A signal that is not set."""
+        """Return a new signal that is not set."""
         return _ThreadSignal()
 
     def lock(self) -> Lock:
-        """A lock that nobody has."""
+        """Return a new lock that is free."""
         return _ThreadLock()

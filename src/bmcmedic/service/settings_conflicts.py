@@ -1,4 +1,4 @@
-"""Settings that do not go together: all of them at once, each with the names it is about."""
+"""Settings that contradict each other, reported all at once with their names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 from bmcmedic.errors import ConfigurationError
 
 
-class Conflict(NamedTuple):
-    """What cannot be, and the settings that it follows from: what would be changed comes first."""
+class SettingsConflict(NamedTuple):
+    """One contradiction and its settings; the one that should be changed comes first."""
 
     text: str
     names: tuple[str, ...]
 
 
-class Conflicts(ConfigurationError):
-    """Settings that do not go together; the message has them all."""
+class ConflictingSettings(ConfigurationError):
+    """All contradictions between the settings; the message lists every one."""
 
-    def __init__(self, conflicts: Iterable[Conflict]) -> None:
+    def __init__(self, conflicts: Iterable[SettingsConflict]) -> None:
         self.conflicts = tuple(conflicts)
         super().__init__("\n".join(each.text for each in self.conflicts))

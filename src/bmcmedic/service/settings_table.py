@@ -1,7 +1,7 @@
-"""Settings as one table of sections: read from a TOML file, overruled by options, shown as TOML.
+"""Settings as one table of sections: read from TOML, overridden by options, shown as TOML.
 
-Whatever is wrong is said at once, all of it, each with its line and with what to give instead.
-A section is a frozen dataclass whose fields are made with `setting`.
+All problems are reported at once, each with its line and with advice on what to write instead. A
+section is a frozen dataclass whose fields are made with `setting`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.settings_conflicts import Conflict, Conflicts
-from bmcmedic.service.settings_values import Unusable, ValueKind
+from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
+from bmcmedic.service.settings_values import UnusableValue, ValueKind
 
 CONFIG_BYTES_MAX = 64 * 1024
 
@@ -25,14 +25,14 @@ C = TypeVar("C")
 
 
 def setting(
-    default: Any,  # noqa: ANN401 - a field has the type that stands before it
+    default: Any,  # noqa: ANN401 - the field's annotation is its type
     kind: ValueKind,
     option: str | None,
     doc: str,
     *,
     reload: bool = False,
 ) -> Any:  # noqa: ANN401
-    """A field of a section. `reload`: SIGHUP changes it, anything else needs a restart."""
+    """Return a field of a section. `reload`: SIGHUP changes it; other settings need a restart."""
     about = {"kind": kind, "option": option, "doc": doc, "reload": reload}
     return field(default=default, metadata=about)
 
@@ -50,22 +50,25 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Section and key."""
+        """The full name: section and key."""
         return f"{self.section}.{self.key}"
 
 
-class Table(Generic[C]):
+class SettingsTable(Generic[C]):
     """All settings of one program."""
 
     def __init__(
-        self, config: type[C], about: str, contradictions: Callable[[C], Iterable[Conflict]]
+        self, config: type[C], about: str, contradictions: Callable[[C], Iterable[SettingsConflict]]
     ) -> None:
-        """`config` is a dataclass of sections; `contradictions` shows between settings only."""
+        """`config` is a dataclass of sections.
+
+        `contradictions` checks settings against each other.
+        """
         self._config = config
         self._about = about
         self._contradictions = contradictions
         self.sections: dict[str, type[Any]] = {
-            each.name: each.default_factory  # type: ignore[misc] # each of them is a class
+            each.name: each.default_factory  # type: ignore[misc] # each is a class
             for each in dataclasses.fields(config)  # type: ignore[arg-type] # it is a dataclass
         }
         self.settings = tuple(
@@ -74,10 +77,13 @@ class Table(Generic[C]):
             for each in dataclasses.fields(made_of)
         )
 
-    # --------------------------------------------------------------------------------- reading it
+    # ---------------------------------------------------------------------------------- reading
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """An option for every setting that has one; what is not given is not in the namespace."""
+        """Add an option for every setting that has one.
+
+        Options not given are not in the namespace.
+        """
         for section, made_of in self.sections.items():
             group = parser.add_argument_group(f"[{section}]", made_of.__doc__)
             for each in self.settings:
@@ -94,11 +100,11 @@ class Table(Generic[C]):
         self,
         file: Path | None,
         options: Mapping[str, str],
-        further_contradictions: Iterable[Callable[[C], Iterable[Conflict]]] = (),
+        further_contradictions: Iterable[Callable[[C], Iterable[SettingsConflict]]] = (),
     ) -> C:
         """Return the settings: defaults, then the file, then the options by the settings' names.
 
-        `further_contradictions` are checks besides the table's own, run after it.
+        `further_contradictions` are more checks, run after the table's own.
         Raises: ConfigurationError with everything that is wrong.
         """
         given = self._given(file, options)
@@ -111,24 +117,24 @@ class Table(Generic[C]):
         return config
 
     def located(
-        self, file: Path | None, options: Mapping[str, str], found: Conflicts
+        self, file: Path | None, options: Mapping[str, str], found: ConflictingSettings
     ) -> ConfigurationError:
-        """The same as an error of the file: conflicts that only showed on this very host."""
+        """Return conflicts that only this host reveals as an error with the file's line numbers."""
         given = self._given(file, options)
         given.add(found.conflicts)
         return given.error(file) if given.problems else found
 
-    def _given(self, file: Path | None, options: Mapping[str, str]) -> _Given:
-        given = _Given(self.sections, self.settings)
+    def _given(self, file: Path | None, options: Mapping[str, str]) -> _GivenSettings:
+        given = _GivenSettings(self.sections, self.settings)
         if file is not None:
             given.read(file)
         given.take_options(options)
         return given
 
-    # --------------------------------------------------------------------------------- showing it
+    # ---------------------------------------------------------------------------------- showing
 
     def show(self, config: C) -> str:
-        """The configuration as a commented TOML file."""
+        """Return the configuration as a commented TOML file."""
         import textwrap
 
         lines = [f"# {line}" for line in textwrap.wrap(self._about, 96)]
@@ -146,14 +152,14 @@ class Table(Generic[C]):
         return "\n".join(lines) + "\n"
 
     def changed(self, old: C, new: C) -> tuple[list[Setting], list[Setting]]:
-        """What differs: what SIGHUP can change, and what needs a restart."""
+        """Return the settings that differ: those SIGHUP changes, and those that need a restart."""
         different = [each for each in self.settings if _value(old, each) != _value(new, each)]
         return [each for each in different if each.reload], [
             each for each in different if not each.reload
         ]
 
     def with_reloadable(self, old: C, new: C) -> C:
-        """The new configuration as far as SIGHUP can change it, the old one for the rest."""
+        """Return the old configuration with the new values of the settings that SIGHUP changes."""
         sections = {}
         for section in self.sections:
             values = {
@@ -170,14 +176,14 @@ def _value(config: object, each: Setting) -> object:
     return value
 
 
-def _told(where: str, problems: list[str]) -> str:
+def _problem_text(where: str, problems: list[str]) -> str:
     if len(problems) == 1:
         return f"{where}: {problems[0]}"
     return f"{where}: {len(problems)} problems\n" + "\n".join(f"  {each}" for each in problems)
 
 
-class _Given:
-    """The values that somebody gave, and what was wrong with others."""
+class _GivenSettings:
+    """The values that the operator gave, and the problems found in them."""
 
     def __init__(
         self,
@@ -188,42 +194,42 @@ class _Given:
         self._settings = settings
         self._values: dict[str, Any] = {}
         self._places: dict[str, str] = {}
-        """Where what was given stands, for what is to be said of it."""
+        """The place of each given value, for messages."""
         self._unusable: set[str] = set()
         self.problems: list[str] = []
         self.is_unread = False
-        """The file could not be read at all: nothing is known of what it would say."""
+        """Whether the file could not be read, so that its settings are unknown."""
 
     def read(self, file: Path) -> None:
-        """Take a file's values."""
+        """Take the values of a file."""
         try:
             with file.open("rb") as opened:
                 raw = opened.read(CONFIG_BYTES_MAX + 1)
             if len(raw) > CONFIG_BYTES_MAX:
-                self._unread(f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?")
+                self._mark_unread(f"has more than {CONFIG_BYTES_MAX} bytes; is it the right file?")
                 return
             text = raw.decode()
             document = tomllib.loads(text)
         except OSError as error:
-            self._unread(f"cannot be read: {error.strerror}")
+            self._mark_unread(f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
-            self._unread(f"is not UTF-8 text (byte {error.start})")
+            self._mark_unread(f"is not UTF-8 text (byte {error.start})")
         except tomllib.TOMLDecodeError as error:
-            self._unread(f"is not TOML: {error}")
+            self._mark_unread(f"is not TOML: {error}")
         except RecursionError:
-            self._unread("is not TOML that anybody writes: it is nested too deeply")
+            self._mark_unread("is not TOML that can be read: it is nested too deeply")
         else:
-            self._take_document(document, _Lines(text))
+            self._take_document(document, _TomlLines(text))
 
-    def _unread(self, problem: str) -> None:
+    def _mark_unread(self, problem: str) -> None:
         self.problems.append(problem)
         self.is_unread = True
 
-    def _take_document(self, document: dict[str, Any], lines: _Lines) -> None:
+    def _take_document(self, document: dict[str, Any], lines: _TomlLines) -> None:
         for section, content in document.items():
             if section not in self._sections:
-                say = f"there is no section [{section}]{_meant(section, self._sections)}"
-                self.problems.append(f"{lines.of(section)}{say}")
+                problem = f"there is no section [{section}]{_did_you_mean(section, self._sections)}"
+                self.problems.append(f"{lines.of(section)}{problem}")
             elif not isinstance(content, dict):
                 self.problems.append(
                     f"{lines.of(section)}{section} is a section: write [{section}]"
@@ -232,18 +238,18 @@ class _Given:
             else:
                 self._take_section(section, content, lines)
 
-    def _take_section(self, section: str, content: dict[str, Any], lines: _Lines) -> None:
+    def _take_section(self, section: str, content: dict[str, Any], lines: _TomlLines) -> None:
         known = {each.key: each for each in self._settings if each.section == section}
         for key, value in content.items():
             where = lines.of(section, key)
             if key not in known:
-                say = f"{section}.{key}: there is no such setting{_meant(key, known)}"
-                self.problems.append(f"{where}{say}")
+                problem = f"{section}.{key}: there is no such setting{_did_you_mean(key, known)}"
+                self.problems.append(f"{where}{problem}")
             else:
                 self._check(known[key], value, f"{where}{section}.{key}")
 
     def take_options(self, options: Mapping[str, str]) -> None:
-        """Take what the command line gave; it overrules the file."""
+        """Take the values of the command line, which override the file."""
         for each in self._settings:
             if each.name in options:
                 value = each.kind.parse(options[each.name])
@@ -253,25 +259,25 @@ class _Given:
         self._places[each.name] = place
         try:
             self._values[each.name] = each.kind.check(value)
-        except Unusable as error:
+        except UnusableValue as error:
             self._unusable.add(each.name)
             self.problems.append(f"{place} {error}")
 
-    def add(self, conflicts: Iterable[Conflict]) -> None:
-        """Say of settings that they do not go together, where it follows from no unusable one."""
+    def add(self, conflicts: Iterable[SettingsConflict]) -> None:
+        """Report contradictions, except those that involve a setting reported as unusable."""
         for text, names in conflicts:
             if self._unusable.isdisjoint(names):
                 place = next((self._places[name] for name in names if name in self._places), None)
                 self.problems.append(text if place is None else f"{place}: {text}")
 
     def error(self, file: Path | None) -> ConfigurationError:
-        """All that is wrong."""
+        """Return one error with all problems."""
         return ConfigurationError(
-            _told(str(file) if file is not None else "the options", self.problems)
+            _problem_text(str(file) if file is not None else "the options", self.problems)
         )
 
     def sections(self) -> dict[str, Any]:
-        """What was given, and defaults for the rest."""
+        """Return the sections, with the given values and defaults for the rest."""
         made: dict[str, Any] = {}
         for section, made_of in self._sections.items():
             prefix = f"{section}."
@@ -284,8 +290,8 @@ class _Given:
         return made
 
 
-def _meant(word: str, known: Mapping[str, object]) -> str:
-    """The known word that somebody may have meant."""
+def _did_you_mean(word: str, known: Mapping[str, object]) -> str:
+    """Return a hint at the known word that the operator may have meant."""
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1)
@@ -297,8 +303,8 @@ _HEADER = re.compile(rf"\s*\[\[?({_WORD}(?:\.{_WORD})*)\]")
 _KEY = re.compile(rf"({_WORD}(?:\.{_WORD})*)=")
 
 
-class _Lines:
-    """On which line of a TOML file a section or a key stands; tomllib does not say."""
+class _TomlLines:
+    """The line numbers of sections and keys in a TOML file, which tomllib does not report."""
 
     def __init__(self, text: str) -> None:
         self._found: dict[tuple[str, ...], int] = {}
@@ -311,12 +317,15 @@ class _Lines:
                 self._note(section + _words(key[1]), number)
 
     def _note(self, names: tuple[str, ...], number: int) -> None:
-        """`a.b = 1` is the first that is seen of a, too."""
+        """Record the line of a name; `a.b = 1` may also be the first mention of `a`."""
         for length in range(1, len(names) + 1):
             self._found.setdefault(names[:length], number)
 
     def of(self, *names: str) -> str:
-        """`line N: ` where it is known; what is in an inline table stands where that begins."""
+        """Return `line N: `, or nothing.
+
+        A key in an inline table gets the line where the table begins.
+        """
         for length in range(len(names), 0, -1):
             if (number := self._found.get(names[:length])) is not None:
                 return f"line {number}: "

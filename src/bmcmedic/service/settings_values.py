@@ -1,7 +1,6 @@
-"""What a setting of the driver may be: read from TOML or an option, checked, and written back.
+"""The kinds of values that settings have: each is read from TOML or an option, and shown.
 
-Every kind takes a value as TOML or the command line gives it, and raises Unusable with what to
-give instead.
+Each kind checks a value, and raises UnusableValue with what to give instead.
 """
 
 from __future__ import annotations
@@ -20,85 +19,88 @@ USERS_MAX = 256
 TEXT_CHARACTERS_MAX = 4096
 _SHUTDOWN_ADVICE = "give disarm, keep, or rearm:SECONDS, such as rearm:600"
 SUN_PATH_BYTES_MAX = 107
-"""What fits into a socket address of Linux, its closing zero left out."""
+"""Longest path in a Linux socket address, in bytes without its closing zero."""
 
 
-class Unusable(Exception):
-    """A value that cannot be; the message goes on where the setting's name ends."""
+class UnusableValue(Exception):
+    """A value that cannot be used; the message continues after the setting's name."""
 
 
 class ValueKind(Protocol):
-    """What a value may be."""
+    """How a setting's value is parsed, checked and shown."""
 
     @property
     def metavar(self) -> str:
-        """How a help text shows it."""
+        """The placeholder in a help text."""
 
     def check(self, value: object) -> Any:  # noqa: ANN401 - each kind has a type of its own
-        """The value as the driver uses it. Raises: Unusable, with what to give instead."""
+        """Return the value as the program uses it.
+
+        Raises: UnusableValue, with what to give instead.
+        """
 
     def parse(self, text: str) -> object:
-        """The value of an option, as TOML would have given it; `check` comes after."""
+        """Return an option's value as TOML would have it; `check` comes next."""
 
     def show(self, value: Any) -> str:  # noqa: ANN401
-        """The value as TOML has it."""
+        """Return the value as TOML."""
 
 
 def quoted(text: str) -> str:
-    """Text as a basic string of TOML."""
+    """Return text as a TOML basic string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
 
 
-class Text:
-    """What all kinds of text have in common: an option gives it as it stands, TOML quotes it."""
+class PlainText:
+    """What all text kinds share: an option is taken literally, TOML has it in quotes."""
 
     __slots__ = ()
 
     def parse(self, text: str) -> object:
-        """As it is."""
+        """Return the text unchanged."""
         return text
 
     def show(self, value: object) -> str:
-        """A string."""
+        """Return the text as a TOML string."""
         return quoted(str(value))
 
 
-class Listed:
-    """What lists have in common: an option gives them with commas, TOML has strings in brackets."""
+class TextList:
+    """What list kinds share: an option has commas, TOML has strings in brackets."""
 
     __slots__ = ()
 
     def parse(self, text: str) -> object:
-        """Words with commas between them."""
+        """Return the words between the commas."""
         return [word.strip() for word in text.split(",") if word.strip()]
 
     def show(self, value: Iterable[Any]) -> str:
-        """A list of strings."""
+        """Return a TOML list of strings."""
         return "[" + ", ".join(map(quoted, value)) + "]"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Text):
+class Choice(PlainText):
     """One of a few words."""
 
     words: tuple[str, ...]
 
     @property
     def metavar(self) -> str:
-        """The words, as a help text shows them."""
+        """The words, separated for a help text."""
         return "|".join(self.words)
 
     def check(self, value: object) -> str:
-        """One of the words."""
+        """Return the value if it is one of the words."""
         if not isinstance(value, str) or value not in self.words:
-            raise Unusable(f"is {value!r}; give one of {', '.join(self.words)}")
+            raise UnusableValue(f"is {value!r}; give one of {', '.join(self.words)}")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """A time; None is "unless set", where that is allowed."""
+    """A duration; None means "not set", where that is allowed."""
 
     least: float
     most: float
@@ -106,30 +108,30 @@ class Seconds:
     metavar: str = "S"
 
     def check(self, value: object) -> float | None:
-        """A number within the limits."""
+        """Return the number if it is within the limits."""
         if value is None and self.optional:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Unusable(f"is {value!r}; give a number of seconds")
-        if not self.least <= value <= self.most:  # not-a-number is outside, too
-            raise Unusable(f"is {value:g} s; give {self.least:g} to {self.most:g} s")
+            raise UnusableValue(f"is {value!r}; give a number of seconds")
+        if not self.least <= value <= self.most:  # NaN is outside, too
+            raise UnusableValue(f"is {value:g} s; give {self.least:g} to {self.most:g} s")
         return float(value)
 
     def parse(self, text: str) -> object:
-        """A number of seconds; anything else is left for `check` to refuse."""
+        """Return the number of seconds, or the text, which `check` then refuses."""
         try:
             return float(text)
         except ValueError:
             return text
 
     def show(self, value: float) -> str:
-        """A number."""
+        """Return the number as TOML."""
         return f"{value:g}" if abs(value) < 1e6 else repr(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number; `base` 16 is for what people write in hexadecimal."""
+class WholeNumber:
+    """A whole number; base 16 is for numbers that people write in hexadecimal."""
 
     least: int
     most: int
@@ -137,86 +139,88 @@ class Whole:
     metavar: str = "N"
 
     def check(self, value: object) -> int:
-        """A number within the limits."""
+        """Return the number if it is within the limits."""
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Unusable(f"is {value!r}; give a whole number")
+            raise UnusableValue(f"is {value!r}; give a whole number")
         if not self.least <= value <= self.most:
             limits = f"{self.show(self.least)} to {self.show(self.most)}"
-            raise Unusable(f"is {self.show(value)}; give {limits}")
+            raise UnusableValue(f"is {self.show(value)}; give {limits}")
         return value
 
     def parse(self, text: str) -> object:
-        """A number, in any base that Python writes; anything else is left for `check`."""
+        """Return the number, in any base that Python writes, or the text, which `check` refuses."""
         try:
             return int(text, 0)
         except ValueError:
             return text
 
     def show(self, value: int) -> str:
-        """A number in its base."""
+        """Return the number in its base."""
         return f"{value:#x}" if self.base == 16 else str(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """Yes or no."""
+    """A boolean."""
 
     metavar: str = "yes|no"
 
     def check(self, value: object) -> bool:
-        """A boolean."""
+        """Return the value if it is a boolean."""
         if not isinstance(value, bool):
-            raise Unusable(f"is {value!r}; give true or false")
+            raise UnusableValue(f"is {value!r}; give true or false")
         return value
 
     def parse(self, text: str) -> object:
-        """`yes` or `no`."""
+        """Return the boolean for `yes` or `no`."""
         return {"yes": True, "true": True, "no": False, "false": False}.get(text, text)
 
     def show(self, value: bool) -> str:
-        """A boolean."""
+        """Return the boolean as TOML."""
         return "true" if value else "false"
 
 
 @dataclass(frozen=True, slots=True)
-class Location(Text):
-    """An absolute path; `bytes_max` where it names a socket."""
+class AbsolutePath(PlainText):
+    """An absolute path; `bytes_max` is lower for a socket."""
 
     optional: bool = False
     bytes_max: int = TEXT_CHARACTERS_MAX
     metavar: str = "PATH"
 
     def check(self, value: object) -> str | None:
-        """An absolute path."""
+        """Return the path if it is absolute."""
         if value is None and self.optional:
             return None
         if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-            raise Unusable(f"is {value!r}; give an absolute path")
+            raise UnusableValue(f"is {value!r}; give an absolute path")
         if len(value.encode()) > self.bytes_max:
-            raise Unusable(f"has {len(value.encode())} bytes; {self.bytes_max} is the limit")
+            raise UnusableValue(f"has {len(value.encode())} bytes; {self.bytes_max} is the limit")
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class CommandLine(Listed):
-    """A program and its arguments, as a list; no shell reads it. Empty: none."""
+class CommandLine(TextList):
+    """A program and its arguments as a list, without a shell. Empty: no command."""
 
     metavar: str = "COMMAND"
 
     def check(self, value: object) -> tuple[str, ...]:
-        """Words without zero bytes, an absolute path first."""
+        """Return the words if they have no zero bytes and begin with an absolute path."""
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise Unusable(f'is {value!r}; give a list of words, such as ["/usr/bin/test", "-e"]')
+            raise UnusableValue(
+                f'is {value!r}; give a list of words, such as ["/usr/bin/test", "-e"]'
+            )
         if len(value) > COMMAND_WORDS_MAX:
-            raise Unusable(f"has {len(value)} words; {COMMAND_WORDS_MAX} is the limit")
+            raise UnusableValue(f"has {len(value)} words; {COMMAND_WORDS_MAX} is the limit")
         if any("\0" in word for word in value):
-            raise Unusable("has a zero byte in it, which no program can be given")
+            raise UnusableValue("has a zero byte in it, which no program accepts")
         if value and not value[0].startswith("/"):
-            raise Unusable(f"begins with {value[0]!r}; give the program by its absolute path")
+            raise UnusableValue(f"begins with {value[0]!r}; give the program by its absolute path")
         return tuple(value)
 
     def parse(self, text: str) -> object:
-        """Words, quoted as in a shell."""
+        """Return the words, split as by a shell."""
         try:
             return shlex.split(text)
         except ValueError as error:
@@ -224,17 +228,17 @@ class CommandLine(Listed):
 
 
 @dataclass(frozen=True, slots=True)
-class UserNames(Listed):
+class UserNames(TextList):
     """Users of this machine, by name or number."""
 
     metavar: str = "USER,…"
 
     def check(self, value: object) -> tuple[int, ...]:
-        """Their numbers, each once."""
+        """Return the users' numbers, each once."""
         if not isinstance(value, list):
-            raise Unusable(f'is {value!r}; give a list of users, such as ["monitor", 990]')
+            raise UnusableValue(f'is {value!r}; give a list of users, such as ["monitor", 990]')
         if len(value) > USERS_MAX:
-            raise Unusable(f"has {len(value)} users; {USERS_MAX} is the limit (use a group)")
+            raise UnusableValue(f"has {len(value)} users; {USERS_MAX} is the limit (use a group)")
         return tuple(dict.fromkeys(map(self._number, value)))
 
     def _number(self, user: object) -> int:
@@ -242,47 +246,47 @@ class UserNames(Listed):
             try:
                 return pwd.getpwnam(user).pw_uid
             except (KeyError, ValueError):
-                raise Unusable(f"names {user!r}; there is no such user here") from None
+                raise UnusableValue(f"names {user!r}; there is no such user here") from None
         if isinstance(user, bool) or not isinstance(user, int | str) or not 0 <= int(user) < 2**32:
-            raise Unusable(f"has {user!r} in it; give users by name or number")
+            raise UnusableValue(f"has {user!r} in it; give users by name or number")
         return int(user)
 
     def show(self, value: Iterable[int]) -> str:
-        """A list of numbers."""
+        """Return a TOML list of numbers."""
         return "[" + ", ".join(map(str, value)) + "]"
 
 
 @dataclass(frozen=True, slots=True)
-class GroupName(Text):
+class GroupName(PlainText):
     """A group of this machine, by name or number."""
 
     metavar: str = "GROUP"
 
     def check(self, value: object) -> int | None:
-        """Its number."""
+        """Return the group's number."""
         if value is None or value == "":
             return None
         if isinstance(value, str) and not value.isdecimal():
             try:
                 return grp.getgrnam(value).gr_gid
             except (KeyError, ValueError):
-                raise Unusable(f"names {value!r}; there is no such group here") from None
+                raise UnusableValue(f"names {value!r}; there is no such group here") from None
         if (
             isinstance(value, bool)
             or not isinstance(value, int | str)
             or not 0 <= int(value) < 2**32
         ):
-            raise Unusable(f"is {value!r}; give a group by name or number")
+            raise UnusableValue(f"is {value!r}; give a group by name or number")
         return int(value)
 
     def show(self, value: object) -> str:
-        """A number."""
+        """Return the number as TOML."""
         return str(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Shutdown(Text):
-    """What becomes of the watchdog timer when the driver ends."""
+class ShutdownChoice(PlainText):
+    """What happens to the watchdog timer when the driver ends."""
 
     words = ("disarm", "keep")
     metavar: str = "disarm|keep|rearm:S"
@@ -290,7 +294,7 @@ class Shutdown(Text):
     countdown_s_max: float = 6553.5
 
     def check(self, value: object) -> str:
-        """One of the words, or `rearm:` and a number of seconds."""
+        """Return the value if it is one of the words, or `rearm:` and a number of seconds."""
         if isinstance(value, str):
             word, colon, seconds = value.partition(":")
             if value in self.words:
@@ -298,7 +302,7 @@ class Shutdown(Text):
             if word == "rearm" and colon:
                 self._check_countdown(value, seconds)
                 return value
-        raise Unusable(f"is {value!r}; {_SHUTDOWN_ADVICE}")
+        raise UnusableValue(f"is {value!r}; {_SHUTDOWN_ADVICE}")
 
     def _check_countdown(self, value: str, text: str) -> None:
         try:
@@ -306,10 +310,10 @@ class Shutdown(Text):
         except ValueError:
             seconds = math.nan
         if math.isnan(seconds):
-            told = f"is {value!r}, and {text!r} is no number of seconds"
-            raise Unusable(f"{told}; {_SHUTDOWN_ADVICE}")
+            problem = f"is {value!r}, and {text!r} is not a number of seconds"
+            raise UnusableValue(f"{problem}; {_SHUTDOWN_ADVICE}")
         least, most = self.countdown_s_min, self.countdown_s_max
         if not least <= seconds <= most:
-            odd = "short" if seconds < least else "long"
-            told = f"is {value!r}, and {seconds:g} s is too {odd}"
-            raise Unusable(f"{told}; give rearm:{least:g} to rearm:{most:g}")
+            size = "short" if seconds < least else "long"
+            problem = f"is {value!r}, and {seconds:g} s is too {size}"
+            raise UnusableValue(f"{problem}; give rearm:{least:g} to rearm:{most:g}")

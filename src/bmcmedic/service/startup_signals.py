@@ -1,6 +1,6 @@
-"""Signals that come before a program of ours can handle them: none is lost, and none kills it.
+"""Signals that arrive before the program can handle them: none is lost, and none kills it.
 
-A reload or an end may be asked for as soon as the process is there, long before all is loaded.
+A reload or a stop may be requested as soon as the process exists, long before everything is loaded.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ HELD = (signal.SIGHUP, signal.SIGTERM)
 
 
 def hold() -> None:
-    """The very first thing of a start: they wait until `Supervisor.signals_handled`."""
+    """Block the signals until `Supervisor.signals_handled`.
+
+    A program calls this before all else.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def release() -> None:
-    """They do again what they do to any program; what has waited does it now."""
+    """Unblock the signals, with their default actions; those that have waited act now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 @contextlib.contextmanager
 def ends_at_once() -> Iterator[None]:
-    """While nothing is touched yet, SIGTERM is all that an orderly end needs: status 0.
+    """Exit with status 0 upon SIGTERM, while nothing has been touched that needs an orderly end.
 
-    On a host under load it can take minutes until all is loaded.
+    Under load it can take minutes to load everything.
     """
     signal.signal(signal.SIGTERM, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
@@ -39,12 +42,12 @@ def ends_at_once() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """All is ended: one more must not change the exit status."""
+    """Ignore further signals: the program has ended, and its exit status must not change."""
     for number in HELD:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: object) -> None:
-    """Not by an exception: whoever is being loaded might catch that."""
+    """Exit without an exception: code that is just being loaded might catch one."""
     del number, frame
     os._exit(0)

@@ -1,7 +1,7 @@
-"""The process around the driver: its threads, its signals, and what systemd is told.
+"""The process around driver or agent: its threads, its signals, and its reports to systemd.
 
-The main thread waits here, and does nothing else. A thread that ends without having been asked to
-ends the process, so that systemd starts it anew: half a driver would be worse than none.
+The main thread waits here and does nothing else. When a thread ends unasked, the whole process ends
+and systemd starts it anew: half a driver would be worse than none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bmcmedic.service.log import Log
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 JOIN_S = 2.0
-"""A thread that was asked to end is waited for this long; the process ends without it then."""
+"""Wait for a thread that was asked to end, in seconds; then the process ends without it."""
 _DIED = b"\0"
-"""No signal has this number, so it means a thread."""
+"""A byte that is no signal's number; it means that a thread has died."""
 
 
 @dataclass(slots=True)
@@ -35,9 +35,9 @@ class Supervisor:
     """Starts the threads, and waits for a signal or for one of them to end."""
 
     def __init__(self, log: Log, schedule: Callable[[int], str | None]) -> None:
-        """`schedule` gives the calling thread its priority, and returns what it could not do.
+        """`schedule` sets the calling thread's priority, and returns what could not be done.
 
-        It is told how much more urgent than others the thread is.
+        Its argument is how much more urgent than the others the thread is.
         """
         self._log = log
         self._schedule = schedule
@@ -49,7 +49,7 @@ class Supervisor:
         self._wakeup_write.setblocking(False)
 
     def start(self, name: str, body: Callable[[], object], *, urgency: int = 0) -> None:
-        """Run it in a thread of its own, which may end only after `expect_ends`."""
+        """Run `body` in a thread of its own, which may end only after `expect_ends`."""
         thread = threading.Thread(
             target=self._run, args=(name, body, urgency), name=name, daemon=True
         )
@@ -59,15 +59,15 @@ class Supervisor:
     def _run(self, name: str, body: Callable[[], object], urgency: int) -> None:
         unscheduled = self._schedule(urgency)
         if unscheduled is not None and self._schedule(0) is None:
-            # Without any priority, the main thread has said so.
-            self._log.warning(f"the {name} thread goes before no other: {unscheduled}")
+            # If no priority can be set at all, the main thread has reported it.
+            self._log.warning(f"the {name} thread has no priority over others: {unscheduled}")
         try:
             body()
-        except BaseException:  # noqa: BLE001 - whatever it was, the process ends, and says why
+        except BaseException:  # noqa: BLE001 - any error ends the process, and is logged
             self._log.error(f"the {name} thread died:\n{traceback.format_exc().rstrip()}")
         else:
             if not self._stopping:
-                self._log.error(f"the {name} thread ended, and nobody had asked it to")
+                self._log.error(f"the {name} thread ended without having been asked to")
         self._threads[name].ended = True
         if not self._stopping:
             self._died = name
@@ -76,12 +76,12 @@ class Supervisor:
 
     @contextlib.contextmanager
     def signals_handled(self) -> Iterator[None]:
-        """Signals wake the main thread, and do nothing by themselves.
+        """Let signals wake the main thread, and do nothing else.
 
-        They are blocked no longer: the check command would inherit that. What has waited since
-        the start is handled now.
+        Signals are unblocked here, because the check command would inherit the block. Signals that
+        have waited since the start are handled now.
         """
-        before = {number: signal.signal(number, _nothing) for number in HANDLED}
+        before = {number: signal.signal(number, _do_nothing) for number in HANDLED}
         old_fd = signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         try:
@@ -97,15 +97,15 @@ class Supervisor:
     def wait(
         self, every_s: float | None, tick: Callable[[], None], reload: Callable[[], None]
     ) -> str | None:
-        """Wait until the process is to end; the name of the thread that died, or None.
+        """Wait until the process is to end; return the name of the thread that died, or None.
 
-        `tick` is called at least each `every_s`, `reload` upon SIGHUP.
+        `tick` is called at least every `every_s` seconds, `reload` upon SIGHUP.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._wakeup_read, selectors.EVENT_READ)
             while True:
                 selector.select(every_s)
-                numbers = self._woken_by()
+                numbers = self._read_wakeup()
                 if self._died is not None:
                     return self._died
                 if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -114,18 +114,18 @@ class Supervisor:
                     reload()
                 tick()
 
-    def _woken_by(self) -> bytes:
+    def _read_wakeup(self) -> bytes:
         try:
             return self._wakeup_read.recv(4096)
         except BlockingIOError:
             return b""
 
     def expect_ends(self) -> None:
-        """From now on threads may end."""
+        """Allow threads to end from now on."""
         self._stopping = True
 
     def join(self, name: str, timeout_s: float = JOIN_S) -> bool:
-        """Wait for a thread that was asked to end; False when it does not."""
+        """Wait for a thread that was asked to end; return False when it does not."""
         found = self._threads.get(name)
         if found is None:
             return True
@@ -133,28 +133,28 @@ class Supervisor:
         return not found.thread.is_alive()
 
 
-def _nothing(number: int, frame: object) -> None:
-    """A handler: what counts is the byte in the wake-up socket."""
+def _do_nothing(number: int, frame: object) -> None:
+    """Do nothing: the byte in the wake-up socket is what counts."""
     del number, frame
 
 
 class ServiceManager:
-    """What systemd is told, where it asked: sd_notify(3), and its keep-alive."""
+    """Notifications to systemd, where it asked for them: sd_notify(3) and its keep-alive."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         self.alive_every_s: float | None = None
-        """How often `alive` is due; None when nobody waits for it."""
+        """How often `alive` is due, in seconds; None when systemd does not expect it."""
         microseconds = environment.get("WATCHDOG_USEC", "")
         if microseconds.isdecimal() and environment.get("WATCHDOG_PID", str(os.getpid())) == str(
             os.getpid()
         ):
             self.alive_every_s = int(microseconds) / 1e6 / 3
 
-    def tell(self, *lines: str) -> None:
-        """Send it; a manager that does not listen is not worth waiting for."""
+    def notify(self, *lines: str) -> None:
+        """Send lines to systemd; a manager that does not listen is not waited for."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
@@ -162,22 +162,22 @@ class ServiceManager:
             out.sendto("\n".join(lines).encode(), self._address)
 
     def ready(self, status: str) -> None:
-        """The socket answers."""
-        self.tell("READY=1", f"STATUS={status}")
+        """Report that the service is ready."""
+        self.notify("READY=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
-        """What it does now."""
-        self.tell(f"STATUS={status}")
+        """Report what the service is doing."""
+        self.notify(f"STATUS={status}")
 
     def reloading(self, now_us: int) -> None:
-        """SIGHUP is being worked on."""
-        self.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+        """Report that a reload has begun."""
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
     def stopping(self) -> None:
-        """The end has begun."""
-        self.tell("STOPPING=1")
+        """Report that the end has begun."""
+        self.notify("STOPPING=1")
 
     def alive(self) -> None:
-        """The threads are all there."""
+        """Report that all threads are alive."""
         if self.alive_every_s is not None:
-            self.tell("WATCHDOG=1")
+            self.notify("WATCHDOG=1")

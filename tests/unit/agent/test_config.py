@@ -11,7 +11,7 @@ from bmcmedic.agent import config
 from bmcmedic.agent.config import SETTINGS, AgentConfig, load, with_reloadable
 from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.settings_values import Unusable
+from bmcmedic.service.settings_values import UnusableValue
 
 
 def written(folder: Path, text: str) -> Path:
@@ -123,7 +123,7 @@ def test_settings_that_contradict_each_other_are_told(tmp_path: Path, text: str,
     ],
 )
 def test_no_url_is_taken_that_is_none(url: object) -> None:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableValue) as caught:
         HttpsUrl().check(url)
     assert "secret" not in str(caught.value)
 
@@ -148,7 +148,7 @@ def test_places_that_only_this_host_reaches(value: str, place: ListenAddress | N
      "10.0.0.1:1", "[::]:9290", "127.0.0.1:x", "127.0.0.1:65536"],
 )  # fmt: skip
 def test_no_other_place_is_taken(value: object) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableValue):
         Listening().check(value)
 
 
@@ -156,7 +156,7 @@ def test_words_are_a_list_of_known_ones() -> None:
     kind = Words(("a", "b"))
     assert kind.check(kind.parse("b, a,b")) == ("b", "a")
     for wrong in ("a", {"a": 1}, ["c"], [["a"]]):
-        with pytest.raises(Unusable):
+        with pytest.raises(UnusableValue):
             kind.check(wrong)
 
 

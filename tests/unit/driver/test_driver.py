@@ -119,7 +119,7 @@ def test_a_pat_finds_its_place_where_the_clients_queue_is_full(bench: Bench) -> 
     _, flying = bench.asked(SET_SOMETHING)
     for _ in range(LIMITS.client_requests_max - 1):
         bench.ask(SET_SOMETHING)
-    with pytest.raises(QueueFull, match="8 requests wait already"):
+    with pytest.raises(QueueFull, match="8 requests are waiting already"):
         bench.ask(SET_SOMETHING)
     pat = bench.queued_pat()
     flying.answer()

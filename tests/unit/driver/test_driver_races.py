@@ -248,12 +248,12 @@ def test_pats_that_fail_do_not_put_off_the_question_whether_the_bmc_is_back() ->
 def test_it_opens_once_the_bmc_was_waited_for_too_long_in_a_row() -> None:
     breaker = Breaker(BreakerLimits(failures_max=3, silence_s_max=10.0))
     assert not breaker.failed(108.5, "the first", 8.5)
-    breaker.waits(200.0, 0.0)  # nothing in flight: nobody waits
-    breaker.waits(201.4, 1.4)
+    breaker.note_wait(200.0, 0.0)  # nothing in flight: nobody waits
+    breaker.note_wait(201.4, 1.4)
     assert not breaker.is_open
-    breaker.waits(201.5, 1.5)
+    breaker.note_wait(201.5, 1.5)
     assert (breaker.is_open, breaker.reason) == (True, "no answer for 10 s")
-    breaker.waits(202.0, 2.0)  # it is open
+    breaker.note_wait(202.0, 2.0)  # it is open
     assert (breaker.opened_at, breaker.openings) == (201.5, 1)
 
 

@@ -86,7 +86,7 @@ def test_while_it_is_parked_nothing_is_sent_and_nobody_waits(
     again, other = ask(driver, GET_DEVICE_ID), ask(driver, SET_SOMETHING)
     assert again.response == known.response
     assert again.answer_age_s is not None
-    assert isinstance(again.old_because, Parked)
+    assert isinstance(again.cached_because, Parked)
     assert isinstance(other.error, Parked)
     with pytest.raises(Parked, match="parked by order for"):
         driver.driver_request(PAT, in_a_minute())

@@ -51,7 +51,7 @@ def test_a_thread_that_ends_unasked_is_no_better() -> None:
     with supervisor.signals_handled():
         supervisor.start("pat", nothing)
         assert supervisor.wait(None, nothing, nothing) == "pat"
-    assert "the pat thread ended, and nobody had asked it to" in written(log, reading)
+    assert "the pat thread ended without having been asked to" in written(log, reading)
 
 
 def test_a_thread_that_was_asked_to_end_is_waited_for() -> None:
@@ -76,7 +76,7 @@ def test_a_priority_that_is_too_high_for_one_thread_is_said() -> None:
         assert supervisor.join("pat", DEADLINE_S)
         assert supervisor.join("socket", DEADLINE_S)
     assert written(log, reading) == (
-        "bmcmedic driver: warning: the pat thread goes before no other: the limit is 10\n"
+        "bmcmedic driver: warning: the pat thread has no priority over others: the limit is 10\n"
     )
 
 

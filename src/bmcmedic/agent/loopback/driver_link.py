@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
-from bmcmedic.driver.reads import is_read
+from bmcmedic.driver.read_commands import is_read
 from bmcmedic.driver.socket.connection import ServerLimits
 from bmcmedic.driver.socket.errors import (
     DriverGone,

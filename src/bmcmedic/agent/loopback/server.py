@@ -20,7 +20,7 @@ from bmcmedic.agent.loopback.driver_link import DriverLink
 from bmcmedic.agent.loopback.duplicates import DuplicateFilter, SentAnswer, Work
 from bmcmedic.agent.loopback.flood_filter import FloodFilter
 from bmcmedic.agent.loopback.published_files import ProxyFiles
-from bmcmedic.driver.reads import READS
+from bmcmedic.driver.read_commands import READS
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.driver.socket.protocol import (

@@ -135,6 +135,6 @@ def _is_raw_read(words: list[str]) -> bool:
         netfn, command = int(words[0], 0), int(words[1], 0)
     except (IndexError, ValueError):
         return False
-    from bmcmedic.driver.reads import READS
+    from bmcmedic.driver.read_commands import READS
 
     return (netfn, command) in READS

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmcmedic.service.settings_conflicts import Conflict
-from bmcmedic.service.settings_table import Table, setting
+from bmcmedic.service.settings_conflicts import SettingsConflict
+from bmcmedic.service.settings_table import SettingsTable, setting
 from bmcmedic.service.settings_values import (
     SUN_PATH_BYTES_MAX,
+    AbsolutePath,
     Choice,
     CommandLine,
     Flag,
     GroupName,
-    Location,
     Seconds,
-    Shutdown,
+    ShutdownChoice,
     UserNames,
-    Whole,
+    WholeNumber,
 )
 
 CONFIG_FILE = Path("/etc/bmcmedic/driver.toml")
@@ -38,11 +38,11 @@ class InterfaceConfig:
         " no kernel driver has them.",
     )
     device: str = setting(
-        "/dev/ipmi0", Location(), "--device", "The kernel's device, for auto and dev-ipmi."
+        "/dev/ipmi0", AbsolutePath(), "--device", "The kernel's device, for auto and dev-ipmi."
     )
     port_base: int = setting(
         0xCA2,
-        Whole(0x1, 0xFFFE, base=16),
+        WholeNumber(0x1, 0xFFFE, base=16),
         "--port-base",
         "The KCS data register, for auto and port-io; command and status are the port after it.",
     )
@@ -54,7 +54,7 @@ class SocketConfig:
 
     path: str | None = setting(
         None,
-        Location(optional=True, bytes_max=SUN_PATH_BYTES_MAX),
+        AbsolutePath(optional=True, bytes_max=SUN_PATH_BYTES_MAX),
         "--socket",
         "Where it is; driver.sock in the runtime directory unless set.",
     )
@@ -99,7 +99,7 @@ class WatchdogConfig:
     )
     device: str | None = setting(
         None,
-        Location(optional=True),
+        AbsolutePath(optional=True),
         "--watchdog-device",
         "For kernel: the watchdog device; the one that is ipmi_watchdog's unless set.",
     )
@@ -136,7 +136,7 @@ class WatchdogConfig:
     )
     shutdown: str = setting(
         "disarm",
-        Shutdown(),
+        ShutdownChoice(),
         "--shutdown",
         "When the driver ends: disarm the timer, keep it running as it is, or rearm:SECONDS.",
     )
@@ -185,7 +185,7 @@ class DriverProcessConfig:
 
     real_time_priority: int = setting(
         10,
-        Whole(0, 96),
+        WholeNumber(0, 96),
         "--real-time-priority",
         "SCHED_RR priority of all threads; worker, pat and the pretimeout watcher have 1, 2 and 3"
         " more. 0: none.",
@@ -195,12 +195,12 @@ class DriverProcessConfig:
     )
     oom_score_adj: int = setting(
         -900,
-        Whole(-1000, 1000),
+        WholeNumber(-1000, 1000),
         "--oom-score-adj",
         "How soon the kernel kills it when memory is short; -1000: never.",
     )
     runtime_dir: str = setting(
-        "/run/bmcmedic", Location(), "--runtime-dir", "Where socket and time stamps are."
+        "/run/bmcmedic", AbsolutePath(), "--runtime-dir", "Where socket and time stamps are."
     )
     log_level: str = setting(
         "info",
@@ -228,33 +228,33 @@ class DriverProgramConfig:
         return self.socket.path or f"{self.process.runtime_dir}/driver.sock"
 
 
-def _contradictions(config: DriverProgramConfig) -> Iterator[Conflict]:
+def _contradictions(config: DriverProgramConfig) -> Iterator[SettingsConflict]:
     """What only shows when settings are seen together."""
     action, command = config.pretimeout.action, config.pretimeout.command
     if action == "command" and not command:
-        yield Conflict(
+        yield SettingsConflict(
             "it is command; give pretimeout.command too",
             ("pretimeout.action", "pretimeout.command"),
         )
     if command and action != "command":
-        yield Conflict(
+        yield SettingsConflict(
             f'it is given, but pretimeout.action is {action}; set it to "command"',
             ("pretimeout.command", "pretimeout.action"),
         )
     if config.check.command and config.watchdog.mode == "off":
-        yield Conflict(
+        yield SettingsConflict(
             "it only keeps pats back: set watchdog.mode to bmc or kernel",
             ("check.command", "watchdog.mode"),
         )
     if len(config.socket_path.encode()) > SUN_PATH_BYTES_MAX:
-        yield Conflict(
+        yield SettingsConflict(
             f"the socket's path {config.socket_path} is longer than {SUN_PATH_BYTES_MAX} bytes:"
             " set socket.path",
             ("process.runtime_dir", "socket.path"),
         )
 
 
-_TABLE = Table(
+_TABLE = SettingsTable(
     DriverProgramConfig,
     "The in-band driver of bmcmedic. What stands behind a # is not set.",
     _contradictions,

@@ -12,7 +12,7 @@ from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, DriverProgramConfig
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.service import startup_signals
-from bmcmedic.service.settings_conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
 EXIT_USAGE = 2
 
@@ -51,7 +51,7 @@ def read_config(file: Path | None, options: Mapping[str, str]) -> DriverProgramC
     return configuration.load(file, options, (_watchdog_conflicts,))
 
 
-def _watchdog_conflicts(config: DriverProgramConfig) -> Iterable[Conflict]:
+def _watchdog_conflicts(config: DriverProgramConfig) -> Iterable[SettingsConflict]:
     if config.watchdog.mode == "off":
         return ()
     # Loaded only where it is needed: it takes longer than everything else before the first check.
@@ -91,7 +91,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             from bmcmedic.driver.process.service import DriverService
         try:
             return DriverService(config, read).run()
-        except Conflicts as error:
+        except ConflictingSettings as error:
             raise configuration.located(file, given, error) from None
         finally:
             startup_signals.ignore()

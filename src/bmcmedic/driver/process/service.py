@@ -118,7 +118,7 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
         supervisor.start("log", self._log.run)
         supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
         supervisor.start("socket", self._server.run)
-        self._log.info(f"bmcmedic {__version__}: {self._told()}")
+        self._log.info(f"bmcmedic {__version__}: {self._status_line()}")
         if self._watchdog is not None:
             self._watchdog.start(supervisor)
             self._log.info(self._watchdog.told())
@@ -157,11 +157,11 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
     def _changed(self, new: DriverProgramConfig) -> tuple[list[Setting], list[Setting]]:
         return configuration.changed(self._config, new)
 
-    def _take(self, new: DriverProgramConfig) -> None:
+    def _apply(self, new: DriverProgramConfig) -> None:
         self._config = configuration.with_reloadable(self._config, new)
         self._server.access = _access(self._config)
 
-    def _told(self) -> str:
+    def _status_line(self) -> str:
         return self._way.status()
 
     # ------------------------------------------------------------------------------- the end

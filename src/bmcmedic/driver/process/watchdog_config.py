@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bmcmedic.driver.process.config import CheckConfig, DriverProgramConfig
 from bmcmedic.driver.watchdog.settings import CheckSettings, ShutdownPolicy, WatchdogSettings
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
-from bmcmedic.service.settings_conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
 ACTIONS = {
     "none": TimeoutAction.NONE,
@@ -46,11 +46,11 @@ def watchdog_settings(config: DriverProgramConfig, exchange_s_max: float) -> Wat
             shutdown=ShutdownPolicy.parse(watchdog.shutdown),
             check=_check_settings(config.check),
         )
-    except Conflicts as error:
-        raise Conflicts(map(_named, error.conflicts)) from None
+    except ConflictingSettings as error:
+        raise ConflictingSettings(map(_named, error.conflicts)) from None
 
 
-def conflicts(config: DriverProgramConfig) -> Iterator[Conflict]:
+def conflicts(config: DriverProgramConfig) -> Iterator[SettingsConflict]:
     """Numbers that do not go together, on whatever interface is found."""
     kind = "kernel" if config.watchdog.mode == "kernel" else config.interface.kind
     kinds = ("port-io", "dev-ipmi") if kind == "auto" else (kind,)
@@ -58,15 +58,15 @@ def conflicts(config: DriverProgramConfig) -> Iterator[Conflict]:
     yield from min(found, key=len)
 
 
-def _found(config: DriverProgramConfig, exchange_s_max: float) -> tuple[Conflict, ...]:
+def _found(config: DriverProgramConfig, exchange_s_max: float) -> tuple[SettingsConflict, ...]:
     try:
         watchdog_settings(config, exchange_s_max)
-    except Conflicts as error:
+    except ConflictingSettings as error:
         return error.conflicts
     return ()
 
 
-def _named(conflict: Conflict) -> Conflict:
+def _named(conflict: SettingsConflict) -> SettingsConflict:
     names = (_NAMES.get(name, f"watchdog.{name}") for name in conflict.names)
     return conflict._replace(names=tuple(names))
 

@@ -99,8 +99,8 @@ class Pending:
             return ErrorFrame(self.frame_id, ErrorKind.FAILED, "the driver has no response")
         if age_s is not None and not self.accept_old:
             kind, told = ErrorKind.BREAKER_OPEN, "the BMC does not answer"
-            if isinstance(request.old_because, Parked):
-                kind, told = ErrorKind.PARKED, str(request.old_because)
+            if isinstance(request.cached_because, Parked):
+                kind, told = ErrorKind.PARKED, str(request.cached_because)
             told += f"; there is an answer from {age_s:.1f} s ago for those who say accept_old"
             return ErrorFrame(self.frame_id, kind, told)
         return AnswerFrame(self.frame_id, response[2], response[3:], age_s)

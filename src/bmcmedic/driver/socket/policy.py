@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from bmcmedic.driver.reads import READS
+from bmcmedic.driver.read_commands import READS
 from bmcmedic.ipmi.constants import BMC_SLAVE_ADDRESS, CompletionCode
 from bmcmedic.transport.in_band import Ipmb
 

@@ -17,7 +17,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     TimeoutAction,
     TimerUse,
 )
-from bmcmedic.service.settings_conflicts import Conflict, Conflicts
+from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
 TIMEOUT_S_DEFAULT = 120.0
 """At least; a slow interface gets more."""
@@ -112,7 +112,7 @@ class WatchdogSettings:
     def __post_init__(self) -> None:
         _require_timeout(self.timeout_s)
         if found := [*self._timer_conflicts(), *self._pat_conflicts(), *self._check_conflicts()]:
-            raise Conflicts(found)
+            raise ConflictingSettings(found)
 
     @classmethod
     def for_interface(
@@ -156,11 +156,11 @@ class WatchdogSettings:
             pretimeout_limit_s = max(
                 LIMIT_S_MIN, timeout_s / 2, pat_period_s + checked_s + WAITING_S_MAX
             )
-        found: list[Conflict] = []
+        found: list[SettingsConflict] = []
         settings: WatchdogSettings | None = None
         if pretimeout_s != int(pretimeout_s):
             text = f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s"
-            found.append(Conflict(text, ("pretimeout_s",)))
+            found.append(SettingsConflict(text, ("pretimeout_s",)))
         found += _room_conflicts(timeout_s, pretimeout_s, pat_period_s, exchange_s_max)
         found += _shutdown_conflicts(shutdown, timeout_s)
         try:
@@ -174,10 +174,10 @@ class WatchdogSettings:
                 shutdown=shutdown,
                 check=check,
             )
-        except Conflicts as error:
+        except ConflictingSettings as error:
             found += error.conflicts
         if settings is None or found:
-            raise Conflicts(_not_merely_derived(found, has_limit=has_limit))
+            raise ConflictingSettings(_not_merely_derived(found, has_limit=has_limit))
         return settings
 
     def require_room(self, exchange_s_max: float) -> None:
@@ -188,7 +188,7 @@ class WatchdogSettings:
         """
         numbers = self.timeout_s, self.pretimeout_s, self.pat_period_s
         if found := [*_room_conflicts(*numbers, exchange_s_max)]:
-            raise Conflicts(found)
+            raise ConflictingSettings(found)
 
     def lengthened(self, timeout_s: float) -> WatchdogSettings:
         """The same with a longer time-out; raises ConfigurationError for a shorter one."""
@@ -239,55 +239,55 @@ class WatchdogSettings:
             dont_stop=True,
         )
 
-    def _timer_conflicts(self) -> Iterator[Conflict]:
+    def _timer_conflicts(self) -> Iterator[SettingsConflict]:
         if not 0 <= self.pretimeout_s <= PRETIMEOUT_INTERVAL_S_MAX:
-            yield Conflict(
+            yield SettingsConflict(
                 f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: "
                 f"{self.pretimeout_s} s",
                 ("pretimeout_s",),
             )
         elif self.pretimeout_s >= self.timeout_s:
-            yield Conflict(
+            yield SettingsConflict(
                 f"a pretimeout of {self.pretimeout_s} s is not below the watchdog time-out of "
                 f"{self.timeout_s:g} s",
                 ("pretimeout_s", "timeout_s"),
             )
         if self.pretimeout_s > 0 and self.pretimeout_interrupt is PretimeoutInterrupt.NONE:
-            yield Conflict(
+            yield SettingsConflict(
                 f"a pretimeout of {self.pretimeout_s} s without a pretimeout interrupt warns "
                 "nobody; name one (nmi, smi, messaging), or leave the pretimeout out",
                 ("pretimeout_s", "pretimeout_interrupt"),
             )
 
-    def _pat_conflicts(self) -> Iterator[Conflict]:
+    def _pat_conflicts(self) -> Iterator[SettingsConflict]:
         if not PAT_PERIOD_S_MIN <= self.pat_period_s < self.timeout_s:
-            yield Conflict(
+            yield SettingsConflict(
                 f"pats every {self.pat_period_s:g} s: the period is {PAT_PERIOD_S_MIN:g} s or more "
                 f"and below the watchdog time-out of {self.timeout_s:g} s",
                 ("pat_period_s", "timeout_s"),
             )
         least_s = max(LIMIT_S_MIN, self.pat_period_s + WAITING_S_MAX)
         if not least_s <= self.pretimeout_limit_s < self.timeout_s:
-            yield Conflict(
+            yield SettingsConflict(
                 f"the software pretimeout fires after {self.pretimeout_limit_s:g} s without a pat: "
                 f"with one every {self.pat_period_s:g} s that is {least_s:g} s or more, and below "
                 f"the watchdog time-out of {self.timeout_s:g} s",
                 _LIMIT_NAMES,
             )
         if self.verify_every_pats < 1:
-            yield Conflict(
+            yield SettingsConflict(
                 f"the timer is looked at before every n-th pat, n from 1: {self.verify_every_pats}",
                 ("verify_every_pats",),
             )
 
-    def _check_conflicts(self) -> Iterator[Conflict]:
+    def _check_conflicts(self) -> Iterator[SettingsConflict]:
         if self.check is None:
             return
         # While a check runs the host counts as well up to its start alone, and a pat may be due
         # as late as a period after its end.
         longest_s = self.check.deadline_s + WAITING_S_MAX + self.pat_period_s
         if longest_s > self.pretimeout_limit_s:
-            yield Conflict(
+            yield SettingsConflict(
                 f"a check command that may take {self.check.deadline_s:g} s and pats every "
                 f"{self.pat_period_s:g} s need a software pretimeout of {longest_s:g} s or more, "
                 f"not {self.pretimeout_limit_s:g} s",
@@ -300,14 +300,14 @@ _LIMIT_NAMES = ("pretimeout_limit_s", "check", "pat_period_s", "timeout_s")
 
 def _room_conflicts(
     timeout_s: float, pretimeout_s: float, pat_period_s: float, exchange_s_max: float
-) -> Iterator[Conflict]:
+) -> Iterator[SettingsConflict]:
     """Where a pat could miss the countdown; see `WatchdogSettings.require_room`."""
     needed_s = pat_period_s + exchange_s_max + PAT_EXCHANGE_S
     if timeout_s - pretimeout_s >= needed_s:
         return
     less = f" less a pretimeout of {pretimeout_s:g} s" if pretimeout_s else ""
     least_s = math.ceil(needed_s + pretimeout_s)
-    yield Conflict(
+    yield SettingsConflict(
         f"a watchdog time-out of {timeout_s:g} s{less} is too short: a pat is sent every "
         f"{pat_period_s:g} s, can find an exchange under way that takes up to "
         f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
@@ -316,18 +316,20 @@ def _room_conflicts(
     )
 
 
-def _shutdown_conflicts(shutdown: ShutdownPolicy, timeout_s: float) -> Iterator[Conflict]:
+def _shutdown_conflicts(shutdown: ShutdownPolicy, timeout_s: float) -> Iterator[SettingsConflict]:
     """A countdown after a shutdown that would be shorter than the time-out."""
     after_s = shutdown.countdown_s
     if shutdown.kind is ShutdownKind.REARM and after_s < timeout_s:
-        yield Conflict(
+        yield SettingsConflict(
             f"at shutdown the watchdog would have {after_s:g} s, less than its time-out of "
             f"{timeout_s:g} s; give rearm:{math.ceil(timeout_s)} or more",
             ("shutdown", "timeout_s"),
         )
 
 
-def _not_merely_derived(found: list[Conflict], *, has_limit: bool) -> list[Conflict]:
+def _not_merely_derived(
+    found: list[SettingsConflict], *, has_limit: bool
+) -> list[SettingsConflict]:
     """Without what nobody set: a limit that only follows from a period that is refused itself."""
     is_period_refused = any(each.names[0] == "pat_period_s" for each in found)
     if has_limit or not is_period_refused:

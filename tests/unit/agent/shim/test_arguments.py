@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.agent.shim.arguments import understand
-from bmcmedic.driver.reads import READS
+from bmcmedic.driver.read_commands import READS
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bmcmedic.driver.process.main import read_config
 from bmcmedic.driver.process.watchdog_config import EXCHANGES_S_MAX, watchdog_settings
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service.settings_conflicts import Conflicts
+from bmcmedic.service.settings_conflicts import ConflictingSettings
 from bmcmedic.service.settings_values import quoted
 from bmcmedic.transport import dev_ipmi
 from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
@@ -165,7 +165,7 @@ def test_what_an_option_overrules_is_said_of_the_option(tmp_path: Path) -> None:
 def test_what_only_the_interface_found_shows_has_its_line_too(tmp_path: Path) -> None:
     file = written(tmp_path, '[watchdog]\nmode = "bmc"\ntimeout_s = 30\n')
     loaded = read_config(file, {})  # the registers would do with it
-    with pytest.raises(Conflicts) as caught:
+    with pytest.raises(ConflictingSettings) as caught:
         watchdog_settings(loaded, 60.0)
     located = config.located(file, {}, caught.value)
     assert str(located).startswith(f"{file}: line 3: watchdog.timeout_s: a watchdog time-out of 30")
@@ -222,9 +222,9 @@ def test_every_way_to_write_a_setting_has_its_line(tmp_path: Path, text: str, sa
         ),
         (
             "[watchdog]\nshutdown = 'rearm:x'\n",
-            "is 'rearm:x', and 'x' is no number of seconds; give disarm, keep, or rearm:SECONDS",
+            "is 'rearm:x', and 'x' is not a number of seconds; give disarm, keep, or rearm:SECONDS",
         ),
-        ("[watchdog]\nshutdown = 'rearm:nan'\n", "and 'nan' is no number of seconds"),
+        ("[watchdog]\nshutdown = 'rearm:nan'\n", "and 'nan' is not a number of seconds"),
         ("[interface]\nport_base = 70000\n", "is 0x11170; give 0x1 to 0xfffe"),
         ("x = " + "[" * 5000, "is not TOML"),
         ("#" * 70000, "has more than 65536 bytes"),

@@ -113,7 +113,7 @@ def test_what_the_driver_itself_refuses_is_no_completion_code(tmp_path: Path) ->
         serving(tmp_path, FakeDriver(room=0), FakeWatchdog()) as served,
         DriverClient(served.path) as client,
     ):
-        with pytest.raises(QueueFull, match="requests wait already"):
+        with pytest.raises(QueueFull, match="requests are waiting already"):
             client.exchange(GetDeviceIdReq())
         with pytest.raises(Refused, match="watchdog is in charge"):
             client.exchange(ResetWatchdogTimerReq())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmcmedic.driver.reads import READS
+from bmcmedic.driver.read_commands import READS
 from bmcmedic.driver.socket.policy import (
     A_READERS,
     THE_DRIVERS_OWN,

@@ -193,7 +193,7 @@ def test_a_full_queue_is_node_busy(tmp_path: Path) -> None:
     with serving(tmp_path, FakeDriver(room=0)) as served, served.client() as client:
         heard = client.ask(id=1, **GET_DEVICE_ID)
         assert heard["completion_code"] == 0xC0
-        assert heard["reason"] == "0 requests wait already"
+        assert heard["reason"] == "0 requests are waiting already"
         assert served.socket_status()["in_flight"] == 0
 
 

@@ -14,7 +14,7 @@ from bmcmedic.driver.watchdog.settings import (
 )
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.commands.watchdog import PretimeoutInterrupt, TimeoutAction
-from bmcmedic.service.settings_conflicts import Conflicts
+from bmcmedic.service.settings_conflicts import ConflictingSettings
 
 PORT_IO_S = 10.0
 DEV_IPMI_S = 56.0
@@ -86,7 +86,7 @@ def test_what_cannot_work_is_refused_with_its_numbers(given: dict[str, Any], tol
 
 
 def test_all_that_cannot_work_is_refused_at_once() -> None:
-    with pytest.raises(Conflicts) as caught:
+    with pytest.raises(ConflictingSettings) as caught:
         WatchdogSettings.for_interface(
             PORT_IO_S,
             timeout_s=5.0,

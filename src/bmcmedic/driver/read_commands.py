@@ -1,4 +1,4 @@
-"""Which commands only read, and so may be shared, repeated, and answered from before."""
+"""Which commands only read, so that they may be shared, repeated, and answered from the cache."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ READS: Final = frozenset(
         (_STORAGE, (0x10, 0x11, 0x20, 0x21, 0x23, 0x28, 0x40, 0x41, 0x43, 0x48)),
         # Get LAN, SOL Configuration Parameters
         (_TRANSPORT, (0x02, 0x22)),
-        # Get PICMG Properties, VSO Capabilities; HPM.x Capabilities: ipmitool begins with them
+        # Get PICMG Properties, VSO Capabilities; HPM.x Capabilities: ipmitool sends them first
         (_GROUP_EXTENSION, (0x00, 0x3E)),
     )
     for command in commands
 )
-"""By (netFn, command). Get Message and its like are not here: they take what they give."""
+"""The commands that change nothing, as (netFn, command). Get Message and its like are not here:
+they remove what they return."""
 
 
 _RESERVED: Final = frozenset({(_SENSOR, 0x21), (_STORAGE, 0x23), (_STORAGE, 0x43)})
-"""Get Device SDR, SDR and SEL Entry: who asks again later has another reservation. One walk
-through a repository or a log would push out all that is worth keeping."""
+"""Get Device SDR, Get SDR and Get SEL Entry. A caller that asks again later has another
+reservation, so their answers are never used twice. One walk through a repository or a log would
+push everything useful out of the cache."""
 
 
-def is_kept(request: bytes) -> bool:
-    """Whether the answer to a read may serve later, should the BMC be silent then."""
+def is_cacheable(request: bytes) -> bool:
+    """Return whether the answer to a read may be given again later, while the BMC is silent."""
     return (request[0] >> 2, request[1]) not in _RESERVED
 
 
@@ -55,17 +57,17 @@ _HARMLESS: Final = frozenset(
 )
 
 
-def is_harmless(request: bytes) -> bool:
-    """Whether a request that is no read leaves what reads tell as it is.
+def leaves_cache_valid(request: bytes) -> bool:
+    """Return whether a request that is not a read leaves cached answers valid.
 
-    Tools begin with questions for PICMG, HPM.x and DCMI, whose answers are not kept at all.
+    Tools begin with requests to PICMG, HPM.x and DCMI, whose answers are never cached.
     """
     what = request[0] >> 2, request[1]
     return what in _HARMLESS or what[0] == _GROUP_EXTENSION
 
 
 def is_read(request: bytes) -> bool:
-    """Whether a request changes nothing, whoever sends it and however often.
+    """Return whether a request changes nothing, whoever sends it and however often.
 
     Shape: netFn<<2 | LUN, command, data.
     """
