@@ -16,13 +16,14 @@ from tests.support.programs import Simulator, run, simulated_rack, simulator
 
 BOOT = "boot:1"
 TIMES = ("--quiet-time", "1.5", "--return-time", "60", "--steady-time", "1")
-"""Who comes back needs no more of it on a quiet machine; who does not, has a shorter one."""
-IN_VAIN = ("--return-time", "15")
+"""Short times; a BMC that comes back needs no longer ones, even on a busy machine."""
+SHORT_RETURN = ("--return-time", "15")
+"""A shorter return time for BMCs that do not restart."""
 
 
 @dataclass(frozen=True)
 class Healed:
-    """How one `heal` ended, by its own word and its exit status."""
+    """The result of one `heal` or `reset`: its exit status, JSON and progress."""
 
     status: int
     document: dict[str, Any]
@@ -36,7 +37,7 @@ class Healed:
         return next(str(s["outcome"]) for s in self.document["steps"] if s["name"] == name)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> Healed:
+def result_of(done: subprocess.CompletedProcess[str]) -> Healed:
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout + done.stderr
     document = json.loads(lines[0])
@@ -53,91 +54,92 @@ def told(done: subprocess.CompletedProcess[str]) -> Healed:
 
 
 def heal(sim: Simulator, *options: str, stdin: str = "") -> Healed:
-    return told(run("heal", sim.target, "--json", "--yes", *TIMES, *options, stdin=stdin))
+    return result_of(run("heal", sim.target, "--json", "--yes", *TIMES, *options, stdin=stdin))
 
 
 WITH_HOST = ("--triage-command", "HOST")
-BY_WORD = ("--in-band-hung",)
+IN_BAND_HUNG = ("--in-band-hung",)
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A BMC of the ward: how it ails, and what is run on it."""
+class SickBmc:
+    """A sick BMC: its faults, and the command that is run on it."""
 
     faults: tuple[str, ...]
     command: tuple[str, ...] = ("heal", *WITH_HOST)
     watchdog_armed_s: int | None = None
 
 
-PATIENTS = {
-    "healthy": Patient((BOOT,)),
-    "hang": Patient((BOOT, "hang")),
-    "kcs-stuck": Patient((BOOT, "kcs-stuck:ibf")),
-    "armed": Patient((BOOT, "hang:timer"), watchdog_armed_s=120),
-    "lost-reply": Patient((BOOT, "hang", "reset-lost-reply"), ("heal", *BY_WORD)),
-    "ignored": Patient(("hang:timer", "reset-ignored"), ("heal", *WITH_HOST, *IN_VAIN)),
-    "reboots-host": Patient((BOOT, "hang", "reset-reboots-host")),
-    "reboots-host-lan-only": Patient((BOOT, "hang", "reset-reboots-host"), ("heal", *BY_WORD)),
-    "dead": Patient(("dead",), ("heal", *BY_WORD)),
-    "boots-for-ever": Patient(("boot:600", "hang"), ("heal", *BY_WORD, "--return-time", "4")),
-    "slow": Patient((BOOT, "hang", "slow:0.3"), ("heal", *BY_WORD)),
-    "lan-loss": Patient((BOOT, "hang", "lan-loss:0.15"), ("heal", *BY_WORD)),
-    "garbage": Patient((BOOT, "hang", "garbage:0.15"), ("heal", *BY_WORD)),
-    "one-slot": Patient((BOOT, "hang", "sessions:1"), ("heal", *BY_WORD)),
-    "no-slot": Patient((BOOT, "hang", "sessions:0"), ("heal", *BY_WORD)),
-    "reset-cold": Patient((BOOT,), ("reset", "--cold")),
-    "reset-warm": Patient((BOOT,), ("reset", "--warm")),
-    "reset-cold-reboots-host": Patient((BOOT, "reset-reboots-host"), ("reset", "--cold")),
-    "reset-cold-ignored": Patient((BOOT, "reset-ignored"), ("reset", "--cold", *IN_VAIN)),
-    "reset-warm-ignored": Patient((BOOT, "reset-ignored"), ("reset", "--warm", *IN_VAIN)),
-    "reset-cold-dead": Patient((BOOT, "dead"), ("reset", "--cold", *IN_VAIN)),
+SICK_BMCS = {
+    "healthy": SickBmc((BOOT,)),
+    "hang": SickBmc((BOOT, "hang")),
+    "kcs-stuck": SickBmc((BOOT, "kcs-stuck:ibf")),
+    "armed": SickBmc((BOOT, "hang:timer"), watchdog_armed_s=120),
+    "lost-reply": SickBmc((BOOT, "hang", "reset-lost-reply"), ("heal", *IN_BAND_HUNG)),
+    "ignored": SickBmc(("hang:timer", "reset-ignored"), ("heal", *WITH_HOST, *SHORT_RETURN)),
+    "reboots-host": SickBmc((BOOT, "hang", "reset-reboots-host")),
+    "reboots-host-lan-only": SickBmc((BOOT, "hang", "reset-reboots-host"), ("heal", *IN_BAND_HUNG)),
+    "dead": SickBmc(("dead",), ("heal", *IN_BAND_HUNG)),
+    "boots-for-ever": SickBmc(("boot:600", "hang"), ("heal", *IN_BAND_HUNG, "--return-time", "4")),
+    "slow": SickBmc((BOOT, "hang", "slow:0.3"), ("heal", *IN_BAND_HUNG)),
+    "lan-loss": SickBmc((BOOT, "hang", "lan-loss:0.15"), ("heal", *IN_BAND_HUNG)),
+    "garbage": SickBmc((BOOT, "hang", "garbage:0.15"), ("heal", *IN_BAND_HUNG)),
+    "one-slot": SickBmc((BOOT, "hang", "sessions:1"), ("heal", *IN_BAND_HUNG)),
+    "no-slot": SickBmc((BOOT, "hang", "sessions:0"), ("heal", *IN_BAND_HUNG)),
+    "reset-cold": SickBmc((BOOT,), ("reset", "--cold")),
+    "reset-warm": SickBmc((BOOT,), ("reset", "--warm")),
+    "reset-cold-reboots-host": SickBmc((BOOT, "reset-reboots-host"), ("reset", "--cold")),
+    "reset-cold-ignored": SickBmc((BOOT, "reset-ignored"), ("reset", "--cold", *SHORT_RETURN)),
+    "reset-warm-ignored": SickBmc((BOOT, "reset-ignored"), ("reset", "--warm", *SHORT_RETURN)),
+    "reset-cold-dead": SickBmc((BOOT, "dead"), ("reset", "--cold", *SHORT_RETURN)),
 }
 AT_ONCE_MAX = 8
+"""Most commands that run at the same time."""
 
 
-def treat(bmc: Simulator, patient: Patient) -> Healed:
-    name, *options = (bmc.triage_command if w == "HOST" else w for w in patient.command)
-    return told(run(name, bmc.target, "--json", "--yes", *TIMES, *options))
+def run_on(bmc: Simulator, sick_bmc: SickBmc) -> Healed:
+    name, *options = (bmc.triage_command if w == "HOST" else w for w in sick_bmc.command)
+    return result_of(run(name, bmc.target, "--json", "--yes", *TIMES, *options))
 
 
 @dataclass(frozen=True)
-class Ward:
-    """A rack of sick BMCs, all treated at the same time."""
+class SickRack:
+    """A rack of sick BMCs, on all of which the commands run at the same time."""
 
     bmcs: dict[str, Simulator]
-    treated: dict[str, Future[Healed]]
+    results: dict[str, Future[Healed]]
 
     def __getitem__(self, name: str) -> tuple[Simulator, Healed]:
-        return self.bmcs[name], self.treated[name].result()
+        return self.bmcs[name], self.results[name].result()
 
 
 @pytest.fixture(scope="module")
-def ward() -> Iterator[Ward]:
+def sick_rack() -> Iterator[SickRack]:
     options = ["--seed", "7"]
-    for number, patient in enumerate(PATIENTS.values(), 1):
+    for number, sick_bmc in enumerate(SICK_BMCS.values(), 1):
         name = f"bmc{number:05d}"
-        options += [f"--fault={name}={fault}" for fault in patient.faults]
-        if patient.watchdog_armed_s is not None:
-            options.append(f"--watchdog-armed={name}={patient.watchdog_armed_s}")
+        options += [f"--fault={name}={fault}" for fault in sick_bmc.faults]
+        if sick_bmc.watchdog_armed_s is not None:
+            options.append(f"--watchdog-armed={name}={sick_bmc.watchdog_armed_s}")
     with (
-        simulated_rack(len(PATIENTS), "127.9.7.1", *options) as rack,
+        simulated_rack(len(SICK_BMCS), "127.9.7.1", *options) as rack,
         ThreadPoolExecutor(AT_ONCE_MAX) as pool,
     ):
-        bmcs = dict(zip(PATIENTS, (rack[name] for name in sorted(rack)), strict=True))
-        treated = {name: pool.submit(treat, bmcs[name], PATIENTS[name]) for name in PATIENTS}
-        yield Ward(bmcs, treated)
+        bmcs = dict(zip(SICK_BMCS, (rack[name] for name in sorted(rack)), strict=True))
+        results = {name: pool.submit(run_on, bmcs[name], SICK_BMCS[name]) for name in SICK_BMCS}
+        yield SickRack(bmcs, results)
 
 
-def test_a_healthy_bmc_is_left_alone(ward: Ward) -> None:
-    bmc, healed = ward["healthy"]
+def test_a_healthy_bmc_is_left_alone(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["healthy"]
     assert (healed.status, healed.verdict) == (0, "healthy")
     assert healed.document["target"] == bmc.target
     assert bmc.changes == 0
 
 
 @pytest.mark.parametrize("name", ["hang", "kcs-stuck"])
-def test_a_wedge_is_healed_with_one_cold_reset(ward: Ward, name: str) -> None:
-    bmc, healed = ward[name]
+def test_a_wedge_is_healed_with_one_cold_reset(sick_rack: SickRack, name: str) -> None:
+    bmc, healed = sick_rack[name]
     assert (healed.status, healed.verdict) == (0, "healed")
     assert healed.document["host_untouched"] is True
     state = bmc.get()
@@ -145,8 +147,8 @@ def test_a_wedge_is_healed_with_one_cold_reset(ward: Ward, name: str) -> None:
     assert state["host_power_changes"] == 0
 
 
-def test_the_host_survives_its_own_watchdog(ward: Ward) -> None:
-    bmc, healed = ward["armed"]
+def test_the_host_survives_its_own_watchdog(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["armed"]
     assert (healed.status, healed.verdict) == (0, "healed")
     assert healed.outcome("watchdog") == "held"
     state = bmc.get()
@@ -155,8 +157,8 @@ def test_the_host_survives_its_own_watchdog(ward: Ward) -> None:
     assert state["watchdog"]["running"]
 
 
-def test_a_lost_reply_never_means_two_resets(ward: Ward) -> None:
-    bmc, healed = ward["lost-reply"]
+def test_a_lost_reply_never_means_two_resets(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["lost-reply"]
     assert (healed.status, healed.verdict) == (0, "healed-lan-only")
     assert healed.outcome("cold-reset") == "unknown"
     assert healed.document["host_untouched"] is None
@@ -164,8 +166,8 @@ def test_a_lost_reply_never_means_two_resets(ward: Ward) -> None:
     assert bmc.requests("06/02") == 1
 
 
-def test_a_reset_that_is_ignored_is_found_out(ward: Ward) -> None:
-    bmc, healed = ward["ignored"]
+def test_a_reset_that_is_ignored_is_found_out(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["ignored"]
     assert (healed.status, healed.verdict) == (1, "needs-repair")
     assert healed.outcome("restart-evidence") == "disproven"
     assert bmc.get()["cold_resets"] == 0
@@ -173,22 +175,24 @@ def test_a_reset_that_is_ignored_is_found_out(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("name", ["reboots-host", "reboots-host-lan-only"])
-def test_a_host_that_restarts_with_its_bmc_is_never_called_healed(ward: Ward, name: str) -> None:
-    bmc, healed = ward[name]
+def test_a_host_that_restarts_with_its_bmc_is_never_called_healed(
+    sick_rack: SickRack, name: str
+) -> None:
+    bmc, healed = sick_rack[name]
     assert (healed.status, healed.verdict) == (1, "needs-repair")
     assert healed.document["host_untouched"] is False
     assert healed.document["power_before"] == healed.document["power_after"] == "on"
     assert bmc.get()["cold_resets"] == 1
 
 
-def test_a_dead_bmc_gets_nothing(ward: Ward) -> None:
-    bmc, healed = ward["dead"]
+def test_a_dead_bmc_gets_nothing(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["dead"]
     assert (healed.status, healed.verdict) == (1, "needs-repair")
     assert bmc.get()["requests"] == {}
 
 
-def test_a_bmc_that_does_not_come_back_is_for_repair(ward: Ward) -> None:
-    bmc, healed = ward["boots-for-ever"]
+def test_a_bmc_that_does_not_come_back_is_for_repair(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["boots-for-ever"]
     assert (healed.status, healed.verdict) == (1, "needs-repair")
     assert healed.outcome("poll") == "not-back"
     assert bmc.get()["cold_resets"] == 1
@@ -203,15 +207,15 @@ def test_a_leak_is_healed() -> None:
         assert sim.get()["memory_free_fraction"] > 0.75
 
 
-def test_a_slow_bmc_is_healed_of_its_hang_and_stays_slow(ward: Ward) -> None:
-    bmc, healed = ward["slow"]
+def test_a_slow_bmc_is_healed_of_its_hang_and_stays_slow(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["slow"]
     assert (healed.status, healed.verdict) == (0, "healed-lan-only")
     assert bmc.get()["cold_resets"] == 1
 
 
 @pytest.mark.parametrize("name", ["lan-loss", "garbage"])
-def test_a_bad_network_never_means_two_resets(ward: Ward, name: str) -> None:
-    bmc, healed = ward[name]
+def test_a_bad_network_never_means_two_resets(sick_rack: SickRack, name: str) -> None:
+    bmc, healed = sick_rack[name]
     resets = bmc.get()["cold_resets"]
     assert bmc.requests("06/02") == resets <= 1
     # The one reset may be lost on the way: then it did not happen, and that is found out. A
@@ -222,11 +226,11 @@ def test_a_bad_network_never_means_two_resets(ward: Ward, name: str) -> None:
         assert (healed.status, healed.verdict) in ((1, "needs-repair"), (3, "refused"))
 
 
-def test_one_session_slot_is_enough_and_none_is_for_repair(ward: Ward) -> None:
-    bmc, healed = ward["one-slot"]
+def test_one_session_slot_is_enough_and_none_is_for_repair(sick_rack: SickRack) -> None:
+    bmc, healed = sick_rack["one-slot"]
     assert healed.verdict == "healed-lan-only"
     assert bmc.get()["cold_resets"] == 1
-    bmc, healed = ward["no-slot"]
+    bmc, healed = sick_rack["no-slot"]
     assert (healed.status, healed.verdict) == (1, "needs-repair")
     assert "insufficient resources" in healed.progress
     assert bmc.changes == 0
@@ -284,7 +288,7 @@ def test_wrong_credentials_are_refused_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("sh -c 'exit 7'", "ended with status 7"),
         ("true", "empty"),
@@ -292,11 +296,11 @@ def test_wrong_credentials_are_refused_and_not_shown() -> None:
         ("echo not-json", "not JSON"),
     ],
 )
-def test_a_triage_command_that_fails_is_refused(command: str, said: str) -> None:
+def test_a_triage_command_that_fails_is_refused(command: str, message: str) -> None:
     with simulator("--fault", "hang") as sim:
         healed = heal(sim, "--triage-command", command)
         assert (healed.status, healed.verdict) == (3, "refused")
-        assert said in healed.document["reason"]
+        assert message in healed.document["reason"]
         assert sim.changes == 0
 
 
@@ -314,8 +318,8 @@ def test_a_triage_command_that_fails_is_refused(command: str, said: str) -> None
         ("reset-cold-dead", 1, "not-back"),
     ],
 )
-def test_reset(ward: Ward, name: str, status: int, verdict: str) -> None:
-    bmc, done = ward[name]
+def test_reset(sick_rack: SickRack, name: str, status: int, verdict: str) -> None:
+    bmc, done = sick_rack[name]
     assert (done.status, done.verdict) == (status, verdict)
     state = bmc.get()
     assert state["cold_resets"] + state["warm_resets"] <= 1

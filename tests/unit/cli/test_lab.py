@@ -35,7 +35,7 @@ def test_json_is_one_object_a_design_and_line() -> None:
     assert objects[2]["false_pretimeouts"] == 0
 
 
-def test_people_are_told_what_happened(tmp_path: Path) -> None:
+def test_the_output_for_people_describes_what_happened(tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     done = run("--design", "direct", "--plot", str(plot))
     assert (done.returncode, done.stderr) == (0, "")
@@ -46,7 +46,7 @@ def test_people_are_told_what_happened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--load", "1000"), "the load is 0 to 256 clients, not 1000"),
         (("--duration", "0"), "a run lasts"),
@@ -56,15 +56,17 @@ def test_people_are_told_what_happened(tmp_path: Path) -> None:
         (("--plot", "/"), "cannot write /: it is a directory"),
     ],
 )
-def test_what_cannot_be_run_is_said_with_status_2(arguments: tuple[str, ...], said: str) -> None:
+def test_an_impossible_run_is_an_error_with_status_2(
+    arguments: tuple[str, ...], message: str
+) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stdout == ""  # nothing was run in vain
+    assert message in done.stderr
+    assert done.stdout == ""  # no design was run
     assert "Traceback" not in done.stderr
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_spec(name: str) -> None:
         assert name == "greenlet"
 
@@ -79,13 +81,13 @@ def test_the_real_kernel_is_not_run_for_a_picture_that_cannot_be_written(tmp_pat
 
 
 def test_in_real_time_the_shipped_driver_spares_the_host() -> None:
-    told = {"pats": 0, "false_pretimeouts": 0}
-    # Threads that a busy machine lets stand for seconds pat late, as on a host that hangs.
+    result = {"pats": 0, "false_pretimeouts": 0}
+    # On a busy machine a thread may stand still for seconds, and then a pat is late.
     for _ in range(REAL_RUNS_MAX):
         done = run("--real", "--design", "priority", "--duration", "8", "--json")
         assert (done.returncode, done.stderr) == (0, "")
-        told = json.loads(done.stdout)
-        if told["pats"] > 3 and told["false_pretimeouts"] == 0:
+        result = json.loads(done.stdout)
+        if result["pats"] > 3 and result["false_pretimeouts"] == 0:
             break
-    assert told["pats"] > 3
-    assert told["false_pretimeouts"] == 0
+    assert result["pats"] > 3
+    assert result["false_pretimeouts"] == 0

@@ -1,4 +1,4 @@
-"""The program around its commands: help, and output that goes nowhere."""
+"""The program around its commands: help, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_full_disk_is_one_line() -> None:
     ids=" ".join,
 )
 @pytest.mark.parametrize("output", [">/dev/full", ">&-"])
-def test_a_result_that_nobody_gets_is_none(words: list[str], output: str) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(words: list[str], output: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'"$@" {output}', "sh", sys.executable, *words],
         stdin=subprocess.DEVNULL,
@@ -59,14 +59,14 @@ def test_a_result_that_nobody_gets_is_none(words: list[str], output: str) -> Non
         timeout=TIMEOUT_S,
         check=False,
     )
-    said = {
+    message = {
         ">/dev/full": "bmcmedic: cannot write the output: No space left on device\n",
         ">&-": "bmcmedic: nothing was done: standard output is closed\n",
     }
-    assert (done.returncode, done.stderr) == (2, said[output])
+    assert (done.returncode, done.stderr) == (2, message[output])
 
 
-def test_a_reader_that_has_enough_makes_no_symptom() -> None:
+def test_a_reader_that_stops_early_makes_no_symptom() -> None:
     with subprocess.Popen(
         bmcmedic("triage", "--interval", "0.5"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -1,4 +1,4 @@
-"""`bmcmedic probe` as its users run it: exit status, JSON, secrets, bad input, signals."""
+"""`bmcmedic probe` as users run it: exit status, JSON, secrets, bad input, signals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bmc(server: UdpBmcs) -> UdpBmc:
 def probe(
     *arguments: str, env: dict[str, str] | None = None, credentials: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program with nothing in its environment but what is given."""
+    """Run the program with only the given variables in its environment."""
     base = {"PATH": os.environ["PATH"]}
     if credentials:
         base |= {"BMCMEDIC_USER": "admin", "BMCMEDIC_PASSWORD": "secret"}
@@ -110,7 +110,7 @@ def test_rounds(bmc: UdpBmc) -> None:
         done = probe(bmc.target, "--json", "--count", "3", "--period", "0.05", "--session", session)
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) == 3
-        # Three datagrams set a session up, one asks, one closes; a busy machine repeats some.
+        # Three datagrams open a session, one asks, one closes; a busy machine repeats some.
         assert 3 * sessions + 3 + sessions <= bmc.datagrams - before < repeats_max
         assert bmc.executed.total() - asked == 3
 
@@ -131,7 +131,7 @@ def test_a_name_without_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "Missing argument"),
         (("bmc 1",), "cannot read target"),
@@ -164,11 +164,11 @@ def test_a_name_without_an_address() -> None:
         ),
     ],
 )
-def test_bad_input_is_exit_status_2_and_words(arguments: tuple[str, ...], said: str) -> None:
+def test_bad_input_is_exit_status_2_and_a_message(arguments: tuple[str, ...], message: str) -> None:
     done = probe(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_credentials_are_asked_for_one_by_one() -> None:
@@ -221,7 +221,7 @@ def test_kg_from_environment_and_file_as_text_and_as_digits(
     assert "hexadecimal" in done.stderr
 
 
-def test_secrets_that_are_too_long_or_no_text_are_refused_without_being_shown(
+def test_secrets_that_are_too_long_or_not_text_are_refused_but_not_shown(
     bmc: UdpBmc, tmp_path: Path
 ) -> None:
     done = probe(bmc.target, env={"BMCMEDIC_PASSWORD": "secretsecretsecretsecret"})
@@ -230,7 +230,7 @@ def test_secrets_that_are_too_long_or_no_text_are_refused_without_being_shown(
     file = tmp_path / "password"
     file.write_bytes(b"secret" * 100_000)
     assert probe(bmc.target, "--password-file", str(file)).returncode == 2
-    # Bytes that are no UTF-8 are a password like any other.
+    # A password may have bytes that are not UTF-8.
     for name in ("BMCMEDIC_PASSWORD", "BMCMEDIC_USER", "BMCMEDIC_KG"):
         done = probe(bmc.target, env={name: os.fsdecode(b"\xff\xfe")})
         assert done.returncode == 1, done.stderr
@@ -247,7 +247,7 @@ def test_a_suite_can_be_named(server: UdpBmcs) -> None:
     assert probe(unasked.target).returncode == 1
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(server: UdpBmcs) -> None:
+def test_a_reader_that_stops_early_ends_it_quietly(server: UdpBmcs) -> None:
     targets = [server.add().target for _ in range(50)]
     process = subprocess.Popen(
         bmcmedic("probe", *targets, "--count", "100000", "--period", "0.01", "--json"),
@@ -303,7 +303,7 @@ def test_the_password_is_not_in_the_process_list(server: UdpBmcs) -> None:
         process.communicate(timeout=TIMEOUT_S)
 
 
-def test_an_output_that_is_full_is_said_and_no_traceback(bmc: UdpBmc) -> None:
+def test_an_output_that_is_full_is_reported_without_a_traceback(bmc: UdpBmc) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             bmcmedic("probe", bmc.target),
@@ -318,8 +318,8 @@ def test_an_output_that_is_full_is_said_and_no_traceback(bmc: UdpBmc) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_program_says_its_version_and_its_help() -> None:
-    for arguments, said in ((("--version",), "bmcmedic "), (("probe", "--help"), "TARGET")):
+def test_the_program_prints_its_version_and_its_help() -> None:
+    for arguments, message in ((("--version",), "bmcmedic "), (("probe", "--help"), "TARGET")):
         done = subprocess.run(
             [sys.executable, "-m", "bmcmedic", *arguments],
             capture_output=True,
@@ -328,4 +328,4 @@ def test_the_program_says_its_version_and_its_help() -> None:
             check=False,
         )
         assert done.returncode == 0
-        assert said in done.stdout
+        assert message in done.stdout

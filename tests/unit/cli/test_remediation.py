@@ -1,4 +1,4 @@
-"""What `reset` and `heal` refuse before anything is sent, and how they ask and end."""
+"""What `reset` and `heal` refuse before they send anything, how they ask, and how they end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_verdict_has_its_exit_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("reset", TARGET), "exactly one of --cold and --warm"),
         (("reset", TARGET, "--cold", "--warm"), "exactly one of --cold and --warm"),
@@ -42,10 +42,10 @@ def test_every_verdict_has_its_exit_status() -> None:
         (("heal", TARGET, "--password-file", "/no/such/file"), "/no/such/file"),
     ],
 )
-def test_usage_errors_are_one_clear_line(arguments: tuple[str, ...], said: str) -> None:
+def test_usage_errors_are_one_clear_line(arguments: tuple[str, ...], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""
 
 
@@ -71,7 +71,7 @@ def test_a_closed_port_is_for_repair() -> None:
 
 
 class Terminal:
-    """`bmcmedic` on a terminal of its own."""
+    """A run of `bmcmedic` on a terminal of its own."""
 
     def __init__(self, *arguments: str) -> None:
         self._master, slave = pty.openpty()
@@ -136,20 +136,20 @@ def test_on_a_terminal_a_yes_is_enough() -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_says_what_was_sent(number: signal.Signals, status: int) -> None:
+def test_an_interrupted_run_reports_what_was_sent(number: signal.Signals, status: int) -> None:
     with simulator("--fault", "boot:1", "--watchdog-armed", "60") as sim:
         terminal = Terminal("reset", sim.target, "--cold", "--yes")
         terminal.expect("accepted")
         terminal.process.send_signal(number)
         assert terminal.end() == status
-        said = terminal.output.replace("\r\n", "\n")
-        assert "One cold reset was sent" in said
-        assert "WATCHDOG" in said
-        assert "Traceback" not in said
+        message = terminal.output.replace("\r\n", "\n")
+        assert "One cold reset was sent" in message
+        assert "WATCHDOG" in message
+        assert "Traceback" not in message
         assert sim.requests("06/02") == 1
 
 
-def test_interrupted_while_it_asks_nothing_was_sent() -> None:
+def test_an_interrupt_at_the_question_sends_nothing() -> None:
     with simulator("--fault", "hang") as sim:
         terminal = Terminal("heal", sim.target, "--in-band-hung")
         terminal.expect("[y/N]")

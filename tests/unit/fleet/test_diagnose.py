@@ -63,17 +63,17 @@ def test_a_bmc_that_answers_everything_is_healthy() -> None:
     "kind",
     [AnswerKind.UNSUPPORTED, AnswerKind.SAID_NO, AnswerKind.UPDATING, AnswerKind.GARBLED],
 )
-def test_an_answer_of_no_is_no_sickness(kind: AnswerKind) -> None:
+def test_a_refusal_is_no_sickness(kind: AnswerKind) -> None:
     assert diagnose(with_answer(kind), None).kind is DiagnosisKind.HEALTHY
 
 
-def test_a_question_left_unanswered_is_sickness() -> None:
+def test_an_unanswered_question_is_a_sickness() -> None:
     diagnosis = diagnose(with_answer(AnswerKind.UNANSWERED), None)
     assert diagnosis.kind is DiagnosisKind.LAN_SICK
     assert "self-test" in diagnosis.evidence[0]
 
 
-def test_a_self_test_counts_when_it_is_fatal_only() -> None:
+def test_only_a_fatal_self_test_is_a_sickness() -> None:
     flawed = replace(WELL, self_test=0x57, self_test_detail=0x08)
     fatal = replace(WELL, self_test=0x58, self_test_detail=0)
     assert diagnose(flawed, None).kind is DiagnosisKind.HEALTHY
@@ -96,7 +96,7 @@ def test_a_self_test_counts_when_it_is_fatal_only() -> None:
             {"symptoms": ("stuck-clients",), "kipmi": (KipmiThread("kipmi0", 12.0),)},
             DiagnosisKind.IN_BAND_HUNG,
         ),
-        # The kernel waits for nothing: they are left over, and a reset would end none of them.
+        # The kernel waits for nothing: the clients are left over, and a reset ends none of them.
         (
             {"symptoms": ("stuck-clients",), "kipmi": (KipmiThread("kipmi0", 0.0),)},
             DiagnosisKind.UNCLEAR,
@@ -109,7 +109,7 @@ def test_a_self_test_counts_when_it_is_fatal_only() -> None:
             },
             DiagnosisKind.IN_BAND_HUNG,
         ),
-        # There is nothing that they could wait for.
+        # Without an interface there is nothing that the clients could wait for.
         (
             {"symptoms": ("stuck-clients", "no-interface"), "stuck_clients": 3, "kipmi": ()},
             DiagnosisKind.UNCLEAR,
@@ -168,7 +168,7 @@ def test_the_operators_word_is_enough() -> None:
         ),
     ],
 )
-def test_who_is_out_of_reach_gets_no_reset(
+def test_an_unreachable_bmc_gets_no_reset(
     error: BmcmedicError, reach: Reach, kind: DiagnosisKind, remedy: Remedy
 ) -> None:
     assert reach_of(error) is reach

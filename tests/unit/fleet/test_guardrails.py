@@ -15,7 +15,7 @@ def rules(facts: GuardrailFacts) -> list[str]:
     return [refusal.rule for refusal in violated(facts)]
 
 
-def test_nothing_looked_at_forbids_nothing() -> None:
+def test_facts_that_are_not_known_yet_forbid_nothing() -> None:
     assert rules(GuardrailFacts()) == []
 
 

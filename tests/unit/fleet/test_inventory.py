@@ -1,4 +1,4 @@
-"""TARGET arguments: what they expand to, and what is said about the rest."""
+"""TARGET arguments: what they expand to, and the errors for unreadable ones."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_each_target_comes_once_in_the_order_given() -> None:
         "b" + "[0-1]" * 17,
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(argument: str) -> None:
+def test_an_unreadable_target_is_a_one_line_error(argument: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse_targets([argument])
     message = str(raised.value)
@@ -142,7 +142,7 @@ def test_the_limit_is_that_of_all_arguments_together() -> None:
             parse_targets(arguments)
 
 
-def test_nothing_at_all_is_an_empty_set() -> None:
+def test_no_argument_is_an_empty_set() -> None:
     with pytest.raises(ConfigurationError, match="empty"):
         parse_targets([])
 

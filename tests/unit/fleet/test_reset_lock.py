@@ -5,7 +5,7 @@ from bmcmedic.fleet.reset_lock import ResetLock
 HERE = ("192.0.2.1", 623)
 
 
-def test_a_bmc_is_claimed_once_until_it_is_released() -> None:
+def test_a_bmc_is_locked_once_until_it_is_released() -> None:
     first, second = ResetLock(), ResetLock()
     assert first.take(HERE)
     assert first.take(HERE)

@@ -48,7 +48,7 @@ def test_a_whole_report_is_read() -> None:
     assert complaints(report)
 
 
-def test_what_may_be_unknown_may_be_absent() -> None:
+def test_optional_keys_may_be_absent() -> None:
     report = parse({"host_id": {}, "captured_at": 1, "symptoms": []})
     assert report.product_uuid is None
     assert not complaints(report)
@@ -63,7 +63,7 @@ def test_why_a_host_could_not_judge_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"blind": "all"}, "blind is 'all', expected a list"),
         ({"blind": [3]}, r"blind\[0\] is 3, expected a text"),
@@ -79,8 +79,8 @@ def test_why_a_host_could_not_judge_is_read() -> None:
         ({"host_id": {"boot_id": 5}}, "host_id.boot_id is 5, expected a text"),
     ],
 )
-def test_the_wrong_key_is_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^FILE: {said}"):
+def test_the_wrong_key_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^FILE: {message}"):
         parse(document(**changes))
 
 
@@ -93,7 +93,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         (b"", "empty"),
         (b"ssh: connect to host", "not JSON"),
@@ -104,12 +104,12 @@ def test_a_missing_key_is_named(key: str) -> None:
         (b" " * (REPORT_BYTES_MAX + 1), "more than"),
     ],
 )
-def test_what_is_no_report_is_refused(raw: bytes, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_document_that_is_not_a_report_is_refused(raw: bytes, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         parse_host_report(raw, source="FILE")
 
 
-def test_nothing_in_a_report_steers_a_terminal() -> None:
+def test_control_characters_in_a_report_are_replaced() -> None:
     report = parse(document(symptoms=["\x1b[2Jkipmi-busy"]))
     assert "\x1b" not in report.symptoms[0]
 

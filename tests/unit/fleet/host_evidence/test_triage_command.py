@@ -31,7 +31,7 @@ def test_a_report_is_read_whether_it_has_symptoms_or_not(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("import sys; print('no route', file=sys.stderr); sys.exit(255)", "status 255: no route"),
         ("print('hello')", "not JSON"),
@@ -40,8 +40,8 @@ def test_a_report_is_read_whether_it_has_symptoms_or_not(status: int) -> None:
         ("import os; os.kill(os.getpid(), 9)", "killed by 9"),
     ],
 )
-def test_a_command_without_a_report_says_why(code: str, said: str) -> None:
-    with pytest.raises(TriageFailed, match=said):
+def test_a_command_without_a_report_says_why(code: str, message: str) -> None:
+    with pytest.raises(TriageFailed, match=message):
         asyncio.run(python(code).run())
 
 
@@ -68,18 +68,18 @@ def test_at_the_deadline_the_whole_group_is_ended(tmp_path: Path, leader: str) -
 
 
 @pytest.mark.parametrize("code", ["print('x' * 3_000_000)", "while True: print('x' * 65536)"])
-def test_output_without_end_is_refused_not_kept(code: str) -> None:
+def test_endless_output_is_refused(code: str) -> None:
     with pytest.raises(TriageFailed, match="more than"):
         asyncio.run(python(code).run())
 
 
-def test_a_complaint_without_end_is_cut_at_the_deadline() -> None:
+def test_endless_stderr_is_cut_at_the_deadline() -> None:
     code = "import sys\nwhile True: sys.stderr.write('x' * 65536)"
     with pytest.raises(TriageFailed, match="within 1 s"):
         asyncio.run(python(code, timeout_s=1.0).run())
 
 
-def test_at_the_deadline_nobody_who_holds_the_pipes_is_waited_for() -> None:
+def test_at_the_deadline_a_process_that_holds_the_pipes_is_not_waited_for() -> None:
     code = "import subprocess\nsubprocess.Popen(['sleep', '5'], start_new_session=True)"
     with pytest.raises(TriageFailed, match="within 1 s"):
         asyncio.run(python(code, timeout_s=1.0).run())
@@ -92,12 +92,12 @@ def test_the_command_never_sees_the_password(monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(python(code).run()).hostname == "node7"
 
 
-def test_words_are_split_as_a_shell_would_without_starting_one() -> None:
+def test_a_command_is_split_as_in_a_shell_but_without_one() -> None:
     command = TriageCommand.parse("ssh host 'bmcmedic triage' --json; rm -rf /")
     assert command.argv == ("ssh", "host", "bmcmedic triage", "--json;", "rm", "-rf", "/")
 
 
 @pytest.mark.parametrize("text", ["", "   ", "ssh 'host"])
-def test_what_is_no_command_is_a_configuration_error(text: str) -> None:
+def test_an_unreadable_command_is_a_configuration_error(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--triage-command"):
         TriageCommand.parse(text)

@@ -42,7 +42,7 @@ async def no(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
 
 
 class Given(TypedDict, total=False):
-    """What a test gives its case besides the usual."""
+    """The fields of a case that a test sets; the others have defaults."""
 
     link: BmcLink
     journal: Journal
@@ -54,14 +54,14 @@ class Given(TypedDict, total=False):
 
 
 class Made(TypedDict, total=False):
-    """How a test wants its BMC."""
+    """The options of a test's BMC."""
 
     watchdog_armed_s: float
     privilege: PrivilegeLevel
 
 
 def sick(*faults: str, sick_for_s: float = 20.0, **made: Unpack[Made]) -> VirtualBmc:
-    """A BMC that ran well for a while, and then did not."""
+    """Return a BMC that ran well for a while, and then fell sick."""
     virtual = VirtualBmc(**made)
     virtual.passes(100.0)
     virtual.falls_sick(*faults)
@@ -148,7 +148,7 @@ def test_every_wedge_is_healed(fault: str) -> None:
     assert virtual.bmc.cold_resets == 1
 
 
-def test_an_armed_watchdog_shoots_nobody_and_is_armed_again() -> None:
+def test_an_armed_watchdog_reboots_no_host_and_is_armed_again() -> None:
     virtual = sick("hang:timer", watchdog_armed_s=60.0)
     verdict = heal_with_host(virtual)
     assert verdict.verdict == "healed"
@@ -162,7 +162,7 @@ def test_an_armed_watchdog_shoots_nobody_and_is_armed_again() -> None:
 
 
 @pytest.mark.parametrize("sick_for_s", [0.0, 5.0])
-def test_a_slow_bmc_is_held_before_its_watchdog_shoots(sick_for_s: float) -> None:
+def test_a_slow_bmcs_watchdog_is_held_before_it_expires(sick_for_s: float) -> None:
     virtual = sick("hang:timer", "slow:2", sick_for_s=sick_for_s, watchdog_armed_s=60.0)
     verdict = heal(virtual, in_band_hung=True)
     assert outcomes(verdict)["watchdog"] == "held"
@@ -184,13 +184,13 @@ def test_a_watchdog_that_expired_before_it_could_be_held_is_reported() -> None:
     assert any("ran out before it could be held" in line for line in verdict.evidence)
 
 
-def test_without_the_hold_the_watchdog_would_have_shot() -> None:
+def test_without_the_hold_the_watchdog_would_have_rebooted_the_host() -> None:
     virtual = sick("hang:timer", watchdog_armed_s=60.0)
     virtual.passes(60.0)
     assert virtual.bmc.host.boots == 1
 
 
-def test_a_watchdog_that_nobody_pats_any_more_is_put_back_stopped() -> None:
+def test_a_watchdog_without_pats_is_put_back_stopped() -> None:
     virtual = sick("hang", watchdog_armed_s=60.0)
     virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     verdict = heal_with_host(virtual)
@@ -204,7 +204,7 @@ def test_a_watchdog_that_nobody_pats_any_more_is_put_back_stopped() -> None:
     assert any("watchdog" in line.lower() for line in verdict.evidence)
 
 
-def test_a_reset_that_is_ignored_is_found_out_and_leaves_the_watchdog_held() -> None:
+def test_an_ignored_reset_is_detected_and_leaves_the_watchdog_held() -> None:
     virtual = sick("hang:timer", "reset-ignored", watchdog_armed_s=60.0)
     verdict = heal_with_host(virtual)
     assert verdict.verdict == "needs-repair"
@@ -348,7 +348,7 @@ def test_symptoms_of_another_time_are_refused(age_s: float) -> None:
     assert refused(virtual, heal(virtual, report=report), "symptoms-too-old")
 
 
-def test_symptoms_that_grow_old_while_the_operator_thinks_are_refused() -> None:
+def test_symptoms_that_age_while_the_operator_decides_are_refused() -> None:
     virtual = sick("hang")
 
     async def after_lunch(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
@@ -359,7 +359,7 @@ def test_symptoms_that_grow_old_while_the_operator_thinks_are_refused() -> None:
     assert refused(virtual, verdict, "symptoms-too-old")
 
 
-def test_an_operator_who_thinks_for_long_still_gets_a_session() -> None:
+def test_a_slow_yes_of_the_operator_still_gets_a_session() -> None:
     virtual = sick("hang")
 
     async def after_coffee(diagnosis: BmcDiagnosis, plan: RemedyPlan) -> str | None:
@@ -385,13 +385,13 @@ def test_nothing_is_sent_without_permission() -> None:
     assert "not cold-reset for in-band-hung" in verdict.reason
 
 
-def test_a_bmc_that_is_in_other_hands_is_left_to_them() -> None:
+def test_a_bmc_that_another_run_acts_on_is_refused() -> None:
     virtual = sick("hang")
     link = virtual.link
     link.is_locked = True
     assert refused(virtual, heal(virtual, link=link, in_band_hung=True), "in-other-hands")
     assert refused(virtual, reset(virtual, Remedy.COLD_RESET, link=link), "in-other-hands")
-    virtual.falls_sick("dead")  # as it looks while others restart it
+    virtual.falls_sick("dead")  # as it looks while another run restarts it
     assert refused(virtual, heal(virtual, link=link), "in-other-hands")
     virtual.falls_sick()
     assert heal(virtual, link=link).verdict == "healthy"
@@ -448,7 +448,7 @@ def test_symptoms_that_do_not_point_to_the_bmc_are_refused() -> None:
     assert changed_nothing(virtual)
 
 
-# ---------------------------------------------------------------------- odd BMCs and odd hosts
+# ---------------------------------------------------------------------- unusual BMCs and hosts
 
 
 def test_a_bmc_that_refuses_to_restart_is_for_repair() -> None:
@@ -544,7 +544,7 @@ def test_clients_left_over_from_the_hang_need_no_repair_of_the_bmc() -> None:
     assert any("2 stuck clients are left over" in line for line in verdict.evidence)
 
 
-def test_clients_that_wait_for_the_bmc_still_are_no_leftovers() -> None:
+def test_clients_that_still_wait_for_the_bmc_are_not_left_over() -> None:
     virtual = sick("hang")
     waits = VirtualHost(
         virtual,
@@ -591,7 +591,7 @@ def test_a_triage_command_that_fails_before_is_refused_and_after_is_for_repair()
     assert "ssh: connection refused" in verdict.reason
 
 
-def test_a_host_that_is_well_by_now_outweighs_symptoms_from_a_file() -> None:
+def test_a_host_that_is_well_now_outweighs_symptoms_from_a_file() -> None:
     virtual = sick("hang")
     symptoms = report_of(virtual)
     virtual.falls_sick()
@@ -623,7 +623,7 @@ def test_power_that_cannot_be_read_afterwards_is_never_called_healed(
 
 
 def restarts_itself_at(virtual: VirtualBmc, key: tuple[int, int]) -> Override:
-    """The BMC restarts without us, instead of an answer to that question."""
+    """Let the BMC restart by itself instead of answering this request."""
 
     def override(message: RequestMessage) -> tuple[int, bytes] | None:
         if (message.netfn, message.command) == key and not virtual.bmc.cold_resets:
@@ -654,11 +654,11 @@ def test_a_bmc_that_restarts_by_itself_gets_no_reset(key: tuple[int, int], sourc
     assert virtual.bmc.cold_resets == 1
 
 
-# ------------------------------------------------------------------- the timer, if all goes wrong
+# ------------------------------------------------------------------- the timer after failures
 
 
 def refuses_set(virtual: VirtualBmc, trial: bool) -> Override:
-    """Refuses Set Watchdog Timer, after the restart, from the trial on or after it."""
+    """Let the BMC refuse Set Watchdog Timer after the restart, from the trial on or after it."""
     seen: list[bytes] = []
 
     def override(message: RequestMessage) -> tuple[int, bytes] | None:
@@ -670,7 +670,7 @@ def refuses_set(virtual: VirtualBmc, trial: bool) -> Override:
     return override
 
 
-def test_a_timer_that_keeps_its_teeth_is_not_started_on_trial() -> None:
+def test_a_timer_that_keeps_its_action_is_not_started_on_trial() -> None:
     virtual = sick("hang", watchdog_armed_s=600.0)
     virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     virtual.override = refuses_set(virtual, trial=True)
@@ -682,7 +682,7 @@ def test_a_timer_that_keeps_its_teeth_is_not_started_on_trial() -> None:
     assert virtual.bmc.host.boots == 0
 
 
-def test_a_timer_left_without_its_action_is_not_called_back() -> None:
+def test_a_timer_without_its_action_is_not_reported_as_restored() -> None:
     virtual = sick("hang", watchdog_armed_s=600.0)
     virtual.bmc.daemon_gives_up()  # as FreeIPMI's does
     virtual.override = refuses_set(virtual, trial=False)
@@ -692,7 +692,7 @@ def test_a_timer_left_without_its_action_is_not_called_back() -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset-ignored", "denied"])
-def test_an_ordered_reset_that_is_not_done_gives_the_timer_back(fault: str) -> None:
+def test_an_ordered_reset_that_does_not_happen_restores_the_timer(fault: str) -> None:
     virtual = VirtualBmc(watchdog_armed_s=60.0)
     virtual.passes(100.0)
     if fault == "denied":
@@ -709,7 +709,7 @@ def test_an_ordered_reset_that_is_not_done_gives_the_timer_back(fault: str) -> N
     assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
 
 
-def test_a_reset_that_is_interrupted_before_it_is_sent_gives_the_timer_back() -> None:
+def test_a_reset_interrupted_before_it_is_sent_restores_the_timer() -> None:
     virtual = VirtualBmc(watchdog_armed_s=60.0)
     virtual.passes(100.0)
     stop = Interrupts(virtual, "cold-reset")
@@ -722,7 +722,7 @@ def test_a_reset_that_is_interrupted_before_it_is_sent_gives_the_timer_back() ->
     assert virtual.bmc.watchdog.settings.initial_countdown_s == 60.0
 
 
-def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
+def test_an_interrupt_while_the_timer_is_stopped_is_reported() -> None:
     virtual = sick("hang", watchdog_armed_s=60.0)
 
     def override(message: RequestMessage) -> tuple[int, bytes] | None:
@@ -738,7 +738,7 @@ def test_interrupted_while_the_timer_is_stopped_it_says_so() -> None:
     assert "the result is not known" in remediation.describe_state()
 
 
-# ------------------------------------------------------------------------------ reset, and order
+# ------------------------------------------------------------------ reset, and the order of steps
 
 
 def reset(virtual: VirtualBmc, remedy: Remedy, **given: Unpack[Given]) -> HealVerdict:
@@ -768,14 +768,14 @@ def test_ordered_resets_of_sick_bmcs(faults: tuple[str, ...], verdict: str) -> N
     assert virtual.requests.get("06/02", 0) <= 1
 
 
-def test_an_ordered_reset_needs_leave_too() -> None:
+def test_an_ordered_reset_needs_permission_too() -> None:
     virtual = VirtualBmc()
     assert refused(virtual, reset(virtual, Remedy.COLD_RESET, confirm=no), "not-confirmed")
 
 
 @dataclass
 class Recorder:
-    """A journal that notes how many resets the BMC had seen when each intent was recorded."""
+    """A journal that notes how many resets the BMC had received at each intent."""
 
     virtual: VirtualBmc
     seen: dict[str, int] = field(default_factory=dict)
@@ -795,7 +795,7 @@ class Recorder:
 
 
 class Interrupts(Recorder):
-    """Ctrl-C when a step begins."""
+    """A journal that raises KeyboardInterrupt when a step begins."""
 
     def __init__(self, virtual: VirtualBmc, step: str) -> None:
         super().__init__(virtual)
@@ -816,7 +816,7 @@ def test_the_intent_is_recorded_before_the_act() -> None:
     assert tuple(recorder.steps) == verdict.steps
 
 
-def test_an_interrupted_remediation_says_how_things_stand() -> None:
+def test_an_interrupted_remediation_describes_its_state() -> None:
     virtual = sick("hang", watchdog_armed_s=60.0)
 
     stop = Interrupts(virtual, "quiet-time")
@@ -829,6 +829,6 @@ def test_an_interrupted_remediation_says_how_things_stand() -> None:
     assert "WATCHDOG" in standing
 
 
-def test_the_virtual_bmc_refuses_a_fault_that_is_none() -> None:
+def test_the_virtual_bmc_refuses_an_unknown_fault() -> None:
     with pytest.raises(ConfigurationError):
         VirtualBmc("no-such-fault")

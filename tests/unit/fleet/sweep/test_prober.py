@@ -31,7 +31,7 @@ from tests.support.udp_bmc import (
 )
 
 PATIENCE_S = 30.0
-"""For who answers, on a machine that is busy besides."""
+"""The deadline of a target that answers, on a busy machine, in seconds."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def probe(
     rounds: int = 1,
     **options: Any,  # noqa: ANN401
 ) -> dict[str, list[ProbeResult]]:
-    """Probe, and hold every target to one result a round."""
+    """Probe the targets, and check that each has one result a round."""
     found: dict[str, list[ProbeResult]] = {name: [] for name in names}
 
     def take(result: ProbeResult) -> None:
@@ -102,20 +102,20 @@ def test_two_hundred_of_every_kind(server: UdpBmcs) -> None:
         "full": (True, "no free session slot"),
         "silent": (False, "no answer to Open Session in 8 s"),
     }
-    for kind, (reachable, said) in expected.items():
+    for kind, (reachable, message) in expected.items():
         for name in kinds[kind]:
             (result,) = found[name]
             assert result.reachable is reachable, result
-            assert said is None or said in (result.error or ""), result
-            assert (result.error is None) is (said is None), result
+            assert message is None or message in (result.error or ""), result
+            assert (result.error is None) is (message is None), result
             assert "\n" not in (result.error or "")
 
 
-def test_dead_bmcs_hold_nobody_up(server: UdpBmcs) -> None:
-    """Four places in the window, forty dead ones in front, and the live ones wait for none."""
+def test_dead_bmcs_do_not_delay_live_ones(server: UdpBmcs) -> None:
+    """With a window of four and forty dead BMCs in front, no live BMC waits for a dead one."""
     finished: dict[str, float] = {}
     with silent_address() as dead:
-        # One dead address a target: other ports of the same silence.
+        # Each dead target is another port that never answers.
         socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(40)]
         try:
             for sock in socks:
@@ -199,7 +199,7 @@ def test_wrong_password_is_reachable_and_never_shown(server: UdpBmcs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         ((0xC1, b""), "0xc1"),
         ((0xD4, b""), "0xd4"),
@@ -208,14 +208,14 @@ def test_wrong_password_is_reachable_and_never_shown(server: UdpBmcs) -> None:
         ((0x00, bytes(200)), "bytes"),
     ],
 )
-def test_a_bmc_that_answers_oddly_is_reachable(
-    server: UdpBmcs, answer: tuple[int, bytes], said: str
+def test_a_bmc_with_an_unusable_answer_is_reachable(
+    server: UdpBmcs, answer: tuple[int, bytes], message: str
 ) -> None:
     bmc = server.add()
     bmc.execute = lambda _incoming: answer
     result = one(probe([bmc.target]))
     assert result.reachable
-    assert said in (result.error or "")
+    assert message in (result.error or "")
     assert bmc.lets_all_sessions_go()
 
 
@@ -251,7 +251,9 @@ def test_one_in_five_lost_each_way(server: UdpBmcs) -> None:
 
 
 def test_kept_sessions_serve_every_round(server: UdpBmcs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "RETRANSMIT_FIRST_S", PATIENCE_S)  # else a busy machine repeats
+    monkeypatch.setattr(
+        link, "RETRANSMIT_FIRST_S", PATIENCE_S
+    )  # else a busy machine repeats requests
     bmcs = [server.add() for _ in range(20)]
     found = probe([bmc.target for bmc in bmcs], rounds=5, keep_sessions=True)
     assert all(result.power == "on" for results in found.values() for result in results)
@@ -281,7 +283,7 @@ def test_kept_sessions_are_set_up_anew_where_a_bmc_restarts_between_rounds(
 
 
 def test_kept_sessions_where_ports_close_between_rounds(server: UdpBmcs) -> None:
-    """Also a port that closes while its session lies idle, and is told of by a stray datagram."""
+    """This includes a port that closes while its session is idle."""
     bmcs = [server.add() for _ in range(10)]
     targets = {bmc.target: bmc for bmc in bmcs}
     rounds: Counter[str] = Counter()
@@ -317,10 +319,10 @@ def test_an_error_about_an_idle_kept_session_does_not_stop_the_sweep(server: Udp
     assert [result.power for result in results] == ["on"] * 3
 
 
-def test_detail_tells_what_it_found_and_what_is_not_supported(server: UdpBmcs) -> None:
+def test_detail_reports_its_findings_and_what_is_not_supported(server: UdpBmcs) -> None:
     bmc = server.add()
     result = one(probe([bmc.target], detail=True))
-    # Everything but the power status is unsupported there, and the GUID the channel tells.
+    # The BMC supports only the power status and the GUID of its channel.
     assert result.power == "on"
     assert result.guid == bytes(range(16)).hex()
     assert result.self_test == "unsupported"
@@ -329,7 +331,7 @@ def test_detail_tells_what_it_found_and_what_is_not_supported(server: UdpBmcs) -
     assert result.error is None
 
 
-def test_a_callback_that_raises_ends_the_sweep_and_gives_the_descriptors_back(
+def test_a_callback_that_raises_ends_the_sweep_and_closes_the_descriptors(
     server: UdpBmcs,
 ) -> None:
     class Enough(Exception):

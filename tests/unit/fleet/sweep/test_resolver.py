@@ -1,4 +1,4 @@
-"""Look-ups beside a sweep: each is answered, and one that hangs holds up nobody else."""
+"""Each look-up beside a sweep is answered, and one that hangs does not delay the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_question_is_answered_with_its_owner() -> None:
         resolver.close()
 
 
-def test_a_look_up_that_hangs_holds_up_nobody_else_and_threads_are_bounded() -> None:
+def test_a_look_up_that_hangs_delays_no_other_and_threads_are_bounded() -> None:
     release = threading.Event()
 
     def look_up(target: Target) -> tuple[Any, ...]:
