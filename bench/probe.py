@@ -1,10 +1,10 @@
-"""Measures `bmcmedic probe` side by side with FreeIPMI's `ipmipower`, over one simulated rack.
+"""Measures `bmcmedic probe` beside FreeIPMI's `ipmipower`, over the same simulated rack.
 
     .venv/bin/python bench/probe.py [--count 5000] [--rounds 5]
 
-The rack runs on the last processor, the measured program alone on the first. CPU time is what the
-kernel accounts to the finished process, start-up included; each figure is the median of the rounds,
-in which the two programs take turns. A ratio of the same run is worth more than any absolute time.
+The rack runs on the last processor, and the measured program alone on the first. The CPU time is
+what the kernel accounts to the finished process, start-up included. The two programs take turns,
+and each figure is the median of the rounds. Compare ratios of one run rather than absolute times.
 """
 
 from __future__ import annotations
@@ -28,27 +28,30 @@ FIRST_CPU = 0
 LAST_CPU = (os.cpu_count() or 1) - 1
 PORT = 6237
 DEAD_FRACTION = 0.1
+"""The fraction of dead BMCs in the rack of `some_dead`."""
 LOSS = 0.2
+"""The probability that a datagram is lost, in each direction, in `much_loss`."""
 SMALL_COUNT = 1000
+"""How many BMCs the racks of `some_dead` and `much_loss` have."""
 WARM_ROUNDS = 20
-LIMIT_S = 120.0
+"""How many further rounds `kept_sessions` measures."""
 ENVIRONMENT = {**os.environ, "BMCMEDIC_USER": "admin", "BMCMEDIC_PASSWORD": "secret"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run of a program."""
+    """The accounts and the output of one finished program."""
 
     cpu_s: float
     wall_s: float
     rss_mib: float
     lines: list[tuple[float, str]]
-    """Seconds since the start, and the line."""
+    """Each line of the output, with the seconds since the start."""
 
 
 @contextmanager
 def rack(base_address: str, count: int, faults: dict[str, str]) -> Iterator[list[str]]:
-    """A simulated rack and the addresses of its BMCs."""
+    """Run a simulated rack, and yield the addresses of its BMCs."""
     command = [*BMCMEDIC, "sim", "rack", "--count", str(count), "--base-address", base_address]
     command += ["--port", str(PORT), "--seed", "1"]
     for name, fault in faults.items():
@@ -73,14 +76,14 @@ def rack(base_address: str, count: int, faults: dict[str, str]) -> Iterator[list
 
 
 def address(base: str, offset: int) -> str:
-    """The address `offset` after `base`."""
+    """Return the address that is `offset` after `base`."""
     octets = [int(octet) for octet in base.split(".")]
     number = int.from_bytes(bytes(octets), "big") + offset
     return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
 
 
 def pin(cpu: int) -> None:
-    """Keep the calling process on one processor, with room for many sockets."""
+    """Keep the calling process on one processor, and allow it many sockets."""
     os.sched_setaffinity(0, {cpu})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -110,13 +113,13 @@ def run(command: list[str]) -> Run:
 
 
 def ours(targets: list[str], *options: str) -> Run:
-    """`bmcmedic probe` of all targets."""
+    """Run `bmcmedic probe` of all targets."""
     nodes = ",".join(f"{target}:{PORT}" for target in targets)
     return run([*BMCMEDIC, "probe", *options, nodes])
 
 
 def ipmipower(targets: list[str], suite: int) -> Run:
-    """`ipmipower -s` of all targets, its secret from a file."""
+    """Run `ipmipower -s` of all targets, with the secret from a file."""
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
         config.write("username admin\npassword secret\n")
         config.flush()
@@ -127,18 +130,18 @@ def ipmipower(targets: list[str], suite: int) -> Run:
 
 
 def answered(result: Run) -> int:
-    """How many targets a run of either program reports a power state of."""
+    """Count the targets whose power state a run of either program reports."""
     return sum(": power on" in line or line.strip().endswith(": on") for _, line in result.lines)
 
 
 def median_cpu_ms(runs: list[Run], count: int) -> float:
-    """CPU milliseconds a host."""
+    """Return the median CPU time for each host, in milliseconds."""
     return statistics.median(each.cpu_s for each in runs) / count * 1000
 
 
 def full_sessions(count: int, rounds: int) -> None:
-    """Power status of every BMC, a full session each."""
-    print(f"\nFull sessions, {count} BMCs, cold start, CPU a host (median of {rounds}):")
+    """Measure the power status of every BMC, with a full session each."""
+    print(f"\nFull sessions, {count} BMCs, cold start, CPU time per host (median of {rounds}):")
     with rack("127.21.0.1", count, {}) as targets:
         for suite in (17, 3):
             mine, theirs, ratios = [], [], []
@@ -156,7 +159,7 @@ def full_sessions(count: int, rounds: int) -> None:
 
 
 def describe(runs: list[Run], count: int) -> str:
-    """One line about the runs of one program."""
+    """Return one line about the runs of one program."""
     return (
         f"{median_cpu_ms(runs, count):.3f} ms (min {min(r.cpu_s for r in runs) / count * 1000:.3f})"
         f", {statistics.median(r.wall_s for r in runs):.2f} s wall,"
@@ -165,7 +168,7 @@ def describe(runs: list[Run], count: int) -> str:
 
 
 def kept_sessions(targets: list[str], rounds: int) -> None:
-    """One round trip over a session that is kept: what further rounds add to the first."""
+    """Measure one round trip over a kept session: what further rounds add to the first."""
     costs = []
     for _ in range(rounds):
         once = ours(targets, "--session", "warm", "--count", "1")
@@ -174,13 +177,13 @@ def kept_sessions(targets: list[str], rounds: int) -> None:
         )
         costs.append((more.cpu_s - once.cpu_s) / (WARM_ROUNDS * len(targets)) * 1e6)
     print(
-        f"\nKept-alive probe, {len(targets)} sessions, {WARM_ROUNDS} further rounds, CPU a probe:\n"
+        f"\nKept sessions, {len(targets)} BMCs, {WARM_ROUNDS} further rounds, CPU time per probe:\n"
         f"  bmcmedic  median {statistics.median(costs):.1f} us, min {min(costs):.1f} us"
     )
 
 
 def some_dead(rounds: int) -> None:
-    """A tenth of the BMCs is dead: when is who named?"""
+    """Measure when live and dead BMCs are reported, with a tenth of the BMCs dead."""
     print(f"\n{SMALL_COUNT} BMCs, {DEAD_FRACTION:.0%} dead (worst of {rounds}):")
     step = round(1 / DEAD_FRACTION)
     faults = {f"bmc{number:05}": "dead" for number in range(1, SMALL_COUNT + 1, step)}
@@ -201,8 +204,8 @@ def some_dead(rounds: int) -> None:
 
 
 def much_loss(rounds: int) -> None:
-    """A fifth of the datagrams is lost, each way."""
-    print(f"\n{SMALL_COUNT} BMCs, {LOSS:.0%} loss each way:")
+    """Measure how many BMCs answer when a fifth of the datagrams is lost, in each direction."""
+    print(f"\n{SMALL_COUNT} BMCs, {LOSS:.0%} loss in each direction:")
     faults = {f"bmc{number:05}": f"lan-loss:{LOSS}" for number in range(1, SMALL_COUNT + 1)}
     with rack("127.23.0.1", SMALL_COUNT, faults) as targets:
         runs = [ours(targets, "--timeout", "6") for _ in range(rounds)]
@@ -210,18 +213,18 @@ def much_loss(rounds: int) -> None:
         share = sum(map(answered, runs)) / total
         print(
             f"  bmcmedic  {share:.2%} of {total} answered within 6 s, "
-            f"{median_cpu_ms(runs, SMALL_COUNT):.3f} ms CPU a host, all by "
+            f"{median_cpu_ms(runs, SMALL_COUNT):.3f} ms CPU time per host, all by "
             f"{max(each.lines[-1][0] for each in runs):.2f} s"
         )
         theirs = ipmipower(targets, 17)
         print(
             f"  ipmipower {answered(theirs) / SMALL_COUNT:.2%} answered by {theirs.wall_s:.2f} s, "
-            f"{theirs.cpu_s / SMALL_COUNT * 1000:.3f} ms CPU a host"
+            f"{theirs.cpu_s / SMALL_COUNT * 1000:.3f} ms CPU time per host"
         )
 
 
 def main() -> None:
-    """Run all four."""
+    """Run all four measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)

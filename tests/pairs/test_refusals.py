@@ -212,7 +212,7 @@ def test_a_slow_bmc_that_answers_a_repeated_rakp_1_anew_is_waited_for() -> None:
     pair.console.open(pair.now, pair.now + 20)
     while not pair.events:
         timer = pair.console.get_timer()
-        if late and (timer is None or late[0][0] <= timer) and not pair._under_way:
+        if late and (timer is None or late[0][0] <= timer) and not pair.in_flight:
             arrives_at, data = late.pop(0)
             pair.now = max(pair.now, arrives_at)
             event = pair.console.receive_datagram(data, pair.now)

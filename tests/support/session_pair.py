@@ -1,4 +1,4 @@
-"""Remote console and managed system, joined in memory by a network that a test can bend."""
+"""Remote console and managed system, joined in memory by a network that a test can disturb."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ GUID = bytes(range(16))
 PASSWORD = b"sixteen-byte-pw!"
 PEER = "console"
 LATENCY_S = 0.001
+"""How long a datagram takes in each direction, in seconds."""
 STEPS_MAX = 20_000
+"""Most events that one test may need; more of them mean a loop."""
 
 TO_BMC = "to the BMC"
 TO_CONSOLE = "to the console"
 
 Filter = Callable[[str, bytes], list[bytes]]
-"""What arrives of one datagram on one way: itself, nothing, something else, or several."""
+"""Returns what arrives of one datagram: itself, nothing, something else, or several."""
 Executor = Callable[[ManagedSystem, IncomingRequest, float], list[bytes | None]]
 
 
 def echo(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
-    """A BMC that answers every command with its own data."""
+    """Answer every command with its own data."""
     return [managed.respond(incoming, 0, incoming.message.data, now)]
 
 
 def silent(managed: ManagedSystem, incoming: IncomingRequest, now: float) -> list[bytes | None]:
-    """A BMC that takes commands and never answers."""
+    """Take a command and never answer."""
     del managed, incoming, now
     return []
 
 
 @dataclass
 class Pair:
-    """Both ends, a clock, and what is under way between them."""
+    """Both ends, a clock, and the datagrams in flight between them."""
 
     console: RemoteConsole
     managed: ManagedSystem
@@ -58,31 +60,31 @@ class Pair:
     executed: list[RequestMessage] = field(default_factory=list)
     events: list[SessionEvent] = field(default_factory=list)
     sent: list[tuple[str, bytes]] = field(default_factory=list)
-    """Every datagram that was put on the wire, with its way."""
-    _under_way: list[tuple[float, int, str, bytes]] = field(default_factory=list)
+    """Every datagram that was put on the wire, with its direction."""
+    in_flight: list[tuple[float, int, str, bytes]] = field(default_factory=list)
     _count: int = 0
 
-    def put(self, way: str, datagram: bytes) -> None:
+    def put(self, direction: str, datagram: bytes) -> None:
         """Put a datagram on the wire."""
-        self.sent.append((way, datagram))
-        arriving = [datagram] if self.change is None else self.change(way, datagram)
+        self.sent.append((direction, datagram))
+        arriving = [datagram] if self.change is None else self.change(direction, datagram)
         for data in arriving:
             copies = 2 if self.rng.random() < self.duplicates else 1
             for _ in range(copies):
                 if self.rng.random() >= self.loss:
                     self._count += 1
                     arrives_at = self.now + LATENCY_S + self.rng.random() * self.jitter_s
-                    heapq.heappush(self._under_way, (arrives_at, self._count, way, data))
+                    heapq.heappush(self.in_flight, (arrives_at, self._count, direction, data))
 
     def step(self) -> bool:
-        """Let the next thing happen; False when nothing is under way and no timer runs."""
+        """Process the next event; False if no datagram is in flight and no timer runs."""
         for datagram in self.console.datagrams_to_send():
             self.put(TO_BMC, datagram)
         timer = self.console.get_timer()
-        if self._under_way and (timer is None or self._under_way[0][0] <= timer):
-            arrives_at, _, way, data = heapq.heappop(self._under_way)
+        if self.in_flight and (timer is None or self.in_flight[0][0] <= timer):
+            arrives_at, _, direction, data = heapq.heappop(self.in_flight)
             self.now = max(self.now, arrives_at)
-            if way == TO_BMC:
+            if direction == TO_BMC:
                 self._arrive_at_bmc(data)
             else:
                 self._note(self.console.receive_datagram(data, self.now))
@@ -95,20 +97,20 @@ class Pair:
         return True
 
     def settle(self) -> None:
-        """Go on until nothing is left to happen."""
+        """Process events until none is left."""
         for _ in range(STEPS_MAX):
             if not self.step():
                 return
-        raise AssertionError("it never comes to rest")
+        raise AssertionError(f"events are still left after {STEPS_MAX} steps")
 
     def run(self) -> SessionEvent:
-        """Go on until the console reports something."""
+        """Process events until the console reports one, and return it."""
         count = len(self.events)
         for _ in range(STEPS_MAX):
             if len(self.events) > count:
                 return self.events[-1]
-            assert self.step(), "nothing is awaited, and nothing was reported"
-        raise AssertionError("it never ends")
+            assert self.step(), "no event is left, and the console reported none"
+        raise AssertionError(f"the console reported nothing in {STEPS_MAX} steps")
 
     def open(self, timeout_s: float = 5.0) -> SessionEvent:
         self.console.open(self.now, self.now + timeout_s)
@@ -139,8 +141,8 @@ class Pair:
         self.console.close(self.now, self.now + 1)
         return self.run()
 
-    def count_sent(self, way: str = TO_BMC) -> int:
-        return sum(way == sent_way for sent_way, _ in self.sent)
+    def count_sent(self, direction: str = TO_BMC) -> int:
+        return sum(direction == sent_direction for sent_direction, _ in self.sent)
 
     def _note(self, event: SessionEvent | None) -> None:
         if event is not None:
@@ -198,7 +200,7 @@ def make_pair(
 
 
 def opened_pair(*, suite: int = 17, seed: int = 1, may_reopen: bool = False) -> Pair:
-    """A pair with an active session, and nothing under way."""
+    """Return a pair with an active session and no datagram in flight."""
     pair = make_pair(suites=(suite,), bmc_suites=(suite,), seed=seed, may_reopen=may_reopen)
     event = pair.open()
     assert type(event).__name__ == "SessionOpened", event
