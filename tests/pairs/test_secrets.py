@@ -92,7 +92,7 @@ def test_at_every_step_of_a_session(suite: int) -> None:
         pair.step()
         assert_silent(pair)
         reached |= {type(t).__name__ for t in [*walk(pair.console), *walk(pair.managed)]}
-    assert {"Handshake", "KeyExchange", "Slot", "Session"} <= reached
+    assert {"Handshake", "KeyExchange", "SessionSlot", "Session"} <= reached
     incoming: list[IncomingRequest] = []
 
     def execute(managed: ManagedSystem, request: IncomingRequest, now: float) -> list[bytes | None]:
