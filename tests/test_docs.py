@@ -27,7 +27,7 @@ from bmcmedic.host.triage import diagnosis, guests
 from bmcmedic.host.triage.report import to_json
 from bmcmedic.host.triage.triage import Roots, triage
 from bmcmedic.lab.starvation.scenario import Design, StarvationRecord, StarvationScenario
-from bmcmedic.model.heal import DiagnosisKind, HealVerdict, IdentityCheck, Step
+from bmcmedic.model.heal import DiagnosisKind, HealVerdict, IdentityCheck, Step, VerdictName
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
 from bmcmedic.sim.rack import BmcSpec
@@ -243,7 +243,7 @@ def test_the_keys_of_the_lab_are_documented() -> None:
 
 
 def test_the_keys_of_heal_and_reset_are_documented() -> None:
-    verdict = HealVerdict("bmc1", "healed", "", (Step("probe", "session", 0.0),))
+    verdict = HealVerdict("bmc1", VerdictName.HEALED, "", (Step("probe", "session", 0.0),))
     assert undocumented(keys(verdict.to_json()), text("docs/reference/heal.md")) == set()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterable
@@ -232,16 +233,12 @@ class Demonstration:
     async def _repeat_steps(self, name: str, progress: asyncio.StreamReader) -> None:
         """Print the steps of one `heal` under its BMC's name, without its plan."""
         while line := (await progress.readline()).decode().rstrip():
-            words = line.split(maxsplit=3)
-            if len(words) < 4 or words[0].count(":") != 2 or words[3].startswith("…"):
+            found = _STEP_LINE.fullmatch(line)
+            if found is None or found["step"] in _LEFT_OUT:
                 continue
-            _, _, step, text = words
-            if step == "-" or step in _LEFT_OUT:  # "-" is the last line, which repeats the verdict
-                continue
-            outcome, colon, detail = text.partition(":")
-            style = _STYLES.get(outcome, "")
-            body = Text.assemble((outcome, style), colon, detail)
-            print_hanging(self.console, self._at(name, f"{step:<17}"), body)
+            style = _STYLES.get(found["outcome"], "")
+            body = Text.assemble((found["outcome"], style), found["detail"] or "")
+            print_hanging(self.console, self._at(name, f"{found['step']:<17}"), body)
 
     async def _keep_running(self, rack: DemoRack) -> None:
         self._headline("The rack keeps running until Ctrl-C")
@@ -299,6 +296,11 @@ class Demonstration:
         head.append(f"{name:<9} ", style="bold")
         return head.append(step)
 
+
+_STEP_LINE = re.compile(
+    r"\d\d:\d\d:\d\d \S+ (?P<step>\S+) +(?P<outcome>[^:…\s][^:]*)(?P<detail>:.*)?"
+)
+"""A line of `heal` about a step that has ended; a line with … announces a step."""
 
 _LEFT_OUT = ("read-symptoms", "acting-session", "confirm", "quiet-time")
 """The steps of `heal` that are not printed: four runs print at once, and each prints enough."""

@@ -10,12 +10,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, RemedyPlan, Step
+from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, RemedyPlan, Step, VerdictName
 
-_GOOD = frozenset({"healthy", "healed", "healed-lan-only", "back"})
+_GOOD = frozenset(
+    {VerdictName.HEALTHY, VerdictName.HEALED, VerdictName.HEALED_LAN_ONLY, VerdictName.BACK}
+)
+"""The verdicts that are shown in green, without their evidence."""
 _BAD_OUTCOMES = frozenset(
     {"refused", "failed", "changed", "not-back", "disproven", "not proven", "lost", "denied"}
 )
+"""The outcomes of steps that are shown in red."""
 _ANSWER_CHARACTERS_MAX = 1024
 """How much of the operator's answer is read, in characters."""
 _BODY_COLUMNS_MIN = 30
@@ -109,16 +113,16 @@ class Progress:
         )
         head.append(f" - {verdict.reason}", style="not bold")
         print_hanging(self._console, Text(), head)
-        if verdict.verdict != "healthy":
+        if verdict.verdict is not VerdictName.HEALTHY:
             untouched = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
             power = f"{verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
             sent = f"  resets sent: {verdict.resets_sent}"
             if verdict.resets_sent:
                 sent += f"; host untouched: {untouched}; power {power}"
             print_hanging(self._console, Text(), Text(sent))
-            for line in verdict.evidence:
-                if not good or line.lower().startswith("watchdog"):
-                    print_hanging(self._console, Text("  - "), Text(line))
+            note = (verdict.watchdog_note,) if verdict.watchdog_note else ()
+            for line in note if good else verdict.evidence:
+                print_hanging(self._console, Text("  - "), Text(line))
 
 
 def print_hanging(console: Console, head: Text, body: Text) -> None:

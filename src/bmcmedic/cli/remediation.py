@@ -18,17 +18,17 @@ from bmcmedic.fleet.link import LanLink, SystemTimekeeper
 from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.fleet.remediation import HostSource, Remediation, RemediationCase
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.model.heal import HealVerdict, HostReport
+from bmcmedic.model.heal import HealVerdict, HostReport, VerdictName
 
-EXIT_STATUS: dict[str, int] = {
-    "healthy": 0,
-    "healed": 0,
-    "healed-lan-only": 0,
-    "needs-repair": 1,
-    "back": 0,
-    "back-host-changed": 1,
-    "not-back": 1,
-    "refused": 3,
+EXIT_STATUS: dict[VerdictName, int] = {
+    VerdictName.HEALTHY: 0,
+    VerdictName.HEALED: 0,
+    VerdictName.HEALED_LAN_ONLY: 0,
+    VerdictName.NEEDS_REPAIR: 1,
+    VerdictName.BACK: 0,
+    VerdictName.BACK_HOST_CHANGED: 1,
+    VerdictName.NOT_BACK: 1,
+    VerdictName.REFUSED: 3,
 }
 """The exit status of each verdict; 2 is a usage error."""
 

@@ -141,7 +141,7 @@ async def hold_watchdog(
         detail = f"{timer_text(timer)}; patted meanwhile, so it runs on, now for {held_s:g} s"
         return WatchdogHold(timer, True, False, detail)
     why = set_answer.detail or "it keeps running nevertheless"
-    changed = set_answer.kind is not AnswerKind.SAID_NO
+    changed = set_answer.kind is not AnswerKind.REFUSED
     return WatchdogHold(timer, changed, True, f"{timer_text(timer)}; {why}")
 
 

@@ -147,7 +147,7 @@ def _well_over_lan(observation: Observation) -> tuple[str, ...]:
     lines += [
         f"its answer cannot be decoded: {answer.question}: {answer.detail}" for answer in garbled
     ]
-    refused = observation.answers_of(AnswerKind.SAID_NO, AnswerKind.UPDATING)
+    refused = observation.answers_of(AnswerKind.REFUSED, AnswerKind.UPDATING)
     lines += [f"it refused: {answer.detail}" for answer in refused]
     if observation.self_test is not None:
         lines.append(f"its self-test: {self_test_text(observation)}")

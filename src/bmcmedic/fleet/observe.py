@@ -91,7 +91,7 @@ def answer_of(question: BmcQuestion, error: BmcmedicError) -> ObservedAnswer:
             return ObservedAnswer(question, AnswerKind.UNSUPPORTED, str(error))
         if error.code == CompletionCode.FIRMWARE_UPDATING:
             return ObservedAnswer(question, AnswerKind.UPDATING, str(error))
-        return ObservedAnswer(question, AnswerKind.SAID_NO, str(error))
+        return ObservedAnswer(question, AnswerKind.REFUSED, str(error))
     if isinstance(error, RemoteProtocolError):
         return ObservedAnswer(question, AnswerKind.GARBLED, str(error))
     return ObservedAnswer(question, AnswerKind.UNANSWERED, str(error))

@@ -76,7 +76,7 @@ class AnswerKind(Enum):
 
     ANSWERED = "answered"
     UNSUPPORTED = "not supported"
-    SAID_NO = "said no"
+    REFUSED = "refused"
     UPDATING = "updating"
     UNANSWERED = "no answer"
     GARBLED = "answer garbled"
@@ -190,12 +190,25 @@ class Step:
         return {"name": self.name, "outcome": self.outcome, "at": self.at, "detail": self.detail}
 
 
+class VerdictName(StrEnum):
+    """The verdicts of `heal` and `reset`, as they stand in the documented JSON."""
+
+    HEALTHY = "healthy"
+    HEALED = "healed"
+    HEALED_LAN_ONLY = "healed-lan-only"
+    NEEDS_REPAIR = "needs-repair"
+    BACK = "back"
+    BACK_HOST_CHANGED = "back-host-changed"
+    NOT_BACK = "not-back"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class HealVerdict:
     """How a `heal` or `reset` ended, with its steps and its evidence."""
 
     target: str
-    verdict: str
+    verdict: VerdictName
     reason: str
     steps: tuple[Step, ...]
     power_before: str | None = None
@@ -204,6 +217,8 @@ class HealVerdict:
     evidence: tuple[str, ...] = ()
     resets_sent: int = 0
     """How many cold or warm resets this program sent: 0 or 1."""
+    watchdog_note: str = ""
+    """The line of the evidence about the host's watchdog timer; empty if it was not changed."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of `bmcmedic heal --json` and `bmcmedic reset --json`."""

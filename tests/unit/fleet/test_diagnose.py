@@ -61,7 +61,7 @@ def test_a_bmc_that_answers_everything_is_healthy() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [AnswerKind.UNSUPPORTED, AnswerKind.SAID_NO, AnswerKind.UPDATING, AnswerKind.GARBLED],
+    [AnswerKind.UNSUPPORTED, AnswerKind.REFUSED, AnswerKind.UPDATING, AnswerKind.GARBLED],
 )
 def test_a_refusal_is_no_sickness(kind: AnswerKind) -> None:
     assert diagnose(with_answer(kind), None).kind is DiagnosisKind.HEALTHY
@@ -198,7 +198,7 @@ def test_errors_become_answers_in_one_place() -> None:
     error = GetChassisStatusReq.completion_code_error
     assert answer_of(BmcQuestion.POWER, error(0xC1)).kind is AnswerKind.UNSUPPORTED
     assert answer_of(BmcQuestion.POWER, error(0xD1)).kind is AnswerKind.UPDATING
-    assert answer_of(BmcQuestion.POWER, error(0xC0)).kind is AnswerKind.SAID_NO
+    assert answer_of(BmcQuestion.POWER, error(0xC0)).kind is AnswerKind.REFUSED
     assert answer_of(BmcQuestion.POWER, NoAnswer("")).kind is AnswerKind.UNANSWERED
 
 

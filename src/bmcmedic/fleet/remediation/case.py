@@ -10,7 +10,7 @@ from typing import Protocol
 from bmcmedic.fleet.journal import Journal
 from bmcmedic.fleet.link import BmcLink, Timekeeper
 from bmcmedic.fleet.plan import ResetTimes
-from bmcmedic.model.heal import BmcDiagnosis, HostReport, RemedyPlan
+from bmcmedic.model.heal import BmcDiagnosis, HostReport, RemedyPlan, VerdictName
 
 
 class HostSource(Protocol):
@@ -52,22 +52,22 @@ class RemediationEnding(Enum):
     REFUSED = "refused"
 
 
-HEAL_VERDICTS: dict[RemediationEnding, str] = {
-    RemediationEnding.HEALTHY: "healthy",
-    RemediationEnding.DONE: "healed",
-    RemediationEnding.DONE_LAN_ONLY: "healed-lan-only",
-    RemediationEnding.HOST_CHANGED: "needs-repair",
-    RemediationEnding.NOT_DONE: "needs-repair",
-    RemediationEnding.REFUSED: "refused",
+HEAL_VERDICTS: dict[RemediationEnding, VerdictName] = {
+    RemediationEnding.HEALTHY: VerdictName.HEALTHY,
+    RemediationEnding.DONE: VerdictName.HEALED,
+    RemediationEnding.DONE_LAN_ONLY: VerdictName.HEALED_LAN_ONLY,
+    RemediationEnding.HOST_CHANGED: VerdictName.NEEDS_REPAIR,
+    RemediationEnding.NOT_DONE: VerdictName.NEEDS_REPAIR,
+    RemediationEnding.REFUSED: VerdictName.REFUSED,
 }
 
-RESET_VERDICTS: dict[RemediationEnding, str] = {
-    RemediationEnding.HEALTHY: "back",
-    RemediationEnding.DONE: "back",
-    RemediationEnding.DONE_LAN_ONLY: "back",
-    RemediationEnding.HOST_CHANGED: "back-host-changed",
-    RemediationEnding.NOT_DONE: "not-back",
-    RemediationEnding.REFUSED: "refused",
+RESET_VERDICTS: dict[RemediationEnding, VerdictName] = {
+    RemediationEnding.HEALTHY: VerdictName.BACK,
+    RemediationEnding.DONE: VerdictName.BACK,
+    RemediationEnding.DONE_LAN_ONLY: VerdictName.BACK,
+    RemediationEnding.HOST_CHANGED: VerdictName.BACK_HOST_CHANGED,
+    RemediationEnding.NOT_DONE: VerdictName.NOT_BACK,
+    RemediationEnding.REFUSED: VerdictName.REFUSED,
 }
 
 

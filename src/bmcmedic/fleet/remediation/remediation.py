@@ -31,6 +31,7 @@ from bmcmedic.model.heal import (
     Observation,
     Remedy,
     RemedyPlan,
+    VerdictName,
 )
 
 
@@ -73,7 +74,7 @@ class Remediation:
     async def _conclude(
         self,
         remediate: Callable[[], Awaitable[tuple[RemediationEnding, str]]],
-        verdicts: dict[RemediationEnding, str],
+        verdicts: dict[RemediationEnding, VerdictName],
     ) -> HealVerdict:
         try:
             try:
@@ -98,6 +99,7 @@ class Remediation:
             host_untouched=self._record.untouched,
             evidence=tuple(dict.fromkeys(self._record.evidence)),
             resets_sent=self._record.resets_sent,
+            watchdog_note=note,
         )
 
     # ------------------------------------------------------------------ from symptom to plan
