@@ -228,7 +228,7 @@ def test_sel_add_and_clear_and_power_actions() -> None:
 
 
 def wait_until(rack: RunningRack, key: str, value: object) -> Json:
-    """Ask the control door until it says so."""
+    """Poll the control endpoint until it reports that."""
     deadline = time.monotonic() + TIMEOUT_S
     while (status := rack.status())[key] != value or not status["cold_resets"]:
         assert time.monotonic() < deadline, status

@@ -1,4 +1,4 @@
-"""`bmcmedic sim`: simulated BMCs, one or a rack, and what their simulated hosts see."""
+"""`bmcmedic sim`: simulated BMCs, one or a rack, and what triage sees on their hosts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEMORY_MIB_MIN, MEMORY_MIB_MAX = 4, 65_536
 CONTROL_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 1 << 20
 EXIT_NO_ANSWER = 255
-"""Of `sim triage`, when the simulated host cannot be reached: what ssh gives then."""
+"""Exit status of `sim triage` when the simulated host is not up: the same as ssh's."""
 
 _sim = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +46,8 @@ KgFile = Annotated[
     Path | None, typer.Option("--kg-file", help="File with the BMC key K_g; without it none.")
 ]
 Control = Annotated[
-    str | None, typer.Option("--control", metavar="ADDR:PORT", help="Open the HTTP control door.")
+    str | None,
+    typer.Option("--control", metavar="ADDR:PORT", help="Open the HTTP control endpoint."),
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Repeat the same losses, damage and GUIDs.")
@@ -57,14 +58,16 @@ Seed = Annotated[
 def bmc(
     lan: Annotated[
         str | None,
-        typer.Option("--lan", metavar="ADDR:PORT", help="Where RMCP+ is served; port 0: any."),
+        typer.Option(
+            "--lan", metavar="ADDR:PORT", help="Serve RMCP+ at this address; port 0: any."
+        ),
     ] = None,
     vm_socket: Annotated[
         str | None,
         typer.Option(
             "--vm-socket",
             metavar="ADDR:PORT|PATH",
-            help="Where QEMU connects, to have this as its machine's BMC.",
+            help="Socket at which QEMU connects, to have this as its machine's BMC.",
         ),
     ] = None,
     kcs_latency: Annotated[
@@ -72,7 +75,7 @@ def bmc(
         typer.Option(
             "--kcs-latency",
             metavar="S",
-            help="How much later than over LAN the machine gets every answer.",
+            help="How much later than over LAN the machine gets each answer.",
         ),
     ] = 0.0,
     port80_chardev: Annotated[
@@ -80,7 +83,7 @@ def bmc(
         typer.Option(
             "--port80-chardev",
             metavar="ADDR:PORT|PATH",
-            help="Where QEMU hands over what its machine writes to port 0x80.",
+            help="Socket to which QEMU sends what its machine writes to port 0x80.",
         ),
     ] = None,
     memory: Annotated[
@@ -90,7 +93,7 @@ def bmc(
             metavar="MIB",
             min=MEMORY_MIB_MIN,
             max=MEMORY_MIB_MAX,
-            help="The BMC's memory, of which each write to port 0x80 takes some.",
+            help="The BMC's memory; each write to port 0x80 leaks some of it.",
         ),
     ] = MEMORY_BYTES >> 20,
     control: Control = None,
@@ -98,14 +101,14 @@ def bmc(
         list[str] | None,
         typer.Option("--fault", metavar="SPEC", help="A fault such as slow:2.5; repeat for more."),
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="What the BMC is called.")] = "bmc1",
+    name: Annotated[str, typer.Option("--name", help="The BMC's name.")] = "bmc1",
     power: Annotated[str, typer.Option("--power", help="Power of the host: on or off.")] = "on",
     watchdog_armed: Annotated[
         float | None,
         typer.Option(
             "--watchdog-armed",
             metavar="S",
-            help="The host runs a watchdog daemon with this time-out, which resets it.",
+            help="The host runs a watchdog daemon; at this time-out the BMC resets it.",
         ),
     ] = None,
     user: User = DEFAULT_USER,
@@ -113,11 +116,13 @@ def bmc(
     kg_file: KgFile = None,
     seed: Seed = None,
 ) -> None:
-    """Simulate one BMC until SIGTERM or Ctrl-C; prints `ready` once every door is open."""
+    """Simulate one BMC until SIGTERM or Ctrl-C; prints `ready` once every front end is open."""
     if power not in ("on", "off"):
         raise ConfigurationError(f"--power is on or off, not {power!r}")
     if lan is None and control is None and vm_socket is None:
-        raise ConfigurationError("no door to open; give --lan, --vm-socket or --control")
+        raise ConfigurationError(
+            "there is no front end to open; give --lan, --vm-socket or --control"
+        )
     if vm_socket is not None and watchdog_armed is not None:
         raise ConfigurationError(
             "--watchdog-armed is a daemon of the simulated host; with --vm-socket the virtual "
@@ -126,7 +131,9 @@ def bmc(
     if not 0 <= kcs_latency <= DELAY_S_MAX:
         raise ConfigurationError(f"--kcs-latency takes 0 to {DELAY_S_MAX:g} seconds")
     if vm_socket is None and kcs_latency > 0:
-        raise ConfigurationError("--kcs-latency needs a machine that asks over KCS: --vm-socket")
+        raise ConfigurationError(
+            "--kcs-latency works only with a virtual machine: give --vm-socket"
+        )
     spec = BmcSpec(
         _checked_name(name),
         None if lan is None else parse_address(lan),
@@ -161,7 +168,9 @@ def rack(
     ] = None,
     watchdog_armed: Annotated[
         list[str] | None,
-        typer.Option("--watchdog-armed", metavar="NAME=S", help="Its host runs a watchdog daemon."),
+        typer.Option(
+            "--watchdog-armed", metavar="NAME=S", help="That BMC's host runs a watchdog daemon."
+        ),
     ] = None,
     user: User = DEFAULT_USER,
     password_file: PasswordFile = None,
@@ -191,7 +200,8 @@ def rack(
 def triage(
     name: Annotated[str, typer.Argument(help="Name of the BMC, such as bmc00001.")],
     control: Annotated[
-        str, typer.Option("--control", metavar="ADDR:PORT", help="The simulator's control door.")
+        str,
+        typer.Option("--control", metavar="ADDR:PORT", help="The simulator's control endpoint."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -233,21 +243,22 @@ def _ask(control: str, path: str) -> tuple[int, dict[str, Any]]:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = reason_of(error)
         raise ConfigurationError(
-            f"no control door answers at {control}: {reason}; start the simulator with --control"
+            f"no control endpoint answers at {control}: {reason}; "
+            "start the simulator with --control"
         ) from None
     finally:
         connection.close()
     key, kind = ("symptoms", list) if response.status == http.client.OK else ("error", str)
     if not isinstance(answer, dict) or not isinstance(answer.get(key), kind):
         raise ConfigurationError(
-            f"no control door answers at {control}: something else does; check the port"
+            f"no control endpoint answers at {control}: another program does; check the port"
         )
     return response.status, answer
 
 
 def _run(specs: Sequence[BmcSpec], control: str | None, account: Account, seed: int | None) -> None:
-    door = None if control is None else parse_address(control)
-    simulated = Rack(specs, account=account, control=door, seed=seed)
+    endpoint = None if control is None else parse_address(control)
+    simulated = Rack(specs, account=account, control=endpoint, seed=seed)
     asyncio.run(_serve(simulated, specs))
 
 
@@ -291,7 +302,7 @@ def _account(user: str, password_file: Path | None, kg_file: Path | None) -> Acc
 
 
 def _kg(path: Path) -> bytes:
-    """K_g as text, or as 0x and hexadecimal digits, as the clients take it."""
+    """Read K_g: text, or 0x and hexadecimal digits, as the clients take it."""
     text = _secret(path, 2 + 2 * SECRET_BYTES_MAX)
     try:
         kg = bytes.fromhex(text[2:].decode()) if text.lower().startswith(b"0x") else text
@@ -309,7 +320,7 @@ def _secret(path: Path, bytes_max: int) -> bytes:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
     if len(secret) > bytes_max:
-        raise ConfigurationError(f"{path}: what is in it may have at most {bytes_max} bytes")
+        raise ConfigurationError(f"{path}: the secret may have at most {bytes_max} bytes")
     return secret
 
 
@@ -326,7 +337,7 @@ def _seconds(named: str, text: str) -> float:
     except ValueError:
         seconds = None
     if seconds is None:
-        raise ConfigurationError(f"--watchdog-armed {named!r}: {text!r} is no number of seconds")
+        raise ConfigurationError(f"--watchdog-armed {named!r}: {text!r} is not a number of seconds")
     return seconds
 
 

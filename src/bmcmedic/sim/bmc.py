@@ -1,8 +1,8 @@
 """One simulated BMC, sans-I/O: requests and the time come in, answers and the next timer go out.
 
-It knows nothing of doors but their names, so that LAN, KCS and QEMU's VM protocol can all stand in
-front of it, in real or in virtual time. A rack holds thousands of these in one process: slots,
-shared templates that are copied when they change, and no timer unless something is going to happen.
+The BMC knows its front ends by their `Interface` only. LAN, KCS and QEMU's VM protocol can all
+serve it, in real or in virtual time. A rack holds thousands of these in one process. So they have
+slots, share templates that are copied when they change, and set a timer only for what will happen.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from bmcmedic.sim.profile import Lan, Profile
 from bmcmedic.sim.watchdog_timer import SimTimerSettings, WatchdogEvent, WatchdogTimer
 
 RESTART_DELAY_S = 0.05
-"""From a reset command to the reset, so that its answer still leaves."""
+"""Delay from a reset command to the reset, in seconds: the answer leaves before it."""
 
 WARM_BOOT_SHARE = 1 / 3
-"""A warm reset takes this part of a cold one's time."""
+"""Boot time after a warm reset, as a share of that after a cold reset."""
 
 HOST_OFF_AT_SHARE = 0.2
 HOST_ON_AT_SHARE = 0.5
-"""When `reset-reboots-host` takes the power away and gives it back, as parts of the BMC's boot."""
+"""When `reset-reboots-host` turns the host off and on again, as shares of the BMC's boot time."""
 
 QUEUED_REQUESTS_MAX = 32
-"""A slow BMC that is asked faster than it answers says node busy from here on."""
+"""Most requests that wait for a slow BMC; it answers any more with node busy."""
 
-PATS_A_TIMEOUT = 4
+PATS_PER_TIMEOUT = 4
+"""How often the host's daemon pats within one time-out of the watchdog timer."""
 
 _NMI = 2
-"""Of the pretimeout interrupts (27.6)."""
+"""The pretimeout interrupt that is an NMI (27.6)."""
 
 
 class HostStep(Enum):
-    """What is going to happen to the host, or be logged about it."""
+    """A planned event of the host: a change of its power, or an entry in the event log."""
 
     OFF = "off"
     ON = "on"
@@ -50,8 +51,8 @@ class HostStep(Enum):
     LOG_OS_BOOT = "log os boot"
 
 
-class Resettable:
-    """What a cold reset puts back; a record of its own so that nothing is forgotten."""
+class VolatileState:
+    """The state that a restart of the BMC sets back to its defaults."""
 
     __slots__ = ("event_receiver", "global_enables", "message_flags", "messages", "sdr_reservation")
 
@@ -64,7 +65,7 @@ class Resettable:
 
 
 class SimBmc:
-    """A BMC and the host it belongs to."""
+    """A simulated BMC together with its host."""
 
     __slots__ = (
         "boot_until",
@@ -110,7 +111,10 @@ class SimBmc:
         watchdog_daemon: SimTimerSettings | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """`watchdog_daemon`: the host runs a daemon that arms this watchdog and pats it."""
+        """Create the BMC at the time `now`.
+
+        `watchdog_daemon`: the host runs a daemon that arms this watchdog timer and pats it.
+        """
         self.name = name
         self.profile = profile
         self.guid = host_uuid.bytes_le  # SMBIOS order: the first three fields LSB first
@@ -120,19 +124,19 @@ class SimBmc:
         self.log = EventLog(profile.factory_log)
         self.lan: Lan = profile.lan
         self.watchdog: WatchdogTimer | None = None
-        self.volatile = Resettable()
+        self.volatile = VolatileState()
         self.requests: dict[int, int] = {}
         self.cold_resets = 0
         self.warm_resets = 0
         self.own_watchdog_reboots = 0
         self.restarts = 0
-        """Restarts of any kind; a door that sees it change forgets its sessions."""
+        """Restarts of any kind; a front end forgets its sessions when this number changes."""
         self.restart_cause = RestartCause.POWER_BUTTON
         self.last_power_event = LastPowerEvent(0)
         self.sel_time_offset_s = 0
         self.boot_until: float | None = None
         self.timer: float | None = None
-        """When `handle_timer` is next due; None: nothing will happen by itself."""
+        """When `handle_timer` is next due; None: no event is planned."""
         self._busy_until = now
         self._leak: MemoryLeak | None = None
         self._memory_bytes = memory_bytes
@@ -141,12 +145,12 @@ class SimBmc:
         self._host_plan: tuple[tuple[float, HostStep], ...] = ()
         self._daemon = watchdog_daemon
         self._next_pat_at = now if watchdog_daemon else None
-        # The daemon comes before the faults: a BMC that hangs from the start has an armed watchdog.
+        # The daemon comes before the faults: a BMC that hangs from the start has an armed timer.
         self.reschedule()
         self.handle_timer(now)
         self.set_faults(faults, now)
 
-    # ---- what doors ask
+    # ---- for the front ends
 
     def answers(self, interface: Interface) -> bool:
         """Return whether the BMC answers over that interface at present."""
@@ -160,7 +164,10 @@ class SimBmc:
         self.requests[key] = self.requests.get(key, 0) + 1
 
     def take_turn(self, now: float) -> float | None:
-        """How long until one more request's turn is over; None: too many wait before it."""
+        """Queue one more request; return how long until it is done, in seconds.
+
+        None: the queue is full, and the request is not taken.
+        """
         own_s = self.answer_latency_s(now)
         waiting_s = self._busy_until - now
         if own_s <= 0 and waiting_s <= 0:
@@ -171,20 +178,20 @@ class SimBmc:
         return self._busy_until - now
 
     def answer_latency_s(self, now: float) -> float:
-        """How long one answer takes at present."""
+        """Return how long the BMC works on one answer at present, in seconds."""
         leak_s = self._leak.latency_s(now) if self._leak else 0.0
         return self.faults.slow_s + leak_s
 
-    # ---- what happens by itself
+    # ---- planned events
 
     def handle_timer(self, now: float) -> None:
-        """Do everything that was due up to `now`, in its order."""
+        """Handle every event that was due up to `now`, in order."""
         while self.timer is not None and self.timer <= now:
             self._fire(self.timer)
             self.reschedule()
 
     def reschedule(self) -> None:
-        """Work out `timer` anew; who changes what it depends on calls this."""
+        """Compute `timer` again. Call this after a change to anything that it depends on."""
         candidates = (
             self._restart_at,
             self.boot_until,
@@ -218,9 +225,9 @@ class SimBmc:
             self._pat(now)
 
     def schedule_restart(self, now: float, *, cold: bool) -> None:
-        """A reset command was taken: it happens when its answer has left.
+        """Plan the reset that a command asked for, after its answer has left.
 
-        Another one before that is forgotten in the restart.
+        A second reset command before then has no effect.
         """
         if self._restart_at is not None:
             return
@@ -234,7 +241,7 @@ class SimBmc:
         boot_s = self.faults.boot_s if cold else self.faults.boot_s * WARM_BOOT_SHARE
         self.boot_until = now + boot_s
         self._busy_until = now
-        self.volatile = Resettable()
+        self.volatile = VolatileState()
         if cold:
             self._leak = None
             self.watchdog = None
@@ -253,18 +260,18 @@ class SimBmc:
     # ---- the host
 
     def power_off(self, now: float, delay_s: float = 0.0) -> None:
-        """The host's power goes, at once or after a soft shutdown."""
+        """Turn the host off, at once or after a soft shutdown."""
         self._plan_host((now + delay_s, HostStep.OFF))
         self.handle_timer(now)
 
     def power_on(self, now: float, cause: RestartCause, delay_s: float = 0.0) -> None:
-        """The host's power comes."""
+        """Turn the host on, at once or after a delay."""
         self.restart_cause = cause
         self._plan_host((now + delay_s, HostStep.ON))
         self.handle_timer(now)
 
     def hard_reset(self, now: float, cause: RestartCause) -> None:
-        """The host's reset line is pulled."""
+        """Pull the host's reset line."""
         if not self.host.power_on:
             return
         self.restart_cause = cause
@@ -287,7 +294,7 @@ class SimBmc:
             self.log_event(event_log.os_boot(), now)
 
     def _host_boots(self, now: float, *, power_up: bool) -> None:
-        """BIOS and system tell the BMC, as soon as there is a BMC to tell."""
+        """Plan the log entries of BIOS and system, not before the BMC itself is up."""
         self._stop_watchdog()
         if self.boot_until is None and not power_up:
             self.log_event(event_log.boot_initiated(1, self.restart_cause), now)
@@ -300,11 +307,11 @@ class SimBmc:
         self.reschedule()
 
     def log_event(self, event: SelEvent, now: float) -> None:
-        """Log to the SEL what the BMC saw; a full log drops it and says so."""
+        """Add an event to the SEL; a full log drops it and sets its overflow flag."""
         self.log.add(event, self.sel_time(now))
 
     def sel_time(self, now: float) -> int:
-        """The BMC's clock, in seconds since 1970."""
+        """Return the BMC's clock, in seconds since 1970."""
         return int(now + self.epoch_offset_s) + self.sel_time_offset_s
 
     # ---- the watchdog timer
@@ -332,7 +339,7 @@ class SimBmc:
     def set_watchdog(
         self, settings: SimTimerSettings, *, dont_stop: bool, clear_flags: int, now: float
     ) -> None:
-        """Set Watchdog Timer (27.6)."""
+        """Apply a Set Watchdog Timer (27.6)."""
         if self.watchdog is None:
             self.watchdog = WatchdogTimer(settings, frozen=self.faults.stops_watchdog_timer)
         else:
@@ -340,16 +347,16 @@ class SimBmc:
         self.reschedule()
 
     def _stop_watchdog(self) -> None:
-        """A host that is reset or loses power stops the timer (27.1)."""
+        """Stop the timer, as a reset or a loss of power of the host does (27.1)."""
         if self.watchdog is not None and self.watchdog.running:
             self.watchdog.stop()
 
     def _pat(self, now: float) -> None:
-        """The host's daemon pats, and sets the timer again when the BMC has lost it."""
+        """Pat as the host's daemon, which also sets a timer that the BMC has lost."""
         daemon = self._daemon
         if daemon is None:
             return
-        self._next_pat_at = now + daemon.initial_countdown_s / PATS_A_TIMEOUT
+        self._next_pat_at = now + daemon.initial_countdown_s / PATS_PER_TIMEOUT
         if not (self.host.system_is_up(now) and self.answers(Interface.SYSTEM_INTERFACE)):
             return
         if self.watchdog is None:
@@ -362,10 +369,10 @@ class SimBmc:
         self._next_pat_at = None
         self.reschedule()
 
-    # ---- faults and what is shown of it all
+    # ---- faults, and what can be seen from outside
 
     def set_faults(self, faults: FaultSet, now: float) -> None:
-        """Replace all faults."""
+        """Replace all faults of the BMC."""
         self.handle_timer(now)
         self.faults = faults
         if self.boot_until is None:
@@ -374,7 +381,7 @@ class SimBmc:
         self.handle_timer(now)
 
     def port80_written(self, count: int, now: float) -> None:
-        """A real machine wrote to port 0x80 that often; a BMC that runs leaks with each."""
+        """Count writes of a real machine to port 0x80; a running BMC leaks memory with each."""
         self.handle_timer(now)
         if self.boot_until is not None or self.faults.dead:
             return
@@ -396,7 +403,7 @@ class SimBmc:
 
     @property
     def state(self) -> str:
-        """`up`, `booting`, `hung` (towards its host) or `dead`."""
+        """The state of the BMC: `up`, `booting`, `hung` (towards its host) or `dead`."""
         if self.faults.dead:
             return "dead"
         if self.boot_until is not None:
@@ -404,18 +411,18 @@ class SimBmc:
         return "hung" if self.faults.silences_kcs else "up"
 
     def memory_free_fraction(self, now: float) -> float:
-        """Free memory, 0 to 1."""
+        """Return the share of the BMC's memory that is free, 0 to 1."""
         return self._leak.free_fraction(now) if self._leak else FREE_FRACTION_FRESH
 
     def triage(self, now: float) -> dict[str, Any] | None:
-        """What `bmcmedic triage --json` would print on the host; None: nothing runs there."""
+        """Return what `bmcmedic triage --json` would print on the host; None: it is not up."""
         self.handle_timer(now)
         if not self.host.system_is_up(now):
             return None
         return self.host.triage(now, self.epoch_offset_s, self.answer_latency_s(now))
 
     def describe(self, now: float) -> dict[str, Any]:
-        """The object that the control door answers with."""
+        """Return the object with which the control endpoint describes this BMC."""
         self.handle_timer(now)
         timer = self.watchdog
         return {

@@ -1,4 +1,4 @@
-"""The System Event Log of one BMC (chapters 31 and 32): records as the 16 bytes they travel as."""
+"""The System Event Log of one BMC (chapters 31 and 32), as records of 16 bytes each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATOR_BIOS = 0x0001
 
 @dataclass(frozen=True, slots=True)
 class SelEvent:
-    """What happened, before it has a record id and a time stamp (32.1)."""
+    """An event before the log gives it a record id and a time stamp (32.1)."""
 
     sensor_type: int
     sensor_number: int
@@ -27,7 +27,7 @@ class SelEvent:
     generator: int = GENERATOR_BMC
 
     def record(self, record_id: int, timestamp_s: int) -> bytes:
-        """The SEL record."""
+        """Encode the event as a SEL record."""
         return _SHAPE.pack(
             record_id,
             _SYSTEM_EVENT,
@@ -42,10 +42,9 @@ class SelEvent:
 
 
 class EventLog:
-    """Records in the order they came.
+    """The records of one BMC in the order in which they were added.
 
-    A fresh log shares its first records with every other BMC of a rack: nothing is copied until a
-    record is added.
+    All BMCs of a rack share the records of a fresh log. They are copied when a record is added.
     """
 
     __slots__ = ("added_at_s", "erased_at_s", "overflow", "reservation_id", "_next_id", "_records")
@@ -62,12 +61,15 @@ class EventLog:
         return len(self._records)
 
     def reserve(self) -> int:
-        """A new reservation; the one before is cancelled."""
+        """Return a new reservation id; it cancels the one before."""
         self.reservation_id = self.reservation_id % 0xFFFF + 1
         return self.reservation_id
 
     def find(self, record_id: int) -> tuple[bytes, int] | None:
-        """The record with that id (0 the first, 0xFFFF the last) and the id of the next one."""
+        """Find a record by its id (0: the first, 0xFFFF: the last).
+
+        Returns the record and the id of the next one; None: there is no such record.
+        """
         records = self._records
         if not records:
             return None
@@ -84,19 +86,22 @@ class EventLog:
         return records[index], next_id
 
     def add(self, event: SelEvent, timestamp_s: int) -> int | None:
-        """Log an event; the record's id, or None when the log is full."""
+        """Log an event and return the record's id, or None when the log is full."""
         return self._append(event.record(self._next_id, timestamp_s), timestamp_s)
 
     def add_record(self, record: bytes, timestamp_s: int) -> int | None:
-        """Add SEL Entry (31.6): the id, and for a system event the time, are filled in here."""
+        """Add the record of an Add SEL Entry (31.6) under a new id.
+
+        The log also sets the time stamp of a record that has one.
+        """
         stamped = self._next_id.to_bytes(2, "little") + record[2:]
-        if record[2] < 0xE0:  # OEM records without a time stamp keep their bytes
+        if record[2] < 0xE0:  # an OEM record without a time stamp keeps its bytes
             stamp = struct.pack("<I", timestamp_s & 0xFFFFFFFF)
             stamped = stamped[:3] + stamp + stamped[7:]
         return self._append(stamped, timestamp_s)
 
     def clear(self, timestamp_s: int) -> None:
-        """Erase everything."""
+        """Erase all records."""
         self._records = ()
         self._next_id = 1
         self.overflow = False
@@ -123,34 +128,34 @@ SENSOR_POWER_UNIT = 0x84
 
 
 def boot_initiated(offset: int, restart_cause: int) -> SelEvent:
-    """System Boot / Restart Initiated, as a BIOS logs it at POST; 0 power up, 1 hard reset."""
+    """System Boot / Restart Initiated, as a BIOS logs it at POST (0: power up, 1: hard reset)."""
     data = bytes((0xC0 | offset, restart_cause, 0x01))
     return SelEvent(0x1D, _SENSOR_BOOT_INITIATED, _SENSOR_SPECIFIC, data, GENERATOR_BIOS)
 
 
 def os_boot() -> SelEvent:
-    """OS Boot: C: boot completed."""
+    """OS Boot: the boot from drive C: is completed."""
     return SelEvent(0x1F, _SENSOR_OS_BOOT, _SENSOR_SPECIFIC, b"\x01\xff\xff", GENERATOR_BIOS)
 
 
 def power_unit(offset: int) -> SelEvent:
-    """Power Unit: 0 power off, 1 power cycle."""
+    """Power Unit (0: power off, 1: power cycle)."""
     return SelEvent(0x09, SENSOR_POWER_UNIT, _SENSOR_SPECIFIC, bytes((offset, 0xFF, 0xFF)))
 
 
 def watchdog_2(offset: int, interrupt: int, timer_use: int) -> SelEvent:
-    """Watchdog 2: 0 expired, 1 hard reset, 2 power down, 3 power cycle, 8 timer interrupt."""
+    """Watchdog 2 (0: expired, 1: hard reset, 2: power down, 3: power cycle, 8: interrupt)."""
     data = bytes((0xC0 | offset, interrupt << 4 | timer_use, 0xFF))
     return SelEvent(0x23, SENSOR_WATCHDOG, _SENSOR_SPECIFIC, data)
 
 
 def log_cleared() -> SelEvent:
-    """Event Logging Disabled: log area cleared; what stands first after a clear."""
+    """Event Logging Disabled, log area cleared: the first entry of a log that was cleared."""
     return SelEvent(0x10, 0x85, _SENSOR_SPECIFIC, b"\x02\xff\xff")
 
 
 def factory_log(timestamp_s: int) -> tuple[bytes, ...]:
-    """What a server that has been running for a while has in its log."""
+    """The log of a server that has been running for a while."""
     power_up_by_button = 0x03
     events = (
         (log_cleared(), 0),

@@ -1,18 +1,18 @@
 """The fault models: each is a knob on a real peer, written as a short text such as `slow:2.5`.
 
-`parse_fault` reads one of them, `FaultSet` is what a BMC looks at while it works. All models can
-be combined; each may be given once.
+`parse_fault` reads one fault. A `FaultSet` holds all faults of a BMC as the values that its code
+needs. All models can be combined; each may be given once.
 
     port80-flood[:WRITES_PER_S]  the host floods port 0x80 and the BMC leaks memory (see `leak`)
-    slow:SECONDS                 every answer that much later, one after another
-    hang[:timer]                 KCS silent, LAN alive; the watchdog timer stands still, or runs on
+    slow:SECONDS                 the BMC works that long on each answer, one after another
+    hang[:timer]                 KCS silent, LAN alive; the watchdog timer is frozen, or runs on
     dead                         KCS and LAN silent
-    kcs-stuck:ibf|obf|error      the KCS registers wedged that way; LAN alive
+    kcs-stuck:ibf|obf|error      the KCS registers are wedged that way; LAN alive
     lan-loss:P                   a datagram is lost with probability P, in each direction
     garbage:P                    a datagram is damaged with probability P, in each direction
-    reset-ignored                a reset is acknowledged and not done
-    reset-reboots-host           the host goes off and on again while the BMC boots
-    reset-lost-reply             a reset is done, its answer never leaves
+    reset-ignored                the BMC acknowledges a reset and does not perform it
+    reset-reboots-host           the host loses power for a moment while the BMC boots
+    reset-lost-reply             the BMC resets, but its answer is lost
     boot:SECONDS                 how long the BMC takes to come back (30 without it)
     sessions:N                   LAN session slots (16 without it)
 """
@@ -36,12 +36,12 @@ SPEC_CHARS_MAX = 64
 
 
 def _text(value: float) -> str:
-    """A number as people write it, exactly enough to be read again."""
+    """Format a number as a person writes it, with enough digits to be read again."""
     return f"{value:.12g}"
 
 
 class KcsWedge(Enum):
-    """In which way the KCS registers are stuck (chapter 9)."""
+    """How the KCS registers are stuck (chapter 9)."""
 
     IBF = "ibf"
     OBF = "obf"
@@ -50,7 +50,7 @@ class KcsWedge(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Port80Flood:
-    """The host writes port 0x80 this often, and the BMC leaks memory with each write."""
+    """The host writes to port 0x80 at this rate, and the BMC leaks memory with each write."""
 
     name: ClassVar[str] = "port80-flood"
     writes_per_s: float = FLOOD_WRITES_PER_S_DEFAULT
@@ -61,7 +61,7 @@ class Port80Flood:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """Each answer comes that much later, one after another."""
+    """The BMC works this long on each answer, one after another."""
 
     name: ClassVar[str] = "slow"
     seconds: float
@@ -72,7 +72,7 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The BMC no longer serves KCS; its LAN side lives."""
+    """The BMC no longer serves KCS; its LAN side still answers."""
 
     name: ClassVar[str] = "hang"
     timer_runs: bool = False
@@ -83,7 +83,7 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Nothing answers anywhere."""
+    """The BMC answers neither over KCS nor over LAN."""
 
     name: ClassVar[str] = "dead"
 
@@ -93,7 +93,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class KcsStuck:
-    """The KCS registers are wedged; the firmware behind them and LAN live."""
+    """The KCS registers are wedged; the firmware behind them runs, and LAN still answers."""
 
     name: ClassVar[str] = "kcs-stuck"
     wedge: KcsWedge
@@ -126,7 +126,7 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class ResetIgnored:
-    """A reset is answered with 0x00 and nothing happens (lockdown mode)."""
+    """The BMC answers a reset with 0x00 and does not perform it (lockdown mode)."""
 
     name: ClassVar[str] = "reset-ignored"
 
@@ -136,7 +136,7 @@ class ResetIgnored:
 
 @dataclass(frozen=True, slots=True)
 class ResetRebootsHost:
-    """When the BMC restarts, its host loses power for a moment."""
+    """A restart of the BMC takes the host's power away for a moment."""
 
     name: ClassVar[str] = "reset-reboots-host"
 
@@ -146,7 +146,7 @@ class ResetRebootsHost:
 
 @dataclass(frozen=True, slots=True)
 class ResetLostReply:
-    """A reset is done, but its answer never leaves."""
+    """The BMC performs a reset, but its answer is lost."""
 
     name: ClassVar[str] = "reset-lost-reply"
 
@@ -156,7 +156,7 @@ class ResetLostReply:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """How long the BMC takes to come back."""
+    """How long the BMC boots after a cold reset, in seconds."""
 
     name: ClassVar[str] = "boot"
     seconds: float
@@ -167,7 +167,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """How many LAN sessions the BMC has room for."""
+    """How many LAN sessions the BMC can have at once."""
 
     name: ClassVar[str] = "sessions"
     slots: int
@@ -264,9 +264,9 @@ _PARSERS: dict[str, Callable[[str, str | None], Fault]] = {
 
 
 def parse_fault(spec: str) -> Fault:
-    """Read one fault such as `slow:2.5`.
+    """Parse one fault such as `slow:2.5`.
 
-    Raises: ConfigurationError, which names the fault and what would be valid.
+    Raises: ConfigurationError, which names the fault and the valid forms.
     """
     name, colon, text = spec.strip()[: SPEC_CHARS_MAX + 1].partition(":")
     parser = _PARSERS.get(name)
@@ -279,7 +279,7 @@ def parse_fault(spec: str) -> Fault:
 
 @dataclass(frozen=True, slots=True)
 class FaultSet:
-    """All faults of one BMC, as the knobs that its code looks at."""
+    """All faults of one BMC, as the values that its code reads."""
 
     faults: tuple[Fault, ...] = ()
     flood_writes_per_s: float = 0.0
@@ -298,7 +298,10 @@ class FaultSet:
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> FaultSet:
-        """Combine faults; raises ConfigurationError when one model is given twice."""
+        """Combine faults.
+
+        Raises: ConfigurationError when one model is given twice.
+        """
         given = tuple(faults)
         knobs: dict[str, object] = {}
         seen: set[str] = set()
@@ -311,26 +314,29 @@ class FaultSet:
 
     @classmethod
     def parse(cls, specs: Iterable[str]) -> FaultSet:
-        """Combine faults written as text; raises ConfigurationError."""
+        """Combine faults that are written as text.
+
+        Raises: ConfigurationError.
+        """
         return cls.of(parse_fault(spec) for spec in specs)
 
     def without(self, *kinds: type[Fault]) -> FaultSet:
-        """What is left when faults of these kinds are gone."""
+        """Return these faults without those of the given kinds."""
         return FaultSet.of(fault for fault in self.faults if not isinstance(fault, kinds))
 
     @property
     def specs(self) -> list[str]:
-        """The faults as they can be given again."""
+        """The faults as text that `parse` reads."""
         return [str(fault) for fault in self.faults]
 
     @property
     def stops_watchdog_timer(self) -> bool:
-        """Whether nothing counts the BMC's watchdog timer down any more."""
+        """Whether the BMC's watchdog timer is frozen."""
         return self.dead or (self.hang and not self.hang_timer_runs)
 
     @property
     def silences_kcs(self) -> bool:
-        """Whether the host gets no answer over KCS."""
+        """Whether the BMC leaves its host without answers over KCS."""
         return self.dead or self.hang or self.kcs_wedge is not None
 
 

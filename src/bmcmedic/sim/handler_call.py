@@ -1,4 +1,4 @@
-"""What the simulated BMC's command handlers are given and may answer."""
+"""The types between a front end, `dispatch` and a command handler: the call and its outcomes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 
 
 class Interface(IntEnum):
-    """Where a request came in: the channel number that the BMC gives it (section 6.3)."""
+    """The interface that a request came in by, as its channel number (section 6.3)."""
 
     LAN = 0x1
     SYSTEM_INTERFACE = 0xF
 
 
 class Call(NamedTuple):
-    """The circumstances of one request."""
+    """One request as its handler sees it: the message, its interface, and the time."""
 
     message: RequestMessage
     interface: Interface
@@ -25,10 +25,10 @@ class Call(NamedTuple):
 
 
 class HandlerAnswer(NamedTuple):
-    """What the BMC answers, and how much later than the request.
+    """The BMC's answer, and how long after the request it is ready, in seconds.
 
-    `follow_up` is the second part of a bridged request's answer: the response of the other
-    controller, with the sequence number of the request that was carried to it.
+    `follow_up` is the second part of the answer to a bridged request: the response of the other
+    controller. It carries the sequence number of the request inside Send Message.
     """
 
     completion_code: int
@@ -38,7 +38,7 @@ class HandlerAnswer(NamedTuple):
 
 
 class CommandRefusal(Exception):
-    """A handler says no, with this completion code."""
+    """A handler refuses the command with this completion code."""
 
     def __init__(self, completion_code: CompletionCode | int) -> None:
         super().__init__(completion_code)
@@ -46,11 +46,11 @@ class CommandRefusal(Exception):
 
 
 class NoReply(Exception):
-    """The command was done, and its answer never leaves."""
+    """The command was executed, but its answer is lost."""
 
 
 class Bridged(Exception):
-    """Send Message went through; the other controller's response follows."""
+    """Send Message was delivered; the other controller's response follows."""
 
     def __init__(self, response: ResponseMessage) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The simulated host beside a BMC: its power, its boots, and what `bmcmedic triage` would see.
+"""The simulated host of a BMC: its power, its boots, and what `bmcmedic triage` would see.
 
-The host never acts by itself but for its watchdog daemon (see `bmc`); it shows symptoms that grow
-with the time for which its BMC has been silent, as an operator would find them.
+Except for its watchdog daemon (see `bmc`), the host does nothing on its own. Its symptoms grow with
+the time for which its BMC has been silent, as they do on a real host.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Protocol
 from bmcmedic.host import symptoms
 
 OS_BOOT_S = 3.0
-"""From power on to a running system; a very quick machine, so that nobody waits for it."""
+"""Time from power on to a running system, in seconds; short, to keep tests and demos quick."""
 
 POWER_CYCLE_OFF_S = 2.0
 """How long a power cycle leaves the host without power, in seconds."""
 
 STUCK_CLIENTS_MAX = 200
 STUCK_CLIENT_EVERY_S = 10.0
-"""How often a monitoring script starts another client that will never end."""
+"""How often a monitoring script starts another client that never ends, in seconds."""
 
 SLOW_AFTER_S = 0.1
-"""From this time to answer on, a BMC counts as slow."""
+"""A BMC that takes at least this long to answer counts as slow, in seconds."""
 
 KIPMI_BUSY_PERCENT = 50.0
 
@@ -36,29 +36,29 @@ _FIRST_CLIENT_PID = 65_113
 
 
 class VirtualMachine(Protocol):
-    """A virtual machine that is this host in earnest, and is told what happens to it."""
+    """A real virtual machine in the place of the simulated host; it gets the host's events."""
 
     def power_off(self, *, comes_back: bool) -> None:
-        """Power goes; `comes_back`: for a moment only."""
+        """Turn the power off; `comes_back`: it is a power cycle."""
 
     def reset(self) -> None:
-        """The reset line is pulled."""
+        """Pull the reset line."""
 
     def shut_down(self) -> None:
-        """The system is asked to end by itself."""
+        """Ask the system to shut down by itself."""
 
     def interrupt(self) -> None:
-        """An NMI."""
+        """Send an NMI."""
 
     def pretimeout(self) -> None:
-        """The BMC's watchdog timer reached its pretimeout."""
+        """Report that the BMC's watchdog timer reached its pretimeout."""
 
     def bmc_answers(self, answers: bool) -> None:
-        """Whether the BMC answers over KCS now; told again when its faults change."""
+        """Report whether the BMC answers over KCS, after each change of its faults or state."""
 
 
 class SimHost:
-    """One host. `now` is the simulation's clock in seconds."""
+    """One simulated host. `now` is the simulation's clock, in seconds."""
 
     __slots__ = (
         "boots",
@@ -78,19 +78,19 @@ class SimHost:
         self.power_changes = 0
         self.boots = 0
         self.os_up_at: float | None = None
-        """When the running boot has its system up; None: since before the simulation."""
+        """When the system of the present boot is up; None: since before the simulation."""
         self.kcs_silent_since: float | None = None
-        """Since when the BMC has not answered over KCS."""
+        """When the BMC last stopped answering over KCS; None: it answers."""
         self.machine: VirtualMachine | None = None
 
     @property
     def boot_id(self) -> str:
-        """Linux's boot_id: another one after each boot."""
+        """Linux's boot_id, which changes with each boot."""
         digest = hashlib.sha256(f"{self.product_uuid}/{self.boots}".encode()).digest()
         return str(uuid.UUID(bytes=digest[:16], version=4))
 
     def turn_off(self, *, comes_back: bool = False) -> None:
-        """Power goes; `comes_back`: it is a power cycle."""
+        """Turn the power off; `comes_back`: it is a power cycle."""
         if self.power_on:
             self.power_on = False
             self.power_changes += 1
@@ -98,31 +98,31 @@ class SimHost:
                 self.machine.power_off(comes_back=comes_back)
 
     def turn_on(self, now: float) -> None:
-        """Power comes, and the system boots."""
+        """Turn the power on; the system boots."""
         if not self.power_on:
             self.power_on = True
             self.power_changes += 1
             self._boot(now)
 
     def reset(self, now: float) -> None:
-        """A hard reset: a new boot without a change of power."""
+        """Reset the host: a new boot without a change of power."""
         if self.power_on:
             self._boot(now)
             if self.machine is not None:
                 self.machine.reset()
 
     def shut_down(self) -> None:
-        """The system is asked to end by itself; the model takes its time for granted."""
+        """Ask the system to shut down by itself; only a real machine reacts."""
         if self.machine is not None:
             self.machine.shut_down()
 
     def interrupt(self) -> None:
-        """An NMI, of which the model takes no notice."""
+        """Send an NMI; only a real machine reacts."""
         if self.machine is not None:
             self.machine.interrupt()
 
     def pretimeout(self, *, nmi: bool) -> None:
-        """The watchdog timer reached its pretimeout, of which the model takes no notice."""
+        """Handle the watchdog timer's pretimeout; only a real machine reacts."""
         if self.machine is not None:
             self.machine.pretimeout()
             if nmi:
@@ -133,11 +133,11 @@ class SimHost:
         self.os_up_at = now + OS_BOOT_S
 
     def system_is_up(self, now: float) -> bool:
-        """Whether anything could run on the host."""
+        """Return whether the system of the host is up."""
         return self.power_on and (self.os_up_at is None or now >= self.os_up_at)
 
     def kcs_answers(self, answers: bool, now: float) -> None:
-        """The BMC began or ceased to answer over KCS."""
+        """Note whether the BMC answers over KCS."""
         if answers:
             self.kcs_silent_since = None
         elif self.kcs_silent_since is None:
@@ -146,9 +146,9 @@ class SimHost:
             self.machine.bmc_answers(answers)
 
     def triage(self, now: float, epoch_offset_s: float, latency_s: float) -> dict[str, Any]:
-        """What `bmcmedic triage --json` would print here (the keys that DESIGN.md documents).
+        """Return what `bmcmedic triage --json` would print here.
 
-        Units: `latency_s` is the time that the BMC takes for one answer at present.
+        Units: `latency_s` is the time that the BMC takes for one answer at present, in seconds.
         """
         silent_since = self.kcs_silent_since
         if silent_since is not None and self.os_up_at is not None:
@@ -182,7 +182,7 @@ class SimHost:
 
 
 def _kipmi_percent(latency_s: float) -> float:
-    """kipmid polls as long as an answer is awaited: with one request a second, its share."""
+    """Return kipmid's CPU share at one request a second: it polls while it awaits an answer."""
     return round(100.0 * latency_s / (latency_s + 1.0), 1)
 
 

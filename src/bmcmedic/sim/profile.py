@@ -1,4 +1,4 @@
-"""The kind of server that is simulated: what all BMCs of a rack share, and copy when it changes."""
+"""The simulated server: what all BMCs of a rack share, and each copies when it changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICE_ID = GetDeviceIdRsp(
     firmware_minor=0x23,
     ipmi_version=0x02,
     additional_device_support=0x8F,  # chassis, FRU, SEL, SDR repository, sensors
-    manufacturer_id=7154,  # the IPMI forum: no vendor, whose quirks tools would look for
+    manufacturer_id=7154,  # the IPMI forum: tools handle no quirks of a vendor then
     product_id=0x0001,
     auxiliary_firmware_revision=bytes((0, 1, 0, 0)),
 )
@@ -35,7 +35,7 @@ _STILL = {sdr.LNR: 4, sdr.LC: 8, sdr.LNC: 12}
 
 
 def _around(nominal: int) -> dict[int, int]:
-    """Thresholds 8 and 12 per cent to either side."""
+    """Return thresholds 8 and 12 per cent below and above the nominal value."""
     near, far = round(nominal * 0.08), round(nominal * 0.12)
     return {
         sdr.LNC: nominal - near,
@@ -112,7 +112,7 @@ SENSORS: tuple[Sensor, ...] = (
         sdr.TEMPERATURE,
         Entity(3, 1),
         sdr.UNIT_DEGREES_C,
-        0xDA,  # -38: so far from where it would be slowed down
+        0xDA,  # -38: degrees below the temperature at which the CPU is throttled
         {sdr.UNC: 0xFB, sdr.UC: 0x00},
         analog_format=sdr.TWOS_COMPLEMENT,
     ),
@@ -137,12 +137,12 @@ SENSORS: tuple[Sensor, ...] = (
 SATELLITE_SENSOR = AnalogSensor(
     0xBE, "PCH Temp", sdr.TEMPERATURE, Entity(45, 1), sdr.UNIT_DEGREES_C, 51, _HOT
 )
-"""What the management engine behind the bridge has."""
+"""The one sensor of the management engine behind the bridge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lan:
-    """What Get LAN Configuration Parameters tells of the BMC's network interface."""
+    """The BMC's network interface, as Get LAN Configuration Parameters shows it."""
 
     address: bytes = bytes(4)
     mask: bytes = bytes((255, 0, 0, 0))
@@ -152,14 +152,14 @@ class Lan:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The shared part of a BMC."""
+    """The part of a BMC that all BMCs of one kind of server share."""
 
     device_id: bytes
     sensors: dict[int, Sensor]
     sdrs: tuple[bytes, ...]
     factory_log: tuple[bytes, ...]
     built_at_s: int
-    """When repository and log were filled, in seconds since 1970."""
+    """When the SDR repository and the log were filled, in seconds since 1970."""
 
     user_names: tuple[bytes, ...] = (b"admin",)
     lan: Lan = field(default_factory=Lan)
@@ -167,14 +167,14 @@ class Profile:
 
 @lru_cache(maxsize=4)
 def server_profile(built_at_s: int, user_names: tuple[bytes, ...] = (b"admin",)) -> Profile:
-    """The profile of the one server that is simulated."""
+    """Return the profile of the standard simulated server."""
     return profile_with(SENSORS, built_at_s, user_names)
 
 
 def profile_with(
     sensors: Sequence[Sensor], built_at_s: int, user_names: tuple[bytes, ...] = (b"admin",)
 ) -> Profile:
-    """The same server with other sensors."""
+    """Return the profile of the same server with other sensors."""
     records = [
         sdr.mc_locator(1, "BMC", 0x20, 0, 0x8F, Entity(6, 1)),
         sdr.mc_locator(2, "ME", SATELLITE_ADDRESS, IPMB_CHANNEL, 0x01, Entity(46, 1)),
@@ -194,12 +194,12 @@ def profile_with(
 
 
 _MANUFACTURED_MINUTES = 14_500_000
-"""In July 2023, counted from 1996."""
+"""Date of manufacture, in minutes since 1996: it is in July 2023."""
 
 
 @lru_cache(maxsize=64)
 def fru_inventory(name: str) -> bytes:
-    """The FRU inventory of the server whose BMC has that name."""
+    """Return the FRU inventory of the server whose BMC has that name."""
     return FruInventory(
         chassis=ChassisArea(part_number="SIM-CH-1U", serial_number=f"C-{name}"),
         board=BoardArea(

@@ -1,4 +1,4 @@
-"""BMCs by the rack: many simulated BMCs in one process, an address each.
+"""A rack of simulated BMCs: many in one process, each at an address of its own.
 
 async with Rack(rack_specs(12, "127.0.10.1", 6230), seed=1) as rack:
     host, port = rack.port("bmc00001").address
@@ -39,38 +39,41 @@ DEFAULT_USERS = (User(2, DEFAULT_USER.encode(), DEFAULT_PASSWORD),)
 RACK_BMCS_MAX = 65_536
 _UUID_NAMESPACE = uuid.UUID("8a6b1f0e-6f0a-4c8e-9d0c-6b6d63736d31")
 _BOOTED_BEFORE_S = 14 * 24 * 3600
-"""How long the simulated servers have been running when the simulation starts."""
+"""How long the simulated servers have run when the simulation starts, in seconds."""
 
 _HARD_RESET, _SMS_OS = 1, 4
 
 
 @dataclass(frozen=True, slots=True)
 class BmcSpec:
-    """One BMC to simulate."""
+    """The options of one BMC to simulate."""
 
     name: str = "bmc1"
     address: Address | None = None
-    """Where its LAN side listens; None: nowhere."""
+    """Address at which its LAN side listens; None: it has no LAN side."""
 
     faults: FaultSet = NO_FAULTS
     power_on: bool = True
     watchdog_armed_s: float | None = None
-    """The host runs a watchdog daemon with this time-out, which resets it."""
+    """Time-out of the host's watchdog daemon, in seconds; None: the host runs none.
+
+    The time-out action is a hard reset.
+    """
 
     vm_socket: Address | Path | None = None
-    """Where a virtual machine may connect, whose BMC it then is."""
+    """Socket at which a virtual machine can connect, to have this BMC as its own."""
 
     kcs_latency_s: float = 0.0
-    """How much later than over LAN the machine gets every answer."""
+    """How much later than over LAN the machine gets every answer, in seconds."""
 
     port80: Address | Path | None = None
-    """Where what the machine writes to its port 0x80 arrives."""
+    """Socket at which the machine's writes to its port 0x80 arrive."""
 
     memory_bytes: int = MEMORY_BYTES
 
 
 def host_uuid(name: str, seed: int | None) -> uuid.UUID:
-    """The product UUID of that BMC's host: the same for the same name and seed."""
+    """Return the product UUID of a BMC's host, which depends on name and seed alone."""
     return uuid.uuid5(_UUID_NAMESPACE, f"{name}/{seed or 0}")
 
 
@@ -81,13 +84,13 @@ def rack_specs(
     faults: Mapping[str, FaultSet] | None = None,
     watchdog_armed_s: Mapping[str, float] | None = None,
 ) -> list[BmcSpec]:
-    """`bmc00001` at the base address, and so on, the next address each.
+    """Return the options of a rack: `bmc00001` at the base address, each next one at the next.
 
-    The names in `faults` and `watchdog_armed_s` may be patterns, such as `bmc000?1` or `*`; for a
-    BMC that several of them name, the last counts.
+    The names in `faults` and `watchdog_armed_s` may be patterns, such as `bmc000?1` or `*`. Where
+    several patterns match a BMC, the last counts.
 
-    Raises: ConfigurationError for a count or an address that does not work out, and for a fault
-    of a BMC that there is not.
+    Raises: ConfigurationError for an invalid count or base address, and for a name that matches no
+    BMC.
     """
     if not 1 <= count <= RACK_BMCS_MAX:
         raise ConfigurationError(f"the count must be 1 to {RACK_BMCS_MAX}, not {count}")
@@ -129,7 +132,7 @@ def _matching(pattern: str, specs: Mapping[str, BmcSpec]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who may log in, and with which keys."""
+    """The users that can log in, and the keys and cipher suites of the LAN side."""
 
     users: tuple[User, ...] = DEFAULT_USERS
     kg: bytes = field(default=b"", repr=False)
@@ -137,7 +140,7 @@ class Account:
 
     @classmethod
     def single(cls, name: str, password: bytes, kg: bytes = b"") -> Account:
-        """One administrator."""
+        """Return an account with one administrator."""
         return cls((User(2, name.encode(), password, PrivilegeLevel.ADMINISTRATOR),), kg)
 
 
@@ -152,7 +155,7 @@ class Rack:
         control: Address | None = None,
         seed: int | None = None,
     ) -> None:
-        """`control`: where the control door listens; None: no door."""
+        """Create the rack; `control`: the control endpoint's address; None: there is none."""
         self._specs = specs
         self._account = account or Account()
         self._control_address = control
@@ -168,7 +171,7 @@ class Rack:
         loop = asyncio.get_running_loop()
         try:
             self._build(loop.time())
-            await self._open_machines(loop)
+            await self._start_machine_front_ends(loop)
             if self._control_address is not None:
                 self._control = ControlEndpoint(self._control_address, self, loop)
             assert self._front is not None
@@ -187,7 +190,7 @@ class Rack:
         self.close()
 
     def close(self) -> None:
-        """Stop, and free every port."""
+        """Stop all front ends, and free their ports."""
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -201,7 +204,7 @@ class Rack:
             self._front.close()
             self._front = None
 
-    async def _open_machines(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _start_machine_front_ends(self, loop: asyncio.AbstractEventLoop) -> None:
         for spec in self._specs:
             if spec.vm_socket is not None:
                 bound = bind_stream(spec.vm_socket)
@@ -251,7 +254,7 @@ class Rack:
 
     @property
     def control(self) -> Address | None:
-        """Where the control door listens."""
+        """The address of the control endpoint; None: there is none."""
         return self._control.address if self._control else None
 
     @property
@@ -260,23 +263,26 @@ class Rack:
         return self._bmcs.keys()
 
     def bmc(self, name: str) -> SimBmc | None:
-        """The BMC of that name."""
+        """Return the BMC of that name; None: there is none."""
         return self._bmcs.get(name)
 
     def port(self, name: str) -> LanPort:
-        """The LAN side of that BMC; KeyError when it has none."""
+        """Return the LAN front end of that BMC; raises KeyError when it has none."""
         return self._ports[name]
 
     def vm(self, name: str) -> VmPort:
-        """The door of that BMC for a virtual machine; KeyError when it has none."""
+        """Return the front end of that BMC for a virtual machine; raises KeyError if none."""
         return self._vms[name]
 
     def port80(self, name: str) -> Port80Port:
-        """Where that BMC's machine writes to port 0x80; KeyError when it cannot."""
+        """Return the port 0x80 front end of that BMC; raises KeyError when it has none."""
         return self._port80s[name]
 
     def describe(self, name: str, now: float) -> dict[str, Any]:
-        """What the control door tells of a BMC, what its LAN side answered by itself included."""
+        """Return what the control endpoint shows of a BMC.
+
+        The counters include the session commands, which its LAN side answers by itself.
+        """
         described = self._bmcs[name].describe(now)
         port = self._ports.get(name)
         vm = self._vms.get(name)
@@ -300,11 +306,11 @@ class Rack:
         return described
 
     def triage(self, name: str, now: float) -> dict[str, Any] | None:
-        """Return what triage would print on that BMC's host; None: nothing runs there."""
+        """Return what triage would print on that BMC's host; None: the host is not up."""
         return self._bmcs[name].triage(now)
 
     def set_faults(self, name: str, faults: FaultSet, now: float) -> None:
-        """Replace a BMC's faults while it runs."""
+        """Replace the faults of a BMC while it runs."""
         self._bmcs[name].set_faults(faults, now)
         self._watch_timers(name)
 

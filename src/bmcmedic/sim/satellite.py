@@ -1,6 +1,6 @@
 """The controller behind the bridge: the management engine at 0x2C on IPMB channel 6.
 
-Monitoring scripts ask it for sensor 0xBE (`ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe`).
+Monitoring scripts read its sensor 0xBE (`ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEVICE_ID = GetDeviceIdRsp(
 
 
 def answer(request: RequestMessage, *, power_on: bool) -> tuple[int, bytes] | None:
-    """Completion code and data; None: nobody is at that address."""
+    """Return completion code and data; None: no controller has that address."""
     if request.responder != SATELLITE_ADDRESS:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Sensors as the simulated server has them, and the SDRs that describe them (chapter 43).
+"""The sensors of the simulated server, and the SDRs that describe them (chapter 43).
 
-The records are put together here by hand, not by the decoders that the client uses, so that a
-mistake in either of the two shows where they meet.
+The records are built here by hand, without the client's codecs. So a mistake in either of the two
+shows where they meet.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SENSOR_SPECIFIC = 0x6F
 UNIT_NONE, UNIT_DEGREES_C, UNIT_VOLTS, UNIT_AMPS, UNIT_WATTS, UNIT_RPM = 0, 1, 4, 5, 6, 18
 TEMPERATURE, VOLTAGE, CURRENT, FAN, POWER_SUPPLY, OTHER_UNITS = 0x01, 0x02, 0x03, 0x04, 0x08, 0x0B
 UNSIGNED, ONES_COMPLEMENT, TWOS_COMPLEMENT = range(3)
-"""How a raw byte is a number (43.1, byte 21)."""
+"""How a raw byte encodes a number (43.1, byte 21)."""
 
 LNC, LC, LNR, UNC, UC, UNR = range(6)
-"""Thresholds in the order in which commands and masks number them (35.9)."""
+"""The thresholds, numbered as in commands and masks (35.9)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Where something is: entity id and instance (43.14)."""
+    """The part of the server that a sensor belongs to: entity id and instance (43.14)."""
 
     entity_id: int
     instance: int
@@ -34,9 +34,9 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class AnalogSensor:
-    """A sensor that measures: value = (m * raw + b * 10^b_exponent) * 10^r_exponent.
+    """A sensor with a measured value: (m * raw + b * 10^b_exponent) * 10^r_exponent.
 
-    `thresholds` are raw values by LNC … UNR.
+    `thresholds` maps LNC … UNR to raw values.
     """
 
     number: int
@@ -56,24 +56,24 @@ class AnalogSensor:
     linearization: int = 0
     percentage: bool = False
     available: bool = True
-    """Whether there is a reading."""
+    """Whether the sensor has a reading."""
     scanned: bool = True
     owner: int = _BMC
-    """The controller that has the sensor; another than the BMC is behind a bridge."""
+    """Address of the controller that owns the sensor; any but the BMC's is behind a bridge."""
     event_type: int = _THRESHOLD_EVENT
 
     @property
     def readable_mask(self) -> int:
-        """Which thresholds can be read, a bit each."""
+        """The readable thresholds, one bit each."""
         return sum(1 << index for index in self.thresholds)
 
     @property
     def event_mask(self) -> int:
-        """Events: low going for the lower thresholds, high going for the upper ones."""
+        """The possible events: going low for lower thresholds, going high for upper ones."""
         return sum(1 << (2 * i if i <= LNR else 2 * i + 1) for i in self.thresholds)
 
     def state(self, raw: int) -> int:
-        """Which thresholds a reading is at or beyond, a bit each (35.14, byte 4)."""
+        """Return the thresholds that a reading is at or beyond, one bit each (35.14, byte 4)."""
         beyond = 0
         number = self._number(raw)
         for index, threshold in self.thresholds.items():
@@ -88,7 +88,7 @@ class AnalogSensor:
         return raw - (0x100 if self.analog_format == TWOS_COMPLEMENT else 0xFF)
 
     def record(self, record_id: int) -> bytes:
-        """The Full Sensor Record (43.1)."""
+        """Encode the sensor as a Full Sensor Record (43.1)."""
         mask = self.readable_mask
         lower = (mask & 0x07) << 12
         upper = (mask >> 3 & 0x07) << 12
@@ -138,14 +138,14 @@ class AnalogSensor:
 
 @dataclass(frozen=True, slots=True)
 class DiscreteSensor:
-    """A sensor that has states."""
+    """A sensor that has states instead of a measured value."""
 
     number: int
     name: str
     sensor_type: int
     entity: Entity
     states: int
-    """What it shows, a bit an offset."""
+    """The states that the sensor is in, one bit for each offset."""
 
     possible_states: int
     needs_power: bool = False
@@ -153,15 +153,15 @@ class DiscreteSensor:
     available: bool = True
     scanned: bool = True
     shared: int = 1
-    """So many sensors, numbered on from this one, have this one record."""
+    """How many sensors, numbered from this one on, share this record."""
 
     @property
     def event_mask(self) -> int:
-        """Every state can be an event."""
+        """The possible events: one for every possible state."""
         return self.possible_states
 
     def record(self, record_id: int) -> bytes:
-        """The Compact Sensor Record (43.2)."""
+        """Encode the sensor as a Compact Sensor Record (43.2)."""
         body = struct.pack(
             "<9B3H11B",
             _BMC,
@@ -195,7 +195,7 @@ Sensor = AnalogSensor | DiscreteSensor
 
 
 def fru_locator(record_id: int, name: str, entity: Entity) -> bytes:
-    """The FRU Device Locator of the BMC's logical FRU 0 (43.8)."""
+    """Encode the FRU Device Locator of the BMC's logical FRU 0 (43.8)."""
     body = bytes((_BMC, 0x00, 0x80, 0x00, 0x00, 0x10, 0x00))
     body += bytes((entity.entity_id, entity.instance, 0x00)) + _id_string(name)
     return _record(record_id, _FRU_LOCATOR, body)
@@ -204,7 +204,7 @@ def fru_locator(record_id: int, name: str, entity: Entity) -> bytes:
 def mc_locator(
     record_id: int, name: str, address: int, channel: int, supports: int, entity: Entity
 ) -> bytes:
-    """A Management Controller Device Locator (43.9)."""
+    """Encode a Management Controller Device Locator (43.9)."""
     body = bytes((address, channel, 0x00, supports, 0, 0, 0))
     body += bytes((entity.entity_id, entity.instance, 0x00)) + _id_string(name)
     return _record(record_id, _MC_LOCATOR, body)

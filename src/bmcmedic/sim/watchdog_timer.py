@@ -1,4 +1,7 @@
-"""The BMC's watchdog timer (chapter 27), sans-I/O: it counts down in the time it is handed."""
+"""The BMC's watchdog timer (chapter 27), sans-I/O: time is an argument.
+
+The commands that set, reset and read it are in `handlers.watchdog`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ COUNTDOWN_TICK_S = 0.1
 
 
 class WatchdogEvent(Enum):
-    """What the timer does by itself."""
+    """An event of the timer."""
 
     PRETIMEOUT = "pretimeout"
     EXPIRED = "expired"
@@ -17,7 +20,7 @@ class WatchdogEvent(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SimTimerSettings:
-    """What Set Watchdog Timer sets (27.6), as numbers of the specification's tables."""
+    """The settings of Set Watchdog Timer (27.6), as numbers of the specification's tables."""
 
     timer_use: int
     timeout_action: int
@@ -28,7 +31,7 @@ class SimTimerSettings:
 
 
 class WatchdogTimer:
-    """One timer. It exists from the first Set Watchdog Timer on; a restart of the BMC loses it."""
+    """One timer. The first Set Watchdog Timer creates it; a cold restart of the BMC loses it."""
 
     __slots__ = (
         "_ends_at",
@@ -49,13 +52,13 @@ class WatchdogTimer:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended; a frozen timer still says so."""
+        """Whether the timer was started and has not ended; a frozen timer counts as running."""
         return self._ends_at is not None
 
     def set(
         self, settings: SimTimerSettings, *, dont_stop: bool, clear_flags: int, now: float
     ) -> None:
-        """Set Watchdog Timer (27.6): stops the timer unless `dont_stop`."""
+        """Apply a Set Watchdog Timer (27.6); it stops the timer unless `dont_stop` is set."""
         keep_running = dont_stop and self.running
         self.settings = settings
         self.expiration_flags &= ~clear_flags
@@ -64,25 +67,25 @@ class WatchdogTimer:
             self.reset(now)
 
     def reset(self, now: float) -> None:
-        """Reset Watchdog Timer (27.5): load the initial countdown and run."""
+        """Apply a Reset Watchdog Timer (27.5): load the initial countdown and run."""
         self._left_s = self.settings.initial_countdown_s
         self._ends_at = now + self._left_s
         self._pretimeout_done = False
 
     def stop(self) -> None:
-        """Stop it; what Get Watchdog Timer then shows is the initial countdown."""
+        """Stop the timer; Get Watchdog Timer then shows the initial countdown."""
         self._ends_at = None
         self._left_s = self.settings.initial_countdown_s
         self._pretimeout_done = False
 
     def present_countdown_s(self, now: float) -> float:
-        """What is left."""
+        """Return the time that is left, in seconds."""
         if self._ends_at is None or self._frozen:
             return self._left_s
         return max(0.0, self._ends_at - now)
 
     def freeze(self, frozen: bool, now: float) -> None:
-        """Stand still while the firmware that counts is hung, and go on from there."""
+        """Freeze the countdown while the firmware hangs, or let it go on from where it stopped."""
         if frozen == self._frozen:
             return
         if frozen:
@@ -92,7 +95,7 @@ class WatchdogTimer:
         self._frozen = frozen
 
     def next_event_at(self) -> float | None:
-        """When `handle_timer` has something to do."""
+        """Return when `handle_timer` is next due; None: the timer is stopped or frozen."""
         if self._ends_at is None or self._frozen:
             return None
         if self._pretimeout_pending:
@@ -100,7 +103,7 @@ class WatchdogTimer:
         return self._ends_at
 
     def handle_timer(self, now: float) -> WatchdogEvent | None:
-        """Do what is due; call it again until it gives None."""
+        """Return the event that is due, or None; call it again until it returns None."""
         due = self.next_event_at()
         if due is None or now < due:
             return None

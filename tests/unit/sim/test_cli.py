@@ -166,19 +166,19 @@ def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
         done = run("triage", "bmc1", "--control", f"127.0.0.1:{server.server_port}")
         thread.join()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("bmcmedic: no control door answers at 127.0.0.1:")
+    assert done.stderr.startswith("bmcmedic: no control endpoint answers at 127.0.0.1:")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["bmc"], "no door to open"),
+        (["bmc"], "no front end to open"),
         (["bmc", "--lan", "nowhere"], "write ADDR:PORT"),
         (["bmc", "--vm-socket", "nowhere"], "or a path, such as ./bmc1.sock"),
-        (["bmc", "--vm-socket", "/no/folder/x"], "cannot wait for a virtual machine at"),
+        (["bmc", "--vm-socket", "/no/folder/x"], "cannot listen for a virtual machine at"),
         (["bmc", "--vm-socket", "127.0.0.1:0", "--watchdog-armed", "60"], "runs its own"),
-        (["bmc", "--lan", "127.0.0.1:0", "--kcs-latency", "1"], "over KCS: --vm-socket"),
+        (["bmc", "--lan", "127.0.0.1:0", "--kcs-latency", "1"], "machine: give --vm-socket"),
         (["bmc", "--vm-socket", "127.0.0.1:0", "--kcs-latency", "nan"], "0 to 3600 seconds"),
         (["bmc", "--control", "127.0.0.1:0", "--port80-chardev", "nowhere"], "or a path"),
         (["bmc", "--lan", "192.0.2.1:6230"], "this machine has no such address"),
@@ -192,7 +192,7 @@ def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
         (["rack", "--count", "0"], "the count must be 1 to 65536"),
         (["rack", "--count", "2", "--fault", "dead"], "write NAME=SPEC"),
         (["rack", "--count", "2", "--fault", "bmc00003=dead"], "no BMC 'bmc00003'"),
-        (["rack", "--count", "2", "--watchdog-armed", "bmc00001=x"], "no number of seconds"),
+        (["rack", "--count", "2", "--watchdog-armed", "bmc00001=x"], "not a number of seconds"),
         (["triage", "bmc1", "--control", "127.0.0.1:1"], "127.0.0.1:1: Connection refused; start"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The ways into a simulated BMC: LAN, KCS, QEMU's VM protocol, port 0x80, the control endpoint."""
+"""The front ends of a simulated BMC: LAN, KCS, QEMU's VM protocol, port 0x80, and control."""

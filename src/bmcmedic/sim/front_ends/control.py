@@ -1,10 +1,10 @@
-"""The control door: HTTP, to switch faults while the simulation runs and to ask what happened.
+"""The control endpoint: HTTP, to change faults while the simulation runs, and to see what happened.
 
 GET  /bmcs                 {"bmcs": [{"name", "state", "faults", "address", "port"}, …]}
-GET  /bmcs/{name}          what this BMC is and what happened to it
-POST /bmcs/{name}/faults   {"faults": [SPEC, …]} replaces all of them; the same object
+GET  /bmcs/{name}          the BMC's state and counters
+POST /bmcs/{name}/faults   {"faults": [SPEC, …]} replaces all faults; returns the same object
 GET  /bmcs/{name}/triage   what `bmcmedic triage --json` would print on its host; 409 when
-                           nothing runs there
+                           the host is not up
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ControlledBmcs(Protocol):
         """Replace the faults of a BMC."""
 
     def triage(self, name: str, now: float) -> Json | None:
-        """Return what triage would print on the host of a BMC; None: nothing runs there."""
+        """Return what triage would print on the host of a BMC; None: the host is not up."""
 
 
 class ControlEndpoint:
@@ -64,14 +64,14 @@ class ControlEndpoint:
     ) -> None:
         self._bmcs = bmcs
         self._loop = loop
-        handler = type("_BoundHandler", (_Handler,), {"door": self})
+        handler = type("_BoundHandler", (_Handler,), {"endpoint": self})
         server_type = _Server6 if ":" in address[0] else _Server
         try:
             self._server = server_type(address, handler)
         except (OSError, OverflowError) as error:
             reason = bind_advice(error) if isinstance(error, OSError) else error
             raise ConfigurationError(
-                f"cannot open the control door at {address[0]}:{address[1]}/tcp: {reason}"
+                f"cannot open the control endpoint at {address[0]}:{address[1]}/tcp: {reason}"
             ) from None
         self.address: tuple[str, int] = self._server.server_address[:2]  # type: ignore[assignment]
         self._thread = threading.Thread(
@@ -80,26 +80,26 @@ class ControlEndpoint:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and close the socket."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def in_loop(self, command: Callable[[float], T]) -> T:
-        """Run a command in the loop's thread, with its time."""
+        """Run a command in the event loop's thread, with the loop's time as its argument."""
         outcome: Future[T] = Future()
 
         def run() -> None:
             try:
                 outcome.set_result(command(self._loop.time()))
-            except BaseException as error:  # noqa: BLE001 - it is raised where it was asked
+            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
                 outcome.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
         return outcome.result(LOOP_ANSWER_TIMEOUT_S)
 
     def get(self, path: list[str]) -> Json:
-        """Answer a GET."""
+        """Return the answer to a GET."""
         match path:
             case ["bmcs"]:
                 return self.in_loop(self._list)
@@ -113,7 +113,7 @@ class ControlEndpoint:
         raise _not_found(path)
 
     def post(self, path: list[str], body: Any) -> Json:  # noqa: ANN401 - JSON from outside
-        """Answer a POST."""
+        """Return the answer to a POST."""
         match path:
             case ["bmcs", name, "faults"]:
                 faults = _read_faults(body)
@@ -172,8 +172,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
-        """A client that goes away is its own business; anything else is a defect to show."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as in the base class
+        """Ignore a client that went away; show any other error, which is a defect."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -183,16 +183,16 @@ class _Server6(_Server):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    door: ControlEndpoint
+    endpoint: ControlEndpoint
     timeout = CLIENT_TIMEOUT_S
     server_version = "bmcmedic-sim"
     sys_version = ""
 
     def do_GET(self) -> None:
-        self._answer(self.door.get)
+        self._answer(self.endpoint.get)
 
     def do_POST(self) -> None:
-        self._answer(lambda path: self.door.post(path, self._body()))
+        self._answer(lambda path: self.endpoint.post(path, self._body()))
 
     def _answer(self, command: Callable[[list[str]], Json]) -> None:
         path = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base refuses, such as a method that there is not, is told as JSON too."""
+        """Answer in JSON, too, what the base class refuses, such as an unknown method."""
         del explain
         self.close_connection = True
         status = HTTPStatus(code)
@@ -237,5 +237,5 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, RecursionError):
             raise _HttpError(HTTPStatus.BAD_REQUEST, "the body is not JSON") from None
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Say nothing: the simulator's output is for its user."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class has it
+        """Log nothing: the simulator's output is for its user."""

@@ -1,7 +1,7 @@
-"""A simulated BMC behind KCS registers in real time: one thread is its firmware.
+"""The KCS front end: a simulated BMC behind KCS registers in real time; a thread is its firmware.
 
-To the host it is a `Registers`, as real ports are; whoever reads or writes one changes the BMC's
-side under a lock, and the firmware does the rest as soon as it wakes.
+The host sees `Registers`, as it does with real ports. Each access to a register changes the BMC's
+side under a lock, and wakes the firmware's thread, which does the rest.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ _SYSTEM_INTERFACE: Final = Interface.SYSTEM_INTERFACE
 
 
 class ServedRegisters:
-    """The registers; `serve` is the firmware's thread, until `stop`."""
+    """The KCS registers of a BMC; a thread has to run `serve`, its firmware, until `stop`."""
 
     def __init__(self, bmc: SimBmc, monotonic: Callable[[], float]) -> None:
         self.lock = threading.Condition()
-        """Held by whoever looks at the BMC or changes it."""
+        """Hold it to read or change the BMC."""
         self._bmc = bmc
         self._monotonic = monotonic
         self._kcs = BmcKcs()
         self._restarts = bmc.restarts
         self._answers: list[tuple[float, int, bytes]] = []
-        """When the response to which request is ready."""
+        """Responses to come: when each is ready, the number of its request, and its bytes."""
         self._stopping = False
 
     # ------------------------------------------------------------------------------- the host
 
     def read_status(self) -> int:
-        """The status register."""
+        """Read the status register."""
         with self.lock:
             return self._kcs.status if self._is_there() else STATUS_NOTHING_THERE
 
     def read_data(self) -> int:
-        """The data-out register."""
+        """Read the data-out register."""
         with self.lock:
             return self._kcs.read_data() if self._is_there() else STATUS_NOTHING_THERE
 
     def write_data(self, byte: int) -> None:
-        """The data-in register."""
+        """Write to the data-in register."""
         with self.lock:
             if self._is_there():
                 self._kcs.write_data(byte)
                 self.lock.notify()
 
     def write_command(self, byte: int) -> None:
-        """The command register."""
+        """Write to the command register."""
         with self.lock:
             if self._is_there():
                 self._kcs.write_command(byte)
@@ -63,7 +63,7 @@ class ServedRegisters:
     # --------------------------------------------------------------------------- the firmware
 
     def serve(self) -> None:
-        """Serve the registers and let happen what the BMC does by itself."""
+        """Serve the registers, and handle the BMC's own events when they are due."""
         with self.lock:
             while not self._stopping:
                 now = self._monotonic()
@@ -79,13 +79,13 @@ class ServedRegisters:
                 self.lock.wait(max(0.0, min(due) - self._monotonic()) if due else None)
 
     def stop(self) -> None:
-        """Let `serve` return."""
+        """Make `serve` return."""
         with self.lock:
             self._stopping = True
             self.lock.notify()
 
     def changed(self) -> None:
-        """The BMC's faults were changed; the lock is held."""
+        """Note that the BMC's faults were changed. The caller holds the lock."""
         self.lock.notify()
 
     def _serve_once(self, now: float) -> None:

@@ -1,7 +1,8 @@
-"""The LAN front end: one UDP socket a BMC, one poller and one heap of timers for all of them.
+"""The LAN front end: a UDP socket for each BMC, and one poller and one heap of timers for all.
 
-No task, future or protocol object a BMC: the event loop watches a single `epoll` descriptor, in
-which all sockets are registered, so that thousands of BMCs cost little more than their sockets.
+There is no task, future or protocol object for each BMC. The event loop watches a single `epoll`
+descriptor, in which all sockets are registered. So thousands of BMCs cost little more than their
+sockets.
 """
 
 from __future__ import annotations
@@ -26,22 +27,25 @@ from bmcmedic.transport.addresses import Address
 from bmcmedic.transport.aes import aes_cbc
 
 DATAGRAM_BYTES_MAX = 512
-"""What is longer than this is cut off, and still too long to be taken for anything."""
+"""Longest datagram that is read; a longer one is cut off, and even then too long to be valid."""
 
-POLLS_A_TURN_MAX = 16
-"""How often the sockets are asked before the event loop gets its turn.
+POLLS_PER_TURN_MAX = 16
+"""How often the sockets are polled before the event loop gets its turn.
 
-A socket gives one datagram each time: to read it until it is empty would cost every BMC a second,
-mostly futile system call.
+Each poll reads one datagram from a socket. To read until the socket is empty would cost every BMC
+a second system call, which is mostly futile.
 """
 
 EVENTS_MAX = 512
 SPARE_DESCRIPTORS = 64
-"""What the process needs besides the BMCs' sockets."""
+"""File descriptors that the process needs besides the BMCs' sockets."""
 
 
 def ensure_descriptors(count: int) -> None:
-    """Raise the soft limit of open files for `count` sockets; raises ConfigurationError."""
+    """Raise the soft limit of open files so that `count` sockets fit.
+
+    Raises: ConfigurationError when the hard limit is too low.
+    """
     needed = count + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -55,7 +59,7 @@ def ensure_descriptors(count: int) -> None:
 
 
 class LanPort:
-    """One BMC at its UDP socket."""
+    """The UDP socket of one BMC, and its sessions."""
 
     __slots__ = ("address", "bmc", "managed_system", "socket", "_front", "_restarts", "_timer")
 
@@ -83,25 +87,25 @@ class LanPort:
         )
         self._front = front
         self._restarts = bmc.restarts
-        self._timer: float | None = None  # the time for which the front knows of bmc.timer
+        self._timer: float | None = None  # the value of bmc.timer that the front end knows
 
     def receive_one(self, now: float) -> None:
-        """Take one datagram from the socket, if there is one."""
+        """Receive one datagram from the socket, if one is there."""
         try:
             data, peer = self.socket.recvfrom(DATAGRAM_BYTES_MAX)
         except OSError:
-            return  # nothing there after all, or an ICMP error of something that we sent
+            return  # no datagram after all, or an ICMP error for an earlier answer
         self.receive(data, peer, now)
 
     def receive(self, data: bytes, peer: Address, now: float) -> None:
-        """One datagram came in."""
+        """Handle one datagram."""
         bmc = self.bmc
         faults = bmc.faults
         if faults.lan_loss or faults.garbage:
-            spoilt = self._front.spoil(faults.lan_loss, faults.garbage, data)
-            if spoilt is None:
+            arrived = self._front.degrade(faults.lan_loss, faults.garbage, data)
+            if arrived is None:
                 return
-            data = spoilt
+            data = arrived
         if bmc.timer is not None and bmc.timer <= now:
             bmc.handle_timer(now)
         if bmc.answers(Interface.LAN):
@@ -115,17 +119,17 @@ class LanPort:
             self.watch_timer()
 
     def sync(self) -> None:
-        """A restart forgets the sessions; the number of slots is a fault's to say."""
+        """Forget the sessions if the BMC has restarted, and adopt the number of session slots."""
         if self._restarts != self.bmc.restarts:
             self._restarts = self.bmc.restarts
             self.managed_system.forget_sessions()
         self.managed_system.session_slots = self.bmc.faults.session_slots
 
     def _answer_at_once(self, datagram: bytes, peer: Address, now: float) -> None:
-        """What the channel answers by itself is as late as everything else.
+        """Send an answer of the channel itself, as late as the BMC's other answers.
 
-        But it does not queue behind the commands: a client that repeats its session set-up every
-        quarter of a second would else lock itself out of a slow BMC.
+        It does not queue behind the commands. Otherwise a client that repeats its session set-up
+        every quarter of a second would lock itself out of a slow BMC.
         """
         delay_s = self.bmc.answer_latency_s(now)
         if delay_s > 0:
@@ -149,19 +153,19 @@ class LanPort:
         if answer.follow_up is not None:
             self.send(self.managed_system.send_message(incoming, answer.follow_up, now), peer)
 
-    def due(self, item: object, now: float) -> None:
-        """A timer that this port set has come; a number is the BMC's own."""
+    def handle_due(self, item: object, now: float) -> None:
+        """Handle an item of the heap that is due: an answer, or a time of the BMC's own timer."""
         bmc = self.bmc
         if isinstance(item, float):
             if item != self._timer:
-                return  # one that was set before an earlier one
+                return  # replaced by an earlier time since
             self._timer = None
             bmc.handle_timer(now)
         elif bmc.answers(Interface.LAN):
             assert isinstance(item, tuple)
             first, second, restarts = item
             if restarts != bmc.restarts:
-                return  # the restart has swallowed the answer
+                return  # the answer was lost in the restart
             if isinstance(first, bytes):
                 self.send(first, second)
             else:
@@ -170,29 +174,29 @@ class LanPort:
             self.watch_timer()
 
     def watch_timer(self) -> None:
-        """Have the front call when the BMC next wants to do something by itself."""
+        """Have the front end call when the BMC's next own event is due."""
         timer = self.bmc.timer
         if timer is not None and (self._timer is None or timer < self._timer):
             self._timer = timer
             self._front.later(timer, self, timer)
 
     def send(self, datagram: bytes | None, peer: Address) -> None:
-        """Send a datagram, or lose or damage it as the faults say."""
+        """Send a datagram, which the faults may lose or damage."""
         if datagram is None:
             return
         faults = self.bmc.faults
         if faults.lan_loss or faults.garbage:
-            datagram = self._front.spoil(faults.lan_loss, faults.garbage, datagram)
+            datagram = self._front.degrade(faults.lan_loss, faults.garbage, datagram)
             if datagram is None:
                 return
         try:
             self.socket.sendto(datagram, peer)
         except OSError:
-            return  # a full buffer or a vanished peer: UDP promises nothing
+            return  # a full buffer or a peer that is gone: UDP guarantees nothing
 
 
 class LanFront:
-    """All LAN ports of one process, in one event loop."""
+    """All LAN ports of one process, served by one event loop."""
 
     def __init__(
         self,
@@ -215,7 +219,7 @@ class LanFront:
         self._alarm_at = float("inf")
 
     def add(self, bmc: SimBmc, bound: socket.socket) -> LanPort:
-        """Put a BMC behind a bound socket, which belongs to the front from now on."""
+        """Serve a BMC at a bound socket, which the front end owns from now on."""
         port = LanPort(
             self,
             bmc,
@@ -230,13 +234,13 @@ class LanFront:
         return port
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to serve, in the running loop's time."""
+        """Start serving in an event loop, by its clock."""
         self._loop = loop
         loop.add_reader(self._poller.fileno(), self._readable)
         self._set_alarm()
 
     def close(self) -> None:
-        """Stop serving and close the sockets."""
+        """Stop serving, and close the sockets."""
         if self._loop is not None:
             self._loop.remove_reader(self._poller.fileno())
             self._loop = None
@@ -249,7 +253,7 @@ class LanFront:
 
     def _readable(self) -> None:
         assert self._loop is not None
-        for _ in range(POLLS_A_TURN_MAX):
+        for _ in range(POLLS_PER_TURN_MAX):
             ready = self._poller.poll(0, EVENTS_MAX)
             now = self._loop.time()
             for descriptor, _ in ready:
@@ -258,7 +262,7 @@ class LanFront:
                 break
 
     def later(self, when: float, port: LanPort, item: object) -> None:
-        """Call `port.due(item)` at that time."""
+        """Call `port.handle_due(item)` at that time."""
         heapq.heappush(self._due, (when, next(self._order), port, item))
         if when < self._alarm_at:
             self._set_alarm()
@@ -270,22 +274,22 @@ class LanFront:
         self._alarm_at = float("inf")
         if self._loop is not None and self._due:
             self._alarm_at = self._due[0][0]
-            self._alarm = self._loop.call_at(self._alarm_at, self._alarm_rings)
+            self._alarm = self._loop.call_at(self._alarm_at, self._on_alarm)
 
-    def _alarm_rings(self) -> None:
+    def _on_alarm(self) -> None:
         assert self._loop is not None
         self.handle_timers(self._loop.time())
         self._set_alarm()
 
     def handle_timers(self, now: float) -> None:
-        """Do what is due; the loop calls it, or who drives the front in virtual time."""
+        """Handle every item that is due; the event loop calls this, or a test in virtual time."""
         self._alarm_at = float("-inf")  # `later` need not set an alarm meanwhile
         while self._due and self._due[0][0] <= now:
             _, _, port, item = heapq.heappop(self._due)
-            port.due(item, now)
+            port.handle_due(item, now)
 
-    def spoil(self, loss: float, garbage: float, datagram: bytes) -> bytes | None:
-        """What is left of a datagram on a bad network; None: nothing."""
+    def degrade(self, loss: float, garbage: float, datagram: bytes) -> bytes | None:
+        """Return a datagram as it leaves a bad network, perhaps damaged; None: it is lost."""
         if loss and self._random.random() < loss:
             return None
         if garbage and datagram and self._random.random() < garbage:
@@ -293,7 +297,7 @@ class LanFront:
         return datagram
 
     def _damage(self, datagram: bytes) -> bytes:
-        """Flip a bit, cut the end off, or replace everything."""
+        """Flip a bit, cut off the end, or replace all bytes."""
         kind = self._random.randrange(3)
         if kind == 0:
             damaged = bytearray(datagram)

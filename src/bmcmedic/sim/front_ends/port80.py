@@ -1,7 +1,7 @@
-"""Port 0x80 of a virtual machine: QEMU hands over what its guest writes there, and the BMC leaks.
+"""The port 0x80 front end: QEMU sends what its guest writes to the port, and the BMC leaks.
 
 QEMU is the client (`-chardev socket,…,reconnect=1`, `-device isa-debugcon,iobase=0x80`). Each byte
-is one write. They are only counted, as all that a BMC's snooping daemon does wrong is to keep them.
+is one write. The writes are only counted: a BMC's snooping daemon leaks with each, whatever it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bmcmedic.transport.addresses import Address, format_address
 
 
 class Port80Port:
-    """Where the writes of one machine arrive; a second client is turned away."""
+    """The socket for one machine's writes; a second client is disconnected."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class Port80Port:
         loop: asyncio.AbstractEventLoop,
         changed: Callable[[], None],
     ) -> None:
-        """The bound socket belongs to the port from now on; `changed`: see `bmc.timer` anew."""
+        """Own the bound socket from now on; `changed` is called after a change of `bmc.timer`."""
         self.bmc = bmc
         self.writes = 0
-        """How many came, those that a BMC which boots or is dead took no notice of included."""
+        """Number of writes, including those that a booting or dead BMC ignored."""
         name = bound.getsockname()
         self.address: Address | Path = (
             Path(name) if bound.family == socket.AF_UNIX else cast("Address", name[:2])
@@ -41,11 +41,11 @@ class Port80Port:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Begin to take writes."""
+        """Start accepting writes."""
         self._server = await self._loop.create_server(lambda: _Port80Client(self), sock=self._bound)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop accepting writes, and close the socket."""
         if self._client is not None:
             self._client.abort()
         if self._server is not None:
@@ -56,33 +56,33 @@ class Port80Port:
 
     @property
     def shown_address(self) -> str:
-        """Where it is, as `--port80-chardev` takes it."""
+        """The address as `--port80-chardev` takes it."""
         if isinstance(self.address, Path):
             return str(self.address)
         return format_address(self.address)
 
     def describe(self) -> dict[str, Any]:
-        """What the control door tells of it."""
+        """Return what the control endpoint shows of this socket."""
         return {
             "socket": self.shown_address,
             "connected": self._client is not None,
             "writes": self.writes,
         }
 
-    def client_came(self, client: _Port80Client) -> bool:
-        """A client connected; False when there is one already."""
+    def accept_client(self, client: _Port80Client) -> bool:
+        """Accept a client; return False when there is one already."""
         if self._client is not None:
             return False
         self._client = client
         return True
 
-    def client_went(self, client: _Port80Client) -> None:
-        """A client's connection is gone."""
+    def client_gone(self, client: _Port80Client) -> None:
+        """Note that a client's connection is gone."""
         if self._client is client:
             self._client = None
 
     def receive(self, data: bytes) -> None:
-        """The machine wrote these bytes to its port."""
+        """Count the bytes that the machine wrote to its port."""
         self.writes += len(data)
         timer = self.bmc.timer
         self.bmc.port80_written(len(data), self._loop.time())
@@ -91,29 +91,29 @@ class Port80Port:
 
 
 class _Port80Client(asyncio.Protocol):
-    """One connection."""
+    """One connection to the socket."""
 
     def __init__(self, port: Port80Port) -> None:
         self._port = port
         self._transport: asyncio.Transport | None = None
-        self._is_taken = False
+        self._is_accepted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the place of the machine, or go."""
+        """Become the machine's connection, or close if there is one already."""
         self._transport = cast("asyncio.Transport", transport)
-        self._is_taken = self._port.client_came(self)
-        if not self._is_taken:
+        self._is_accepted = self._port.accept_client(self)
+        if not self._is_accepted:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Writes came; a refused client's are nobody's."""
-        if self._is_taken:
+        """Pass writes on; those of a refused client are ignored."""
+        if self._is_accepted:
             self._port.receive(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone, for whatever reason."""
+        """Note that the client is gone, for whatever reason."""
         del exc
-        self._port.client_went(self)
+        self._port.client_gone(self)
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -1,7 +1,8 @@
-"""The front end for one virtual machine: QEMU connects, and this BMC is the machine's own.
+"""The front end for one virtual machine: QEMU connects, and the BMC becomes the machine's own.
 
-QEMU is the client (`-chardev socket,…,reconnect=1` and `-device ipmi-bmc-extern`). One machine at a
-time; it may go and come back, and what its interface still waits for is answered then.
+QEMU is the client (`-chardev socket,…,reconnect=1` and `-device ipmi-bmc-extern`). One machine can
+connect at a time. It may disconnect and come back; a request that its interface still waits for is
+answered then.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from bmcmedic.sim.handler_call import HandlerAnswer, Interface
 from bmcmedic.transport.addresses import Address, bind_advice, format_address, parse_address
 
 HOLD_FROM_S = ANSWER_TIMEOUT_S - 0.5
-"""A later answer than this would find that QEMU has answered by itself, if it were let."""
+"""An answer that takes longer is held, or QEMU would answer in its place; in seconds."""
 
 INTRODUCTION_TIMEOUT_S = 5.0
-"""QEMU says what it is as it connects; who does not would only keep it out."""
+"""A client that has not introduced itself by then is disconnected, in seconds.
+
+QEMU introduces itself at once. Any other client would only keep it out.
+"""
 
 UNREAD_BYTES_MAX = 65_536
-"""A client that reads nothing is let go from here on; a machine needs a few hundred bytes."""
+"""A client with more unread bytes than this is disconnected; a machine needs a few hundred."""
 
 BACKLOG = 4
 
@@ -38,52 +42,58 @@ KCS = Interface.SYSTEM_INTERFACE
 
 
 def parse_vm_socket(text: str) -> Address | Path:
-    """Read `ADDR:PORT`, or a path, which has a slash in it; raises ConfigurationError."""
+    """Parse `ADDR:PORT`, or a path, which has a slash in it.
+
+    Raises: ConfigurationError.
+    """
     if "/" in text:
         return Path(text)
     try:
         return parse_address(text)
     except ConfigurationError:
         raise ConfigurationError(
-            f"{text!r} is no place for a socket; write ADDR:PORT, such as 127.0.0.1:9002, "
+            f"{text!r} is no address of a socket; write ADDR:PORT, such as 127.0.0.1:9002, "
             "or a path, such as ./bmc1.sock"
         ) from None
 
 
-def bind_stream(place: Address | Path) -> socket.socket:
-    """A non-blocking listening socket there; raises ConfigurationError."""
-    if isinstance(place, Path):
+def bind_stream(address: Address | Path) -> socket.socket:
+    """Return a non-blocking socket that listens at that address.
+
+    Raises: ConfigurationError.
+    """
+    if isinstance(address, Path):
         family = socket.AF_UNIX
     else:
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setblocking(False)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES_MAX)
-        if isinstance(place, Path):
-            _remove_stale(place)
-            bound.bind(str(place))
+        if isinstance(address, Path):
+            _remove_stale(address)
+            bound.bind(str(address))
         else:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(place)
+            bound.bind(address)
         bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
-        shown = str(place) if isinstance(place, Path) else f"{format_address(place)}/tcp"
+        shown = str(address) if isinstance(address, Path) else f"{format_address(address)}/tcp"
         raise ConfigurationError(
-            f"cannot wait for a virtual machine at {shown}: {_advice(place, error)}"
+            f"cannot listen for a virtual machine at {shown}: {_advice(address, error)}"
         ) from None
     return bound
 
 
-def _advice(place: Address | Path, error: OSError) -> str:
-    if isinstance(place, Path):
+def _advice(address: Address | Path, error: OSError) -> str:
+    if isinstance(address, Path):
         return error.strerror or str(error)
     return bind_advice(error)
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens at any more, and nothing else."""
+    """Remove a socket that no process listens at any more, and no other file."""
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return
@@ -98,7 +108,7 @@ def _remove_stale(path: Path) -> None:
 
 
 class VmPort:
-    """One BMC as the BMC of a virtual machine; what the simulated host does, the machine does."""
+    """One BMC as the BMC of a virtual machine, which does what the simulated host does."""
 
     def __init__(
         self,
@@ -107,15 +117,15 @@ class VmPort:
         loop: asyncio.AbstractEventLoop,
         latency_s: float = 0.0,
     ) -> None:
-        """The bound socket belongs to the port from now on.
+        """Own the bound socket from now on.
 
-        `latency_s`: how much later than over LAN every answer comes.
+        `latency_s`: how much later than over LAN every answer comes, in seconds.
         """
         self.bmc = bmc
         self.discarded_frames = 0
-        """Frames that could not be read."""
+        """Number of frames that could not be decoded."""
         self.refused_clients = 0
-        """Connections while there was a machine already."""
+        """Number of connections that were refused, as a machine was connected already."""
         name = bound.getsockname()
         self.address: Address | Path = (
             Path(name) if bound.family == socket.AF_UNIX else cast("Address", name[:2])
@@ -131,16 +141,16 @@ class VmPort:
         self._alarm: asyncio.TimerHandle | None = None
         self._answers = bmc.answers(KCS)
         self._shown: dict[str, VmControlCode] = {}
-        """What the machine was last told of each line: attention and interrupt."""
+        """The state of each line, attention and interrupt, that was last sent to the machine."""
         bmc.host.machine = self
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         self._server = await self._loop.create_server(lambda: _VmClient(self), sock=self._bound)
         self.watch_timer()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and close the socket."""
         self.bmc.host.machine = None
         for handle in (self._alarm, self._answering):
             if handle is not None:
@@ -162,7 +172,7 @@ class VmPort:
 
     @property
     def is_connected(self) -> bool:
-        """Whether a machine is there."""
+        """Whether a machine is connected."""
         return self._client is not None
 
     @property
@@ -176,7 +186,7 @@ class VmPort:
         return self._answering is not None
 
     def describe(self) -> dict[str, Any]:
-        """What the control door tells of it."""
+        """Return what the control endpoint shows of this socket."""
         return {
             "socket": self.shown_address,
             "connected": self.is_connected,
@@ -186,15 +196,15 @@ class VmPort:
 
     @property
     def shown_address(self) -> str:
-        """Where it is, as `--vm-socket` takes it."""
+        """The address as `--vm-socket` takes it."""
         if isinstance(self.address, Path):
             return str(self.address)
         return format_address(self.address)
 
-    # ---- what a client does
+    # ---- the client
 
-    def client_came(self, client: _VmClient) -> bool:
-        """A client connected; False when there is one already."""
+    def accept_client(self, client: _VmClient) -> bool:
+        """Accept a client; return False when there is one already."""
         if self._client is not None:
             self.refused_clients += 1
             return False
@@ -205,20 +215,20 @@ class VmPort:
             self._send(self._end.release(CompletionCode.INITIALIZING))
         return True
 
-    def client_went(self, client: _VmClient) -> None:
-        """A client's connection is gone."""
+    def client_gone(self, client: _VmClient) -> None:
+        """Note that a client's connection is gone."""
         if self._client is client:
             self._client = None
             self._end.disconnected()
             self._forget_answer()
 
     @property
-    def client_is_known(self) -> bool:
-        """Whether the client has said what it is."""
+    def is_introduced(self) -> bool:
+        """Whether the client has introduced itself."""
         return self._end.version is not None
 
     def receive(self, data: bytes) -> None:
-        """Bytes came from the machine."""
+        """Handle bytes from the machine."""
         now = self._loop.time()
         self.bmc.handle_timer(now)
         for event in self._end.receive(data):
@@ -227,14 +237,14 @@ class VmPort:
             elif isinstance(event, VmRequest):
                 self._execute(event, now)
             elif event.code is VmControlCode.CAPABILITIES:
-                self._machine_is_there(now)
+                self._machine_connected(now)
             elif event.code is VmControlCode.RESET:
                 self._forget_answer()
         self.watch_timer()
 
-    def _machine_is_there(self, now: float) -> None:
+    def _machine_connected(self, now: float) -> None:
         if not self.bmc.host.power_on:
-            # A machine that runs has power: who started it pressed the button.
+            # A machine that runs has power: starting QEMU is pressing the power button.
             self.bmc.power_on(now, RestartCause.POWER_BUTTON)
         self._show_lines()
 
@@ -267,23 +277,23 @@ class VmPort:
             self._answering.cancel()
             self._answering = None
 
-    # ---- what the BMC does by itself
+    # ---- the BMC's own events
 
     def watch_timer(self) -> None:
-        """Call the BMC when it next wants to do something by itself."""
+        """Set the alarm for the BMC's next own event."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         if self.bmc.timer is not None:
-            self._alarm = self._loop.call_at(self.bmc.timer, self._alarm_rings)
+            self._alarm = self._loop.call_at(self.bmc.timer, self._on_alarm)
 
-    def _alarm_rings(self) -> None:
+    def _on_alarm(self) -> None:
         self._alarm = None
         self.bmc.handle_timer(self._loop.time())
         self.watch_timer()
 
     def bmc_answers(self, answers: bool) -> None:
-        """The BMC's faults changed, it went to restart, or it has restarted."""
+        """Handle a change of the BMC's faults, or the start or end of its restart."""
         returned = answers and not self._answers
         self._answers = answers
         if self.bmc.faults.kcs_wedge is not None:
@@ -293,40 +303,40 @@ class VmPort:
         self._show_lines()
 
     def _show_lines(self) -> None:
-        """Tell the machine of attention (SMS_ATN) and of the interrupt, where they changed."""
+        """Send the state of attention (SMS_ATN) and interrupt, where it changed."""
         volatile = self.bmc.volatile
-        calls = bool(volatile.message_flags) and self.bmc.answers(KCS)
+        attention = bool(volatile.message_flags) and self.bmc.answers(KCS)
         interrupts = bool(
             volatile.global_enables & BmcGlobalEnables.RECEIVE_MESSAGE_QUEUE_INTERRUPT
         )
         lines = {
             "interrupt": VmControlCode.ENABLE_IRQ if interrupts else VmControlCode.DISABLE_IRQ,
-            "attention": VmControlCode.ATTENTION_IRQ if calls else VmControlCode.NO_ATTENTION,
+            "attention": VmControlCode.ATTENTION_IRQ if attention else VmControlCode.NO_ATTENTION,
         }
         for line, code in lines.items():
             if self._shown.get(line) is not code and self._control(code):
                 self._shown[line] = code
 
-    # ---- what happens to the host
+    # ---- events of the host (`VirtualMachine`)
 
     def power_off(self, *, comes_back: bool) -> None:
-        """The host's power goes; where it comes back at once, QEMU can only be reset."""
+        """Turn the machine off; for a power cycle QEMU can only be reset."""
         self._control(VmControlCode.RESET if comes_back else VmControlCode.POWER_OFF)
 
     def reset(self) -> None:
-        """The host's reset line is pulled."""
+        """Reset the machine."""
         self._control(VmControlCode.RESET)
 
     def shut_down(self) -> None:
-        """The host's power button is pressed for a moment."""
+        """Press the machine's power button for a moment."""
         self._control(VmControlCode.GRACEFUL_SHUTDOWN)
 
     def interrupt(self) -> None:
-        """The host gets an NMI."""
+        """Send the machine an NMI."""
         self._control(VmControlCode.NMI)
 
     def pretimeout(self) -> None:
-        """The watchdog's pretimeout was reached, which the host's driver is told of."""
+        """Show the pretimeout to the machine's driver, by the attention line."""
         self._show_lines()
 
     def _control(self, code: VmControlCode) -> bool:
@@ -340,7 +350,7 @@ class VmPort:
 
 
 class _VmClient(asyncio.Protocol):
-    """One connection."""
+    """One connection to the socket."""
 
     def __init__(self, port: VmPort) -> None:
         self._port = port
@@ -348,32 +358,32 @@ class _VmClient(asyncio.Protocol):
         self._introduction: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the place of the machine, or go."""
+        """Become the machine's connection, or close if there is one already."""
         self._transport = cast("asyncio.Transport", transport)
-        if not self._port.client_came(self):
+        if not self._port.accept_client(self):
             self._transport.abort()
             return
         loop = asyncio.get_running_loop()
-        self._introduction = loop.call_later(INTRODUCTION_TIMEOUT_S, self._introduce_or_go)
+        self._introduction = loop.call_later(INTRODUCTION_TIMEOUT_S, self._close_unless_introduced)
 
-    def _introduce_or_go(self) -> None:
-        if not self._port.client_is_known:
+    def _close_unless_introduced(self) -> None:
+        if not self._port.is_introduced:
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came; a refused client's are nobody's."""
+        """Pass bytes on; those of a refused client are ignored."""
         if self._introduction is not None:
             self._port.receive(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone, for whatever reason."""
+        """Note that the client is gone, for whatever reason."""
         del exc
         if self._introduction is not None:
             self._introduction.cancel()
-        self._port.client_went(self)
+        self._port.client_gone(self)
 
     def send(self, frame: bytes) -> None:
-        """Send, or let go who does not read."""
+        """Send a frame; disconnect a client that does not read."""
         assert self._transport is not None
         if self._transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""Chapter 28: the chassis, which acts on the simulated host."""
+"""Chapter 28: the chassis commands, which act on the simulated host."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from bmcmedic.sim.handler_call import Call, CommandRefusal
 from bmcmedic.sim.host import POWER_CYCLE_OFF_S
 
 SOFT_SHUTDOWN_S = 3.0
+"""How long the host's system takes to shut down, in seconds."""
 _POH_MINUTES_PER_COUNT = 1
 _POH_COUNT_FACTORY = 558_000
 
@@ -63,7 +64,7 @@ def chassis_control(bmc: SimBmc, request: ChassisControlReq, call: Call) -> byte
     elif action is ChassisControlAction.HARD_RESET:
         bmc.hard_reset(call.now, cause)
     elif action is ChassisControlAction.POWER_CYCLE:
-        # The way back is planned first: what goes off knows that it comes back.
+        # Power on is planned first, so that power off knows that it is part of a power cycle.
         bmc.power_on(call.now, cause, POWER_CYCLE_OFF_S)
         bmc.power_off(call.now)
         bmc.last_power_event = LastPowerEvent.ON_BY_COMMAND

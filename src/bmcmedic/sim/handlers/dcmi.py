@@ -1,4 +1,4 @@
-"""DCMI: what the simulated server takes from the mains."""
+"""DCMI: the power that the simulated server draws."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ def get_device_id(bmc: SimBmc, _request: GetDeviceIdReq, _call: Call) -> bytes:
 
 
 def cold_reset(bmc: SimBmc, _request: ColdResetReq, call: Call) -> bytes:
-    """Cold Reset (20.2), as sick as the faults say."""
+    """Cold Reset (20.2), subject to the reset faults."""
     return _reset(bmc, call, cold=True)
 
 
 def warm_reset(bmc: SimBmc, _request: WarmResetReq, call: Call) -> bytes:
-    """Warm Reset (20.3)."""
+    """Warm Reset (20.3), subject to the reset faults."""
     return _reset(bmc, call, cold=False)
 
 

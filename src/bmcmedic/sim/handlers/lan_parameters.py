@@ -1,4 +1,4 @@
-"""Chapter 23: what the BMC's LAN channel is configured to, for `lan print` and its like."""
+"""Chapter 23: the configuration of the BMC's LAN channel, as `ipmitool lan print` reads it."""
 
 from __future__ import annotations
 

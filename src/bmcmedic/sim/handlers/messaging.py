@@ -1,4 +1,4 @@
-"""Chapter 22: messaging, channels and users, as far as no session is needed to answer."""
+"""Chapter 22: messaging, channels and users, except for the session commands."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _channel(number: int, call: Call) -> int:
 
 
 def set_bmc_global_enables(bmc: SimBmc, request: SetBmcGlobalEnablesReq, call: Call) -> bytes:
-    """Set BMC Global Enables (22.1): for the host alone."""
+    """Set BMC Global Enables (22.1); only the host may do so."""
     if call.interface is not Interface.SYSTEM_INTERFACE:
         raise CommandRefusal(CompletionCode.INSUFFICIENT_PRIVILEGE)
     bmc.volatile.global_enables = int(request.enables)
@@ -98,7 +98,7 @@ def get_message(bmc: SimBmc, _request: GetMessageReq, _call: Call) -> bytes:
 
 
 def send_message(bmc: SimBmc, request: SendMessageReq, call: Call) -> bytes:
-    """Send Message (22.7) to the IPMB: the satellite answers, every other address says NAK."""
+    """Send Message (22.7) to the IPMB; the satellite answers, any other address returns NAK."""
     if request.channel != IPMB_CHANNEL:
         raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     try:
@@ -111,14 +111,14 @@ def send_message(bmc: SimBmc, request: SendMessageReq, call: Call) -> bytes:
     if call.interface is Interface.LAN and request.tracking is MessageTracking.TRACK_REQUEST:
         raise Bridged(second_part(call.message, message, *answered))
     if len(bmc.volatile.messages) < QUEUED_MESSAGES_MAX:
-        # On the IPMB the first byte is the receiver's address, which the bus has consumed.
+        # The first byte on the IPMB is the receiver's address, which the bus has consumed.
         bmc.volatile.messages += (message.reply(*answered).encode()[1:],)
         bmc.volatile.message_flags |= MessageFlags.RECEIVE_MESSAGE_AVAILABLE
     return b""
 
 
 def get_system_guid(bmc: SimBmc, _request: GetSystemGuidReq, _call: Call) -> bytes:
-    """Get System GUID (22.14), over the host's own interface."""
+    """Get System GUID (22.14)."""
     return bmc.guid
 
 
@@ -147,7 +147,7 @@ def get_channel_info(_bmc: SimBmc, request: GetChannelInfoReq, call: Call) -> by
 
 
 def get_user_access(bmc: SimBmc, request: GetUserAccessReq, call: Call) -> bytes:
-    """Get User Access (22.27): user 1 is the null user, disabled; then the real ones."""
+    """Get User Access (22.27); user 1 is the disabled null user, the real users follow."""
     if _channel(request.channel, call) != Interface.LAN or not 1 <= request.user_id <= USERS_MAX:
         raise CommandRefusal(CompletionCode.INVALID_DATA_FIELD)
     exists = 0 <= request.user_id - 2 < len(bmc.profile.user_names)

@@ -1,4 +1,4 @@
-"""Chapter 35: sensors, as the profile describes them."""
+"""Chapter 35: the sensors that the profile describes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _analog(bmc: SimBmc, number: int) -> AnalogSensor:
 def get_sensor_reading_factors(
     bmc: SimBmc, request: GetSensorReadingFactorsReq, _call: Call
 ) -> bytes:
-    """Get Sensor Reading Factors (35.5): every sensor here is linear, so they never change."""
+    """Get Sensor Reading Factors (35.5); all sensors are linear, so the factors never change."""
     sensor = _analog(bmc, request.sensor_number)
     factors = ReadingFactors(sensor.m, sensor.b, sensor.r_exponent, sensor.b_exponent)
     return GetSensorReadingFactorsRsp(request.raw_reading, factors).encode()
@@ -72,7 +72,7 @@ def get_sensor_event_enable(bmc: SimBmc, request: GetSensorEventEnableReq, _call
 
 
 def get_sensor_reading(bmc: SimBmc, request: GetSensorReadingReq, _call: Call) -> bytes:
-    """Get Sensor Reading (35.14); without power most sensors have none."""
+    """Get Sensor Reading (35.14); most sensors have no reading without power."""
     sensor = _sensor(bmc, request.sensor_number)
     if not sensor.available or (sensor.needs_power and not bmc.host.power_on):
         return GetSensorReadingRsp(0, available=False).encode()

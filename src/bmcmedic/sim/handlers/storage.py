@@ -102,7 +102,7 @@ def add_sel_entry(bmc: SimBmc, request: AddSelEntryReq, call: Call) -> bytes:
 
 
 def clear_sel(bmc: SimBmc, request: ClearSelReq, call: Call) -> bytes:
-    """Clear SEL (31.9); what is left is the entry that says so."""
+    """Clear SEL (31.9); the log then holds one entry, that it was cleared."""
     if request.reservation_id != bmc.log.reservation_id:
         raise CommandRefusal(CompletionCode.RESERVATION_CANCELLED)
     if request.action is ClearSelAction.INITIATE:

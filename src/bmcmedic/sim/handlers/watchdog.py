@@ -48,7 +48,7 @@ def set_watchdog_timer(bmc: SimBmc, request: SetWatchdogTimerReq, call: Call) ->
 
 
 def get_watchdog_timer(bmc: SimBmc, _request: GetWatchdogTimerReq, call: Call) -> bytes:
-    """Get Watchdog Timer (27.7); all zero before the first Set."""
+    """Get Watchdog Timer (27.7); all bytes are zero before the first Set Watchdog Timer."""
     timer = bmc.watchdog
     if timer is None:
         return bytes(8)

@@ -1,1 +1,1 @@
-"""Threads, CPUs, locks and a KCS interface in virtual time."""
+"""A host in virtual time: its threads, its CPUs and locks, and a KCS interface to its BMC."""

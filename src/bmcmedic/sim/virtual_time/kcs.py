@@ -1,8 +1,8 @@
-"""A simulated BMC's KCS interface in virtual time, an exchange at a time.
+"""A simulated BMC's KCS interface in virtual time, modelled by whole exchanges.
 
-What takes time is what takes it in `ipmi.kcs_host`: each byte, the BMC's work on the request, the
-limits of the host, its recoveries. What is left out are the single accesses to the registers; ten
-thousand runs of twenty minutes would otherwise take an hour each.
+The same steps take time as in `ipmi.kcs_host`: each byte, the BMC's work on the request, the host's
+limits, and its recoveries. Single accesses to the registers are not modelled: with them, ten
+thousand runs of twenty minutes would take an hour each.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from bmcmedic.transport.in_band import InterfaceClaim, Interrupted, Ipmb
 from bmcmedic.transport.port_io import EXCHANGE_SLACK_S, PORT_IO_LIMITS
 
 BYTE_S = 200e-6
-"""For the BMC to take or to put out a byte, while it is well."""
+"""Time that a healthy BMC takes for each byte in or out, in seconds."""
 BYTE_SHARE = 0.004
-"""So much of the time of an answer goes by with each byte when it is not."""
+"""Extra time for each byte of a slow BMC, as a share of its time for an answer."""
 
 CLAIM_S_MAX = 1.0
-"""The claim is asked as soon as its answer may have changed, and this often in any case."""
+"""Longest time between two checks of the interface claim, in seconds.
+
+It is also checked whenever its answer may have changed.
+"""
 
 _CONTROL_BYTES = 2
 _RECOVERY_BYTES = 4
@@ -45,7 +48,7 @@ _EVIDENT_STATUS: Final = {
 
 
 class _Exchange:
-    """One exchange, from its first byte to its answer or its fault."""
+    """One exchange, from its first byte to its response or its fault."""
 
     __slots__ = (
         "claim", "end_at", "error_code", "fault", "idempotent", "may_have_run", "phase",
@@ -66,11 +69,11 @@ class _Exchange:
         self.may_have_run = False
         self.response = b""
         self.restarts = 0
-        """How often the BMC had restarted when this transfer began."""
+        """The BMC's number of restarts when this transfer began."""
 
 
 class WorldKcs:
-    """An `InBand` in front of a simulated BMC; it also lets happen what the BMC does by itself."""
+    """An `InBand` interface to a simulated BMC, which also drives the BMC's own timer."""
 
     name = "simulated KCS"
 
@@ -83,7 +86,7 @@ class WorldKcs:
         spins: bool = False,
         on_attempt: Callable[[bytes], None] = lambda _: None,
     ) -> None:
-        """`spins`: it waits as kernels do that cannot sleep, and burns a CPU (DELAY)."""
+        """Create the interface; `spins`: it waits as a kernel that cannot sleep does (DELAY)."""
         self.exchange_s_max = limits.exchange_s + EXCHANGE_SLACK_S
         self._world = world
         self._bmc = bmc
@@ -96,7 +99,7 @@ class WorldKcs:
     def attempt(
         self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
     ) -> bytes:
-        """One exchange, with its bounded error recovery.
+        """Perform one exchange, with its bounded error recovery.
 
         Raises: KcsTimeout, NothingThere, KcsViolation, Interrupted.
         """
@@ -110,28 +113,31 @@ class WorldKcs:
 
     def send_bridged(
         self,
-        request: bytes,  # noqa: ARG002 - as every interface
+        request: bytes,  # noqa: ARG002 - part of the interface
         target: Ipmb,
         deadline: float,  # noqa: ARG002
         claim: InterfaceClaim,  # noqa: ARG002
         done: Callable[[bytes | BmcmedicError], None],  # noqa: ARG002
     ) -> None:
-        """Not done here; raises Refused."""
+        """Refuse: no other controller is simulated here.
+
+        Raises: Refused.
+        """
         raise Refused(f"{self.name} reaches the BMC alone, not {target.address:#04x} behind it")
 
     missing = None
-    """A BMC that does not answer is behind it all the same."""
+    """The interface is never missing, even while the BMC does not answer."""
 
     def take_over(self) -> None:
-        """Nothing is kept between exchanges."""
+        """Do nothing: no state is kept between exchanges."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""
 
     # ------------------------------------------------------------------------- one transfer
 
     def _transfer(self, exchange: _Exchange) -> bool:
-        """The request and its response; False with `fault` set when it does not come to that."""
+        """Transfer the request and its response; return False, with `fault` set, on failure."""
         bmc = self._bmc
         exchange.phase = KcsPhase.IDLE
         exchange.restarts = bmc.restarts
@@ -160,7 +166,7 @@ class WorldKcs:
         return True
 
     def _recover(self, exchange: _Exchange) -> bool:
-        """GET_STATUS/ABORT; whether the request may be sent again."""
+        """Recover with GET_STATUS/ABORT; return whether the request may be sent again."""
         limits, fault = self._limits, exchange.fault
         if fault is KcsFault.NOTHING_THERE or fault is KcsFault.EXCHANGE_LIMIT:
             return False
@@ -182,7 +188,7 @@ class WorldKcs:
             return exchange.idempotent or not exchange.may_have_run
 
     def _limit(self, exchange: _Exchange, seconds: float, fault: KcsFault) -> bool:
-        """Wait in vain; False, as the transfer."""
+        """Let a time limit run out, and set the fault; return False, as a failed transfer does."""
         if self._pass(exchange, seconds):
             exchange.fault = fault
         return False
@@ -190,11 +196,11 @@ class WorldKcs:
     # ------------------------------------------------------------------------------ waiting
 
     def _is_there(self) -> bool:
-        """Whether the registers are driven by anybody; else they read 0xFF."""
+        """Return whether the BMC drives its registers; otherwise they read 0xFF."""
         return self._bmc.boot_until is None and not self._bmc.faults.dead
 
     def _await_bmc(self, exchange: _Exchange) -> bool:
-        """The registers read 0xFF: wait as long as that may be a restart's last moment."""
+        """Wait for registers that read 0xFF, as long as the BMC's restart may be about to end."""
         limit_at = min(self._world.now + self._limits.absent_s, exchange.end_at)
         self._wait(exchange, limit_at, self._is_there)
         if self._is_there():
@@ -204,7 +210,7 @@ class WorldKcs:
         return False
 
     def _pass(self, exchange: _Exchange, seconds: float) -> bool:
-        """Let the time pass that something takes; False when the BMC or the time is gone."""
+        """Let the time of a step pass; return False when the BMC restarts or the time is over."""
         world = self._world
         until = world.now + seconds
         self._wait(exchange, min(until, exchange.end_at), self._restarted(exchange))
@@ -222,7 +228,7 @@ class WorldKcs:
         return lambda: self._bmc.restarts != exchange.restarts
 
     def _wait(self, exchange: _Exchange, until: float, happened: Callable[[], bool]) -> None:
-        """Up to a point in time or until something happens.
+        """Wait until a point in time, or until `happened` returns true.
 
         Raises: Interrupted.
         """
@@ -239,7 +245,7 @@ class WorldKcs:
                 return
         if must_stop(recovering=recovering):
             raise Interrupted(
-                "somebody with a better claim has the interface",
+                "a request with a better claim has the interface",
                 may_have_run=exchange.may_have_run,
             )
 
@@ -258,10 +264,10 @@ class WorldKcs:
         )
         return kcs_error(evidence, b"")
 
-    # --------------------------------------------------------- what the BMC does by itself
+    # ------------------------------------------------------------------ the BMC's own events
 
     def arm_timer(self) -> None:
-        """See to it that the BMC is called when it is due; who changes its faults calls this."""
+        """Call the BMC when its timer is due. Call this after a change of its faults, too."""
         due = self._bmc.timer
         if due is not None and due != self._timer_at:
             self._timer_at = due

@@ -1,8 +1,8 @@
-"""A lock as kernels have it: who wants it spins while its owner runs, and sleeps when it does not.
+"""A kernel's adaptive lock: a waiting thread spins while the owner runs, and sleeps otherwise.
 
-Letting it go wakes everybody who waits, and hands it to nobody: whoever asks next has it. That is
-the thread that runs, above all the one that has just let it go; one that spins comes next, as soon
-as it looks again, and one that slept last, when it is back on a CPU.
+A release wakes all waiting threads and hands the lock to none of them: the next thread that tries
+gets it. Running threads come first, above all the one that has just released it. Then come spinning
+threads, at their next poll. Sleeping threads come last, when they are back on a CPU.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from random import Random
 from bmcmedic.sim.virtual_time.tasks import NEVER, Task
 from bmcmedic.sim.virtual_time.world import World
 
-LOOK_S_MAX = 20e-6
-"""Between two looks of a thread that spins; they back off so as not to fight for the cache line."""
+SPIN_POLL_S_MAX = 20e-6
+"""Longest time between two polls of a spinning thread, in seconds.
+
+Spinning threads back off, so as not to fight for the cache line.
+"""
 
 SWITCH_S = (10e-6, 50e-6)
-"""From being woken to being on a CPU, where one is free."""
+"""Shortest and longest time from a wake-up to running, where a CPU is free, in seconds."""
 
 
 class AdaptiveLock:
-    """One such lock; only tasks of its world may take it."""
+    """One adaptive lock, for the tasks of one world."""
 
     def __init__(self, world: World, random: Random) -> None:
         self._world = world
@@ -30,7 +33,7 @@ class AdaptiveLock:
         self._sleepers: list[Task] = []
 
     def acquire(self) -> None:
-        """Take it, however long that lasts."""
+        """Acquire the lock, without a time-out."""
         world = self._world
         task = world.current
         while (owner := self.owner) is not None:
@@ -45,18 +48,18 @@ class AdaptiveLock:
         task.held.append(self)
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         world = self._world
         assert self.owner is world.current
         self.owner.held.remove(self)
         self.owner = None
         for task in self._spinners:
-            world.at(world.now + self._random.uniform(0, LOOK_S_MAX), world.end_spin, task)
+            world.at(world.now + self._random.uniform(0, SPIN_POLL_S_MAX), world.end_spin, task)
         sleepers, self._sleepers = self._sleepers, []
         for task in sleepers:
             world.at(world.now + self._random.uniform(*SWITCH_S), world.unpark, task)
 
     def owner_left_cpu(self) -> None:
-        """Those who spin see that there is nothing to spin for."""
+        """Make the spinning tasks sleep instead, as the owner no longer runs."""
         for task in self._spinners:
             self._world.end_spin(task)

@@ -1,4 +1,4 @@
-"""How the driver's threads wait in virtual time: `driver.runtime` on top of a `World`."""
+"""The driver's runtime in virtual time: a `service.runtime.Runtime` on top of a `World`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class WorldRuntime:
         self.sleep = world.sleep
 
     def monotonic(self) -> float:
-        """The world's time."""
+        """Return the world's time, in seconds."""
         return self._world.now
 
     def signal(self) -> Signal:
-        """A signal that is not set."""
+        """Return a new signal, which is not set."""
         return _WorldSignal(self._world)
 
     def lock(self) -> Lock:
-        """A lock that nobody has."""
+        """Return a new lock, which is free."""
         return _WorldLock(self._world)
 
     def thread_id(self) -> int:
-        """The number of the task that runs; outside of all tasks, where a driver is built, -1."""
+        """Return the number of the running task, or -1 outside of all tasks."""
         return self._world.current.number if self._world.is_in_task else -1
 
 
@@ -70,7 +70,7 @@ class _WorldLock:
         return True
 
     def _wait(self, timeout_s: float | None) -> bool:
-        """Until nobody has it; False when the time was over first."""
+        """Wait until the lock is free; return False when the time-out came first."""
         world = self._world
         limit_at = NEVER if timeout_s is None else world.now + timeout_s
         task = world.current

@@ -33,7 +33,7 @@ class ScheduledWorld(Protocol):
 
 
 class Scheduler:
-    """Gives the CPUs to the tasks."""
+    """Assigns the CPUs to the tasks."""
 
     def __init__(self, world: ScheduledWorld, *, cpus: int, hogs: int, slice_s: float) -> None:
         self._world = world
@@ -42,18 +42,18 @@ class Scheduler:
         self._woken: tuple[deque[Task], ...] = tuple(deque() for _ in Priority)
         self._expired: tuple[deque[Task | Hog], ...] = tuple(deque() for _ in Priority)
         self._waiting = 0
-        """How many tasks wait for a CPU; hogs are not counted."""
+        """Number of tasks that wait for a CPU; hogs are not counted."""
         for number, cpu in enumerate(self._cpus):
             if number < hogs:
                 cpu.user = HOG
-                # Slices do not end everywhere at once.
+                # The slices of the CPUs do not all end at the same time.
                 cpu.slice_from = -slice_s * number / cpus
         self._expired[_NORMAL].extend([HOG] * max(0, hogs - cpus))
 
-    # ----------------------------------------------------------------------- what the world calls
+    # -------------------------------------------------------------------------------- for the world
 
     def ready(self, task: Task) -> None:
-        """A task that waited wants a CPU."""
+        """Give a CPU to a task that was woken, or queue it."""
         if task.is_frozen:
             task.woken_while_frozen = True
             return
@@ -66,21 +66,21 @@ class Scheduler:
         self._arm_next(task.priority)
 
     def leave(self, task: Task) -> None:
-        """A task gives its CPU away."""
+        """Take the CPU of a task that waits or ends."""
         cpu = task.cpu
         if cpu is not None:
             task.cpu = None
             if task.held:
-                self._tell_waiting(task)
+                self._notify_locks(task)
             self._fill(cpu)
 
     def spins(self, task: Task) -> None:
-        """A task is going to keep its CPU for some time, as far as the others let it."""
+        """Note that a task spins: it keeps its CPU until another task preempts it."""
         if task.cpu is not None and self._is_wanted(task.cpu):
             self._arm(task.cpu)
 
     def remove(self, task: Task) -> bool:
-        """Take a task off wherever it is; whether it had a CPU or waited for one."""
+        """Remove a task; return whether it had a CPU or waited for one."""
         if task.cpu is not None:
             cpu = task.cpu
             self._off(task)
@@ -96,7 +96,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------ inside
 
     def _cpu_for(self, priority: int) -> Cpu | None:
-        """A CPU that such a task may have at once."""
+        """Return a CPU that a task of this priority may have at once, or None."""
         found = None
         for cpu in self._cpus:
             user = cpu.user
@@ -109,8 +109,8 @@ class Scheduler:
     def _give(self, cpu: Cpu, task: Task) -> None:
         previous = cpu.user
         if previous is not None:
-            # Whoever is pushed aside goes on first.
-            self._push_aside(previous)
+            # A preempted task is the first to get a CPU again.
+            self._preempt(previous)
         cpu.user = task
         cpu.slice_from = self._world.now
         cpu.armed_at = None
@@ -121,7 +121,7 @@ class Scheduler:
         else:
             self._world.go_on(task)
 
-    def _push_aside(self, user: Task | Hog) -> None:
+    def _preempt(self, user: Task | Hog) -> None:
         if isinstance(user, Hog):
             self._expired[_NORMAL].appendleft(user)
             return
@@ -133,16 +133,16 @@ class Scheduler:
     def _off(self, task: Task) -> None:
         task.cpu = None
         self._world.hold_back(task)
-        self._tell_waiting(task)
+        self._notify_locks(task)
 
     @staticmethod
-    def _tell_waiting(task: Task) -> None:
-        """Those who spin for what the task holds."""
+    def _notify_locks(task: Task) -> None:
+        """Tell the locks that the task holds that it has left its CPU."""
         for lock in task.held:
             lock.owner_left_cpu()
 
     def _fill(self, cpu: Cpu) -> None:
-        """Somebody else for a CPU that is free."""
+        """Give a free CPU to the next task or hog."""
         cpu.armed_at = None
         if not self._waiting:
             hogs = self._expired[_NORMAL]
@@ -165,7 +165,7 @@ class Scheduler:
             return
 
     def _is_wanted(self, cpu: Cpu) -> bool:
-        """Whether somebody else would take this CPU at the end of the slice."""
+        """Return whether another task would get this CPU at the end of the slice."""
         user = cpu.user
         if user is HOG:
             return self._waiting > 0
@@ -175,7 +175,7 @@ class Scheduler:
         return self._waiting > 0 or bool(self._expired[_NORMAL])
 
     def _arm_next(self, priority: int) -> None:
-        """Look at the end of the slice that ends first, of those who may have to give way."""
+        """Check at the end of the first slice to end, among those that may have to give way."""
         ends = [
             (self._slice_ends_at(cpu), number, cpu)
             for number, cpu in enumerate(self._cpus)
@@ -185,12 +185,12 @@ class Scheduler:
             self._arm(min(ends)[2])
 
     def _slice_ends_at(self, cpu: Cpu) -> float:
-        """The end of the slice under way; nobody looked at the ends that went by unwanted."""
+        """Return when the present slice ends; earlier ends were not checked."""
         slices = (self._world.now - cpu.slice_from) // self._slice_s + 1
         return cpu.slice_from + slices * self._slice_s
 
     def _arm(self, cpu: Cpu) -> None:
-        """Look at the end of this slice whether it is another's turn."""
+        """Check at the end of this slice whether another task gets the CPU."""
         if cpu.armed_at is not None:
             return
         cpu.armed_at = self._slice_ends_at(cpu)
@@ -207,7 +207,7 @@ class Scheduler:
             return
         if not isinstance(user, Hog):
             if user.goes_on:
-                self._arm(cpu)  # it is about to go on, and may leave by itself
+                self._arm(cpu)  # it is about to run, and may give the CPU away then
                 return
             self._off(user)
             self._waiting += 1

@@ -1,8 +1,8 @@
-"""Virtual time: tasks that wait and run as threads do, on a machine with few CPUs.
+"""Virtual time: tasks that wait and run as threads do, on a host with few CPUs.
 
-A task is a greenlet, so ordinary blocking code runs in it unchanged. Nothing takes time but what
-says so: `sleep` and `park` give the CPU away, `spin_until` burns it. What is due at the same moment
-happens in the order in which it was asked for, so a run is repeated exactly by its seed.
+A task is a greenlet, so ordinary blocking code runs in it unchanged. Only a few calls take time:
+`sleep` and `park` give the CPU away, `spin_until` burns it. Events that are due at the same moment
+happen in the order in which they were requested. So the same seed repeats a run exactly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bmcmedic.sim.virtual_time.scheduler import Scheduler
 from bmcmedic.sim.virtual_time.tasks import NEVER, NOT_SPINNING, Priority, Task
 
 EVENTS_MAX = 50_000_000
-"""A run with more goes in a circle."""
+"""Most events of a run; a run with more does not come to an end."""
 
 
 class World:
-    """Time, the tasks, and the CPUs that they share."""
+    """The time, the tasks, and the CPUs that they share."""
 
     def __init__(self, *, cpus: int = 4, hogs: int = 0, slice_s: float = 0.1) -> None:
-        """`hogs`: threads of normal priority that want a CPU all the time."""
+        """Create a world at time 0; `hogs`: threads of normal priority that only compute."""
         self.now = 0.0
         self.tasks: list[Task] = []
         self.scheduler = Scheduler(self, cpus=cpus, hogs=hogs, slice_s=slice_s)
@@ -38,27 +38,27 @@ class World:
         self._watches: list[tuple[Task, int, Callable[[], bool], float]] = []
         self._is_over = False
 
-    # ------------------------------------------------------------------------------ from outside
+    # ---------------------------------------------------------- for the code around the simulation
 
     def spawn(
         self, body: Callable[[], None], name: str, priority: Priority = Priority.NORMAL
     ) -> Task:
         """Start a task."""
         task = Task(name, len(self.tasks), priority)
-        # One that another task starts goes back to the hub when it ends, too.
+        # A task that another task started returns to the hub, too, when it ends.
         task.greenlet = greenlet(body, self._hub)
         self.tasks.append(task)
         self.scheduler.ready(task)
         return task
 
     def at(self, when: float, call: Callable[[Any], None], argument: object = None) -> None:
-        """Call something at a point in time, outside of all tasks; it must not wait."""
+        """Call a function at a point in time, outside of all tasks; it must not wait."""
         heapq.heappush(self._heap, (when, next(self._sequence), call, argument))
 
     def run(self, until: float) -> None:
-        """Let that much time pass, or less when nothing is left to happen.
+        """Run until that point in time, or until no event is left.
 
-        Raises: what a task raised and did not catch.
+        Raises: the exception that a task did not catch.
         """
         self._hub = getcurrent()
         heap, runnable = self._heap, self._runnable
@@ -74,10 +74,10 @@ class World:
             call(argument)
             if self._watches:
                 self._check_watches()
-        raise RuntimeError(f"the simulation goes in a circle at {self.now} s")
+        raise RuntimeError(f"the simulation does not come to an end; it is at {self.now} s")
 
     def freeze(self, task: Task) -> None:
-        """What SIGSTOP does; what it waits for meanwhile is remembered."""
+        """Stop a task as SIGSTOP does; an event that wakes it meanwhile is remembered."""
         if task.is_frozen:
             return
         task.is_frozen = True
@@ -85,7 +85,7 @@ class World:
             task.woken_while_frozen = True
 
     def thaw(self, task: Task) -> None:
-        """What SIGCONT does."""
+        """Let a frozen task go on, as SIGCONT does."""
         if not task.is_frozen:
             return
         task.is_frozen = False
@@ -94,7 +94,7 @@ class World:
             self.scheduler.ready(task)
 
     def close(self) -> None:
-        """End all tasks where they stand."""
+        """End all tasks at once."""
         self._is_over = True
         self._heap.clear()
         self._runnable.clear()
@@ -104,7 +104,7 @@ class World:
                 task.greenlet.throw(GreenletExit)
             task.greenlet = None
 
-    # -------------------------------------------------------------------------- what tasks call
+    # --------------------------------------------------------------------------------- for tasks
 
     @property
     def current(self) -> Task:
@@ -114,15 +114,15 @@ class World:
 
     @property
     def is_in_task(self) -> bool:
-        """Whether it is a task that runs, and not what stands around the simulation."""
+        """Whether a task runs, and not the code around the simulation."""
         return self._current is not None
 
     def sleep(self, seconds: float) -> None:
-        """Give the CPU away for so long."""
+        """Give the CPU away for that many seconds."""
         self.park(seconds)
 
     def park(self, timeout_s: float | None = None) -> bool:
-        """Give the CPU away until `unpark`; False when the time was over first."""
+        """Give the CPU away until `unpark`; return False when the time-out came first."""
         task = self.current
         self._start_wait(task)
         if timeout_s is not None:
@@ -134,7 +134,7 @@ class World:
         return task.was_unparked
 
     def unpark(self, task: Task) -> None:
-        """Let a parked task go on, if it still waits."""
+        """Wake a parked task, if it still waits."""
         if task.is_parked:
             task.is_parked = False
             task.was_unparked = True
@@ -142,7 +142,7 @@ class World:
             self.scheduler.ready(task)
 
     def spin_until(self, when: float) -> None:
-        """Keep the CPU busy up to a point in time, and longer if the CPU is taken away then."""
+        """Keep the CPU busy until a point in time, or longer if the task has no CPU then."""
         if when <= self.now:
             return
         task = self.current
@@ -156,7 +156,7 @@ class World:
         task.wait_id += 1
 
     def end_spin(self, task: Task) -> None:
-        """Let a spinning task go on, now or when it has a CPU again."""
+        """End the spinning of a task, now or when it next has a CPU."""
         if task.spin_until > self.now:
             task.spin_until = self.now
             if task.cpu is not None:
@@ -165,10 +165,10 @@ class World:
     def wait_watching(
         self, until: float, seen: Callable[[], bool], poll_s: float, *, spins: bool
     ) -> bool:
-        """Wait for a point in time, and look every `poll_s` whether something is to be seen.
+        """Wait until a point in time, or until `seen` returns true; return its last value.
 
-        The looks cost nothing: `seen` can only change when something happens, and is asked then.
-        False when the time was over first.
+        The polls cost no events: `seen` can only change with an event, so it is called after each.
+        The task goes on `poll_s` after `seen` became true, as one that polls would.
         """
         if seen():
             return True
@@ -183,16 +183,16 @@ class World:
             self._watches.remove(watch)
         return seen()
 
-    # ------------------------------------------------------------------- what the scheduler calls
+    # ---------------------------------------------------------------------------- for the scheduler
 
     def go_on(self, task: Task) -> None:
-        """A task has a CPU and something to do on it, at once."""
+        """Put a task that has a CPU into the queue of runnable tasks."""
         if not task.goes_on:
             task.goes_on = True
             self._runnable.append(task)
 
     def hold_back(self, task: Task) -> None:
-        """A task lost its CPU before it could go on."""
+        """Take a task that lost its CPU out of the queue of runnable tasks."""
         if task.goes_on:
             task.goes_on = False
             self._runnable.remove(task)
@@ -241,10 +241,10 @@ class World:
             return
         self._watches.remove(seen)
         task, wait_id, _, poll_s = seen
-        self.at(self.now + poll_s, self._look, (task, wait_id))
+        self.at(self.now + poll_s, self._poll_over, (task, wait_id))
         self._check_watches()
 
-    def _look(self, wait: tuple[Task, int]) -> None:
+    def _poll_over(self, wait: tuple[Task, int]) -> None:
         task, wait_id = wait
         if task.wait_id != wait_id:
             return

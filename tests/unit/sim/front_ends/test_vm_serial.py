@@ -604,7 +604,7 @@ def test_a_path_is_taken_over_from_the_dead_and_left_to_the_living(tmp_path: Pat
 @pytest.mark.parametrize("name", ["a file", "no/folder", "x" * 200])
 def test_a_path_that_cannot_be_had_says_why(tmp_path: Path, name: str) -> None:
     (tmp_path / "a file").write_text("precious")
-    with pytest.raises(ConfigurationError, match="cannot wait for a virtual machine at"):
+    with pytest.raises(ConfigurationError, match="cannot listen for a virtual machine at"):
         vm.bind_stream(tmp_path / name)
     assert (tmp_path / "a file").read_text() == "precious"
 
