@@ -1,1 +1,1 @@
-"""A sweep asks many BMCs at once whether they answer. `bmc_probe` is one BMC, `prober` all."""
+"""`prober` asks many BMCs at once whether they answer, and `bmc_probe` is one of them."""

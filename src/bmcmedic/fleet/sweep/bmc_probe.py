@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from bmcmedic.errors import (
     BmcmedicError,
@@ -35,27 +34,36 @@ CLOSE_TIMEOUT_S = 1.0
 """Time for the end of a session, in seconds; after that the BMC's own timer ends it."""
 
 
-@dataclass(slots=True)
 class Sweep:
     """What all probes of one sweep share."""
 
-    engine: LanEngine
-    timeout_s: float
-    """The whole deadline of one target, name look-up included."""
-    keep_sessions: bool
-    console_options: ConsoleOptions
-    questions: tuple[Question, ...]
-    messages: tuple[RequestMessage, ...]
-    """The request of each question, in the same order."""
-    on_result: Callable[[ProbeResult], None]
-    unreported_count: int = 0
-    """Targets whose result of this round is still to come."""
-    awaited_count: int = 0
-    """Probes whose answer may come soon; the engine's window limits them."""
-    open_probes: dict[Address, BmcProbe] = field(default_factory=dict)
-    """Every probe with a session or on the way to one, idle ones included."""
-    idle_probes: list[BmcProbe] = field(default_factory=list)
-    """Probes that keep their session for the next round."""
+    def __init__(
+        self,
+        engine: LanEngine,
+        console_options: ConsoleOptions,
+        questions: tuple[Question, ...],
+        on_result: Callable[[ProbeResult], None],
+        *,
+        timeout_s: float,
+        keep_sessions: bool,
+    ) -> None:
+        self.engine = engine
+        self.console_options = console_options
+        self.questions = questions
+        self.messages = tuple(RequestMessage(q.request.netfn, q.request.command) for q in questions)
+        """The request of each question, in the same order."""
+        self.on_result = on_result
+        self.timeout_s = timeout_s
+        """The whole deadline of one target, name look-up included."""
+        self.keep_sessions = keep_sessions
+        self.unreported_count = 0
+        """Targets whose result of this round is still to come."""
+        self.awaited_count = 0
+        """Probes whose answer may come soon; the engine's window limits them."""
+        self.open_probes: dict[Address, BmcProbe] = {}
+        """Every probe with a session or on the way to one, idle ones included."""
+        self.idle_probes: list[BmcProbe] = []
+        """Probes that keep their session for the next round."""
 
 
 class BmcProbe(LanPeer):
@@ -120,7 +128,7 @@ class BmcProbe(LanPeer):
         self._sweep.engine.flush(self, now)
 
     def close_session(self, now: float) -> None:
-        """End the session; the BMC is released when it confirms, or after CLOSE_TIMEOUT_S."""
+        """End the session; the probe is released when that is confirmed, or times out."""
         self.console.close(now, now + CLOSE_TIMEOUT_S)
         self._sweep.engine.flush(self, now)
 

@@ -20,7 +20,6 @@ from bmcmedic.fleet.sweep.resolver import Resolver
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES
 from bmcmedic.ipmi.console_options import ConsoleOptions
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.model.probe import ProbeResult
 from bmcmedic.transport.aes import aes_cbc
 from bmcmedic.transport.lan_engine import Address, LanEngine
@@ -77,19 +76,18 @@ class Prober:
             questions += DETAIL_QUESTIONS
         self._engine = LanEngine(window=options.concurrency, monotonic=monotonic)
         self._sweep = Sweep(
-            engine=self._engine,
-            timeout_s=options.timeout_s,
-            keep_sessions=options.keep_sessions,
-            console_options=ConsoleOptions(
+            self._engine,
+            ConsoleOptions(
                 credentials,
                 os.urandom,
                 aes_cbc,
                 cipher_suites=options.cipher_suites,
                 may_reopen=options.keep_sessions,
             ),
-            questions=questions,
-            messages=tuple(RequestMessage(q.request.netfn, q.request.command) for q in questions),
-            on_result=on_result,
+            questions,
+            on_result,
+            timeout_s=options.timeout_s,
+            keep_sessions=options.keep_sessions,
         )
         self._resolver: Resolver[BmcProbe] | None = None
         self._queue: deque[BmcProbe | Target] = deque()

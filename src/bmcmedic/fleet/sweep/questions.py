@@ -12,19 +12,30 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 
 
-@dataclass(slots=True)
 class ProbeFacts:
     """What the answers of one BMC have shown so far; the fields are those of ProbeResult."""
 
-    power: str | None = None
-    device_id: int | None = None
-    firmware: str | None = None
-    manufacturer_id: int | None = None
-    guid: str | None = None
-    self_test: str | None = None
-    watchdog: WatchdogFacts | None = None
-    error: str | None = None
-    """Why a BMC that answers is not well."""
+    __slots__ = (
+        "power",
+        "device_id",
+        "firmware",
+        "manufacturer_id",
+        "guid",
+        "self_test",
+        "watchdog",
+        "error",
+    )
+
+    def __init__(self) -> None:
+        self.power: str | None = None
+        self.device_id: int | None = None
+        self.firmware: str | None = None
+        self.manufacturer_id: int | None = None
+        self.guid: str | None = None
+        self.self_test: str | None = None
+        self.watchdog: WatchdogFacts | None = None
+        self.error: str | None = None
+        """Why a BMC that answers is not well."""
 
     def to_result(
         self, target: str, *, reachable: bool, latency_s: float | None, error: str | None
