@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.loopback_roles import ASK_S, FIFO, PAT, SICKNESSES, Sickness
-from bmcmedic.agent.loopback import published_files
+from bmcmedic.agent import proxy_files
 
 DOORS = ("socket", "RMCP+", "shim")
 SERVED = "served"
@@ -169,7 +169,7 @@ def measured(design: str, sickness: Sickness, seconds: float, count: int) -> Run
         until(Path(folder, "driver.sock").exists)
         agent = (sys.executable, "-m", "bmcmedic", "agent", "--config", agent_config(folder))
         on.enter_context(running(*agent))
-        until(lambda: published_files.state(folder)[0] == published_files.WELL)
+        until(lambda: proxy_files.state(folder)[0] == proxy_files.WELL)
         clients = {
             "socket": started("sockets", folder, 0, sockets),
             "RMCP+": started("sessions", folder, sockets, sessions),

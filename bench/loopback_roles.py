@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmcmedic.agent.loopback import published_files
+from bmcmedic.agent import proxy_files
 from bmcmedic.agent.shim.install import script
 from bmcmedic.errors import BmcmedicError, CompletionCodeError
 
@@ -215,7 +215,7 @@ def be_sessions(folder: str, first: int, count: int) -> None:
     from bmcmedic.transport.lanplus import Credentials, LanPlus
 
     counts = Counts()
-    door = published_files.find(folder)
+    door = proxy_files.find(folder)
     password = Path(door.password_file).read_bytes().splitlines()[0]
     credentials = Credentials(door.user, password)
 

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from bmcmedic.agent.config_values import HttpsUrl, ListenAddress, Listening, Words
-from bmcmedic.agent.loopback.published_files import (
+from bmcmedic.agent.proxy_files import (
     SHIM_CACHED_S_MAX,
     SHIM_DEADLINE_S,
     SHIM_LONG_DEADLINE_S,

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from bmcmedic.agent.loopback import published_files
+from bmcmedic.agent import proxy_files
 from bmcmedic.agent.loopback.driver_link import DriverLink
 from bmcmedic.agent.loopback.duplicates import DuplicateFilter, SentAnswer, Work
 from bmcmedic.agent.loopback.flood_filter import FloodFilter
-from bmcmedic.agent.loopback.published_files import ProxyFiles
+from bmcmedic.agent.proxy_files import ProxyFiles
 from bmcmedic.driver.read_commands import READS
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
@@ -78,7 +78,7 @@ _SILENT: Final[Mapping[ErrorKind, str]] = {
 }
 """What tells of a silent BMC, and how."""
 
-_WELL: Final = (published_files.WELL, "")
+_WELL: Final = (proxy_files.WELL, "")
 
 _SEND_MESSAGE: Final = (SendMessageReq.netfn, SendMessageReq.command)
 
@@ -105,7 +105,7 @@ class LoopbackServer:
         settings: LoopbackSettings | None = None,
         *,
         driver_path: str = SOCKET_PATH_DEFAULT,
-        runtime_dir: str = published_files.RUNTIME_DIR,
+        runtime_dir: str = proxy_files.RUNTIME_DIR,
         report: Callable[[str], None] = lambda _message: None,
     ) -> None:
         """`report` takes a line for the log."""
@@ -148,7 +148,7 @@ class LoopbackServer:
             secret = self._files.secret()
             users = [
                 User(number, name.encode(), secret, PrivilegeLevel.ADMINISTRATOR)
-                for number, name in enumerate((published_files.USER, published_files.SHIM_USER), 2)
+                for number, name in enumerate((proxy_files.USER, proxy_files.SHIM_USER), 2)
             ]
             self._managed_system = ManagedSystem(
                 guid=os.urandom(16),
@@ -160,7 +160,7 @@ class LoopbackServer:
                 session_timeout_s=SESSION_TIMEOUT_S,
                 stands_for_another=True,
             )
-            self._tell_state(published_files.NO_DRIVER, "not asked yet")
+            self._tell_state(proxy_files.NO_DRIVER, "not asked yet")
             host, port = self.address
             self._files.publish(host, port, self.settings.request_s, dict(self.settings.shim))
         except OSError:
@@ -265,7 +265,7 @@ class LoopbackServer:
             bridged,
             self.settings.request_s,
             accept_old=self.settings.old_answer_s_max > 0
-            and self._managed_system.user_name(incoming) != published_files.SHIM_USER.encode(),
+            and self._managed_system.user_name(incoming) != proxy_files.SHIM_USER.encode(),
         )
         inner = None if bridged is None else request
         self.link.ask(frame, lambda answer: self._done(incoming, inner, answer))
@@ -291,7 +291,7 @@ class LoopbackServer:
             self.counts[f"error {answer.kind.value}"] += 1
             if answer.kind in _SILENT and self._state in (None, _WELL):
                 # Who is told so may look at once how the BMC is.
-                self._tell_state(published_files.SILENT, _SILENT[answer.kind])
+                self._tell_state(proxy_files.SILENT, _SILENT[answer.kind])
             code = _completion_code(answer)
         self._respond(incoming, code, is_read=is_read)
 
@@ -332,7 +332,7 @@ class LoopbackServer:
         Say again what was said last: that nobody says anything is how a dead loop is told.
         """
         while True:
-            await asyncio.sleep(published_files.STATE_PERIOD_S)
+            await asyncio.sleep(proxy_files.STATE_PERIOD_S)
             self._noise.release(self._loop.time())
             if self._state is not None:
                 with contextlib.suppress(OSError):  # reported when it changes
@@ -342,16 +342,16 @@ class LoopbackServer:
         try:
             status: dict[str, Any] = await self.link.status(LOOK_S_MAX)
         except BmcmedicError as error:
-            self._tell_state(published_files.NO_DRIVER, str(error))
+            self._tell_state(proxy_files.NO_DRIVER, str(error))
             return
         driver = status.get("driver", {})
         breaker = driver.get("breaker", {})
         if driver.get("parked"):
-            self._tell_state(published_files.SILENT, _SILENT[ErrorKind.PARKED])
+            self._tell_state(proxy_files.SILENT, _SILENT[ErrorKind.PARKED])
         elif missing := driver.get("interface_missing"):
-            self._tell_state(published_files.NO_INTERFACE, str(missing))
+            self._tell_state(proxy_files.NO_INTERFACE, str(missing))
         elif breaker.get("open"):
-            self._tell_state(published_files.SILENT, str(breaker.get("reason", "")))
+            self._tell_state(proxy_files.SILENT, str(breaker.get("reason", "")))
         else:
             self._tell_state(*_WELL)
 

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 
-from bmcmedic.agent.loopback import published_files
-from bmcmedic.agent.loopback.published_files import NoProxy, PublishedProxy
+from bmcmedic.agent import proxy_files
+from bmcmedic.agent.proxy_files import NoProxy, PublishedProxy
 from bmcmedic.agent.shim import arguments as shim_words
 from bmcmedic.agent.shim import result_cache
 from bmcmedic.agent.shim import run as shim_run
@@ -39,9 +39,9 @@ SECONDS_MAX = 86_400.0
 """No deadline is longer; what says so is no number that a timer takes."""
 CIPHER_SUITE = "17"
 _TOLD = {
-    published_files.SILENT: "the BMC does not answer",
-    published_files.NO_INTERFACE: "there is no interface to the BMC",
-    published_files.STANDS_STILL: "the agent that has the door to the BMC stands still",
+    proxy_files.SILENT: "the BMC does not answer",
+    proxy_files.NO_INTERFACE: "there is no interface to the BMC",
+    proxy_files.STANDS_STILL: "the agent that has the door to the BMC stands still",
 }
 """Where nothing is asked, and what is said of it."""
 RETRIES = 4
@@ -134,7 +134,7 @@ class _Shim:
 
     def __init__(self, arguments: list[str], real: str) -> None:
         self.real = real
-        self.runtime_dir = os.environ.get(RUNTIME_DIR_VARIABLE) or published_files.RUNTIME_DIR
+        self.runtime_dir = os.environ.get(RUNTIME_DIR_VARIABLE) or proxy_files.RUNTIME_DIR
         self.door: PublishedProxy | None = None
         self.plan: ShimPlan = shim_words.understand(arguments)
         self.state = self.reason = ""
@@ -149,20 +149,20 @@ class _Shim:
             return "the kill switch is set"
         self.in_band_s = self._deadline_s()
         try:
-            self.door = published_files.find(self.runtime_dir)
+            self.door = proxy_files.find(self.runtime_dir)
         except NoProxy as error:
             return str(error)
         self.in_band_s = self._deadline_s()
         self._look()
-        return self.reason or self.state if self.state == published_files.NO_DRIVER else ""
+        return self.reason or self.state if self.state == proxy_files.NO_DRIVER else ""
 
     def _look(self) -> bool:
         """See how the BMC is now; whether it may be asked."""
-        self.state, self.reason = published_files.state(self.runtime_dir)
+        self.state, self.reason = proxy_files.state(self.runtime_dir)
         return self.state not in _TOLD
 
     def _stands_still(self) -> bool:
-        return not self._look() and self.state == published_files.STANDS_STILL
+        return not self._look() and self.state == proxy_files.STANDS_STILL
 
     def run(self) -> int:
         """Do it; returns the exit status."""
@@ -233,7 +233,7 @@ class _Shim:
         return _put(result)
 
     def _is_of_now(self, result: Result, results: Results) -> bool:
-        share_s = float(self._setting("share_s", published_files.SHIM_SHARE_S))
+        share_s = float(self._setting("share_s", proxy_files.SHIM_SHARE_S))
         if result.finished_at < self.began_at - share_s or result.finished_at > result_cache.now():
             return False
         return result.started_at > results.changed_at()
@@ -246,7 +246,7 @@ class _Shim:
         if not self.plan.is_read:
             return self._say(f"{told}; nothing was sent")
         kept = None if results is None else results.last_good()
-        old_s_max = float(self._setting("old_output_s_max", published_files.SHIM_CACHED_S_MAX))
+        old_s_max = float(self._setting("old_output_s_max", proxy_files.SHIM_CACHED_S_MAX))
         if kept is not None and results is not None and kept.started_at > results.changed_at():
             age_s = result_cache.now() - kept.started_at  # of its oldest part
             if 0 <= age_s <= old_s_max:
@@ -286,8 +286,8 @@ class _Shim:
 
     def _deadline_s(self) -> float:
         if self.plan.is_long:
-            return float(self._setting("long_deadline_s", published_files.SHIM_LONG_DEADLINE_S))
-        return float(self._setting("deadline_s", published_files.SHIM_DEADLINE_S))
+            return float(self._setting("long_deadline_s", proxy_files.SHIM_LONG_DEADLINE_S))
+        return float(self._setting("deadline_s", proxy_files.SHIM_DEADLINE_S))
 
     def _setting(self, name: str, default: float) -> float:
         if self.door is None:

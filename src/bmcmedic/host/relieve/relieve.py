@@ -231,9 +231,7 @@ class Relief:
         stuck = [each for each in stuck if each.client.identity not in blocked]
         ended = self._ender.end(stuck) if acts else self._ender.excluded(stuck)
         endings.update((each.judged.client.identity, each) for each in ended)
-        earlier = {
-            case.judged.client.identity for case in self._left if _is_excluded(case.ending)
-        }
+        earlier = {case.judged.client.identity for case in self._left if _is_excluded(case.ending)}
         known = {i for i in earlier if _is_excluded(endings.get(i))}.union(blocked)
         cases = [
             ReliefCase(

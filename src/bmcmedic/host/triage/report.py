@@ -215,9 +215,7 @@ def _host_lines(seen: Triage) -> List[str]:
     lines = [f"load {load} on {host.cpus or '?'} CPUs; pressure: {pressure or 'not kept'}"]
     if host.io_delay_type is not None:
         how = IO_DELAY_TYPES.get(host.io_delay_type, "unknown")
-        lines.append(
-            f"kernel.io_delay_type {host.io_delay_type}: the kernel's own delay is {how}"
-        )
+        lines.append(f"kernel.io_delay_type {host.io_delay_type}: the kernel's own delay is {how}")
     lines += [
         f"{each.identity.pid} {each.name} has /dev/port open: it may write port 0x80"
         for each in seen.scan.port_openers

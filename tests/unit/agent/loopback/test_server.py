@@ -18,7 +18,7 @@ from typing import cast
 
 import pytest
 
-from bmcmedic.agent.loopback import published_files
+from bmcmedic.agent import proxy_files
 from bmcmedic.agent.loopback import server as loopback
 from bmcmedic.agent.loopback.driver_link import IN_FLIGHT_MAX, WAITING_MAX, DriverLink
 from bmcmedic.agent.loopback.duplicates import (
@@ -29,8 +29,8 @@ from bmcmedic.agent.loopback.duplicates import (
     Work,
 )
 from bmcmedic.agent.loopback.flood_filter import DATAGRAMS_A_WINDOW_MAX
-from bmcmedic.agent.loopback.published_files import PASSWORD_BYTES, NoProxy, ProxyFiles
 from bmcmedic.agent.loopback.server import SESSIONS_MAX, LoopbackSettings
+from bmcmedic.agent.proxy_files import PASSWORD_BYTES, NoProxy, ProxyFiles
 from bmcmedic.driver.socket.errors import ErrorKind
 from bmcmedic.driver.socket.protocol import (
     AnswerFrame,
@@ -309,7 +309,7 @@ def test_the_bmcs_state_is_told(bench: Bench) -> None:
     eventually(lambda: bench.door.state() == "well")
     bench.driver.extra = {"breaker": {"open": True, "reason": "no answer"}}
     eventually(lambda: bench.door.state() == "silent")
-    assert published_files.state(str(bench.door.runtime_dir)) == ("silent", "no answer")
+    assert proxy_files.state(str(bench.door.runtime_dir)) == ("silent", "no answer")
     assert bench.door.status()["reason"] == "no answer"
     bench.driver.extra = {
         "breaker": {"open": True, "reason": "no device"},
@@ -686,17 +686,17 @@ def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
     folder = Path(files.folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
-    door = published_files.find(str(tmp_path / "run"))
+    door = proxy_files.find(str(tmp_path / "run"))
     assert (door.host, door.port, door.settings) == ("127.0.0.1", 6230, {"deadline_s": "7"})
     assert not ProxyFiles(str(tmp_path / "run")).hold()
 
     files.release()
     with pytest.raises(NoProxy):
-        published_files.find(str(tmp_path / "run"))
-    assert published_files.state(str(tmp_path / "run"))[0] == "no-driver"
+        proxy_files.find(str(tmp_path / "run"))
+    assert proxy_files.state(str(tmp_path / "run"))[0] == "no-driver"
     assert files.hold()
     assert files.secret() == password
-    monkeypatch.setattr(published_files, "_boot_id", lambda: "another")
+    monkeypatch.setattr(proxy_files, "_boot_id", lambda: "another")
     assert files.secret() != password
     files.release()
 
@@ -724,7 +724,7 @@ def test_two_agents_do_not_have_the_same_door(bench: Bench) -> None:
         running_door("none", other, settings),
     ):
         pass
-    assert published_files.find(str(runtime_dir)).port == bench.door.port
+    assert proxy_files.find(str(runtime_dir)).port == bench.door.port
 
 
 def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:

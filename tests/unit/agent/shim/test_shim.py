@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.agent.loopback import published_files
-from bmcmedic.agent.loopback.published_files import (
+from bmcmedic.agent import proxy_files
+from bmcmedic.agent.proxy_files import (
     NO_DRIVER,
     NO_INTERFACE,
     SILENT,
@@ -580,7 +580,7 @@ def test_a_door_that_stands_still_is_not_believed(
         assert shimmed.run(*words)[:2] == (1, b"")
     assert len(shimmed.ran()) == 1
     shimmed.tell(WELL)
-    assert published_files.state(str(shimmed.runtime_dir)) == (WELL, "")
+    assert proxy_files.state(str(shimmed.runtime_dir)) == (WELL, "")
 
 
 @pytest.mark.parametrize("words", [("mc", "info"), ("power", "on")], ids=["read", "change"])
