@@ -6,10 +6,12 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -309,6 +311,53 @@ def test_no_test_sleeps_to_let_time_pass() -> None:
 def test_sleeps_are_recognised() -> None:
     code = "world.sleep(1)\ntime.sleep(1)\nwhile x():\n    time.sleep(0.01)\ntime.sleep(0)\n"
     assert list(sleeps_outside_loops(ast.parse(code))) == [2]
+
+
+def broken_contracts(tree: Path) -> str:
+    """What import-linter prints about a copy of the program."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert (done.returncode == 0) == ("BROKEN" not in done.stdout), done.stdout + done.stderr
+    return "" if done.returncode == 0 else done.stdout
+
+
+PLANTED_CIRCLES = {
+    "between two modules": ("ipmi/constants.py", "import bmcmedic.ipmi.message\n"),
+    "in a function": ("sim/watchdog_timer.py", "def f():\n    from bmcmedic.sim.bmc import SimBmc\n"),
+    "for type checking alone": (
+        "driver/requests.py",
+        "import typing\nif typing.TYPE_CHECKING:\n    from bmcmedic.driver import driver\n",
+    ),
+    "between two folders": ("host/kernel/proc.py", "import bmcmedic.host.client.stuck\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def program_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("program")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SOURCE, folder / "src" / "bmcmedic", ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize("where", PLANTED_CIRCLES)
+def test_a_planted_circle_breaks_a_contract(program_copy: Path, where: str) -> None:
+    name, planted = PLANTED_CIRCLES[where]
+    path = program_copy / "src" / "bmcmedic" / name
+    whole = path.read_text()
+    path.write_text(whole + planted)
+    try:
+        assert "circle" in broken_contracts(program_copy)
+    finally:
+        path.write_text(whole)
 
 
 def check_commits(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
