@@ -77,7 +77,7 @@ class ScenarioRecord:
         return bool(self.verdict.checks) and all(check.ok for check in self.verdict.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` ends with; docs/reference/lab-kernel.md explains it."""
+        """The object that `--json` ends with; docs/reference/lab.md explains it."""
         timeline = self.timeline
         return {
             "scenario": self.scenario.value,

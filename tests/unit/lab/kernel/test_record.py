@@ -68,7 +68,7 @@ def test_the_json_has_the_numbers() -> None:
 
 
 def test_the_keys_are_documented() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "reference" / "lab-kernel.md").read_text(
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "lab.md").read_text(
         encoding="utf-8"
     )
     missing = [key for key in record().to_json() if f"`{key}`" not in page]
