@@ -12,7 +12,9 @@ from bmcmedic.host.output import until_written
 from bmcmedic.host.typed import NamedTuple
 
 EXIT_USAGE = 2
+"""The exit status after an error in the command line or the configuration."""
 EXIT_INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 COMMANDS = ("probe", "reset", "heal", "sim", "lab", "demo")
 """The commands that typer runs; each has a module of its name here. The help shows this order."""

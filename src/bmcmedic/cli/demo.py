@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bmcmedic.cli import EXIT_INTERRUPTED
 from bmcmedic.cli.demo_rack import (
     DemoFailed,
     DemoRack,
@@ -57,7 +58,6 @@ POLL_S = 0.5
 """Time between two questions to the control endpoint, in seconds."""
 
 EXIT_WENT_WRONG = 1
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bmcmedic.cli import EXIT_INTERRUPTED
 from bmcmedic.cli.progress import Progress
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.fleet.inventory import Target
@@ -32,8 +33,6 @@ EXIT_STATUS: dict[VerdictName, int] = {
 }
 """The exit status of each verdict; 2 is a usage error."""
 
-EXIT_INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
 EXIT_TERMINATED = 143
 """The exit status after SIGTERM."""
 
