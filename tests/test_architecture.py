@@ -330,7 +330,10 @@ def broken_contracts(tree: Path) -> str:
 
 PLANTED_CIRCLES = {
     "between two modules": ("ipmi/constants.py", "import bmcmedic.ipmi.message\n"),
-    "in a function": ("sim/watchdog_timer.py", "def f():\n    from bmcmedic.sim.bmc import SimBmc\n"),
+    "in a function": (
+        "sim/watchdog_timer.py",
+        "def f():\n    from bmcmedic.sim.bmc import SimBmc\n",
+    ),
     "for type checking alone": (
         "driver/requests.py",
         "import typing\nif typing.TYPE_CHECKING:\n    from bmcmedic.driver import driver\n",
