@@ -79,7 +79,7 @@ def ours(sensors: tuple[Sensor, ...]) -> dict[int, Row]:
     rows = {}
     for sensor in sensors_in(walked_sim(bmc).records):
         reading = interpret_reading(sensor, ask(bmc, GetSensorReadingReq(sensor.number), START))
-        if reading is not None and sensor.is_the_bmcs:
+        if reading is not None and sensor.is_owned_by_bmc:
             rows[sensor.record_id] = row(reading)
     return rows
 

@@ -1,9 +1,10 @@
-"""Talking through the BMC to a controller behind it (sections 6.13 and 22.7).
+"""Bridging: requests that the BMC passes on to a controller behind it (sections 6.13 and 22.7).
 
-A request is wrapped into Send Message with tracking. The answer comes in two parts: the response
-to Send Message, which is its completion code alone, then the bridged response as a message of its
-own, with the sequence number of the wrapped request. Some BMCs put the second part into the data
-of the first. Both messages of a pair carry one sequence number, so a single look-up finds them.
+A request is wrapped into Send Message with tracking. The answer comes in two parts. The first is
+the response to Send Message, which is only a completion code. The second is the bridged response, a
+separate message with the sequence number of the wrapped request. Field: some BMCs put the second
+part into the data of the first. The outer and the inner request carry the same sequence number, so
+one lookup finds the request for either part.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The way to a satellite controller, such as 0x2C on channel 6 (`-b 6 -t 0x2c`)."""
+    """The address of a satellite controller, such as 0x2C on channel 6 (`-b 6 -t 0x2c`)."""
 
     channel: int
     target_address: int
     target_lun: int = 0
     requester_address: int = BMC_SLAVE_ADDRESS
-    """Who asks on the far side: the BMC itself, so that the answer comes back to it."""
+    """Requester on the far side: the BMC itself, so that the response comes back to it."""
 
     def __post_init__(self) -> None:
         require_range("channel", self.channel, 0x0F)
@@ -34,10 +35,10 @@ class Bridge:
         require_range("requester address", self.requester_address, 0xFF)
 
     def wrap(self, request: RequestMessage) -> RequestMessage:
-        """The Send Message that carries `request` to the target.
+        """Return the Send Message that carries `request` to the target.
 
-        Who asks whom inside is the bridge's; the outer message keeps the request's own requester
-        and sequence number.
+        The inner message has the addresses of the bridge. The outer message keeps the request's own
+        requester and sequence number.
         """
         inner = request._replace(
             responder=self.target_address,
@@ -57,11 +58,12 @@ class Bridge:
 
     @staticmethod
     def unwrap(request: RequestMessage, response: ResponseMessage) -> ResponseMessage | None:
-        """The bridged response that `response` is or carries; None when it is still to come.
+        """Return the bridged response that `response` is or contains; None if it is still to come.
 
-        `request` is what was given to `wrap`. A message that answers something else is None too.
-        Raises: CompletionCodeError when the BMC could not send the message on; RemoteProtocolError
-        when what it put into its response is no response to the request.
+        `request` is the one that was given to `wrap`. A message that answers another request gives
+        None as well.
+        Raises: CompletionCodeError when the BMC could not pass the message on; RemoteProtocolError
+        when the data of its response is not a response to the request.
         """
         if response.sequence != request.sequence:
             return None
@@ -79,19 +81,19 @@ class Bridge:
 
 
 def is_first_part(response: ResponseMessage) -> bool:
-    """Whether this is the response to the Send Message itself."""
+    """Return whether this is the response to Send Message itself."""
     return response.netfn == SendMessageReq.netfn | 1 and response.command == SendMessageReq.command
 
 
 def wrapped_request(send: SendMessageReq) -> RequestMessage:
-    """What a Send Message carries, for the side that sends it on; raises RemoteProtocolError."""
+    """Decode the request inside a Send Message, to pass it on; raises RemoteProtocolError."""
     return RequestMessage.decode(send.message)
 
 
 def second_part(
     outer: RequestMessage, inner: RequestMessage, completion_code: int, data: bytes = b""
 ) -> ResponseMessage:
-    """The bridged response as the BMC hands it to the console that sent `outer`."""
+    """Return the bridged response as the BMC sends it to the console that sent `outer`."""
     return inner.reply(completion_code, data)._replace(
         requester=outer.requester,
         requester_lun=outer.requester_lun,

@@ -1,4 +1,4 @@
-"""Algorithms of RMCP+ and the cipher suites they make up (sections 13.28, 22.15.2)."""
+"""The algorithms of RMCP+ and the cipher suites made of them (sections 13.28, 22.15.2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ConfidentialityAlgorithm(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CipherSuite:
-    """One cipher suite: three algorithms and what follows from them."""
+    """One cipher suite: three algorithms and the lengths that follow from them."""
 
     id: int
     authentication: AuthenticationAlgorithm
@@ -47,7 +47,7 @@ class CipherSuite:
     digest: str
     """hashlib's name of the hash in RAKP, SIK, K1 and K2; empty for suite 0."""
     key_exchange_bytes: int
-    """Length of the codes in RAKP 2 and 3."""
+    """Length of the key exchange codes in RAKP 2 and 3."""
     rakp4_bytes: int
     """Length of the integrity check value in RAKP 4."""
     auth_code_bytes: int
@@ -97,14 +97,14 @@ CIPHER_SUITES: dict[int, CipherSuite] = {
         ),
     )
 }
-"""The suites this package speaks, by id. MD5 and xRC4 are left out: nothing needs them any more."""
+"""The supported suites by id. MD5 and xRC4 are left out: nothing needs them any more."""
 
 DEFAULT_CIPHER_SUITES = (17, 3)
-"""Tried in this order where the operator names none."""
+"""The suites that are proposed, in this order, if the operator names none."""
 
 
 def cipher_suite(suite_id: int) -> CipherSuite:
-    """The suite with that id; raises ConfigurationError for one that is not spoken."""
+    """Return the suite with that id; raises ConfigurationError for an unsupported one."""
     suite = CIPHER_SUITES.get(suite_id)
     if suite is None:
         known = ", ".join(map(str, CIPHER_SUITES))

@@ -1,4 +1,4 @@
-"""How a remote console sets up its sessions, and how patient it is."""
+"""How a remote console sets up its sessions, and when it retransmits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.session import AesFactory, RandomBytes
 
 RETRANSMIT_FIRST_S = 0.25
+"""Time before the first retransmission, in seconds."""
 RETRANSMIT_BACKOFF_FACTOR = 1.1
-"""Small on purpose: under loss each doubling costs more answers than it saves datagrams."""
+"""Growth of the time from one retransmission to the next.
+
+It is small on purpose: under loss, doubling the time costs more answers than it saves datagrams.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleOptions:
-    """How sessions are set up; one object serves all consoles of a sweep.
+    """How sessions are set up; all consoles of a sweep share one object.
 
-    `cipher_suites` are proposed in their order. With `may_reopen` a session that falls silent is
-    set up anew, and its request repeated, within the request's deadline.
+    `cipher_suites` are proposed in their order. With `may_reopen`, a session whose BMC stops
+    answering is set up again and its request is repeated, both within the request's deadline.
     """
 
     credentials: Credentials
@@ -32,7 +36,10 @@ class ConsoleOptions:
     name_only_lookup: bool = True
     may_reopen: bool = False
     retransmit_first_s: float = RETRANSMIT_FIRST_S
-    """Longer for a BMC known to be slow, which each repeat slows more."""
+    """Time before the first retransmission, in seconds.
+
+    Make it longer for a BMC that is known to be slow: each repetition slows it further.
+    """
     suites: tuple[CipherSuite, ...] = field(init=False)
     user_name: bytes = field(init=False)
 

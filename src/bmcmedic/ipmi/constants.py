@@ -1,24 +1,24 @@
-"""Numbers and names that the whole specification shares (IPMI 2.0 rev. 1.1)."""
+"""Numbers and names that several chapters of the specification share (IPMI 2.0 rev. 1.1)."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 BMC_SLAVE_ADDRESS = 0x20
-"""The BMC's own address on the IPMB (section 5.5)."""
+"""The BMC's own slave address on the IPMB (section 5.5)."""
 
 REMOTE_CONSOLE_SWID = 0x81
-"""First software id of a remote console; what ipmitool uses too (section 5.5)."""
+"""First software id of a remote console, which ipmitool uses too (section 5.5)."""
 
 PRESENT_CHANNEL = 0x0E
-"""Stands for the channel that the request itself came over (section 6.3)."""
+"""Channel number that stands for the channel over which the request came (section 6.3)."""
 
 RMCP_PORT = 623
 """Primary RMCP port (section 13.1.2)."""
 
 
 class NetFn(IntEnum):
-    """Network function codes of requests; the response's is one higher (section 5.1)."""
+    """Network function codes of requests; that of a response is one higher (section 5.1)."""
 
     CHASSIS = 0x00
     BRIDGE = 0x02
@@ -74,7 +74,7 @@ class CompletionCode(IntEnum):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the same request may succeed if it is sent again later."""
+        """Whether the same request may succeed when it is sent again later."""
         return self in _TEMPORARY
 
 
@@ -122,12 +122,12 @@ _COMPLETION_CODE_TEXT: dict[int, str] = {
 
 
 def completion_code_is_temporary(code: int) -> bool:
-    """Whether a raw completion code is one of those that may pass by themselves."""
+    """Return whether a raw completion code stands for a condition that may pass by itself."""
     return code in _TEMPORARY
 
 
 def completion_code_text(code: int) -> str:
-    """The meaning of a generic completion code; OEM and command-specific ones by their class."""
+    """Return the meaning of a generic completion code, or the class of any other code."""
     known = _COMPLETION_CODE_TEXT.get(code)
     if known is not None:
         return known
@@ -188,5 +188,5 @@ _RMCP_PLUS_STATUS_TEXT: dict[int, str] = {
 
 
 def rmcp_plus_status_text(status: int) -> str:
-    """The meaning of an RMCP+ status code."""
+    """Return the meaning of an RMCP+ status code."""
     return _RMCP_PLUS_STATUS_TEXT.get(status, "reserved RMCP+ status")

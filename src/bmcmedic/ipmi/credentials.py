@@ -1,4 +1,4 @@
-"""Who logs in to a BMC, and with what."""
+"""The credentials for a login to a BMC."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bmcmedic.ipmi.rakp import PASSWORD_BYTES_MAX, USER_NAME_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who logs in, and with what; never printed.
+    """A user name, a password and an optional K_g; the secrets never appear in a `repr`.
 
-    Raises ConfigurationError where the specification's limits are exceeded (section 22.30).
+    Raises: ConfigurationError when one is longer than the specification allows (section 22.30).
     """
 
     user: str
@@ -29,5 +29,5 @@ class Credentials:
 
     @property
     def user_name(self) -> bytes:
-        """The name as on the wire; bytes that were no UTF-8 are as they were given."""
+        """The name as it is on the wire; bytes that are not UTF-8 stay as they were given."""
         return self.user.encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""What a remote console's session tells its owner."""
+"""The events that a `RemoteConsole` reports to its caller."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from bmcmedic.ipmi.message import ResponseMessage
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """The session is active; `suite` is the one that the BMC took."""
+    """The session is active; `suite` is the cipher suite that the BMC accepted."""
 
     suite: CipherSuite
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFailed:
-    """No session could be set up."""
+    """The session could not be set up."""
 
     error: BmcmedicError
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseReceived:
-    """The answer to the outstanding request, whatever its completion code."""
+    """The response to the outstanding request, whatever its completion code."""
 
     response: ResponseMessage
 
 
 @dataclass(frozen=True, slots=True)
 class RequestUnanswered:
-    """The request's deadline passed; whether the BMC carried it out is not known."""
+    """The request's deadline passed; it is unknown whether the BMC executed the request."""
 
     error: NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class SessionClosed:
-    """The BMC confirmed the end of the session, or did not care to before the deadline."""
+    """The session is closed: the BMC confirmed it, or did not answer before the deadline."""
 
 
 SessionEvent = SessionOpened | SessionFailed | ResponseReceived | RequestUnanswered | SessionClosed

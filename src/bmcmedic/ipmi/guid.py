@@ -1,8 +1,8 @@
-"""System and device GUIDs, and how vendors order their bytes (section 20.8).
+"""System and device GUIDs, and the byte orders that vendors use (section 20.8).
 
-The specification wants the 16 bytes least significant first, that is the textual UUID reversed.
-Many BMCs send them in the text's own order, others in SMBIOS order, where the first three groups
-alone are reversed; and `product_uuid` of the host may itself be shown in either of these two.
+The specification requires the 16 bytes least significant first, that is, the textual UUID reversed.
+Field: many BMCs send them in the order of the text. Others use SMBIOS order, in which only the
+first three groups are reversed. The host's `product_uuid` may be in either of these two as well.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ GUID_BYTES = 16
 
 
 def is_known_guid(raw: bytes) -> bool:
-    """Whether the bytes identify anything: 16 of them, and neither all 0x00 nor all 0xFF."""
+    """Return whether the bytes identify anything: there are 16, not all 0x00 and not all 0xFF."""
     return len(raw) == GUID_BYTES and raw not in (bytes(GUID_BYTES), b"\xff" * GUID_BYTES)
 
 
 def guid_candidates(raw: bytes) -> tuple[str, ...]:
-    """Every UUID, as lower-case text, that the bytes may stand for; none when unknown."""
+    """Return every UUID that the bytes may stand for, as lower-case text; none when unknown."""
     if not is_known_guid(raw):
         return ()
     reverse = raw[::-1]
@@ -27,9 +27,10 @@ def guid_candidates(raw: bytes) -> tuple[str, ...]:
 
 
 def guid_matches(raw: bytes, product_uuid: str) -> bool:
-    """Whether the BMC's GUID is the host's SMBIOS product UUID, in any order of bytes in use.
+    """Return whether the BMC's GUID is the host's SMBIOS product UUID, in any known byte order.
 
-    False when either is unknown or `product_uuid` is no UUID: that proves nothing.
+    The result is False when either is unknown or `product_uuid` is not a UUID. False therefore does
+    not prove that the two differ.
     """
     try:
         wanted = str(UUID(product_uuid.strip()))

@@ -1,7 +1,8 @@
-"""One attempt of a remote console to set a session up: Open Session, RAKP 1 to 4 (13.17 to 13.24).
+"""One attempt of a remote console to set up a session: Open Session, RAKP 1 to 4 (13.17 to 13.24).
 
-Each step takes the payload that the BMC sent and gives the one to send next. A payload that belongs
-elsewhere raises RemoteProtocolError and changes nothing; a BMC that says no raises BmcRefusal.
+Each step takes the payload that the BMC sent and returns the payload to send next. A payload that
+does not belong to this attempt raises RemoteProtocolError and changes nothing. A refusal by the BMC
+raises BmcRefusal.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from bmcmedic.ipmi.session import (
 
 
 class Handshake:
-    """The steps of one attempt, in their order, for one cipher suite.
+    """The steps of one attempt, in order, for one cipher suite.
 
-    `goodbye` is the payload of a last RAKP 3 that the BMC is owed after AuthenticationFailed.
+    `final_rakp_3` is the payload of a RAKP 3 that must still be sent after AuthenticationFailed.
     """
 
     __slots__ = (
@@ -47,7 +48,7 @@ class Handshake:
         "_rakp1",
         "_suite",
         "_tag",
-        "goodbye",
+        "final_rakp_3",
     )
 
     def __init__(self, options: ConsoleOptions, suite: CipherSuite, tag: int) -> None:
@@ -57,24 +58,27 @@ class Handshake:
         self._console_session_id = random_session_id(options.random_bytes)
         self._rakp1: Rakp1 | None = None
         self._exchange: KeyExchange | None = None
-        self.goodbye: bytes | None = None
+        self.final_rakp_3: bytes | None = None
 
     def open_session_request(self) -> bytes:
-        """The first payload."""
+        """Return the first payload, the Open Session Request."""
         return OpenSessionRequest.for_suite(
             self._tag, self._options.privilege, self._console_session_id, self._suite
         ).encode()
 
     def rakp_1(self, payload: bytes) -> bytes:
-        """Take the Open Session Response, give RAKP 1."""
+        """Take the Open Session Response and return RAKP 1.
+
+        Raises: RmcpPlusStatusError when the BMC refuses, or accepts another suite than proposed.
+        """
         response = OpenSessionResponse.decode(payload)
         self._check(response.tag, response.console_session_id, "Open Session", response.status)
         if response.suite is not self._suite or not response.managed_session_id:
-            # Field: pyghmi's Bmc answers every proposal with suite 3: it refuses ours, politely.
+            # Field: pyghmi's Bmc answers every proposal with suite 3 and so refuses all others.
             raise RmcpPlusStatusError(
                 "Open Session",
                 RmcpPlusStatus.NO_CIPHER_SUITE_MATCH,
-                "the BMC took other algorithms than were proposed",
+                "the BMC chose other algorithms than the proposed ones",
                 "try --cipher-suite 3",
             )
         options = self._options
@@ -90,7 +94,10 @@ class Handshake:
         return self._rakp1.encode()
 
     def rakp_3(self, payload: bytes) -> bytes:
-        """Take RAKP 2, give RAKP 3."""
+        """Take RAKP 2 and return RAKP 3.
+
+        Raises: RmcpPlusStatusError when the BMC refuses; AuthenticationFailed for a wrong password.
+        """
         rakp2 = Rakp2.decode(payload, self._suite)
         self._check(rakp2.tag, rakp2.console_session_id, "RAKP 2", rakp2.status)
         rakp1 = self._rakp1
@@ -107,20 +114,23 @@ class Handshake:
         )
         self._next_tag()
         if not hmac.compare_digest(exchange.rakp2_code(), rakp2.key_exchange_code):
-            # Telling the BMC frees its half of the session (section 13.22).
-            self.goodbye = Rakp3(
+            # This RAKP 3 makes the BMC free its half of the session (section 13.22).
+            self.final_rakp_3 = Rakp3(
                 self._tag,
                 RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE,
                 exchange.managed_session_id,
             ).encode()
             raise AuthenticationFailed(
                 f"RAKP 2: wrong password for user {credentials.user!r} "
-                "(the BMC's key exchange code does not fit)"
+                "(the BMC's key exchange code does not match)"
             )
         return Rakp3(self._tag, 0, exchange.managed_session_id, exchange.rakp3_code()).encode()
 
     def session(self, payload: bytes) -> Session:
-        """Take RAKP 4, give the session."""
+        """Take RAKP 4 and return the session.
+
+        Raises: RmcpPlusStatusError when the BMC refuses; AuthenticationFailed for a wrong K_g.
+        """
         rakp4 = Rakp4.decode(payload, self._suite)
         self._check(rakp4.tag, rakp4.console_session_id, "RAKP 4", rakp4.status)
         exchange = self._exchange
@@ -144,11 +154,11 @@ class Handshake:
 
     def _check(self, tag: int, console_session_id: int, name: str, status: int) -> None:
         if tag != self._tag:
-            raise RemoteProtocolError(f"{name}: tag of another message", section="13.18")
+            raise RemoteProtocolError(f"{name}: the tag of another message", section="13.18")
         if status:
             raise session_refusal(name, status)
         if console_session_id != self._console_session_id:
-            raise RemoteProtocolError(f"{name}: id of another session", section="13.18")
+            raise RemoteProtocolError(f"{name}: the id of another session", section="13.18")
 
     def _next_tag(self) -> None:
         self._tag = self._tag + 1 & 0xFF

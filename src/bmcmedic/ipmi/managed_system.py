@@ -1,7 +1,7 @@
-"""The managed system's side of RMCP+: what a BMC does with the datagrams of its LAN channel.
+"""The managed system's side of RMCP+: it handles the datagrams of a BMC's LAN channel.
 
-It sets sessions up and closes them, checks privilege levels, and hands every other command up to
-be executed. A BMC simulator and a local RMCP+ door in front of a driver are built on it.
+It opens and closes sessions, checks privilege levels, and returns every other command to its caller
+for execution. The BMC simulator and the loopback RMCP+ proxy of the agent are built on it.
 """
 
 from __future__ import annotations
@@ -48,33 +48,34 @@ from bmcmedic.ipmi.session_slots import SessionSlot, SessionSlots, SetUpAnswer, 
 __all__ = ["LAN_CHANNEL", "IncomingRequest", "ManagedSystem", "User"]
 
 LAN_CHANNEL = 1
-
+"""Channel number of the LAN channel."""
 _Reply = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingRequest:
-    """A command to execute; hand it back to `respond` with the outcome."""
+    """A command to execute; pass it to `respond` together with the outcome."""
 
     message: RequestMessage
     peer: Hashable
     privilege: PrivilegeLevel
     session_id: int | None
-    """None for one that came outside of a session."""
+    """The session of the command; None for a command that came outside of a session."""
     envelope: LegacyPacket | Packet | None = field(default=None, repr=False)
 
 
 class ManagedSystem:
-    """The RMCP+ state of one BMC, without I/O; `now` and random bytes are handed in.
+    """The RMCP+ state of one BMC, without I/O; time and random bytes are passed in.
 
-    Nothing that comes from the network raises: what does not belong is dropped and counted.
+    Nothing that comes from the network raises an exception: a datagram that is invalid or
+    unexpected is dropped and counted.
     """
 
     __slots__ = (
         "_guid",
+        "_is_proxy",
         "_kg_set",
         "_slots",
-        "_stands_for_another",
         "_suites",
         "_users",
         "discarded_count",
@@ -92,12 +93,13 @@ class ManagedSystem:
         cipher_suites: Sequence[int] = (3, 17),
         session_slots: int = 16,
         session_timeout_s: float = 60.0,
-        stands_for_another: bool = False,
+        is_proxy: bool = False,
     ) -> None:
-        """`stands_for_another`: a door in front of a BMC, open to whoever is on the same machine.
+        """Create the state of a BMC, or with `is_proxy` of a proxy in front of one.
 
-        What is asked in a session about channels is then that BMC's to answer; and who floods the
-        door with half a set-up keeps nobody out.
+        A proxy is open to every user of the same machine. Commands about channels within a session
+        are then left to the BMC. A client that floods the proxy with half-open sessions cannot
+        lock out other clients, because a new session takes the slot of a half-open one.
         """
         self._guid = guid
         self._users = tuple(users)
@@ -113,19 +115,22 @@ class ManagedSystem:
             random_bytes=random_bytes,
             aes=aes,
         )
-        self._slots.yields_set_ups = stands_for_another
-        self._stands_for_another = stands_for_another
+        self._slots.replaces_half_open = is_proxy
+        self._is_proxy = is_proxy
         self.session_requests: Counter[tuple[int, int]] | None = None
         self.discarded_count = 0
 
     @property
     def session_count(self) -> int:
-        """Slots in use, those still being set up included; expired ones go at the next set-up."""
+        """Number of slots in use, half-open and expired ones included.
+
+        Expired sessions are removed when the next set-up message arrives.
+        """
         return len(self._slots)
 
     @property
     def session_slots(self) -> int:
-        """How many sessions there may be at once."""
+        """Most sessions that may exist at once."""
         return self._slots.slots_max
 
     @session_slots.setter
@@ -133,20 +138,21 @@ class ManagedSystem:
         self._slots.slots_max = slots_max
 
     def has_session(self, peer: Hashable, now: float) -> bool:
-        """Whether that peer is in an active session."""
+        """Return whether that peer has an active session."""
         return any(self._slots.active(slot.managed_session_id, peer, now) for slot in self._slots)
 
     def forget_sessions(self) -> None:
-        """What a restart of the BMC does to its sessions."""
+        """Drop all sessions, as a restart of the BMC does."""
         self._slots.clear()
 
     def receive_datagram(
         self, data: bytes, peer: Hashable, now: float
     ) -> bytes | IncomingRequest | None:
-        """Take one datagram.
+        """Handle one datagram.
 
-        Returns bytes to send back to `peer` at once, a command to execute, or None where nothing
-        is owed: to garbage, to unknown sessions, and to the repetition of a request in work.
+        Return bytes to send back to `peer` at once, a command to execute, or None if there is
+        nothing to send. There is nothing to send for garbage, for unknown sessions, and for the
+        repetition of a request that is being executed.
         """
         try:
             datagram = decode_datagram(data)
@@ -166,20 +172,21 @@ class ManagedSystem:
     def respond(
         self, incoming: IncomingRequest, completion_code: int, data: bytes, now: float
     ) -> bytes | None:
-        """The datagram that answers `incoming`; None when its session is gone meanwhile."""
+        """Return the datagram that answers `incoming`; None if its session has ended meanwhile."""
         return self.send_message(incoming, incoming.message.reply(completion_code, data), now)
 
     def user_name(self, incoming: IncomingRequest) -> bytes | None:
-        """Who asks, by the session's user; None outside of one."""
+        """Return the name of the session's user; None outside of a session."""
         slot = None if incoming.session_id is None else self._slots.get(incoming.session_id)
         return None if slot is None or slot.user is None else slot.user.name
 
     def send_message(
         self, incoming: IncomingRequest, response: ResponseMessage, now: float
     ) -> bytes | None:
-        """A datagram with `response`, in the session of `incoming`.
+        """Return a datagram that carries `response` in the session of `incoming`.
 
-        For the second part of a bridged request's answer (section 6.13.3); else use `respond`.
+        It is for the second part of the answer to a bridged request (section 6.13.3). Use `respond`
+        for everything else.
         """
         payload = response.encode()
         if incoming.session_id is None:
@@ -198,19 +205,19 @@ class ManagedSystem:
         self, packet: LegacyPacket, peer: Hashable
     ) -> bytes | IncomingRequest | None:
         if packet.authentication_type or packet.session_id:
-            raise RemoteProtocolError("IPMI 1.5 sessions are not served", section="13.6")
+            raise RemoteProtocolError("IPMI 1.5 sessions are not supported", section="13.6")
         return self._receive_sessionless(packet, peer)
 
     def _receive_outside(
         self, packet: Packet, peer: Hashable, now: float
     ) -> bytes | IncomingRequest | None:
         if packet.is_encrypted or packet.is_authenticated:
-            raise RemoteProtocolError("protected, but in no session", section="13.6")
+            raise RemoteProtocolError("a protected packet outside of a session", section="13.6")
         if packet.payload_type == PayloadType.IPMI:
             return self._receive_sessionless(packet, peer)
         receive = _SET_UP.get(packet.payload_type)
         if receive is None:
-            raise RemoteProtocolError("a payload type that is not served", section="13.27.3")
+            raise RemoteProtocolError("an unsupported payload type", section="13.27.3")
         self._slots.expire(now)
         answer = receive(self._slots, packet.payload, peer, now)
         if answer is None:
@@ -231,7 +238,7 @@ class ManagedSystem:
         return _outside(packet, message.reply(*reply).encode())
 
     def _sessionless_reply(self, message: RequestMessage) -> _Reply | None:
-        """What the channel answers by itself, in a session or outside; None: not its business."""
+        """Return the channel's own reply to a request; None if it does not answer that command."""
         answer = _CHANNEL_COMMANDS.get((message.netfn, message.command))
         if answer is None:
             return None
@@ -287,9 +294,9 @@ class ManagedSystem:
     ) -> bytes | IncomingRequest | None:
         slot = self._slots.active(packet.session_id, peer, now)
         if slot is None or slot.session is None:
-            raise RemoteProtocolError("no such session", section="13.6")
+            raise RemoteProtocolError("an unknown session", section="13.6")
         if packet.payload_type != PayloadType.IPMI:
-            raise RemoteProtocolError("a payload type that is not active", section="13.27.3")
+            raise RemoteProtocolError("an inactive payload type", section="13.27.3")
         message = RequestMessage.decode(slot.session.open(packet, data))
         self._slots.touch(slot, now)
         if slot.executing == message:
@@ -306,7 +313,7 @@ class ManagedSystem:
             except RemoteProtocolError as error:
                 reply = _refusal(error)
             return self._seal(slot, message, reply)
-        channel_reply = None if self._stands_for_another else self._sessionless_reply(message)
+        channel_reply = None if self._is_proxy else self._sessionless_reply(message)
         if channel_reply is not None:
             return self._seal(slot, message, channel_reply)
         slot.executing = message
@@ -366,7 +373,7 @@ class ManagedSystem:
 
 
 def command_key(command: type[Command[Any]]) -> tuple[int, int]:
-    """What a command is told by on the wire."""
+    """Return the network function and number that identify a command on the wire."""
     return command.netfn, command.command
 
 

@@ -15,16 +15,16 @@ _SECTION = "13.8"
 _REQUEST_OVERHEAD = 7
 _RESPONSE_OVERHEAD = 8
 MESSAGE_BYTES_MAX = 272
-"""Longest message taken from the network; the specification's own limit for LAN is lower still."""
+"""Longest message accepted from the network, in bytes; the specification's LAN limit is lower."""
 
 
 def checksum(data: bytes) -> int:
-    """Two's complement checksum: the bytes and it add up to 0 modulo 256 (section 13.8)."""
+    """Return the two's complement checksum: added to the bytes it gives 0 modulo 256 (13.8)."""
     return -sum(data) & 0xFF
 
 
 class RequestMessage(NamedTuple):
-    """A request: who asks whom for what. `netfn` is even."""
+    """A request from `requester` to `responder`; `netfn` is even."""
 
     netfn: int
     command: int
@@ -36,9 +36,9 @@ class RequestMessage(NamedTuple):
     requester_lun: int = 0
 
     def encode(self, sequence: int | None = None) -> bytes:
-        """The message with both checksums, as `sequence` where that is given.
+        """Return the message with both checksums; `sequence` overrides the field if it is given.
 
-        Raises LocalProtocolError for a field out of range.
+        Raises: LocalProtocolError for a field out of range.
         """
         if sequence is None:
             sequence = self.sequence
@@ -62,10 +62,13 @@ class RequestMessage(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes) -> RequestMessage:
-        """Read a request; raises RemoteProtocolError for length, checksum or an odd netFn."""
+        """Decode a request.
+
+        Raises: RemoteProtocolError for a wrong length, a wrong checksum or an odd netFn.
+        """
         _check(raw, _REQUEST_OVERHEAD)
         if raw[1] & 0x04:
-            raise RemoteProtocolError("a response where a request belongs", section="5.1", raw=raw)
+            raise RemoteProtocolError("a response instead of a request", section="5.1", raw=raw)
         return cls(
             netfn=raw[1] >> 2,
             command=raw[5],
@@ -78,11 +81,11 @@ class RequestMessage(NamedTuple):
         )
 
     def with_sequence(self, sequence: int) -> RequestMessage:
-        """The same request under another rqSeq."""
+        """Return the same request with another sequence number (rqSeq)."""
         return self._replace(sequence=sequence)
 
     def reply(self, completion_code: int, data: bytes = b"") -> ResponseMessage:
-        """The response that answers this request."""
+        """Return a response to this request."""
         return ResponseMessage(
             netfn=self.netfn | 1,
             command=self.command,
@@ -110,7 +113,7 @@ class ResponseMessage(NamedTuple):
     responder_lun: int = 0
 
     def encode(self) -> bytes:
-        """The message with both checksums."""
+        """Return the message with both checksums."""
         first = self.requester, self.netfn << 2 | self.requester_lun
         rest = (
             bytes(
@@ -127,11 +130,14 @@ class ResponseMessage(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes) -> ResponseMessage:
-        """Read a response; raises RemoteProtocolError for length, checksum or an even netFn."""
+        """Decode a response.
+
+        Raises: RemoteProtocolError for a wrong length, a wrong checksum or an even netFn.
+        """
         _check(raw, _RESPONSE_OVERHEAD)
         requester, network, _, responder, sequence, command, completion_code = raw[:7]
         if not network & 0x04:
-            raise RemoteProtocolError("a request where a response belongs", section="5.1", raw=raw)
+            raise RemoteProtocolError("a request instead of a response", section="5.1", raw=raw)
         return cls(
             network >> 2,
             command,

@@ -1,4 +1,4 @@
-"""Datagrams on port 623: RMCP, ASF presence, and both session headers (sections 13.1 to 13.6)."""
+"""The datagrams on port 623: RMCP, ASF presence and both session headers (13.1 to 13.6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bmcmedic.errors import LocalProtocolError, RemoteProtocolError
 
 DATAGRAM_BYTES_MAX = 1024
-"""Longest datagram that is read at all; RMCP+ as used here stays below 512."""
+"""Longest datagram that is decoded, in bytes; RMCP+ as it is used here stays below 512."""
 
 _RMCP_ASF = b"\x06\x00\xff\x06"
 _RMCP_IPMI = b"\x06\x00\xff\x07"
@@ -40,12 +40,12 @@ class PayloadType(IntEnum):
 
 
 class PresencePing(NamedTuple):
-    """ASF Presence Ping: is anybody there (section 13.2.3)."""
+    """ASF Presence Ping, which finds out whether a host supports IPMI (section 13.2.3)."""
 
     tag: int
 
     def encode(self) -> bytes:
-        """The whole datagram."""
+        """Return the whole datagram."""
         return _RMCP_ASF + struct.pack(">IBBBB", _ASF_IANA, _ASF_PING, self.tag, 0, 0)
 
 
@@ -56,7 +56,7 @@ class PresencePong(NamedTuple):
     supports_ipmi: bool
 
     def encode(self) -> bytes:
-        """The whole datagram."""
+        """Return the whole datagram."""
         body = struct.pack(">IIBB6x", _ASF_IANA, 0, 0x81 if self.supports_ipmi else 0x01, 0)
         return (
             _RMCP_ASF + struct.pack(">IBBBB", _ASF_IANA, _ASF_PONG, self.tag, 0, len(body)) + body
@@ -64,7 +64,7 @@ class PresencePong(NamedTuple):
 
 
 class LegacyPacket(NamedTuple):
-    """An IPMI 1.5 session packet; here only with authentication type none (section 13.6)."""
+    """An IPMI 1.5 session packet; only authentication type none is supported (section 13.6)."""
 
     authentication_type: int
     sequence: int
@@ -72,9 +72,9 @@ class LegacyPacket(NamedTuple):
     payload: bytes
 
     def encode(self) -> bytes:
-        """The whole datagram; raises LocalProtocolError for anything but type none."""
+        """Return the whole datagram; raises LocalProtocolError for any type other than none."""
         if self.authentication_type:
-            raise LocalProtocolError("IPMI 1.5 sessions are not spoken, only session-less packets")
+            raise LocalProtocolError("IPMI 1.5 is supported only for packets outside of a session")
         header = _LEGACY_HEADER.pack(self.authentication_type, self.sequence, self.session_id)
         return _RMCP_IPMI + header + bytes((len(self.payload),)) + self.payload
 
@@ -82,8 +82,8 @@ class LegacyPacket(NamedTuple):
 class Packet(NamedTuple):
     """An RMCP+ session packet (section 13.6, table 13-8).
 
-    `payload` is as on the wire, so still encrypted where `is_encrypted`; `payload_end` is its end
-    in the datagram, where the integrity trailer starts.
+    `payload` is as it is on the wire, so still encrypted if `is_encrypted` is true. `payload_end`
+    is its end in the datagram, where the integrity trailer starts.
     """
 
     payload_type: int
@@ -95,9 +95,12 @@ class Packet(NamedTuple):
     payload_end: int = 0
 
     def encode(self) -> bytes:
-        """The whole datagram of a packet outside of a session."""
+        """Return the whole datagram of a packet outside of a session.
+
+        Raises: LocalProtocolError for a protected packet; only `Session.seal` can make one.
+        """
         if self.is_encrypted or self.is_authenticated:
-            raise LocalProtocolError("a protected packet is made by its session")
+            raise LocalProtocolError("only a session can make a protected packet")
         return (
             plus_header(self.payload_type, self.session_id, self.sequence, len(self.payload))
             + self.payload
@@ -108,24 +111,25 @@ Datagram = PresencePing | PresencePong | LegacyPacket | Packet
 
 
 def plus_header(payload_type: int, session_id: int, sequence: int, payload_bytes: int) -> bytes:
-    """RMCP and RMCP+ session header; `payload_type` with its encrypted and authenticated bits."""
+    """Return the RMCP and RMCP+ session headers; `payload_type` includes its protection bits."""
     return _RMCP_IPMI + _PLUS_HEADER.pack(
         _FORMAT_RMCP_PLUS, payload_type, session_id, sequence, payload_bytes
     )
 
 
 def payload_type_byte(payload_type: int, *, encrypted: bool, authenticated: bool) -> int:
-    """The payload type byte with its two protection bits."""
+    """Return the payload type with its two protection bits."""
     return payload_type | encrypted << 7 | authenticated << 6
 
 
 def decode_datagram(data: bytes) -> Datagram:
-    """Read one datagram; raises RemoteProtocolError."""
+    """Decode one datagram; raises RemoteProtocolError."""
     if data[:5] == _RMCP_PLUS and len(data) <= DATAGRAM_BYTES_MAX:
         return _decode_plus(data)
     if not 5 <= len(data) <= DATAGRAM_BYTES_MAX:
         raise RemoteProtocolError(f"a datagram of {len(data)} bytes", section="13.1.3", raw=data)
-    # The sequence number 0xFF asks for no RMCP acknowledge; others are taken too, as IPMI has none.
+    # Sequence number 0xFF asks for no RMCP acknowledge. Others are accepted as well, because IPMI
+    # has no RMCP acknowledge.
     if data[0] != 0x06 or data[3] & 0x80:
         raise RemoteProtocolError("not an RMCP data message", section="13.1.3", raw=data)
     message_class = data[3] & 0x1F
@@ -148,7 +152,9 @@ def _decode_plus(data: bytes) -> Packet:
     _, type_byte, session_id, sequence, payload_bytes = _PLUS_HEADER.unpack_from(data, 4)
     payload_type = type_byte & 0x3F
     if payload_type == PayloadType.OEM_EXPLICIT:
-        raise RemoteProtocolError("an OEM payload was never agreed on", section="13.27", raw=data)
+        raise RemoteProtocolError(
+            "an OEM payload that was never negotiated", section="13.27", raw=data
+        )
     end = _PLUS_HEADER_END + payload_bytes
     if end > len(data):
         raise RemoteProtocolError(

@@ -1,7 +1,7 @@
-"""Open Session and RAKP messages 1 to 4, and the keys they agree on (sections 13.17 to 13.32).
+"""Open Session, RAKP messages 1 to 4 and the session keys (sections 13.17 to 13.32).
 
-Letters as in the specification: SIDm, Rm, Rolem, UNamem belong to the remote console, SIDc, Rc,
-GUIDc to the managed system.
+The specification's SIDm, Rm, Rolem and UNamem belong to the remote console; its SIDc, Rc and GUIDc
+belong to the managed system.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SUITE_REFUSALS = frozenset(
         RmcpPlusStatus.NO_CIPHER_SUITE_MATCH,
     }
 )
-"""Statuses after which another cipher suite is worth a try."""
+"""Statuses after which another cipher suite may succeed."""
 
 _STATUS_ADVICE: dict[int, str] = {
     RmcpPlusStatus.INSUFFICIENT_RESOURCES: "no free session slot: close sessions or wait a minute",
     RmcpPlusStatus.INSUFFICIENT_RESOURCES_FOR_ROLE: "no free session slot for this privilege",
     RmcpPlusStatus.UNAUTHORIZED_NAME: "check the user name, and that the user may use this channel",
-    RmcpPlusStatus.UNAUTHORIZED_ROLE: "the user's privilege limit is lower than what is asked for",
-    RmcpPlusStatus.INVALID_ROLE: "the user's privilege limit is lower than what is asked for",
+    RmcpPlusStatus.UNAUTHORIZED_ROLE: "the user's privilege limit is lower than the requested one",
+    RmcpPlusStatus.INVALID_ROLE: "the user's privilege limit is lower than the requested one",
     RmcpPlusStatus.NO_CIPHER_SUITE_MATCH: "try another --cipher-suite",
     RmcpPlusStatus.INVALID_AUTHENTICATION_ALGORITHM: "try another --cipher-suite",
     RmcpPlusStatus.INVALID_INTEGRITY_ALGORITHM: "try another --cipher-suite",
@@ -53,7 +53,7 @@ _RAKP_1 = struct.Struct("<B3xI16sB2xB")
 
 
 def _algorithms(suite: CipherSuite) -> bytes:
-    """The three algorithm payloads of an Open Session message (section 13.17, table 13-9)."""
+    """Return the three algorithm payloads of an Open Session message (13.17, table 13-9)."""
     return bytes(
         (
             *(0x00, 0, 0, 8, suite.authentication, 0, 0, 0),
@@ -74,38 +74,38 @@ class OpenSessionRequest(NamedTuple):
     privilege: int
     console_session_id: int
     algorithms: bytes
-    """The three payloads, 24 bytes, as on the wire; `suite` is what they mean."""
+    """The three algorithm payloads as they are on the wire, 24 bytes; `suite` is their meaning."""
 
     @classmethod
     def for_suite(
         cls, tag: int, privilege: int, console_session_id: int, suite: CipherSuite
     ) -> OpenSessionRequest:
-        """Propose exactly one suite."""
+        """Return a request that proposes exactly one suite."""
         return cls(tag, privilege, console_session_id, _ALGORITHMS[suite.id])
 
     @property
     def suite(self) -> CipherSuite | None:
-        """The proposed suite, or None for one this package does not speak."""
+        """The proposed suite, or None for an unsupported one."""
         return _SUITE_OF.get(self.algorithms)
 
     def encode(self) -> bytes:
-        """The payload, 32 bytes."""
+        """Return the payload, 32 bytes."""
         return (
             _OPEN_REQUEST.pack(self.tag, self.privilege, self.console_session_id) + self.algorithms
         )
 
     @classmethod
     def decode(cls, payload: bytes) -> OpenSessionRequest:
-        """Read the payload; raises RemoteProtocolError."""
-        _expect(payload, (32,), "Open Session Request", "13.17")
+        """Decode the payload; raises RemoteProtocolError."""
+        _check_length(payload, (32,), "Open Session Request", "13.17")
         tag, privilege, console_session_id = _OPEN_REQUEST.unpack_from(payload)
         return cls(tag, privilege & 0x0F, console_session_id, payload[8:])
 
 
 class OpenSessionResponse(NamedTuple):
-    """RMCP+ Open Session Response (section 13.18); with a status it ends after SIDm.
+    """RMCP+ Open Session Response (section 13.18); a refusal ends after SIDm.
 
-    Field: refusals of 1 to 36 bytes have been seen; only tag and status are needed to read one.
+    Field: refusals of 1 to 36 bytes have been seen; decoding one needs only tag and status.
     """
 
     tag: int
@@ -117,11 +117,11 @@ class OpenSessionResponse(NamedTuple):
 
     @property
     def suite(self) -> CipherSuite | None:
-        """The suite that the BMC took, or None for one this package does not speak."""
+        """The suite that the BMC chose, or None for an unsupported one."""
         return _SUITE_OF.get(self.algorithms)
 
     def encode(self) -> bytes:
-        """The payload: 36 bytes, or 8 for a refusal."""
+        """Return the payload: 36 bytes, or 8 for a refusal."""
         packed = _OPEN_RESPONSE.pack(
             self.tag,
             self.status,
@@ -133,12 +133,12 @@ class OpenSessionResponse(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> OpenSessionResponse:
-        """Read the payload; raises RemoteProtocolError."""
+        """Decode the payload; raises RemoteProtocolError."""
         if len(payload) >= 2 and payload[1]:
             padded = payload[:8].ljust(12, b"\0")
             tag, status, privilege, console_session_id, _ = _OPEN_RESPONSE.unpack(padded)
             return cls(tag, status, privilege, console_session_id)
-        _expect(payload, (36,), "Open Session Response", "13.18")
+        _check_length(payload, (36,), "Open Session Response", "13.18")
         tag, status, privilege, console_session_id, managed_session_id = _OPEN_RESPONSE.unpack_from(
             payload
         )
@@ -156,7 +156,7 @@ class Rakp1(NamedTuple):
     user_name: bytes
 
     def encode(self) -> bytes:
-        """The payload, 28 bytes and the user name."""
+        """Return the payload: 28 bytes and the user name."""
         return (
             _RAKP_1.pack(
                 self.tag,
@@ -170,12 +170,12 @@ class Rakp1(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Rakp1:
-        """Read the payload; raises RemoteProtocolError.
+        """Decode the payload; raises RemoteProtocolError.
 
-        Field: clients that always send 16 bytes of name, padded with zeros, are understood.
+        Field: some clients always send 16 bytes of user name, padded with zeros.
         """
         if not 28 <= len(payload) <= 28 + USER_NAME_BYTES_MAX or payload[27] > len(payload) - 28:
-            raise RemoteProtocolError("RAKP 1 has a wrong length", section="13.20", raw=payload)
+            raise RemoteProtocolError("RAKP 1 has the wrong length", section="13.20", raw=payload)
         tag, managed_session_id, console_random, role, name_bytes = _RAKP_1.unpack_from(payload)
         return cls(
             tag, managed_session_id, console_random, role & 0x1F, payload[28 : 28 + name_bytes]
@@ -196,7 +196,7 @@ class Rakp2(NamedTuple):
         return f"Rakp2(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
-        """The payload: 40 bytes and the code, or 8 for a refusal."""
+        """Return the payload: 40 bytes and the key exchange code, or 8 bytes for a refusal."""
         header = _STATUS_HEADER.pack(self.tag, self.status, self.console_session_id)
         if self.status:
             return header
@@ -204,11 +204,11 @@ class Rakp2(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes, suite: CipherSuite) -> Rakp2:
-        """Read the payload; raises RemoteProtocolError."""
+        """Decode the payload; raises RemoteProtocolError."""
         tag, status, console_session_id = _status_header(payload, "RAKP 2", "13.21")
         if status:
             return cls(tag, status, console_session_id)
-        _expect(payload, (40 + suite.key_exchange_bytes,), "RAKP 2", "13.21")
+        _check_length(payload, (40 + suite.key_exchange_bytes,), "RAKP 2", "13.21")
         return cls(tag, status, console_session_id, payload[8:24], payload[24:40], payload[40:])
 
 
@@ -224,7 +224,7 @@ class Rakp3(NamedTuple):
         return f"Rakp3(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
-        """The payload: 8 bytes and the code."""
+        """Return the payload: 8 bytes and the key exchange code."""
         return (
             _STATUS_HEADER.pack(self.tag, self.status, self.managed_session_id)
             + self.key_exchange_code
@@ -232,10 +232,12 @@ class Rakp3(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Rakp3:
-        """Read the payload; raises RemoteProtocolError. Whether the code fits is checked later."""
+        """Decode the payload, without checking the code; raises RemoteProtocolError."""
         tag, status, managed_session_id = _status_header(payload, "RAKP 3", "13.22")
         if len(payload) not in (8, 28, 40):
-            raise RemoteProtocolError("RAKP 3 has a wrong length", section="13.22", raw=payload[:8])
+            raise RemoteProtocolError(
+                "RAKP 3 has the wrong length", section="13.22", raw=payload[:8]
+            )
         return cls(tag, status, managed_session_id, payload[8:])
 
 
@@ -251,25 +253,25 @@ class Rakp4(NamedTuple):
         return f"Rakp4(tag={self.tag}, status={self.status})"
 
     def encode(self) -> bytes:
-        """The payload: 8 bytes and the value."""
+        """Return the payload: 8 bytes and the integrity check value, or 8 bytes for a refusal."""
         header = _STATUS_HEADER.pack(self.tag, self.status, self.console_session_id)
         return header if self.status else header + self.integrity_check_value
 
     @classmethod
     def decode(cls, payload: bytes, suite: CipherSuite) -> Rakp4:
-        """Read the payload; raises RemoteProtocolError."""
+        """Decode the payload; raises RemoteProtocolError."""
         tag, status, console_session_id = _status_header(payload, "RAKP 4", "13.23")
         if status:
             return cls(tag, status, console_session_id)
-        _expect(payload, (8 + suite.rakp4_bytes,), "RAKP 4", "13.23")
+        _check_length(payload, (8 + suite.rakp4_bytes,), "RAKP 4", "13.23")
         return cls(tag, status, console_session_id, payload[8:])
 
 
 class KeyExchange:
-    """What both sides know after RAKP 2; every code and key is computed from it.
+    """The values that both sides know after RAKP 2; every code and key is computed from them.
 
-    Spec: 13.28.1 (codes), 13.31 (SIK), 13.32 (K1, K2). Passwords are HMAC keys, so a 16-byte one
-    and the same one padded to 20 bytes with zeros give equal codes.
+    Spec: 13.28.1 (codes), 13.31 (SIK), 13.32 (K1, K2). A password is an HMAC key, so a 16-byte
+    password gives the same codes as the same password padded to 20 bytes with zeros.
     """
 
     __slots__ = (
@@ -309,11 +311,11 @@ class KeyExchange:
 
     @property
     def has_kg(self) -> bool:
-        """Whether a K_g takes part."""
+        """Whether a K_g is used."""
         return bool(self._kg)
 
     def rakp2_code(self) -> bytes:
-        """Key exchange authentication code of RAKP 2."""
+        """Return the key exchange authentication code of RAKP 2."""
         console_random, managed_random = self._randoms
         return self._hmac(
             self._password,
@@ -326,27 +328,27 @@ class KeyExchange:
         )
 
     def rakp3_code(self) -> bytes:
-        """Key exchange authentication code of RAKP 3."""
+        """Return the key exchange authentication code of RAKP 3."""
         return self._hmac(self._password, self._randoms[1] + self._console_id + self._identity)
 
     def sik(self) -> bytes:
-        """Session integrity key; K_g takes the password's place where it is set."""
+        """Return the session integrity key (SIK); if K_g is set, it takes the password's place."""
         console_random, managed_random = self._randoms
         return self._hmac(
             self._kg or self._password, console_random + managed_random + self._identity
         )
 
     def rakp4_value(self, sik: bytes) -> bytes:
-        """Integrity check value of RAKP 4."""
+        """Return the integrity check value of RAKP 4."""
         message = self._randoms[0] + self._managed_id + self._managed_guid
         return self._hmac(sik, message)[: self._rakp4_bytes]
 
     def k1(self, sik: bytes) -> bytes:
-        """Key of the integrity algorithm."""
+        """Return K1, the key of the integrity algorithm."""
         return self._hmac(sik, _CONSTANT_1)
 
     def k2(self, sik: bytes) -> bytes:
-        """Key of the confidentiality algorithm; AES takes its first 16 bytes."""
+        """Return K2, the key of the confidentiality algorithm; AES uses its first 16 bytes."""
         return self._hmac(sik, _CONSTANT_2)
 
     def _hmac(self, key: bytes, message: bytes) -> bytes:
@@ -354,7 +356,7 @@ class KeyExchange:
 
 
 def session_refusal(name: str, status: int) -> RmcpPlusStatusError:
-    """The error that a status in message `name` means, with what to try."""
+    """Return the error for a status in message `name`, with advice where there is some."""
     return RmcpPlusStatusError(
         name, status, rmcp_plus_status_text(status), _STATUS_ADVICE.get(status, "")
     )
@@ -367,10 +369,10 @@ def _status_header(payload: bytes, name: str, section: str) -> tuple[int, int, i
     return tag, status, session_id
 
 
-def _expect(payload: bytes, lengths: tuple[int, ...], name: str, section: str) -> None:
+def _check_length(payload: bytes, lengths: tuple[int, ...], name: str, section: str) -> None:
     if len(payload) not in lengths:
         wanted = " or ".join(map(str, lengths))
-        # The first bytes only: what follows may be a keyed code.
+        # Only the first bytes go into the error, because a keyed code may follow.
         raise RemoteProtocolError(
             f"{name}: expected {wanted} bytes, got {len(payload)}", section=section, raw=payload[:8]
         )

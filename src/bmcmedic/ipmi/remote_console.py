@@ -2,11 +2,12 @@
 
     console = RemoteConsole(options)
     console.open(now, deadline)
-    console.datagrams_to_send()           -> what belongs on the wire now
+    console.datagrams_to_send()           -> the datagrams to send now
     console.receive_datagram(data, now)   -> an event or None
     console.get_timer()                   -> when to call handle_timer(now)
 
-One request is outstanding at a time: BMCs do one thing at a time and answer more with silence.
+One request is outstanding at a time. A BMC does one thing at a time, and does not answer a request
+that comes meanwhile.
 """
 
 from __future__ import annotations
@@ -45,17 +46,20 @@ from bmcmedic.ipmi.session import Session
 from bmcmedic.ipmi.states import TRANSITIONS, SessionState, SessionTrigger
 
 if TYPE_CHECKING:
-    # Loaded by who bridges, and by nobody else: a sweep starts without it.
+    # Only code that bridges loads this module: a sweep starts without it.
     from bmcmedic.ipmi.bridge import Bridge
 
 RAKP_TRANSMISSIONS_MAX = 4
-"""Unanswered RAKP messages after which set-up starts anew: the BMC may have dropped our half."""
+"""Transmissions of an unanswered RAKP message before set-up restarts.
+
+The BMC may have dropped the half-open session.
+"""
 REOPEN_AFTER_TRANSMISSIONS = 4
-"""Unanswered transmissions of a request after which a new session is set up, where allowed."""
+"""Transmissions of an unanswered request before a new session is set up, if that is allowed."""
 HANDSHAKES_MAX = 16
-"""Set-ups that one `open()` or `request()` may start before it gives up before its deadline."""
+"""Most handshakes that one `open()` or `request()` starts; after that it fails early."""
 PATIENCE_FACTOR = 2.0
-"""How much longer to wait before repeating to a BMC that is too slow for repeats."""
+"""Factor on the first retransmission time for a BMC that is too slow for repetitions."""
 
 _CLOSE_SESSION = 0x3C
 _SEND_MESSAGE_RESPONSE = (NetFn.APP | 1, 0x34)
@@ -64,8 +68,9 @@ _SEND_MESSAGE_RESPONSE = (NetFn.APP | 1, 0x34)
 class RemoteConsole:
     """One RMCP+ session from the remote console's side, without I/O.
 
-    Raises LocalProtocolError when it is used out of turn. What comes from the network never
-    raises: a datagram that does not belong is dropped and counted in `discarded` by its reason.
+    A method that is called in the wrong state raises LocalProtocolError. Nothing that comes from
+    the network raises an exception: a datagram that is invalid or unexpected is dropped and counted
+    in `discarded` by its reason.
     """
 
     __slots__ = (
@@ -76,7 +81,7 @@ class RemoteConsole:
         "_handshakes",
         "_handshakes_max",
         "_interval",
-        "_is_kept",
+        "_is_request_pending",
         "_options",
         "_outbox",
         "_payload",
@@ -107,8 +112,8 @@ class RemoteConsole:
         self._session: Session | None = None
         self._request: RequestMessage | None = None
         self._bridge: Bridge | None = None
-        self._is_kept = False
-        """Whether `_request` waits for a session that is set up anew."""
+        self._is_request_pending = False
+        """Whether `_request` is to be sent again once the session has been set up again."""
         self._sequence = 0
         self._transmissions = 0
         self._payload = b""
@@ -118,10 +123,10 @@ class RemoteConsole:
         self._interval = RETRANSMIT_FIRST_S
         self._timer: float | None = None
 
-    # -- what the caller does --------------------------------------------------------------
+    # -- the caller's methods --------------------------------------------------------------
 
     def open(self, now: float, deadline: float) -> None:
-        """Start to set the session up."""
+        """Start to set up the session."""
         self._move(SessionTrigger.OPEN)
         self._deadline = deadline
         self._propose(now)
@@ -135,16 +140,16 @@ class RemoteConsole:
         idempotent: bool = True,
         bridge: Bridge | None = None,
     ) -> None:
-        """Send a request, through `bridge` if there is one; its `sequence` is set here.
+        """Send a request, through `bridge` if it is given; the message's `sequence` is replaced.
 
-        A request that is not idempotent leaves exactly once.
+        A request that is not idempotent is sent exactly once.
         """
         self._move(SessionTrigger.REQUEST)
         self._deadline = deadline
         self._send_request(message, bridge, now, repeats=idempotent)
 
     def give_up_request(self) -> None:
-        """Await the outstanding request's answer no more; harmless when none is outstanding."""
+        """Stop waiting for the outstanding request's answer; do nothing if there is none."""
         if self.state is SessionState.REQUESTING:
             self._move(SessionTrigger.REQUEST_DEADLINE)
             self._request = self._bridge = self._timer = None
@@ -159,16 +164,16 @@ class RemoteConsole:
         self._send_request(message, None, now, repeats=True)
 
     def datagrams_to_send(self) -> list[bytes]:
-        """What belongs on the wire now; each is handed out once."""
+        """Return the datagrams to send now; each is returned once."""
         datagrams, self._outbox = self._outbox, []
         return datagrams
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` wants to be called, or None while nothing is awaited."""
+        """Return when to call `handle_timer`, or None while nothing is awaited."""
         return self._timer
 
     def handle_timer(self, now: float) -> SessionEvent | None:
-        """Retransmit, start anew, or give up; harmless when called early."""
+        """Retransmit, restart the set-up, or give up; do nothing when called early."""
         if self._timer is None or now < self._timer:
             return None
         if now >= self._deadline:
@@ -176,20 +181,20 @@ class RemoteConsole:
         if self._transmissions >= _TRANSMISSIONS_MAX.get(self.state, self._transmissions + 1) and (
             self.state is not SessionState.REQUESTING or self._options.may_reopen
         ):
-            return self._start_anew(now)
+            return self._restart_set_up(now)
         self._interval *= RETRANSMIT_BACKOFF_FACTOR
         self._transmit(now)
         return None
 
     def receive_datagram(self, data: bytes, now: float) -> SessionEvent | None:
-        """Take one datagram that came from the BMC's address."""
+        """Handle one datagram that came from the BMC's address."""
         try:
             packet = decode_datagram(data)
             if type(packet) is not Packet:
                 raise RemoteProtocolError("not an RMCP+ packet", section="13.6")
             if self._session is not None and packet.session_id:
                 return self._receive_in_session(packet, data)
-            return self._receive_set_up(packet, now)
+            return self._receive_during_set_up(packet, now)
         except RemoteProtocolError as error:
             self._discard(str(error.args[0]))
             return None
@@ -202,23 +207,23 @@ class RemoteConsole:
         self._handshakes += 1
         self._send(PayloadType.OPEN_SESSION_REQUEST, self._handshake.open_session_request(), now)
 
-    def _start_anew(self, now: float) -> SessionEvent | None:
+    def _restart_set_up(self, now: float) -> SessionEvent | None:
         if self._handshakes >= self._handshakes_max:
             return self._fail(NoAnswer(f"no answer to {self._waiting_for()}"))
-        self._is_kept = self._request is not None
-        self._move(SessionTrigger.START_ANEW)
+        self._is_request_pending = self._request is not None
+        self._move(SessionTrigger.RESTART_SET_UP)
         self._propose(now)
         return None
 
-    def _receive_set_up(self, packet: Packet, now: float) -> SessionEvent | None:
+    def _receive_during_set_up(self, packet: Packet, now: float) -> SessionEvent | None:
         handshake = self._handshake
         if (
             handshake is None
-            or packet.payload_type != _SET_UP_ANSWER.get(self.state)
+            or packet.payload_type != _EXPECTED_PAYLOAD_TYPE.get(self.state)
             or packet.is_encrypted
             or packet.is_authenticated
         ):
-            raise RemoteProtocolError("not the set-up message awaited", section="13.15")
+            raise RemoteProtocolError("not the expected set-up message", section="13.15")
         try:
             if self.state is SessionState.OPENING:
                 payload = handshake.rakp_1(packet.payload)
@@ -240,40 +245,40 @@ class RemoteConsole:
         self._handshake = self._timer = None
         self._handshakes_max = self._handshakes + HANDSHAKES_MAX
         self._move(SessionTrigger.RAKP_4)
-        if not self._is_kept:
+        if not self._is_request_pending:
             return SessionOpened(self.suite)
         assert self._request is not None
-        self._is_kept = False
+        self._is_request_pending = False
         self._move(SessionTrigger.REQUEST)
         self._send_request(self._request, self._bridge, now, repeats=True)
         return None
 
     def _refused(self, error: BmcRefusal, now: float) -> SessionEvent | None:
         assert self._handshake is not None
-        if self._handshake.goodbye is not None:
-            self._outbox.append(_set_up_datagram(PayloadType.RAKP_3, self._handshake.goodbye))
+        if self._handshake.final_rakp_3 is not None:
+            self._outbox.append(_set_up_datagram(PayloadType.RAKP_3, self._handshake.final_rakp_3))
         if isinstance(error, RmcpPlusStatusError):
             suites = self._options.suites
             position = suites.index(self.suite) + 1
             if error.status in SUITE_REFUSALS and position < len(suites):
                 self.suite = suites[position]
-                return self._start_anew(now)
-            # A lost answer leaves the BMC a step ahead; it then no longer knows the id we repeat.
+                return self._restart_set_up(now)
+            # A lost answer leaves the BMC one step ahead; it then no longer knows the repeated id.
             if (
-                error.status in _FORGOTTEN
+                error.status in _FORGOTTEN_SESSION
                 and self.state is not SessionState.OPENING
                 and self._transmissions > 1
             ):
-                return self._start_anew(now)
-            # The code of its RAKP 2 fitted, so our secrets are right. Field: a slow BMC answers a
-            # repeated RAKP 1 with a new random number, and forgets the one that we took.
+                return self._restart_set_up(now)
+            # The code in RAKP 2 matched, so our secrets are right. Field: a slow BMC answers a
+            # repeated RAKP 1 with a new random number, and forgets the one that we use.
             if (
                 error.status == RmcpPlusStatus.INVALID_INTEGRITY_CHECK_VALUE
                 and self.state is SessionState.ACTIVATING
                 and self._rakp1_repeated
             ):
                 self._first_interval *= PATIENCE_FACTOR
-                return self._start_anew(now)
+                return self._restart_set_up(now)
         return self._fail(error)
 
     # -- in the session --------------------------------------------------------------------
@@ -286,10 +291,10 @@ class RemoteConsole:
         response = ResponseMessage.decode(session.open(packet, data))
         request = self._request
         if request is None or response.sequence != self._sequence:
-            raise RemoteProtocolError("not the answer awaited", section="13.8")
+            raise RemoteProtocolError("not the expected response", section="13.8")
         if self._bridge is None:
             if response.netfn != request.netfn | 1 or response.command != request.command:
-                raise RemoteProtocolError("not the answer awaited", section="13.8")
+                raise RemoteProtocolError("not the expected response", section="13.8")
             return self._answered(response)
         is_first_part = (response.netfn, response.command) == _SEND_MESSAGE_RESPONSE
         if is_first_part and response.completion_code:
@@ -298,7 +303,7 @@ class RemoteConsole:
         if inner is not None:
             return self._answered(inner)
         if is_first_part:
-            # Accepted: sending it again would ask the satellite twice.
+            # The BMC accepted the request; a repetition would reach the satellite twice.
             self._repeats = False
             self._timer = self._deadline
         return None
@@ -346,7 +351,7 @@ class RemoteConsole:
             self._outbox.append(self._session.seal(self._payload))
 
     def _deadline_passed(self) -> SessionEvent:
-        # Field: pyghmi's Bmc has no word for a user that it does not know.
+        # Field: pyghmi's Bmc does not answer for a user name that it does not know.
         advice = _CHECK_USER if self.state is SessionState.AUTHENTICATING else ""
         error = NoAnswer(f"no answer to {self._waiting_for()}{self._discarded_text()}", advice)
         self._timer = None
@@ -379,7 +384,7 @@ class RemoteConsole:
     def _discard(self, reason: str) -> None:
         if self.discarded is None:
             self.discarded = Counter()
-        # The reasons hold numbers from the wire, so their count is bounded here.
+        # The reasons contain numbers from the wire, so the number of different ones is bounded.
         key = reason if reason in self.discarded or len(self.discarded) < 16 else "other"
         self.discarded[key] += 1
 
@@ -393,8 +398,8 @@ class RemoteConsole:
 
 
 _CHECK_USER = "it answered Open Session, so check the user name: some BMCs ignore an unknown one"
-_FORGOTTEN = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
-_SET_UP_ANSWER = {
+_FORGOTTEN_SESSION = (RmcpPlusStatus.INVALID_SESSION_ID, RmcpPlusStatus.INACTIVE_SESSION_ID)
+_EXPECTED_PAYLOAD_TYPE = {
     SessionState.OPENING: PayloadType.OPEN_SESSION_RESPONSE,
     SessionState.AUTHENTICATING: PayloadType.RAKP_2,
     SessionState.ACTIVATING: PayloadType.RAKP_4,

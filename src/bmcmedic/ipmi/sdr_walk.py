@@ -1,8 +1,8 @@
 """Reads a whole SDR repository (chapter 33), one request at a time.
 
-`walk_repository` is a generator: it yields the next request, is sent its response, and has a
-CompletionCodeError thrown into it where the BMC refused. Any other error ends it. What it returns
-is the repository; a BMC that leads in circles costs a bounded number of requests.
+`walk_repository` is a generator. It yields the next request; the caller sends it the response, or
+throws a CompletionCodeError into it when the BMC refuses. Any other error ends it. It returns the
+repository. The number of requests is bounded, even for a BMC whose record ids form a circle.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from bmcmedic.ipmi.commands.sdr_records import SDR_HEADER_BYTES
 from bmcmedic.ipmi.constants import CompletionCode
 
 RECORDS_MAX = 1024
-"""Real servers have 40 to 500."""
+"""Most records in a repository; real servers have 40 to 500."""
 REQUESTS_MAX = 8 * RECORDS_MAX
-"""A record of 64 bytes takes 5 requests where a BMC gives 16 bytes at a time."""
+"""Most requests of one walk; a record of 64 bytes takes 5 if a BMC sends 16 bytes at a time."""
 SETBACKS_MAX = 32
-"""Whoever else reserves the repository cancels our reservation, and a BMC may be busy: so many
-of those are borne."""
+"""Most setbacks of one walk: cancelled reservations and temporary refusals.
+
+Another reader that reserves the repository cancels our reservation, and a BMC may be busy.
+"""
 PART_BYTES: Final = (WHOLE_RECORD, 32, 16, 8)
-"""How much is asked for at a time: less, for the rest of the walk, once a BMC cannot give it."""
+"""Sizes of a read, in bytes; once a BMC refuses one, the rest of the walk uses the next smaller."""
 _OFFSET_MAX: Final = 0xFF
 
 RepositoryWalk: TypeAlias = Generator[Command[Any], Any, "SdrRepository"]
@@ -42,7 +44,7 @@ RepositoryWalk: TypeAlias = Generator[Command[Any], Any, "SdrRepository"]
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStamp:
-    """What changes when the repository does (33.9)."""
+    """The values that change whenever the repository changes (33.9)."""
 
     record_count: int
     last_addition: int
@@ -50,30 +52,31 @@ class RepositoryStamp:
 
     @classmethod
     def of(cls, info: GetSdrRepositoryInfoRsp) -> RepositoryStamp:
-        """As the BMC says."""
+        """Return the stamp that a Get SDR Repository Info response gives."""
         return cls(info.record_count, info.last_addition, info.last_erase)
 
 
 @dataclass(frozen=True, slots=True)
 class SdrRepository:
-    """All records, by the ids under which they were read."""
+    """All records, with the ids by which they were read."""
 
     stamp: RepositoryStamp
-    """From before the first was read: what changes meanwhile shows the next time."""
+    """The stamp from before the first read, so that a change during the walk shows next time."""
     records: tuple[tuple[int, bytes], ...]
 
 
 def walk_repository(info: GetSdrRepositoryInfoRsp) -> RepositoryWalk:
-    """Read every record of the repository that `info` tells of.
+    """Read every record of the repository that `info` describes.
 
-    Spec: 33.9 to 33.12. Raises: RemoteProtocolError for one that cannot be read to its end;
-    CompletionCodeError where the BMC refuses a record in every way.
+    Spec: 33.9 to 33.12.
+    Raises: RemoteProtocolError for a repository that cannot be read to its end;
+    CompletionCodeError when the BMC refuses a record at every read size.
     """
-    walked = () if info.record_count == 0 else (yield from _Walk().all_records())
+    walked = () if info.record_count == 0 else (yield from _Walker().all_records())
     return SdrRepository(RepositoryStamp.of(info), walked)
 
 
-class _Walk:
+class _Walker:
     def __init__(self) -> None:
         self._requests = 0
         self._setbacks = 0
@@ -88,59 +91,60 @@ class _Walk:
         asked_id = FIRST_RECORD_ID
         while asked_id != LAST_RECORD_ID:
             next_id, record = yield from self._record(asked_id)
-            # Only the first is asked for by another id than its own.
+            # Only the first record is requested by an id other than its own.
             own_id = asked_id or int.from_bytes(record[:2], "little")
             records[own_id] = record
             if len(records) > RECORDS_MAX:
                 raise _unusable(f"has more than {RECORDS_MAX} records", record)
             if next_id in records or next_id == FIRST_RECORD_ID:
                 raise _unusable(
-                    f"leads in a circle: after record {own_id:#06x} comes {next_id:#06x} again",
+                    f"has a circle of records: {next_id:#06x} comes again, after {own_id:#06x}",
                     record,
                 )
             asked_id = next_id
         return tuple(records.items())
 
     def _record(self, record_id: int) -> Generator[Command[Any], Any, tuple[int, bytes]]:
-        """One record, and the id of the next."""
+        """Read one record; return the id of the next one, and the record."""
         data = b""
         next_id = LAST_RECORD_ID
         while (missing := _missing(data)) > 0:
             if len(data) > _OFFSET_MAX:
                 raise _unusable(
-                    f"gives record {record_id:#06x} in parts too small to reach its end"
+                    f"returns record {record_id:#06x} in parts too small to reach its end"
                 )
             asked = PART_BYTES[self._part]
             if asked != WHOLE_RECORD:
                 asked = min(asked, missing)
             elif data:
-                asked = missing  # it gave less than the whole, as if that were all it can
+                asked = missing  # it returned less than the whole record: ask for the rest
             try:
                 answer: GetSdrRsp = yield self._counted(
                     GetSdrReq(record_id, self._reservation_id, len(data), asked)
                 )
             except CompletionCodeError as error:
-                yield from self._refused(error)
-                # What was read may be of a record that has changed since.
+                yield from self._handle_refusal(error)
+                # The part read so far may belong to a record that has changed since.
                 data = b""
                 continue
             if not answer.record_data:
-                raise _unusable(f"gives no bytes of record {record_id:#06x}", data)
+                raise _unusable(f"returns no bytes of record {record_id:#06x}", data)
             data += answer.record_data
             next_id = answer.next_record_id
         return next_id, data[: SDR_HEADER_BYTES + data[4]]
 
-    def _refused(self, error: CompletionCodeError) -> Generator[Command[Any], Any, None]:
-        """Make it so that it may be asked again, or give up."""
+    def _handle_refusal(self, error: CompletionCodeError) -> Generator[Command[Any], Any, None]:
+        """Prepare for another attempt, or raise when there is none left."""
         if error.code == CompletionCode.RESERVATION_CANCELLED:
-            self._set_back("cancelled the reservation")
+            self._count_setback("cancelled the reservation")
             yield from self._reserve()
         elif error.is_temporary:
-            self._set_back(f"was not there ({error})")
+            self._count_setback(f"was unavailable ({error})")
         elif error.code == CompletionCode.NOT_PRESENT or self._part + 1 == len(PART_BYTES):
             raise error
         else:
-            # 0xCA is the word for it; BMCs have others, 0xFF and 0xC7 among them.
+            # 0xCA means that the size is too large. Field: BMCs also use other codes, such as 0xFF
+            # and 0xC7.
             self._part += 1
 
     def _reserve(self) -> Generator[Command[Any], Any, None]:
@@ -149,27 +153,29 @@ class _Walk:
                 answer: ReserveSdrRepositoryRsp = yield self._counted(ReserveSdrRepositoryReq())
             except CompletionCodeError as error:
                 if error.is_temporary:
-                    self._set_back(f"was not there ({error})")
+                    self._count_setback(f"was unavailable ({error})")
                     continue
-                self._reservation_id = 0  # it has no reservations, then, and needs none
+                self._reservation_id = 0  # the BMC has no reservations, so it needs none
             else:
                 self._reservation_id = answer.reservation_id
             return
 
-    def _set_back(self, what: str) -> None:
+    def _count_setback(self, what: str) -> None:
         self._setbacks += 1
         if self._setbacks > SETBACKS_MAX:
-            raise _unusable(f"was not read for {SETBACKS_MAX} setbacks; the last: it {what}")
+            raise _unusable(
+                f"was not read after {SETBACKS_MAX} setbacks; at the last one it {what}"
+            )
 
     def _counted(self, request: Command[Any]) -> Command[Any]:
         self._requests += 1
         if self._requests > REQUESTS_MAX:
-            raise _unusable(f"is not read to its end with {REQUESTS_MAX} requests")
+            raise _unusable(f"cannot be read to its end with {REQUESTS_MAX} requests")
         return request
 
 
 def _missing(data: bytes) -> int:
-    """How many bytes a record still lacks, as far as its header tells."""
+    """Return how many bytes of a record are still missing, as far as its header is known."""
     if len(data) < SDR_HEADER_BYTES:
         return SDR_HEADER_BYTES - len(data)
     return SDR_HEADER_BYTES + data[4] - len(data)

@@ -1,4 +1,4 @@
-"""From a sensor's record and what it reads to a value and a severity. Pure."""
+"""Computes a sensor's value and severity from its record and its raw reading, without I/O."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bmcmedic.ipmi.sensor_states import Severity, discrete_severity, threshold_s
 from bmcmedic.ipmi.sensor_types import THRESHOLD_EVENT_TYPE
 
 _NON_LINEAR: Final = range(0x70, 0x80)
-"""Linearizations whose factors hold for one raw reading (36.4); the vendor's own are among them."""
+"""Linearizations whose factors hold for one raw reading only (36.4), the vendor's own included."""
 _LUN_BITS: Final = 0x03
 _EVENT_TYPE_BITS: Final = 0x7F
 
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """One sensor that can be read, as its record has it."""
+    """One readable sensor, as its record describes it."""
 
     record_id: int
     name: str
@@ -38,35 +38,38 @@ class Sensor:
     event_type: int
     units: SensorUnits
     factors: ReadingFactors | None = None
-    """None where it has no value: of a discrete one many BMCs fill in factors that mean nothing."""
+    """The reading factors; None for a sensor without a value.
+
+    Field: many BMCs fill in meaningless factors for a discrete sensor.
+    """
     linearization: int = 0
 
     @property
-    def is_the_bmcs(self) -> bool:
-        """Whether the BMC itself has it; else it is behind a bridge."""
+    def is_owned_by_bmc(self) -> bool:
+        """Whether the BMC itself owns the sensor; otherwise it is behind a bridge."""
         return self.owner_id == BMC_SLAVE_ADDRESS
 
     @property
     def is_non_linear(self) -> bool:
-        """Whether each raw reading has factors of its own, which the BMC is asked for (35.5)."""
+        """Whether each raw reading has its own factors, which the BMC must be asked for (35.5)."""
         return self.factors is not None and self.linearization in _NON_LINEAR
 
 
 @dataclass(frozen=True, slots=True)
 class SensorReading:
-    """What a sensor says."""
+    """The decoded reading of a sensor."""
 
     sensor: Sensor
     value: float | None
-    """In its unit; None: it has none, or there is no such number."""
+    """The value in the sensor's unit; None if it has none, or the conversion gives no number."""
     severity: Severity | None
-    """None: nobody can say."""
+    """The severity of the sensor's states; None if it is unknown."""
 
 
 def sensors_in(records: Iterable[tuple[int, bytes]]) -> Iterator[Sensor]:
-    """The sensors that records describe; what is no sensor, or is broken, is passed over.
+    """Yield the sensors that the records describe; skip other records and malformed ones.
 
-    Of several that share a record only the first is there, as with ipmi-sensors.
+    Of several sensors that share a record only the first is yielded, as in ipmi-sensors.
     """
     for record_id, data in records:
         try:
@@ -75,23 +78,23 @@ def sensors_in(records: Iterable[tuple[int, bytes]]) -> Iterator[Sensor]:
             continue
         if not isinstance(record, FullSensorRecord | CompactSensorRecord):
             continue
-        described = record.sensor
-        event_type = described.event_type & _EVENT_TYPE_BITS
+        description = record.sensor
+        event_type = description.event_type & _EVENT_TYPE_BITS
         factors, linearization = None, 0
         if isinstance(record, FullSensorRecord):
             linearization = record.linearization
-            has_value = described.units.analog_format is not AnalogFormat.NONE
+            has_value = description.units.analog_format is not AnalogFormat.NONE
             if has_value and event_type == THRESHOLD_EVENT_TYPE:
                 factors = record.factors
         yield Sensor(
             record_id=record_id,
             name=record.id_string,
-            number=described.sensor_number,
-            owner_id=described.owner_id,
-            lun=described.owner_lun & _LUN_BITS,
-            sensor_type=described.sensor_type,
+            number=description.sensor_number,
+            owner_id=description.owner_id,
+            lun=description.owner_lun & _LUN_BITS,
+            sensor_type=description.sensor_type,
             event_type=event_type,
-            units=described.units,
+            units=description.units,
             factors=factors,
             linearization=linearization,
         )
@@ -100,9 +103,11 @@ def sensors_in(records: Iterable[tuple[int, bytes]]) -> Iterator[Sensor]:
 def interpret_reading(
     sensor: Sensor, response: GetSensorReadingRsp, factors: ReadingFactors | None = None
 ) -> SensorReading | None:
-    """What a response means; `factors` are those of this raw reading, for a non-linear sensor.
+    """Return the reading that a response stands for.
 
-    Spec: 35.14. None: it is not scanned, or has nothing valid to say now.
+    `factors` are those of this raw reading; only a non-linear sensor needs them. The result is None
+    if the sensor is not scanned or has no valid reading now.
+    Spec: 35.14.
     """
     if not response.available or not response.scanning_enabled:
         return None

@@ -1,8 +1,9 @@
-"""How grave the states of a sensor are: nominal, warning or critical.
+"""The severity of a sensor's states: nominal, warning or critical.
 
-FreeIPMI's judgement, as ipmi_exporter's users know it, but for one thing: there a reading beyond a
-non-critical threshold is nominal unless configured otherwise, here it is a warning, which is what
-the specification has that threshold for. A combination that is judged nowhere has no severity.
+The severities are FreeIPMI's, which users of ipmi_exporter know, with one exception. In FreeIPMI
+a reading beyond a non-critical threshold is nominal unless configured otherwise. Here it is a
+warning, which is the purpose of that threshold in the specification. A combination of event/reading
+type and sensor type that is in no table has no severity.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bmcmedic.ipmi.sensor_types import SENSOR_SPECIFIC_EVENT_TYPE, SensorType
 
 
 class Severity(IntEnum):
-    """By the numbers that ipmi_exporter has."""
+    """The severities, with the numbers that ipmi_exporter uses."""
 
     NOMINAL = 0
     WARNING = 1
@@ -27,16 +28,17 @@ _WARNING = Thresholds.LOWER_NON_CRITICAL | Thresholds.UPPER_NON_CRITICAL
 
 
 def threshold_severity(comparisons: Thresholds) -> Severity:
-    """The gravest of the thresholds that a reading is at or beyond; unrecoverable is critical."""
+    """Return the severity of the worst threshold crossed; non-recoverable counts as critical."""
     if comparisons & ~_WARNING:
         return Severity.CRITICAL
     return Severity.WARNING if comparisons else Severity.NOMINAL
 
 
 def discrete_severity(event_type: int, sensor_type: int, states: int) -> Severity | None:
-    """The gravest of the states that are asserted, bit 0 the first; None: nobody can say.
+    """Return the severity of the worst asserted state (bit 0 is state 0), or None if unknown.
 
-    Spec: 42.1 and 42.2. A state beyond those that the sensor's type has counts for nothing.
+    A state beyond those of the sensor's type is ignored.
+    Spec: 42.1 and 42.2.
     """
     if event_type == SENSOR_SPECIFIC_EVENT_TYPE:
         grades = _SENSOR_SPECIFIC.get(sensor_type)
@@ -57,7 +59,7 @@ _SEVERITIES: Final = {
 _DEASSERTED_ASSERTED = "nw"
 _DEASSERTED_FAILED = "nc"
 _TRANSITION_SEVERITY = "nwccwccwn"
-"""OK, non-critical, critical, non-recoverable; then the ways back; monitor; informational."""
+"""OK, non-critical, critical, non-recoverable; the same from more severe; monitor; information."""
 _ABSENT_PRESENT = "cn"
 _REDUNDANCY = "ncwcccww"
 
@@ -135,7 +137,10 @@ _GENERIC: Final[Mapping[int, Mapping[int, str]]] = {
         (_T.FAN, _T.POWER_SUPPLY, _T.POWER_UNIT, _T.COOLING_DEVICE, _T.MEMORY), _REDUNDANCY
     ),
 }
-"""By event/reading type (table 42-2) and sensor type, a letter for each state from the first."""
+"""Severities by event/reading type (table 42-2) and sensor type.
+
+Each string has one letter of `_SEVERITIES` for each state, starting with state 0.
+"""
 
 _SENSOR_SPECIFIC: Final[Mapping[int, str]] = {
     _T.PHYSICAL_SECURITY: "ccccccc",
@@ -163,4 +168,4 @@ _SENSOR_SPECIFIC: Final[Mapping[int, str]] = {
     _T.VERSION_CHANGE: "wwccccnn",
     _T.FRU_STATE: "ccwwnwwc",
 }
-"""The same for sensor-specific states (table 42-3)."""
+"""Severities of sensor-specific states by sensor type (table 42-3), in the same notation."""

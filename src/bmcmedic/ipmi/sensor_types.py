@@ -1,6 +1,6 @@
-"""Numbers of sensors, entities and units by name (tables 42-3, 43-13 and 43-15).
+"""Numbers of sensor types and units by name (tables 42-3 and 43-15).
 
-Records keep the bare numbers, for vendors use more than these.
+Records keep the bare numbers, because vendors use more numbers than these.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ THRESHOLD_EVENT_TYPE = 0x01
 """Event/reading type of a threshold-based sensor (table 42-1)."""
 
 SENSOR_SPECIFIC_EVENT_TYPE = 0x6F
+"""Event/reading type of a sensor with sensor-specific states (table 42-1)."""
 
 
 class SensorType(IntEnum):
-    """What a sensor measures or tells (table 42-3)."""
+    """What a sensor measures or reports (table 42-3)."""
 
     TEMPERATURE = 0x01
     VOLTAGE = 0x02
@@ -113,18 +114,18 @@ _TYPE_NAMES: Final = (
     "Version Change",
     "FRU State",
 )
-"""By number, as ipmi-sensors prints them."""
+"""The names by number, as ipmi-sensors prints them."""
 
 
 def sensor_type_name(sensor_type: int) -> str:
-    """The name that FreeIPMI and ipmi_exporter have for it."""
+    """Return the name that FreeIPMI and ipmi_exporter use for a sensor type."""
     if sensor_type in _OEM_TYPES:
         return _OEM
     return _TYPE_NAMES[sensor_type] if sensor_type < len(_TYPE_NAMES) else _UNRECOGNIZED
 
 
 class UnitType(IntEnum):
-    """What a reading counts (table 43-15)."""
+    """The unit of a reading (table 43-15)."""
 
     UNSPECIFIED = 0
     DEGREES_CELSIUS = 1

@@ -1,6 +1,6 @@
-"""An RMCP+ session that is set up: sealing and opening its packets (sections 13.6, 13.28, 13.29).
+"""An active RMCP+ session: it seals and opens packets (sections 13.6, 13.28, 13.29).
 
-The same class serves the remote console and the managed system; only the ids change places.
+The remote console and the managed system use the same class, with the two session ids swapped.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ from bmcmedic.ipmi.packet import Packet, PayloadType, payload_type_byte, plus_he
 
 AesUpdate = Callable[[bytes], bytes]
 AesFactory = Callable[[bytes], tuple[AesUpdate, AesUpdate]]
-"""From a 16-byte key to the `update` functions of one kept AES-CBC-128 encryptor and decryptor.
+"""Makes the `update` functions of one AES-CBC-128 encryptor and decryptor from a 16-byte key.
 
-A kept context chains from call to call. That is used: a random block in front of the plaintext
-comes out as an unpredictable ciphertext block, which is the initialization vector of what follows;
-and a decryptor that is fed the vector first has forgotten by then what it saw before.
+The two contexts are kept, so each call chains to the one before it. A session relies on that. When
+it encrypts, it puts a random block in front of the plaintext. That block becomes an unpredictable
+ciphertext block, which is the initialization vector of the blocks after it. When it decrypts, the
+vector comes first, so that the state left by earlier packets affects only the vector's own block.
 """
 
 RandomBytes = Callable[[int], bytes]
 
 AES_BLOCK_BYTES = 16
 BEHIND_MAX = 31
-"""How far behind the highest sequence number seen a packet is still taken, once (6.12.14)."""
+"""How far a sequence number may be behind the highest one seen and still be accepted (6.12.14)."""
 MANAGED_SYSTEM_AHEAD_MAX = 16
-"""How far ahead of it a managed system takes one (section 6.12.14)."""
+"""How far a sequence number may be ahead of the highest one seen by a managed system (6.12.14)."""
 REMOTE_CONSOLE_AHEAD_MAX = 1024
-"""The same for a remote console: one that lost 17 answers in a row must not stay deaf."""
+"""How far a sequence number may be ahead of the highest one seen by a remote console.
+
+It is larger, so that a console that lost 17 answers in a row still accepts the next one.
+"""
 
 _SEQUENCE_MAX = 0xFFFFFFFF
 _NEXT_HEADER = 0x07
@@ -39,9 +43,9 @@ _TRAILERS = [b"\xff" * pad_bytes + bytes((pad_bytes, _NEXT_HEADER)) for pad_byte
 
 
 class SequenceWindow:
-    """Which inbound session sequence numbers have been seen (section 6.12.14).
+    """The inbound session sequence numbers that have been seen (section 6.12.14).
 
-    The first number that passes the integrity check sets the window, wherever the BMC starts.
+    The first number that passes the integrity check sets the window, whatever number that is.
     """
 
     __slots__ = ("_ahead_max", "_highest", "_seen")
@@ -52,7 +56,7 @@ class SequenceWindow:
         self._seen = 1
 
     def accept(self, sequence: int) -> bool:
-        """Whether this number is new and inside the window; if so it counts as seen."""
+        """Return whether this number is new and inside the window; if so, mark it as seen."""
         if self._highest is None:
             self._highest = sequence
             return True
@@ -71,7 +75,7 @@ class SequenceWindow:
 class Session:
     """Seals and opens the packets of one session.
 
-    `inbound_id` is the id that the other side writes into packets to us, `outbound_id` ours to it.
+    `inbound_id` is the session id in packets that come in, `outbound_id` the one in packets sent.
     """
 
     __slots__ = (
@@ -122,7 +126,7 @@ class Session:
         return f"<Session suite {self.suite.id} id {self.inbound_id:#010x}>"
 
     def seal(self, payload: bytes, payload_type: int = PayloadType.IPMI) -> bytes:
-        """The datagram that carries `payload`, with the next sequence number."""
+        """Return a datagram that carries `payload`, with the next sequence number."""
         # 0 means "outside of a session" (section 6.12.13), so the counter wraps to 1.
         sequence = self._outbound_sequence % _SEQUENCE_MAX + 1
         self._outbound_sequence = sequence
@@ -135,18 +139,19 @@ class Session:
         )
         if not self._auth_code_bytes:
             return datagram
-        # RMCP's 4 bytes do not count: from AuthType to Next Header a multiple of 4 (13.6).
+        # From AuthType to Next Header the length is a multiple of 4; RMCP's 4 bytes do not count
+        # (13.6).
         datagram += _TRAILERS[-(len(datagram) + 2) % 4]
         return datagram + self._auth_code(datagram)
 
     def open(self, packet: Packet, datagram: bytes) -> bytes:
-        """The payload of a packet of this session.
+        """Return the decrypted payload of a packet of this session.
 
-        Raises RemoteProtocolError for wrong protection, a wrong AuthCode, a replayed or
-        out-of-window sequence number, or padding that does not fit.
+        Raises: RemoteProtocolError for wrong protection, a wrong AuthCode, a replayed or
+        out-of-window sequence number, or wrong padding.
         """
         if (packet.is_encrypted << 7 | packet.is_authenticated << 6) != self._type_bits:
-            raise RemoteProtocolError("packet not protected as agreed", section="13.6")
+            raise RemoteProtocolError("packet not protected as negotiated", section="13.6")
         if self._auth_code_bytes:
             self._check_auth_code(packet, datagram)
         if not self._window.accept(packet.sequence):
@@ -160,17 +165,18 @@ class Session:
 
     def _check_auth_code(self, packet: Packet, datagram: bytes) -> None:
         start = len(datagram) - self._auth_code_bytes
-        # Pad length and next header stand before the code; field: pads other than FFh are seen.
+        # Pad length and next header precede the code. Field: some BMCs pad with other bytes than
+        # FFh.
         if start < packet.payload_end + 2:
             raise RemoteProtocolError("packet without an AuthCode", section="13.28.4")
         if not hmac.compare_digest(self._auth_code(datagram[:start]), datagram[start:]):
             raise RemoteProtocolError("wrong AuthCode", section="13.28.4")
-        # Field: some BMCs leave the pad out; the code has vouched for whatever stands here.
+        # Field: some BMCs leave out the pad. The AuthCode covers these bytes, so they are genuine.
         if datagram[start - 1] != _NEXT_HEADER:
             raise RemoteProtocolError("wrong next header", section="13.6")
 
     def _decrypted(self, payload: bytes) -> bytes:
-        # A partial block would stay in the kept context and spoil every later packet.
+        # A partial block would stay in the kept AES context and corrupt every later packet.
         if len(payload) < 2 * AES_BLOCK_BYTES or len(payload) % AES_BLOCK_BYTES:
             raise RemoteProtocolError(
                 f"{len(payload)} bytes are not an AES-CBC payload", section="13.29"
@@ -179,14 +185,14 @@ class Session:
         plain = self._decrypt(payload)
         pad_bytes = plain[-1]
         end = len(plain) - 1 - pad_bytes
-        # Field: pad bytes that do not count 1, 2, 3 … are seen; only the length matters.
+        # Field: some BMCs send pad bytes that do not count 1, 2, 3 …; only the length matters.
         if pad_bytes >= AES_BLOCK_BYTES or end < AES_BLOCK_BYTES:
             raise RemoteProtocolError("wrong confidentiality pad", section="13.29")
         return plain[AES_BLOCK_BYTES:end]
 
 
 def random_session_id(random_bytes: RandomBytes) -> int:
-    """A session id that is never 0, which is reserved for set-up (section 13.17)."""
+    """Return a random session id; it is never 0, which is reserved for set-up (section 13.17)."""
     while True:
         (session_id,) = struct.unpack("<I", random_bytes(4))
         if session_id:

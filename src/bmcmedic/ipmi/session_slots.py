@@ -29,7 +29,7 @@ from bmcmedic.ipmi.session import (
 )
 
 SET_UP_TIMEOUT_S = 20.0
-"""How long a session that is being set up holds its slot without a further message."""
+"""How long a half-open session keeps its slot without a further message, in seconds."""
 
 SetUpAnswer = tuple[PayloadType, bytes]
 
@@ -101,8 +101,8 @@ class SessionSlots:
         "_slots",
         "_suites",
         "_users",
+        "replaces_half_open",
         "slots_max",
-        "yields_set_ups",
     )
 
     def __init__(
@@ -126,8 +126,8 @@ class SessionSlots:
         self._aes = aes
         self._slots: dict[int, SessionSlot] = {}
         self.slots_max = slots_max
-        self.yields_set_ups = False
-        """Whether, when all are taken, who begins takes the slot of who has not got in yet."""
+        self.replaces_half_open = False
+        """Whether a new session takes the slot of a half-open one when no slot is free."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -136,18 +136,18 @@ class SessionSlots:
         return iter(self._slots.values())
 
     def get(self, managed_session_id: int) -> SessionSlot | None:
-        """The slot with that id, in whatever state."""
+        """Return the slot with that id, in any state."""
         return self._slots.get(managed_session_id)
 
     def active(self, managed_session_id: int, peer: Hashable, now: float) -> SessionSlot | None:
-        """The slot of an active session of that peer that has not expired."""
+        """Return the slot of that peer's session if the session is active and has not expired."""
         slot = self._slots.get(managed_session_id)
         if slot is None or slot.session is None or slot.peer != peer or slot.expires_at <= now:
             return None
         return slot
 
     def touch(self, slot: SessionSlot, now: float) -> None:
-        """Something moved in the session: its idle time starts anew (section 6.12.15)."""
+        """Restart the idle time of a session (section 6.12.15)."""
         slot.expires_at = now + self._session_timeout_s
 
     def free(self, managed_session_id: int) -> None:
@@ -155,30 +155,31 @@ class SessionSlots:
         self._slots.pop(managed_session_id, None)
 
     def clear(self) -> None:
-        """End them all."""
+        """End all sessions."""
         self._slots.clear()
 
-    def free_oldest_set_up(self, peer: Hashable) -> bool:
-        """Give up the oldest session that is still being set up; False when there is none.
+    def free_oldest_half_open(self, peer: Hashable) -> bool:
+        """Free the slot of the oldest half-open session; return False when there is none.
 
-        One of `peer`'s own if there is any: who begins over and over keeps out itself alone.
+        A half-open session of `peer` itself goes first, so that a peer which opens one session
+        after another harms only itself.
         """
-        set_ups = [slot for slot in self._slots.values() if slot.session is None]
-        if not set_ups:
+        half_open = [slot for slot in self._slots.values() if slot.session is None]
+        if not half_open:
             return False
-        oldest = next((slot for slot in set_ups if slot.peer == peer), set_ups[0])
+        oldest = next((slot for slot in half_open if slot.peer == peer), half_open[0])
         del self._slots[oldest.managed_session_id]
         return True
 
     def expire(self, now: float) -> None:
-        """End those that were idle for too long."""
+        """End the sessions that have been idle for too long."""
         for session_id in [key for key, slot in self._slots.items() if slot.expires_at <= now]:
             del self._slots[session_id]
 
     def receive_open_session(
         self, payload: bytes, peer: Hashable, now: float
     ) -> SetUpAnswer | None:
-        """Open Session Request: take a slot, or say why not."""
+        """Handle an Open Session Request: assign a slot, or refuse with the reason."""
         request = OpenSessionRequest.decode(payload)
         slot, status = self._slot_for(request, peer)
         if slot is None:
@@ -201,7 +202,7 @@ class SessionSlots:
         self, request: OpenSessionRequest, peer: Hashable
     ) -> tuple[SessionSlot | None, RmcpPlusStatus]:
         for slot in self._slots.values():
-            # A repeated request must not take a second slot.
+            # A repeated request must not occupy a second slot.
             if (
                 slot.peer == peer
                 and slot.console_session_id == request.console_session_id
@@ -215,7 +216,7 @@ class SessionSlots:
         if suite is None or suite.id not in self._suites:
             return None, RmcpPlusStatus.NO_CIPHER_SUITE_MATCH
         if len(self._slots) >= self.slots_max and not (
-            self.yields_set_ups and self.free_oldest_set_up(peer)
+            self.replaces_half_open and self.free_oldest_half_open(peer)
         ):
             return None, RmcpPlusStatus.INSUFFICIENT_RESOURCES
         session_id = random_session_id(self._random_bytes)
@@ -225,7 +226,7 @@ class SessionSlots:
         return slot, RmcpPlusStatus.OK
 
     def receive_rakp_1(self, payload: bytes, peer: Hashable, now: float) -> SetUpAnswer | None:
-        """RAKP 1: look the user up and answer the challenge with ours."""
+        """Handle RAKP 1: look up the user and answer with a challenge of our own."""
         rakp1 = Rakp1.decode(payload)
         slot = self._slots.get(rakp1.managed_session_id)
         if slot is None or slot.peer != peer or slot.session is not None:
@@ -268,10 +269,11 @@ class SessionSlots:
         return PayloadType.RAKP_2, slot.rakp2
 
     def _look_up(self, rakp1: Rakp1) -> tuple[User | None, RmcpPlusStatus]:
-        """The account that RAKP 1 names (section 13.20).
+        """Return the account that RAKP 1 names, or the reason to refuse it (section 13.20).
 
-        By name alone the first entry of that name counts; by name and privilege the one whose
-        limit is the requested level, or else the first whose limit reaches it.
+        A lookup by name alone takes the first entry of that name. A lookup by name and privilege
+        takes the entry whose limit is the requested level, or else the first whose limit reaches
+        it.
         """
         requested = rakp1.role & 0x0F
         if requested > PrivilegeLevel.OEM:
@@ -290,14 +292,14 @@ class SessionSlots:
         return next(exact, allowed[0]), RmcpPlusStatus.OK
 
     def receive_rakp_3(self, payload: bytes, peer: Hashable, now: float) -> SetUpAnswer | None:
-        """RAKP 3: check the console's code; when it fits the session is active."""
+        """Handle RAKP 3: check the console's code; if it matches, the session becomes active."""
         rakp3 = Rakp3.decode(payload)
         slot = self._slots.get(rakp3.managed_session_id)
         if slot is None or slot.peer != peer or slot.exchange is None:
             refusal = Rakp4(rakp3.tag, RmcpPlusStatus.INVALID_SESSION_ID, 0)
             return PayloadType.RAKP_4, refusal.encode()
         if rakp3.status:
-            # The console gave up; nothing is owed (section 13.22).
+            # The console gave up and expects no answer (section 13.22).
             if slot.session is None:
                 del self._slots[rakp3.managed_session_id]
             return None

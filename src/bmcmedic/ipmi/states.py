@@ -1,4 +1,4 @@
-"""States of a session as the remote console sees it, and the one table of its transitions."""
+"""The states of a session as the remote console sees it, and the table of its transitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class SessionState(IntEnum):
-    """Where a session stands, seen from the remote console."""
+    """The state of a session, seen from the remote console."""
 
     IDLE = 0
     OPENING = 1
@@ -20,7 +20,7 @@ class SessionState(IntEnum):
 
 
 class SessionTrigger(IntEnum):
-    """What moves a session from state to state."""
+    """The events that move a session from one state to another."""
 
     OPEN = 0
     OPEN_SESSION_RESPONSE = 1
@@ -29,7 +29,7 @@ class SessionTrigger(IntEnum):
     REQUEST = 4
     RESPONSE = 5
     REQUEST_DEADLINE = 6
-    START_ANEW = 7
+    RESTART_SET_UP = 7
     CLOSE = 8
     CLOSED = 9
     FAILURE = 10
@@ -38,18 +38,18 @@ class SessionTrigger(IntEnum):
 TRANSITIONS: dict[tuple[SessionState, SessionTrigger], SessionState] = {
     (SessionState.IDLE, SessionTrigger.OPEN): SessionState.OPENING,
     (SessionState.OPENING, SessionTrigger.OPEN_SESSION_RESPONSE): SessionState.AUTHENTICATING,
-    (SessionState.OPENING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.OPENING, SessionTrigger.RESTART_SET_UP): SessionState.OPENING,
     (SessionState.OPENING, SessionTrigger.FAILURE): SessionState.FAILED,
     (SessionState.AUTHENTICATING, SessionTrigger.RAKP_2): SessionState.ACTIVATING,
-    (SessionState.AUTHENTICATING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.AUTHENTICATING, SessionTrigger.RESTART_SET_UP): SessionState.OPENING,
     (SessionState.AUTHENTICATING, SessionTrigger.FAILURE): SessionState.FAILED,
     (SessionState.ACTIVATING, SessionTrigger.RAKP_4): SessionState.ACTIVE,
-    (SessionState.ACTIVATING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.ACTIVATING, SessionTrigger.RESTART_SET_UP): SessionState.OPENING,
     (SessionState.ACTIVATING, SessionTrigger.FAILURE): SessionState.FAILED,
     (SessionState.ACTIVE, SessionTrigger.REQUEST): SessionState.REQUESTING,
     (SessionState.ACTIVE, SessionTrigger.CLOSE): SessionState.CLOSING,
     (SessionState.REQUESTING, SessionTrigger.RESPONSE): SessionState.ACTIVE,
     (SessionState.REQUESTING, SessionTrigger.REQUEST_DEADLINE): SessionState.ACTIVE,
-    (SessionState.REQUESTING, SessionTrigger.START_ANEW): SessionState.OPENING,
+    (SessionState.REQUESTING, SessionTrigger.RESTART_SET_UP): SessionState.OPENING,
     (SessionState.CLOSING, SessionTrigger.CLOSED): SessionState.CLOSED,
 }

@@ -1,12 +1,12 @@
-"""The OpenIPMI VM protocol: how a virtual machine's KCS registers reach a BMC outside of it.
+"""The OpenIPMI VM protocol, which connects a virtual machine's KCS registers to an external BMC.
 
 Shape: a message is sequence | netFn<<2 | LUN | command | [completion code] | data … | checksum,
-then 0xA0; the bytes before 0xA0 add up to 0 modulo 256. A control message is a code and perhaps a
-value, then 0xA1. The bytes 0xA0, 0xA1 and 0xAA inside of either travel as 0xAA and the byte with
-bit 4 set; the checksum is over the bytes as they are without that, and may itself need it.
+then 0xA0. The bytes before 0xA0 add up to 0 modulo 256. A control message is a code and for some
+codes a value, then 0xA1. A byte 0xA0, 0xA1 or 0xAA inside of either is escaped: it becomes 0xAA and
+the byte with bit 4 set. The checksum covers the unescaped bytes, and may itself need an escape.
 
-`VmBmc` is the BMC's end. `VmHost` is the machine's, with the habits of QEMU's `ipmi-bmc-extern`
-that a BMC has to know.
+`VmBmc` is the BMC's end. `VmHost` is the machine's end, with the behaviour of QEMU's
+`ipmi-bmc-extern` that a BMC must allow for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.ipmi.message import RequestMessage, checksum
 
 PROTOCOL_VERSION = 1
-
+"""The version that either end announces first."""
 END_OF_MESSAGE = 0xA0
 END_OF_CONTROL = 0xA1
 ESCAPE = 0xAA
@@ -28,10 +28,10 @@ ESCAPED_BIT = 0x10
 SPECIAL_BYTES = frozenset((END_OF_MESSAGE, END_OF_CONTROL, ESCAPE))
 
 FRAME_BYTES_MAX = 302
-"""Longest frame without escapes, sequence number and checksum included; QEMU takes as many."""
+"""Longest frame without escapes, in bytes, sequence number and checksum included; QEMU's limit."""
 
 ANSWER_TIMEOUT_S = 4.0
-"""After which QEMU itself answers the machine, with completion code 0xC3."""
+"""Time after which QEMU itself answers the machine with completion code 0xC3, in seconds."""
 
 _REQUEST_BYTES_MIN = 4
 _RESPONSE_BYTES_MIN = 5
@@ -39,7 +39,7 @@ _SECTION = "none: OpenIPMI's VM protocol"
 
 
 class VmControlCode(IntEnum):
-    """What a control message says; those of the machine are 0x04, 0x08 and 0xFF."""
+    """The codes of control messages; the machine sends only 0x04, 0x08 and 0xFF."""
 
     NO_ATTENTION = 0x00
     ATTENTION = 0x01
@@ -59,7 +59,7 @@ _CODES_WITH_VALUE = frozenset((VmControlCode.CAPABILITIES, VmControlCode.VERSION
 
 
 class VmCapability(IntFlag):
-    """What the machine can be told to do."""
+    """What the BMC can make the machine do."""
 
     POWER = 0x01
     RESET = 0x02
@@ -71,7 +71,7 @@ class VmCapability(IntFlag):
 
 ALL_CAPABILITIES = VmCapability(0x3F)
 
-_NEEDED = {
+_REQUIRED_CAPABILITY = {
     VmControlCode.NO_ATTENTION: VmCapability.ATTENTION,
     VmControlCode.ATTENTION: VmCapability.ATTENTION,
     VmControlCode.ATTENTION_IRQ: VmCapability.ATTENTION,
@@ -94,25 +94,25 @@ class VmRequest(NamedTuple):
     lun: int = 0
 
     def encode(self) -> bytes:
-        """The frame; raises LocalProtocolError for a field out of range."""
+        """Return the frame; raises LocalProtocolError for a field out of range."""
         _check_fields((self.sequence, self.command), self.netfn, self.lun, is_response=False)
         head = bytes((self.sequence, self.netfn << 2 | self.lun, self.command))
         return _message_frame(head + self.data)
 
     @classmethod
     def decode(cls, payload: bytes) -> VmRequest:
-        """Read what stood before 0xA0, without escapes; raises RemoteProtocolError."""
+        """Decode the unescaped bytes before 0xA0; raises RemoteProtocolError."""
         _check_payload(payload, _REQUEST_BYTES_MIN, is_response=False)
         sequence, network, command = payload[:3]
         return cls(sequence, network >> 2, command, payload[3:-1], network & 3)
 
     def to_message(self) -> RequestMessage:
-        """The request as the BMC's command handlers take it."""
+        """Return the request in the form that the BMC's command handlers take."""
         return RequestMessage(self.netfn, self.command, self.data, responder_lun=self.lun)
 
 
 class VmResponse(NamedTuple):
-    """An answer of the BMC; `netfn` is odd."""
+    """A response of the BMC; `netfn` is odd."""
 
     sequence: int
     netfn: int
@@ -123,7 +123,7 @@ class VmResponse(NamedTuple):
 
     @classmethod
     def to(cls, request: VmRequest, completion_code: int, data: bytes = b"") -> VmResponse:
-        """The answer to a request."""
+        """Return the response to a request."""
         return cls(
             request.sequence,
             request.netfn | 1,
@@ -134,7 +134,7 @@ class VmResponse(NamedTuple):
         )
 
     def encode(self) -> bytes:
-        """The frame; raises LocalProtocolError for a field out of range."""
+        """Return the frame; raises LocalProtocolError for a field out of range."""
         numbers = (self.sequence, self.command, self.completion_code)
         _check_fields(numbers, self.netfn, self.lun, is_response=True)
         network = self.netfn << 2 | self.lun
@@ -143,20 +143,20 @@ class VmResponse(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> VmResponse:
-        """Read what stood before 0xA0, without escapes; raises RemoteProtocolError."""
+        """Decode the unescaped bytes before 0xA0; raises RemoteProtocolError."""
         _check_payload(payload, _RESPONSE_BYTES_MIN, is_response=True)
         sequence, network, command, completion_code = payload[:4]
         return cls(sequence, network >> 2, command, completion_code, payload[4:-1], network & 3)
 
 
 class ControlMessage(NamedTuple):
-    """A control message; `value` is the version or the capabilities, None with other codes."""
+    """A control message; `value` is the version or the capabilities, and None for other codes."""
 
     code: VmControlCode
     value: int | None = None
 
     def encode(self) -> bytes:
-        """The frame; raises LocalProtocolError when the value is missing or too much."""
+        """Return the frame; raises LocalProtocolError for a missing, superfluous or wrong value."""
         if (self.value is not None) != (self.code in _CODES_WITH_VALUE):
             raise LocalProtocolError(f"{self.code.name} with value {self.value}")
         if self.value is not None and not 0 <= self.value <= 0xFF:
@@ -166,11 +166,11 @@ class ControlMessage(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> ControlMessage:
-        """Read what stood before 0xA1, without escapes; raises RemoteProtocolError."""
+        """Decode the unescaped bytes before 0xA1; raises RemoteProtocolError."""
         try:
             code = VmControlCode(payload[0])
         except (IndexError, ValueError):
-            raise RemoteProtocolError("no known control code", section=_SECTION, raw=payload) from (
+            raise RemoteProtocolError("unknown control code", section=_SECTION, raw=payload) from (
                 None
             )
         expected = 2 if code in _CODES_WITH_VALUE else 1
@@ -184,13 +184,13 @@ class ControlMessage(NamedTuple):
 
 
 class DamagedFrame(NamedTuple):
-    """A frame that could not be read, and was skipped."""
+    """A frame that could not be decoded and was skipped."""
 
     error: RemoteProtocolError
 
 
 def escape(payload: bytes) -> bytes:
-    """The bytes as they travel, without the end mark."""
+    """Return the bytes with escapes, without the end mark."""
     escaped = bytearray()
     for byte in payload:
         if byte in SPECIAL_BYTES:
@@ -201,7 +201,7 @@ def escape(payload: bytes) -> bytes:
 
 
 class FrameReader:
-    """Parts a stream of bytes into frames; holds one unfinished frame at most."""
+    """Splits a stream of bytes into frames; it buffers one unfinished frame at most."""
 
     __slots__ = ("_fault", "_is_escaped", "_payload")
 
@@ -215,17 +215,17 @@ class FrameReader:
 
     @property
     def buffered_bytes(self) -> int:
-        """How much of an unfinished frame is held."""
+        """Number of buffered bytes of the unfinished frame."""
         return len(self._payload)
 
     def receive(self, data: bytes) -> Iterator[tuple[int, bytes] | DamagedFrame]:
-        """For each frame that ends in `data` its end mark and its bytes without escapes."""
+        """Yield the end mark and the unescaped bytes of each frame that ends in `data`."""
         for byte in data:
             if byte in (END_OF_MESSAGE, END_OF_CONTROL):
                 yield self._end(byte)
             elif byte == ESCAPE:
                 if self._is_escaped:
-                    self._fault = "an escape of an escape"
+                    self._fault = "an escaped escape byte"
                 self._is_escaped = True
             else:
                 self._take(byte)
@@ -234,15 +234,15 @@ class FrameReader:
         if self._is_escaped:
             self._is_escaped = False
             if byte & ~ESCAPED_BIT not in SPECIAL_BYTES:
-                self._fault = f"an escape of 0x{byte:02x}"
+                self._fault = f"an escape before 0x{byte:02x}"
             byte &= ~ESCAPED_BIT
         if len(self._payload) < FRAME_BYTES_MAX:
             self._payload.append(byte)
         else:
-            self._fault = f"more than {FRAME_BYTES_MAX} bytes in a frame"
+            self._fault = f"a frame of more than {FRAME_BYTES_MAX} bytes"
 
     def _end(self, mark: int) -> tuple[int, bytes] | DamagedFrame:
-        fault = "the frame ends in an escape" if self._is_escaped else self._fault
+        fault = "a frame that ends in an escape" if self._is_escaped else self._fault
         payload = bytes(self._payload)
         self._start()
         if fault:
@@ -251,9 +251,9 @@ class FrameReader:
 
 
 class VmBmc:
-    """The BMC's end of one machine, across all connections of that machine.
+    """The BMC's end for one machine, across all connections of that machine.
 
-    A machine has one request at a time: with the next it has given up the one before.
+    A machine has one request at a time: when it sends another, it has given up the one before.
     """
 
     __slots__ = ("_is_held", "_reader", "capabilities", "unanswered", "version")
@@ -262,29 +262,30 @@ class VmBmc:
         self._reader = FrameReader()
         self._is_held = False
         self.unanswered: VmRequest | None = None
-        """What the machine may still wait for, even where the connection has been lost since."""
+        """The request that the machine may still wait for, even after a lost connection."""
         self.version: int | None = None
         self.capabilities = VmCapability(0)
 
     def connected(self) -> bytes:
-        """A connection was made; what to send first."""
+        """Handle a new connection; return the bytes to send first."""
         self._reader = FrameReader()
         self.version = None
         self.capabilities = VmCapability(0)
         return ControlMessage(VmControlCode.VERSION, PROTOCOL_VERSION).encode()
 
     def disconnected(self) -> None:
-        """The connection is gone.
+        """Handle the loss of the connection.
 
-        QEMU then answers what is unanswered with 0xD2, but for a request that was held, and for one
-        whose sequence number needs an escape: it looks up that number in the escaped frame.
+        QEMU then answers an unanswered request with 0xD2, with two exceptions: a request that was
+        held, and a request whose sequence number needs an escape. QEMU reads that number from the
+        escaped frame.
         """
         self.capabilities = VmCapability(0)
         if not self._is_held and self.unanswered and self.unanswered.sequence not in SPECIAL_BYTES:
             self.unanswered = None
 
     def receive(self, data: bytes) -> Iterator[VmRequest | ControlMessage | DamagedFrame]:
-        """What the machine says; each is taken in before it is given out."""
+        """Yield the machine's messages; each changes the state here before it is yielded."""
         for frame in self._reader.receive(data):
             if isinstance(frame, DamagedFrame):
                 yield frame
@@ -301,10 +302,10 @@ class VmBmc:
                 yield DamagedFrame(error)
                 continue
             if isinstance(event, ControlMessage):
-                self._take_control(event)
+                self._receive_control(event)
             yield event
 
-    def _take_control(self, message: ControlMessage) -> None:
+    def _receive_control(self, message: ControlMessage) -> None:
         if message.code is VmControlCode.VERSION:
             self.version = message.value
         elif message.code is VmControlCode.CAPABILITIES:
@@ -313,9 +314,9 @@ class VmBmc:
             self.unanswered = None
 
     def answer(self, request: VmRequest, completion_code: int, data: bytes = b"") -> bytes | None:
-        """The answer as a frame; None when the machine no longer waits for it.
+        """Return the response as a frame; None if the machine no longer waits for it.
 
-        A late answer would do harm: QEMU ignores it, and stops its timer for the request that the
+        A late response would do harm: QEMU ignores it, but stops its timer for the request that the
         machine waits for now.
         """
         if request is not self.unanswered:
@@ -324,9 +325,12 @@ class VmBmc:
         return VmResponse.to(request, completion_code, data).encode()
 
     def hold(self) -> bytes | None:
-        """What makes the machine wait for ever, with IBF set: an answer to another request.
+        """Return a frame that makes the machine wait for ever, with IBF set.
 
-        QEMU ignores it, but stops the timer with which it would answer by itself.
+        Return None if no request is unanswered, or if it is held already.
+
+        The frame is a response to another request. QEMU ignores it, but stops the timer after which
+        it would answer by itself.
         """
         if self.unanswered is None or self._is_held:
             return None
@@ -335,23 +339,23 @@ class VmBmc:
         return VmResponse.to(other, CompletionCode.TIMEOUT).encode()
 
     def release(self, completion_code: int) -> bytes | None:
-        """The answer to what is unanswered, so that the machine's interface is free again."""
+        """Return a response to the unanswered request, which frees the machine's interface."""
         if self.unanswered is None:
             return None
         return self.answer(self.unanswered, completion_code)
 
     def control(self, code: VmControlCode) -> bytes | None:
-        """A control message; None when the machine cannot do it."""
-        if not self.capabilities & _NEEDED[code]:
+        """Return a control message as a frame; None if the machine lacks the capability."""
+        if not self.capabilities & _REQUIRED_CAPABILITY[code]:
             return None
         return ControlMessage(code).encode()
 
 
 class VmHost:
-    """The machine's end as QEMU has it, with its interface behind it.
+    """The machine's end as QEMU implements it, with its KCS interface.
 
-    The interface takes only the answer to its own request. The timer that answers in the BMC's
-    place is apart from it, and any message of the BMC stops it, the right answer or not.
+    The interface accepts only the response to its own request. The timer that answers in the BMC's
+    place is separate: any response of the BMC stops it, even one to another request.
     """
 
     __slots__ = ("_reader", "capabilities", "sequence", "timer", "waiting")
@@ -359,15 +363,15 @@ class VmHost:
     def __init__(self, capabilities: VmCapability = ALL_CAPABILITIES) -> None:
         self.capabilities = capabilities
         self.sequence = 0
-        """Of the next request."""
+        """Sequence number of the next request."""
         self.timer: float | None = None
-        """When `handle_timer` is due."""
+        """When to call `handle_timer`; None while no timer runs."""
         self.waiting: VmRequest | None = None
-        """The request that the interface has in hand: IBF is set."""
+        """The request that the interface waits for, with IBF set."""
         self._reader = FrameReader()
 
     def connected(self) -> bytes:
-        """A connection was made; what to send first."""
+        """Handle a new connection; return the bytes to send first."""
         self._reader = FrameReader()
         version = ControlMessage(VmControlCode.VERSION, PROTOCOL_VERSION)
         return (
@@ -376,13 +380,13 @@ class VmHost:
         )
 
     def disconnected(self) -> VmResponse | None:
-        """The connection is gone; the answer that the interface gets from that."""
+        """Handle the loss of the connection; return the response that QEMU makes up, if any."""
         return self._answer_itself(CompletionCode.INITIALIZING)
 
     def request(self, netfn: int, command: int, data: bytes, now: float, *, lun: int = 0) -> bytes:
-        """A request as a frame; raises LocalProtocolError while another one waits."""
+        """Return a request as a frame; raises LocalProtocolError while another one waits."""
         if self.waiting is not None:
-            raise LocalProtocolError("one request at a time")
+            raise LocalProtocolError("another request is still unanswered")
         request = VmRequest(self.sequence, netfn, command, data, lun)
         frame = request.encode()
         self.sequence = (self.sequence + 1) & 0xFF
@@ -391,7 +395,7 @@ class VmHost:
         return frame
 
     def receive(self, data: bytes) -> Iterator[VmResponse | ControlMessage | DamagedFrame]:
-        """What the BMC says; an answer to another request gives nothing."""
+        """Yield the BMC's messages, without responses to other requests."""
         for frame in self._reader.receive(data):
             if isinstance(frame, DamagedFrame):
                 yield frame
@@ -411,7 +415,7 @@ class VmHost:
                 yield response
 
     def handle_timer(self, now: float) -> VmResponse | None:
-        """The answer that the interface gets when the BMC took too long."""
+        """Return the response that QEMU makes up once the BMC has taken too long, if any."""
         if self.timer is None or now < self.timer:
             return None
         return self._answer_itself(CompletionCode.TIMEOUT)
@@ -422,7 +426,7 @@ class VmHost:
         self.timer = None
         request = self.waiting
         if request.sequence in SPECIAL_BYTES:
-            return None  # QEMU takes the escape for the number, and the interface ignores that
+            return None  # QEMU takes the escape byte for the number; the interface ignores that
         self.waiting = None
         return VmResponse.to(request, completion_code)
 
@@ -451,6 +455,4 @@ def _check_payload(payload: bytes, bytes_min: int, *, is_response: bool) -> None
         raise RemoteProtocolError("wrong checksum", section=_SECTION, raw=payload)
     if bool(payload[1] & 0x04) != is_response:
         wrong, right = ("request", "response") if is_response else ("response", "request")
-        raise RemoteProtocolError(
-            f"a {wrong} where a {right} belongs", section=_SECTION, raw=payload
-        )
+        raise RemoteProtocolError(f"a {wrong} instead of a {right}", section=_SECTION, raw=payload)

@@ -102,7 +102,7 @@ def test_a_reply_goes_back_to_who_asked() -> None:
         (bytes(MESSAGE_BYTES_MAX + 1), "expected 7 to"),
         (b"\x20\x18\xc9\x81\x18\x01\x66", "wrong header checksum"),
         (b"\x20\x18\xc8\x81\x18\x01\x67", "wrong data checksum"),
-        (vector("messages", "get_device_id_rsp"), "a response where a request belongs"),
+        (vector("messages", "get_device_id_rsp"), "a response instead of a request"),
     ],
     ids=["empty", "short", "long", "header checksum", "data checksum", "a response"],
 )
@@ -114,7 +114,7 @@ def test_broken_requests(raw: bytes, why: str) -> None:
 
 def test_a_request_is_no_response() -> None:
     raw = RequestMessage(NetFn.APP, 0x01, b"\x00").encode()
-    with pytest.raises(RemoteProtocolError, match="a request where a response belongs"):
+    with pytest.raises(RemoteProtocolError, match="a request instead of a response"):
         ResponseMessage.decode(raw)
 
 

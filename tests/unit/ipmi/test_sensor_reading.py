@@ -92,7 +92,7 @@ def test_what_is_no_sensor_or_broken_is_passed_over() -> None:
 def test_who_has_it_and_on_which_lun() -> None:
     about = SensorDescription(5, SensorType.FAN, 0x88, owner_id=0x2C, owner_lun=0x63)
     (sensor,) = sensors_in([(1, CompactSensorRecord(1, about, "ME").encode())])
-    assert (sensor.is_the_bmcs, sensor.lun, sensor.event_type) == (False, 3, 0x08)
+    assert (sensor.is_owned_by_bmc, sensor.lun, sensor.event_type) == (False, 3, 0x08)
 
 
 def test_states_that_nobody_can_judge_have_no_severity() -> None:

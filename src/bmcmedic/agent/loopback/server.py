@@ -158,7 +158,7 @@ class LoopbackServer:
                 cipher_suites=CIPHER_SUITES,
                 session_slots=SESSIONS_MAX,
                 session_timeout_s=SESSION_TIMEOUT_S,
-                stands_for_another=True,
+                is_proxy=True,
             )
             self._tell_state(proxy_files.NO_DRIVER, "not asked yet")
             host, port = self.address

@@ -367,7 +367,7 @@ class SensorReader:
 
     def _learn(self, repository: SdrRepository, restarts: Hashable) -> None:
         before = frozenset(() if self._known is None else self._known.sensors)
-        sensors = tuple(each for each in sensors_in(repository.records) if each.is_the_bmcs)
+        sensors = tuple(each for each in sensors_in(repository.records) if each.is_owned_by_bmc)
         self._known = _KnownSensors(repository.stamp, restarts, sensors)
         self._factors.clear()
         # The driver's breaker, which a silent sensor opens, is a reason to read the records: what

@@ -498,7 +498,7 @@ def test_records_that_cannot_be_read_again_do_not_take_the_known_sensors_away(
         assert len(bench.round()) == 3
         assert bench.driver.counts[GetSdrReq] == walks
     assert len(bench.said) == 1
-    assert "leads in a circle" in bench.said[0]
+    assert "has a circle of records" in bench.said[0]
     monkeypatch.undo()
     bench.time.now += WALK_AGAIN_S_MIN
     assert len(bench.round()) == 3
