@@ -1,4 +1,4 @@
-"""Who started a process whose parent is often gone: cgroup, session, login uid, user."""
+"""Find out what launched a process whose parent is often gone: cgroup, session, login uid, user."""
 
 import re
 from functools import lru_cache
@@ -8,10 +8,10 @@ from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
 
 INIT_PID = 1
 USERS_MAX = 100_000
-"""Lines of /etc/passwd; more of them are not read."""
+"""Number of lines of /etc/passwd that are read."""
 
 CGROUPS_MAX = 256
-"""Of so many different cgroups it is remembered what they mean."""
+"""Number of different cgroups whose meaning is cached."""
 
 _UNIT = r"[^/]+\.(?:service|scope|socket|mount)\Z"
 _SESSION = r"session-([\w]+)\.scope\Z"
@@ -22,30 +22,33 @@ _CONTAINER = (
 _POD = r"kubepods[^/]*/(?:[^/]+/)*?([0-9a-f]{64})(?:/|\Z)"
 
 _CGROUP_BYTES_MAX = 64 << 10
-"""Version 1 has a line for each of a dozen hierarchies, long ones in nested containers."""
-_CGROUP_BYTES_REMEMBERED = 4 << 10
+"""Longest `cgroup` that is read, in bytes.
+
+In version 1 it has a line for each of a dozen hierarchies, and nested containers have long ones.
+"""
+_CGROUP_BYTES_CACHED = 4 << 10
 _PATH_CHARACTERS_MAX = 4096
-"""No kernel gives a longer one."""
+"""Longest path that a kernel returns, in characters."""
 
 
 class Launcher(NamedTuple):
-    """What is known of who started a process; None: nothing."""
+    """What is known of the launcher of a process; None: unknown."""
 
     user: Optional[str]
-    """Who logged in and started it; without a login, as whom it runs."""
+    """The user who logged in and launched the process; without a login, the user it runs as."""
     uid: Optional[int]
     login_uid: Optional[int]
     unit: Optional[str]
-    """Its systemd unit; of a session the service that opened it, such as `crond.service`."""
+    """Its systemd unit. For a session: the service that opened it, such as `crond.service`."""
     session: Optional[str]
     container: Optional[str]
     parent_pid: Optional[int]
-    """None: the one that started it is gone."""
+    """None: the parent that launched the process is gone."""
     parent: Optional[str]
 
 
-class _Placed(NamedTuple):
-    """What a process's cgroup says of it."""
+class _Placement(NamedTuple):
+    """Where a process belongs, by its cgroup."""
 
     unit: Optional[str]
     session: Optional[str]
@@ -56,7 +59,7 @@ class UserDatabase:
     """Names of user ids, from the local file alone: a directory service may hang as well."""
 
     def __init__(self, etc: Optional[Tree]) -> None:
-        """`etc` None: ids have no names."""
+        """`etc` is /etc; None: ids have no names."""
         self._names: Dict[int, str] = {0: "root"}
         lines = (etc.text("passwd") or "").splitlines() if etc is not None else []
         for line in lines[:USERS_MAX]:
@@ -65,18 +68,18 @@ class UserDatabase:
                 self._names.setdefault(int(fields[2]), fields[0])
 
     def name(self, uid: int) -> str:
-        """A user's name, or its number where it has none."""
+        """Return a user's name, or `uid N` if it has none."""
         return self._names.get(uid, f"uid {uid}")
 
     def lines(self, uids: List[int]) -> str:
-        """As much of the file as names these users."""
+        """Return the lines of the file that name these users."""
         return "".join(
             f"{self._names[uid]}:x:{uid}:\n" for uid in sorted(set(uids)) if uid in self._names
         )
 
 
 class Launchers:
-    """Who started the processes of one look: of a crowd many have the same parent and cgroup."""
+    """The launchers of the processes of one scan; many in a crowd share a parent and a cgroup."""
 
     def __init__(self, proc: Tree, users: UserDatabase, run: Optional[Tree]) -> None:
         """`run` is /run."""
@@ -85,21 +88,21 @@ class Launchers:
         self._run = run
         self._parents: Dict[int, Optional[Stat]] = {}
         self._services: Dict[str, Optional[str]] = {}
-        self._known: Dict[Tuple[_Placed, Optional[int], Optional[int], int], Launcher] = {}
+        self._known: Dict[Tuple[_Placement, Optional[int], Optional[int], int], Launcher] = {}
 
     def of(self, process: Process, stat: Stat) -> Launcher:
-        """Who started one of them."""
+        """Return the launcher of a process."""
         cgroups = process.read_or_none("cgroup", _CGROUP_BYTES_MAX) or b""
-        is_short = len(cgroups) <= _CGROUP_BYTES_REMEMBERED
-        placed = _remembered(cgroups) if is_short else _placed(cgroups)
-        key = (placed, process.login_uid(), process.uid(), stat.parent_pid)
+        is_short = len(cgroups) <= _CGROUP_BYTES_CACHED
+        placement = _cached_placement(cgroups) if is_short else _parse_cgroups(cgroups)
+        key = (placement, process.login_uid(), process.uid(), stat.parent_pid)
         launcher = self._known.get(key)
         if launcher is None:
             launcher = self._known[key] = self._describe(*key)
         return launcher
 
     def _describe(
-        self, placed: _Placed, login_uid: Optional[int], uid: Optional[int], parent_pid: int
+        self, placement: _Placement, login_uid: Optional[int], uid: Optional[int], parent_pid: int
     ) -> Launcher:
         named = login_uid if login_uid is not None else uid
         parent = self._parent(parent_pid)
@@ -107,9 +110,9 @@ class Launchers:
             user=self._users.name(named) if named is not None else None,
             uid=uid,
             login_uid=login_uid,
-            unit=self._service_of(placed.session) or placed.unit,
-            session=placed.session,
-            container=placed.container,
+            unit=self._service_of(placement.session) or placement.unit,
+            session=placement.session,
+            container=placement.container,
             parent_pid=parent.pid if parent is not None else None,
             parent=parent.comm if parent is not None else None,
         )
@@ -120,7 +123,7 @@ class Launchers:
         return self._parents[pid]
 
     def _service_of(self, session: Optional[str]) -> Optional[str]:
-        """What opened a login session, as systemd-logind notes it: cron's jobs have some too."""
+        """Return the service that opened a session, by systemd-logind: cron opens some too."""
         if session is None or self._run is None:
             return None
         if session not in self._services:
@@ -133,20 +136,20 @@ class Launchers:
 def launcher_of(
     process: Process, stat: Stat, proc: Tree, users: UserDatabase, run: Optional[Tree]
 ) -> Launcher:
-    """Who started a process; `run` is /run."""
+    """Return the launcher of a process; `run` is /run."""
     return Launchers(proc, users, run).of(process, stat)
 
 
-def _placed(cgroups: bytes) -> _Placed:
+def _parse_cgroups(cgroups: bytes) -> _Placement:
     path = _service_path(shown(cgroups))[:_PATH_CHARACTERS_MAX]
-    return _Placed(_unit(path), _session(path), _container(path))
+    return _Placement(_unit(path), _session(path), _container(path))
 
 
-_remembered = lru_cache(maxsize=CGROUPS_MAX)(_placed)
+_cached_placement = lru_cache(maxsize=CGROUPS_MAX)(_parse_cgroups)
 
 
 def _service_path(cgroups: str) -> str:
-    """The path that systemd or a container's runtime chose: version 2, else systemd's own."""
+    """Return the path that systemd or a container runtime chose: version 2, else systemd's own."""
     paths = {}
     for line in cgroups.splitlines():
         _, _, rest = line.partition(":")

@@ -1,7 +1,8 @@
-"""The programs that ask a BMC, and what their arguments say: in-band or not, and which are secret.
+"""The programs that ask a BMC, and what their arguments mean: in-band or not, and which are secret.
 
-The list names what is safe to judge. A daemon (`bmc-watchdog`, `ipmievd`, `ipmiseld`) waits for
-ever because that is its work, and at a console (`ipmiconsole`) somebody sits: they are not on it.
+The list holds the programs that are safe to judge. It leaves out daemons (`bmc-watchdog`,
+`ipmievd`, `ipmiseld`), which wait for ever because that is their work, and consoles
+(`ipmiconsole`), at which a person sits.
 """
 
 import re
@@ -17,7 +18,7 @@ class Syntax(NamedTuple):
     with_value: str
     """The letters of the options that take a value."""
     secret: str
-    """Those of them whose value is a secret."""
+    """The letters of those options whose value is a secret."""
 
 
 IPMITOOL = Syntax(ipmitool_arguments.WITH_VALUE, ipmitool_arguments.SECRET)
@@ -43,12 +44,13 @@ CLIENTS = {
     "ipmimonitoring": FREEIPMI,
     "ipmiutil": IPMIUTIL,
 }
-"""Clients that ask, get their answer and end: one that does not end is what triage looks for."""
+"""Programs that ask, get an answer and end. Triage looks for those that do not end."""
 
 _NAMES = "|".join(sorted(CLIENTS, key=len, reverse=True))
-# A shim puts the real one aside under a longer name, and packages replace what is running.
+# A shim moves the real program to a longer name, and a package replaces a running program.
 _LONGER_NAME = rf"({_NAMES})(?:\.[^/]*|-[0-9][^/]*)?(?: \(deleted\))?\Z"
 _COMM_CHARACTERS_MAX = 15
+"""Longest name that the kernel keeps of a program, in characters."""
 
 _IN_BAND_INTERFACES = frozenset(["open", "imb", "free"])
 
@@ -60,26 +62,29 @@ _EXCLUDED = frozenset(
 
 
 def program_of(executable: str) -> Optional[str]:
-    """The client that an executable is, by what /proc/PID/exe says; None: not on the list."""
+    """Return the client program that an executable is; None: it is not on the list.
+
+    `executable`: the target of /proc/PID/exe.
+    """
     name = executable[executable.rfind("/") + 1 :]
     if name in CLIENTS:
         return name
     if "ipmi" not in name and "bmc" not in name:
-        return None  # as nearly all, and the pattern is slow to say so
+        return None  # nearly all executables; the pattern takes long to reject them
     found = re.match(_LONGER_NAME, name)
     return found.group(1) if found else None
 
 
 def looks_like(comm: str) -> Optional[str]:
-    """The client that a process calls itself, which proves nothing: anybody can."""
+    """Return the client that a process's name suggests. Any program can set that name."""
     for program in CLIENTS:
         if comm == program[:_COMM_CHARACTERS_MAX]:
             return program
     return None
 
 
-def why_left_alone(program: str, argv: List[str]) -> Optional[str]:
-    """Why a client must not be judged by its waiting; None: it asks this host's BMC and ends."""
+def why_excluded(program: str, argv: List[str]) -> Optional[str]:
+    """Return why a client's waiting proves nothing; None: it asks this host's BMC and ends."""
     remote = _remote(CLIENTS[program], argv)
     if remote is not None:
         return remote
@@ -108,7 +113,7 @@ def _remote(syntax: Syntax, argv: List[str]) -> Optional[str]:
         name, has_value, value = word.partition("=")
         if not has_value:
             value = argv[index + 1] if index + 1 < len(argv) else ""
-        # Long options may be cut short, as long as they stay unique.
+        # A long option may be cut short as long as it stays unique.
         if len(name) > 4 and "--hostname".startswith(name) and value != "localhost":
             return "`--hostname`: asks another machine's BMC"
         is_driver = name.startswith("--driver-t") and "--driver-type".startswith(name)

@@ -1,7 +1,7 @@
-"""Secrets in the arguments of processes: found and put out of sight.
+"""Find the secrets in the arguments of processes, and redact them.
 
-Nothing that triage prints, captures or logs is an argument that did not pass through `redacted`.
-Where it is not certain what a word is, too much is hidden rather than too little.
+Every argument that triage prints, captures or logs has passed through `redacted`. Where the meaning
+of a word is uncertain, too much is redacted rather than too little.
 """
 
 import re
@@ -10,19 +10,22 @@ from bmcmedic.host.client.programs import CLIENTS, IPMITOOL, options, program_of
 from bmcmedic.host.typed import Dict, List, Optional
 
 REDACTED = "****"
+"""What stands in place of a secret."""
 
 _NESTING_MAX = 4
-"""A command line in a command line in a command line …; deeper ones are hidden as a whole.
+"""Number of command lines within each other, and of quotes within quotes, that are read.
 
-So many quotes in quotes as well."""
+Deeper ones are redacted as a whole.
+"""
 
 _REDACTED_LETTERS = "KPkpy"
-"""Options that hold a secret in one program or another."""
+"""Options whose value is a secret in one program or another."""
 
 _RAW_WITH_SECRETS = ([0x06, 0x47], [0x06, 0x56], [0x06, 0x34], [0x0C, 0x01])
-"""Network functions and commands whose data may hold one.
+"""Network functions and commands whose data may hold a secret.
 
-Set User Password, Set Channel Security Keys, Send Message, Set LAN Configuration Parameters.
+They are Set User Password, Set Channel Security Keys, Send Message and Set LAN Configuration
+Parameters.
 """
 _NETFN_NAMES = {"application": 0x06, "transport": 0x0C}
 _NUMBER_CHARACTERS_MAX = 16
@@ -38,60 +41,63 @@ _COMMAND_ENDS = re.compile(r"[;|&()`\n]")
 
 
 def redacted(argv: List[str], program: Optional[str] = None) -> List[str]:
-    """Arguments as they may be shown; `program` is the client by its executable, if it is one."""
+    """Return arguments as they may be shown.
+
+    `program`: the client whose arguments they are, by its executable; None: unknown or no client.
+    """
     return _redacted(argv, program, 0)
 
 
 def _redacted(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
-    # What stands before the client (`timeout`, `sshpass`) has options of its own.
+        # The words before the client belong to another program (`timeout`, `sshpass`).
     begins = 0 if program else len(argv)
     for index, word in enumerate(argv[:begins]):
         program = program_of(word)
         if program is not None:
             begins = index
             break
-    places = _of_anybody(argv[:begins])
+    positions = _secrets_of_unknown_program(argv[:begins])
     if program is not None:
-        for place, start in _of_client(program, argv[begins:]).items():
-            places[begins + place] = start
+        for position, start in _secrets_of_client(program, argv[begins:]).items():
+            positions[begins + position] = start
     return [
-        word[: places[index]] + REDACTED if index in places else _redacted_word(word, nesting)
+        word[: positions[index]] + REDACTED if index in positions else _redacted_word(word, nesting)
         for index, word in enumerate(argv)
     ]
 
 
-def _of_anybody(argv: List[str]) -> Dict[int, int]:
-    """Where secrets may stand in the arguments of a program that we do not know."""
-    places: Dict[int, int] = {}
+def _secrets_of_unknown_program(argv: List[str]) -> Dict[int, int]:
+    """Return where secrets may stand in the arguments of an unknown program."""
+    positions: Dict[int, int] = {}
     for index, word in enumerate(argv):
         if index == 0 or len(word) < 2 or word[0] != "-":
             continue
         is_short = word[1] != "-"
         if _LONG_OPTION.match(word) or (is_short and word[-1] in _REDACTED_LETTERS):
-            # The next word may as well be an option itself, so it is looked at all the same.
-            places.setdefault(index + 1, 0)
+            # The next word may be an option itself, so it is checked as well.
+            positions.setdefault(index + 1, 0)
         elif is_short and word[1] in _REDACTED_LETTERS:
-            places.setdefault(index, 2)
-    places.pop(len(argv), None)
-    return places
+            positions.setdefault(index, 2)
+    positions.pop(len(argv), None)
+    return positions
 
 
-def _of_client(program: str, argv: List[str]) -> Dict[int, int]:
-    """Where secrets stand in the arguments of a client: argument, and the first letter to hide."""
+def _secrets_of_client(program: str, argv: List[str]) -> Dict[int, int]:
+    """Return where secrets stand in a client's arguments: the argument, and the first character."""
     syntax = CLIENTS[program]
-    places = {o.position: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
+    positions = {o.position: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
     for index in range(2, len(argv)):
         if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
-            places[index] = 0
+            positions[index] = 0
     if syntax is IPMITOOL:
-        places.update((place, 0) for place in range(_set_in_the_bmc(argv), len(argv)))
+        positions.update((i, 0) for i in range(_first_secret_of_ipmitool(argv), len(argv)))
     if program == "ipmi-raw":
-        places.update((place, 0) for place in range(_set_by_ipmi_raw(argv), len(argv)))
-    return places
+        positions.update((i, 0) for i in range(_first_secret_of_ipmi_raw(argv), len(argv)))
+    return positions
 
 
-def _set_in_the_bmc(argv: List[str]) -> int:
-    """From which word on there may be passwords that ipmitool's own commands take as words."""
+def _first_secret_of_ipmitool(argv: List[str]) -> int:
+    """Return the index of the first word that may be a password for an ipmitool command."""
     begins = len(argv)
     for index, word in enumerate(argv):
         if index >= begins:
@@ -108,8 +114,8 @@ def _set_in_the_bmc(argv: List[str]) -> int:
     return begins
 
 
-def _set_by_ipmi_raw(argv: List[str]) -> int:
-    """The same of FreeIPMI's ipmi-raw LUN NETFN COMMAND, whose numbers are all hexadecimal."""
+def _first_secret_of_ipmi_raw(argv: List[str]) -> int:
+    """Return the same for FreeIPMI's `ipmi-raw LUN NETFN COMMAND`: all its numbers are in hex."""
     for index in range(len(argv) - 2):
         if _numbers(argv[index + 1 : index + 3], 16) in _RAW_WITH_SECRETS:
             return index + 3
@@ -123,7 +129,7 @@ def _numbers(words: List[str], base: int) -> List[Optional[int]]:
 def _number(word: str, base: int) -> Optional[int]:
     if word in _NETFN_NAMES:
         return _NETFN_NAMES[word]
-    # Python's base 0 takes no leading zeros, which are octal to strtol().
+    # Python's base 0 refuses leading zeros, but strtol() reads them as octal.
     is_octal = base == 0 and re.match(r"0[0-7]+\Z", word) is not None
     try:
         return int(word[:_NUMBER_CHARACTERS_MAX], 8 if is_octal else base)
@@ -152,9 +158,9 @@ def _has_words(word: str) -> bool:
 
 
 def _redacted_line(line: str, nesting: int) -> str:
-    """A command line in one word, as `sh -c` takes it; its blanks stay as they are.
+    """Redact a command line in one word, as `sh -c` takes it; blanks stay as they are.
 
-    Lines that are continued are shown as the one that they are.
+    Continued lines are joined.
     """
     line = _ESCAPED.sub(lambda found: "" if found.group(1) == "\n" else found.group(), line)
     shown: List[str] = []
@@ -166,7 +172,7 @@ def _redacted_line(line: str, nesting: int) -> str:
         if words and _COMMAND_ENDS.search(gap):
             shown += _joined(gaps, _redacted(words, None, nesting))
             if gap.lstrip()[:1] in ("(", "`") and _awaits_secret(words, nesting):
-                return "".join(shown) + gap + REDACTED  # what another command writes is the secret
+                return "".join(shown) + gap + REDACTED  # another command writes the secret
             words, gaps = [], []
         gaps.append(gap)
         words.append(found.group())
@@ -176,7 +182,7 @@ def _redacted_line(line: str, nesting: int) -> str:
 
 
 def _awaits_secret(words: List[str], nesting: int) -> bool:
-    """Whether what comes next, in this word or as one of its own, is a secret."""
+    """Whether the next characters are a secret, in this word or as a word of their own."""
     longer = ([*words, "x"], [*words[:-1], words[-1] + "x"])
     return any(_redacted(each, None, nesting)[-1].endswith(REDACTED) for each in longer)
 

@@ -1,16 +1,16 @@
-"""What a stuck client is, by evidence: never by its name, and never by its age alone.
+"""Decide whether a client is stuck, by evidence: never by its name or by its age alone.
 
-`Client.of` finds a client and marks how far it has come; `Look.at` looks closely some seconds
-later, and `judge` compares the two. Who acts on a verdict holds the process (`Tree.hold`), looks
-(`Look.at`) and judges again, and then acts through the same hold: the pid may have become another's
-meanwhile.
+`Client.of` finds a client and marks how far it has come. `ClientSample.at` samples it some seconds
+later, and `judge` compares the two. A caller that acts on a verdict first holds the process
+(`Tree.hold`), samples and judges it again, and then acts through the same hold, because its pid may
+belong to another process by then.
 """
 
 import re
 from enum import Enum
 from functools import lru_cache
 
-from bmcmedic.host.client.programs import looks_like, program_of, why_left_alone
+from bmcmedic.host.client.programs import looks_like, program_of, why_excluded
 from bmcmedic.host.client.redact import redacted
 from bmcmedic.host.kernel.cpu_clocks import SCHED_BYTES_MAX, clocks_s, turn_at_s
 from bmcmedic.host.kernel.proc import (
@@ -30,93 +30,101 @@ from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.typed import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 STUCK_AFTER_S = 60.0
-"""The age from which a client that makes no progress counts as stuck, unless told otherwise."""
+"""Default age from which a client that makes no progress counts as stuck, in seconds."""
 
 ARGUMENTS_BYTES_MAX = 4 << 10
-"""Longer command lines are not judged. Kernels before 4.2 tell no more, and not that they cut."""
+"""Length from which a command line is not judged, in bytes.
+
+Kernels before 4.2 return no more, and do not report that they cut the line.
+"""
 
 ARGUMENTS_MAX = 256
-"""Of so many different command lines it is remembered what they mean."""
+"""Number of different command lines whose meaning is cached."""
 
 TOO_LONG = "its arguments are too long to be judged"
+"""Why a client is excluded whose command line may have been cut."""
 
 STACKS_MAX = 64
 WCHANS_MAX = 64
-"""Of so many different kernel stacks, and functions, it is remembered what they mean."""
+"""Numbers of different kernel stacks and kernel functions whose meaning is cached."""
 
 STACK_FRAMES_MAX = 8
+"""Number of innermost functions that are read from a kernel stack."""
 _STACK_BYTES_MAX = 4 << 10
 
 WATCHED_S_MIN = 16.0
-"""So long a client must have stood still before our eyes where nobody tells when it last ran.
+"""Time for which we must see a client stand still if nothing tells when it last ran, in seconds.
 
-Clients wake up after 15 s or never.
+A client wakes up after 15 s or never.
 """
 
 WATCHED_TOO_BRIEFLY = (
-    "stands still, but the kernel does not tell since when, and it was watched too briefly"
+    "stands still, but the kernel does not report since when, and it was watched too briefly"
 )
-"""The evidence beside the finding of that name."""
+"""The evidence that goes with `Finding.WATCHED_TOO_BRIEFLY`."""
 
 STARTING_S_MAX = 2.0
-"""What a client takes to get from its start to its first question, on a sick host."""
+"""Time from a client's start to its first request on a sick host, at the most, in seconds."""
 
 _DEVICE = r"/dev/ipmi(?:dev)?/?[0-9]+(?: \(deleted\))?\Z"
 _TERMINAL = r"/dev/pts/[0-9]+\Z"
 
-# Where the kernel lets a client of the BMC wait: select() and poll(), and the IPMI driver itself.
+# Kernel functions in which a client of the BMC waits: select(), poll() and the IPMI driver itself.
 _WAITS_FOR_ANSWER = (
     r"(?:do_select|core_sys_select|do_poll|do_sys_poll|poll_schedule_timeout|ep_poll|\w*ipmi\w*)"
     r"(?:\.\w+)*\Z"
 )
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
-# A stack begins with how it gave up its CPU, on arm64 before 5.17 and on powerpc.
+# On arm64 before 5.17 and on powerpc, a stack begins with the functions that gave up the CPU.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
 _WCHAN_BYTES_MAX = 256
 
 
 class Now(NamedTuple):
-    """The moment of a look, by the clocks that processes are measured with."""
+    """The moment of a scan, by the clocks that processes are measured with."""
 
     uptime_s: float
     clocks_s: Dict[int, float]
-    """Those that last turns are noted by, of the CPUs that were asked for; see `clocks_s`."""
+    """The clocks of the requested CPUs, in which the kernel notes last turns; see `clocks_s`."""
 
     @classmethod
     def of(cls, tree: Tree, cpus: Iterable[int] = ()) -> "Now":
-        """Read the clocks; raises Gone or Unreadable where not even the uptime is told."""
+        """Read the clocks; raises Gone or Unreadable if not even the uptime can be read."""
         clocks = clocks_s(tree, cpus)
         return cls(uptime_s(tree), clocks)
 
 
 class ClientSample(NamedTuple):
-    """A close look at a process."""
+    """What a process does at one moment."""
 
     mark: Mark
     age_s: float
     idle_s: Optional[float]
-    """For how long it has not run at all, at the least, where the kernel tells."""
+    """For at least how long the process has not run, in seconds; None: unknown."""
     wchan: Optional[str]
-    """The kernel function that it waits in; None: not readable."""
+    """The kernel function in which the process waits; None: not readable."""
     stack: Tuple[str, ...] = ()
-    """Kernel functions, the innermost first; empty where they cannot be read, or were not."""
+    """Kernel functions, the innermost first; empty if they could not be or were not read."""
 
     @property
     def stat(self) -> Stat:
-        """Its stat at this look."""
+        """The stat of the process at this moment."""
         return self.mark.stat
 
     @classmethod
     def at(cls, process: Process, now: Now, *, with_stack: bool = False) -> "ClientSample":
-        """`with_stack`: it is read in any case, and decides no more. Raises Gone or Unreadable."""
-        # Its mark comes after that moment: who has a turn in between, and maybe on another CPU, by
-        # whose clock the moment would say something else, has moved.
+        """Sample a process; raises Gone or Unreadable.
+
+        `with_stack`: read the stack even if the verdict does not need it.
+        """
+        # The mark is read after the last turn. A process that runs in between, maybe on another CPU
+        # with another clock, has moved by its mark.
         turn_s = None
         if now.clocks_s:
             turn_s = turn_at_s(process.read_or_none("sched", SCHED_BYTES_MAX))
         mark = Mark.of(process)
         wchan = _wchan(process)
-        # A stack costs more than a wchan, but kernels from 4.14 to 5.15 often have no other.
+        # Reading a stack costs more, but kernels from 4.14 to 5.15 often have no wchan.
         stack: Tuple[str, ...] = ()
         if wchan is None or with_stack:
             innermost, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
@@ -132,33 +140,34 @@ class Holdings(NamedTuple):
     """What a process has open."""
 
     devices: List[str]
-    """Of /dev/ipmi*."""
+    """The open ones of /dev/ipmi*."""
     has_socket: bool
-    """A socket other than its standard input and output."""
+    """Whether a socket is open beside its standard input and output."""
     terminal: Optional[str]
-    """The terminal at its standard input or output."""
+    """The terminal at its standard input or output; None: there is none."""
 
 
 class Client(NamedTuple):
-    """A process that is one of the clients on the list, or looks like one."""
+    """A process that runs one of the listed client programs, or seems to."""
 
     identity: ProcessIdentity
     program: str
     argv: List[str]
-    """Its arguments with all secrets masked, as many of them as are shown."""
+    """Its arguments as far as they are shown, with all secrets redacted."""
     doubt: Optional[str]
-    """Why it cannot be told to be a client at all: its executable cannot be read."""
+    """Why it may be no client at all: its executable cannot be read."""
     excluded: Optional[str]
-    """Why it is none to be judged by its waiting, such as `-I lanplus`."""
+    """Why its waiting proves nothing, such as `-I lanplus`; None: it is judged."""
     holdings: Optional[Holdings]
     """None: not readable."""
     first: Mark
+    """The mark that later samples are compared with."""
 
     @classmethod
     def of(cls, process: Process, executable: Optional[str] = None) -> "Optional[Client]":
-        """The client that a process is, or None; raises Gone or Unreadable.
+        """Return the client that a process is, or None; raises Gone or Unreadable.
 
-        `executable`: what its `exe` says, where that has been read already.
+        `executable`: the target of its `exe` link, if the caller has read it already.
         """
         doubt = None
         try:
@@ -183,18 +192,18 @@ class Client(NamedTuple):
 
 
 def cpus_of(clients: Iterable[Client]) -> Set[int]:
-    """The CPUs that clients last ran on, of those that are judged by when that was."""
+    """Return the CPUs on which the clients that can be judged last ran."""
     judged = (each for each in clients if each.doubt is None and each.excluded is None)
     return {each.first.stat.processor for each in judged}
 
 
 @lru_cache(maxsize=ARGUMENTS_MAX)
 def _understood(program: str, cmdline: bytes) -> Tuple[List[str], Optional[str]]:
-    """The arguments, masked, and why it is left alone; those of a crowd are all alike."""
+    """Return the redacted arguments, and why the client is excluded; a crowd shares one entry."""
     argv = split_argv(cmdline)
     if len(cmdline) < ARGUMENTS_BYTES_MAX:
-        return shortened(redacted(argv, program)), why_left_alone(program, argv)
-    # Of the last word a part may be missing by which it would be known as a secret.
+        return shortened(redacted(argv, program)), why_excluded(program, argv)
+        # The last word may be cut, so that it would not be recognised as a secret.
     return shortened([*redacted(argv[:-1], program), "…"]), TOO_LONG
 
 
@@ -205,10 +214,10 @@ class Finding(Enum):
     YOUNG = "young"
     PROGRESS = "makes progress"
     EXCLUDED = "left alone"
-    """Its waiting proves nothing: it talks to another BMC, or waits for a person or an event."""
+    """Its waiting proves nothing: it asks another BMC, or waits for a person or an event."""
     NOT_PROVEN = "not proven"
     WATCHED_TOO_BRIEFLY = "not proven yet"
-    """It stands still, but nothing tells since when, and it was not watched for long enough."""
+    """It stands still, but nothing tells since when, and it was not watched long enough."""
     GONE = "gone"
 
     @property
@@ -218,28 +227,28 @@ class Finding(Enum):
 
     @property
     def word(self) -> str:
-        """The word for it in JSON and on the screen, which know one kind of not proven."""
+        """The word in JSON and on the screen, which have only one word for unproven clients."""
         return (Finding.NOT_PROVEN if self.is_unproven else self).value
 
 
 class ClientVerdict(NamedTuple):
-    """What a client is found to be, and by what."""
+    """What a client is found to be, and the evidence for it."""
 
     finding: Finding
     evidence: List[str]
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it is proven stuck: only then may anything be done about it."""
+        """Whether the client is proven stuck. Nothing may be done about any other."""
         return self.finding is Finding.STUCK
 
 
 def judge(
     client: Client, again: Optional[ClientSample], stuck_after_s: float, still_s_min: float = 0.0
 ) -> ClientVerdict:
-    """What a client is: pure, from the mark that it had and a later look.
+    """Return what a client is, from its mark and a later sample. This function is pure.
 
-    `still_s_min`: so long at the least it has not run, however short `stuck_after_s` is.
+    `still_s_min`: the shortest idle time of a stuck client, however short `stuck_after_s` is.
     """
     if again is None or not _is_the_same(client, again.stat) or again.stat.state in "ZXx":
         return ClientVerdict(Finding.GONE, ["it has ended"])
@@ -260,33 +269,38 @@ def judge(
     return _waiting(client, again)
 
 
-def unless_too_soon(verdict: ClientVerdict, look: ClientSample, watched_s: float) -> ClientVerdict:
-    """The same, but nobody is stuck who may have run shortly before it was watched."""
-    if not verdict.is_stuck or look.idle_s is not None or watched_s >= WATCHED_S_MIN:
+def unless_too_soon(
+    verdict: ClientVerdict, sample: ClientSample, watched_s: float
+) -> ClientVerdict:
+    """Return the verdict, unless the client may have run shortly before it was first marked."""
+    if not verdict.is_stuck or sample.idle_s is not None or watched_s >= WATCHED_S_MIN:
         return verdict
     return ClientVerdict(Finding.WATCHED_TOO_BRIEFLY, [WATCHED_TOO_BRIEFLY])
 
 
 def _progress(first: Mark, again: ClientSample, still_s: float) -> Optional[str]:
-    """What speaks for its making progress, however little."""
+    """Return what shows that a client makes progress, however little; None: nothing does."""
     if again.mark.is_running:
         return "it runs"
     if again.stat.cpu_ticks != first.stat.cpu_ticks or again.mark.run_ns != first.run_ns:
-        return "it used CPU time while we looked"
+        return "it used CPU time while it was watched"
     if again.mark.has_moved_since(first):
-        return "it ran while we looked"
+        return "it ran while it was watched"
     if again.idle_s is not None and again.idle_s < still_s:
         return f"it ran {again.idle_s:.1f} s ago"
     return None
 
 
 def idle_s_min(stuck_after_s: float) -> float:
-    """For how long a stuck client has not run: a slow BMC's wake up now and then, with answers."""
+    """Return the shortest time for which a stuck client has not run, in seconds.
+
+    The clients of a slow BMC wake up now and then, with each answer.
+    """
     return max(stuck_after_s - STARTING_S_MAX, stuck_after_s / 2)
 
 
 def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
-    """The verdict on a client that stands still, by what it waits for."""
+    """Return the verdict on a client that stands still, by what it waits for."""
     holds = client.holdings
     if again.wchan is None and (holds is None or not holds.devices):
         return ClientVerdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
@@ -300,9 +314,9 @@ def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
     if again.wchan is not None:
         evidence.append(f"waits in {again.wchan}")
     if again.idle_s is not None:
-        evidence.append(f"has not run for {int(again.idle_s)} s")  # at the least
+        evidence.append(f"has not run for {int(again.idle_s)} s")  # rounded down
     else:
-        evidence.append("no CPU time while we looked")
+        evidence.append("used no CPU time while it was watched")
     if holds is not None and holds.devices:
         named = ", ".join(holds.devices)
         evidence.append(f"has {named} open")
@@ -330,7 +344,7 @@ def _on_terminal(client: Client, again: ClientSample) -> Optional[str]:
 
 
 def holdings_or_none(process: Process) -> Optional[Holdings]:
-    """What a process has open; None where that cannot be read."""
+    """Return what a process has open; None: its open files cannot be read."""
     devices = set()
     has_socket = False
     terminal = None
@@ -352,12 +366,12 @@ def holdings_or_none(process: Process) -> Optional[Holdings]:
 
 
 def is_device(target: str) -> bool:
-    """Whether an open file is a door to the BMC."""
+    """Whether the target of an open file is a device of the IPMI driver."""
     return re.match(_DEVICE, target) is not None
 
 
 def is_gone(device: str) -> bool:
-    """Whether an open device is there no more: its interface was taken away."""
+    """Whether an open device no longer exists, because its interface was removed."""
     return device.endswith(" (deleted)")
 
 
@@ -373,7 +387,7 @@ def _function(raw: bytes) -> Optional[str]:
 
 @lru_cache(maxsize=STACKS_MAX)
 def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...]]:
-    """What it waits in, and the functions of its stack; those of a crowd are all alike."""
+    """Return what a process waits in, and the functions of its stack; a crowd shares one entry."""
     words = [line.partition("] ")[2].partition("+")[0] for line in shown(raw).splitlines()]
     frames = tuple(filter(None, words))[:STACK_FRAMES_MAX]
     gave_up_cpu = 0

@@ -43,31 +43,35 @@ from bmcmedic.host.kernel.signals import NotSent, Sender
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 CLIENTS_MAX = 4096
-"""At one look; more of them wait for the next, when some of these have ended."""
+"""Number of clients that one scan judges. Later scans judge the rest, when some have ended."""
 
 APART_S_MIN = 0.5
-"""Between the mark and the look that a client is judged by."""
+"""Time between the mark of a client and the sample that judges it, at the least, in seconds."""
 
 _PROVEN_BY_TIME = (Finding.YOUNG, Finding.PROGRESS, Finding.WATCHED_TOO_BRIEFLY)
-"""A client with one of these findings may be proven stuck later, if it stands still until then."""
+"""A client with one of these findings may be proven stuck later, if it does not run until then."""
 
 SIGTERM = 15
 SIGKILL = 9
 
 TERM_WAIT_S = 1.5
-"""What a client gets to end by itself. It only has to leave a select()."""
+"""Time that a client has to end by itself after SIGTERM, in seconds.
+
+It only has to leave a select().
+"""
 SETTLE_S = 0.5
-"""After this much of it a client is marked: what it does from then on is progress."""
+"""Time after SIGTERM when a client is marked, in seconds. What it does from then on is progress."""
 LAST_WAIT_S = 1.0
-"""For those that got SIGKILL, and those that are on their way out but wait for a CPU."""
+"""Time for the clients that got SIGKILL, or that end but wait for a CPU, in seconds."""
 POLL_S = 0.02
+"""Time between two polls for the end of clients, in seconds."""
 
 
 # -------------------------------------------------------------------- judging the clients
 
 
 class JudgedClient(NamedTuple):
-    """A client, a close look at it, and what it is found to be."""
+    """A client, the sample that judges it, and the verdict."""
 
     client: Client
     sample: ClientSample
@@ -75,14 +79,14 @@ class JudgedClient(NamedTuple):
 
 
 class _Marked(NamedTuple):
-    """A client with its mark, and when that had been made."""
+    """A client and the time of its mark."""
 
     client: Client
     at_uptime_s: float
 
 
 class ClientTracker:
-    """The clients of one host, from one look to the next."""
+    """The clients of one host, tracked from scan to scan."""
 
     def __init__(self, tree: Tree, stuck_after_s: float) -> None:
         """`stuck_after_s`: the age from which a client that makes no progress counts as stuck."""
@@ -91,14 +95,14 @@ class ClientTracker:
         self._still_s = max(idle_s_min(stuck_after_s), WATCHED_S_MIN)
         self._known: Dict[ProcessIdentity, _Marked] = {}
         self.unseen = 0
-        """Clients beyond the limit at the last sample."""
+        """Number of clients beyond the limit in the last scan."""
         self.due_s: List[float] = []
-        """In how many seconds from the last look each one may be proven stuck that is not yet."""
+        """For each client that time may prove stuck: in how many seconds from the last scan."""
 
     def scan(self) -> List[JudgedClient]:
-        """Look at all processes; judges those that were marked long enough ago, oldest first.
+        """Scan all processes, and judge the clients that were marked long enough ago.
 
-        Raises Gone or Unreadable where the tree has no clock.
+        The oldest client comes first. Raises Gone or Unreadable if the tree has no clock.
         """
         now = Now.of(self.tree, cpus_of(marked.client for marked in self._known.values()))
         judged: List[JudgedClient] = []
@@ -123,7 +127,7 @@ class ClientTracker:
                     verdict = unless_too_soon(seen.verdict, seen.sample, apart_s)
                     judged.append(seen._replace(verdict=verdict))
             except ProcError:
-                continue  # it has ended, or tells nothing: nothing is proven of it
+                continue  # it has ended or is unreadable, so nothing is proven
         marked_at_s = uptime_s(self.tree)
         for each in judged:
             if _has_moved(each):
@@ -135,7 +139,7 @@ class ClientTracker:
         return sorted(judged, key=lambda each: each.client.identity[::-1])
 
     def _mark(self, process: Process) -> Optional[_Marked]:
-        """The client that a process is now, with its earlier mark if it is still the same."""
+        """Return the client that a process is now, with its earlier mark if it is the same."""
         fresh = Client.of(process)
         if fresh is None:
             return None
@@ -151,7 +155,7 @@ class ClientTracker:
         return max(APART_S_MIN, self.stuck_after_s - age_s(client.first.stat, now.uptime_s))
 
     def _due_s(self, judged: JudgedClient, watched_s: float) -> Optional[float]:
-        """None: it is proven already, or is none that time alone would prove."""
+        """Return None if the client is proven stuck already, or if time alone will not prove it."""
         sample, verdict = judged.sample, judged.verdict
         if verdict.finding not in _PROVEN_BY_TIME:
             return None
@@ -162,12 +166,12 @@ class ClientTracker:
         return max(APART_S_MIN, self.stuck_after_s - sample.age_s, still_s)
 
     def _judge(self, client: Client, process: Process, now: Now, still_s: float) -> JudgedClient:
-        """Judge a client by the process that is held; raises Gone or Unreadable.
+        """Judge a client by its held process; raises Gone or Unreadable.
 
-        `still_s`: if it stands where its first mark has it, it has not run for so long.
+        `still_s`: how long the client has not run if it has not moved since its first mark.
         """
         sample = ClientSample.at(process, now)
-        # A CPU's clock stands still while interrupts have the CPU, and a watcher's does not.
+        # A CPU's clock stops while the CPU handles interrupts, but our own clock does not.
         is_still = sample.mark.turns is not None and not sample.mark.has_moved_since(client.first)
         if is_still and sample.idle_s is not None and sample.idle_s < still_s:
             sample = sample._replace(idle_s=still_s)
@@ -177,10 +181,10 @@ class ClientTracker:
     def prove_again(
         self, judged: JudgedClient, process: Process, now: Now, still_s: float
     ) -> JudgedClient:
-        """Judge a client once more, as it is now, for it is about to be acted upon.
+        """Judge a client as it is now, right before something is done to it.
 
-        `still_s`: as that judgement had it. Raises Gone when it has ended, Unreadable when it does
-        not tell.
+        `still_s`: the idle time of the earlier sample. Raises Gone if the client has ended, and
+        Unreadable if its process cannot be read.
         """
         fresh = Client.of(process)
         if fresh is None or fresh.identity != judged.client.identity:
@@ -192,14 +196,14 @@ class ClientTracker:
 
 
 def _has_moved(judged: JudgedClient) -> bool:
-    """Whether it is to be marked anew."""
+    """Whether the client needs a new mark."""
     if judged.verdict.finding not in (Finding.YOUNG, Finding.PROGRESS):
         return False
     return judged.sample.mark.is_running or judged.sample.mark.has_moved_since(judged.client.first)
 
 
 def _is_same(one: Client, other: Client) -> bool:
-    """Whether it still runs the same program: a process may start another and keep its pid."""
+    """Whether a process still runs the same program: it may start another and keep its pid."""
     return (one.identity, one.program, one.argv) == (other.identity, other.program, other.argv)
 
 
@@ -212,22 +216,22 @@ class Outcome(Enum):
     ENDED = "ended"
     KILLED = "killed"
     GONE = "gone"
-    """It ended before it was sent anything."""
+    """The client ended before any signal was sent to it."""
     SPARED = "spared"
-    """The proof did not hold a second time."""
+    """The client was not proven stuck a second time."""
     UNINTERRUPTIBLE = "uninterruptible"
-    """It is in the kernel (state D), and ends as soon as that lets it."""
+    """The client is in the kernel (state D), and ends as soon as the kernel lets it."""
     SURVIVED = "survived"
     DENIED = "denied"
-    """We may not send it signals."""
+    """This process may not send signals to the client."""
     EXCLUDED = "left alone"
-    """Others would end with it that are not proven stuck."""
+    """Other processes would end with the client that are not proven stuck."""
     NOT_ATTEMPTED = "not attempted"
-    """Relief is switched off, or was meanwhile."""
+    """Relief is or was switched off."""
 
     @property
     def is_relieved(self) -> bool:
-        """Whether nothing is left of it, or nothing was to be done."""
+        """Whether the client is gone, or nothing had to be done."""
         return self in (Outcome.ENDED, Outcome.KILLED, Outcome.GONE, Outcome.SPARED)
 
 
@@ -241,11 +245,11 @@ class ClientEnding(NamedTuple):
     """`pidfd` or `pid`; None: no signal was sent."""
     why: Optional[str]
     took_s: Optional[float]
-    """From the first signal until it was seen gone."""
+    """Time from the first signal until the client was seen gone, in seconds."""
 
 
 class _Case:
-    """A client on its way out."""
+    """A client that is being ended."""
 
     def __init__(self, judged: JudgedClient) -> None:
         self.judged = judged
@@ -257,7 +261,7 @@ class _Case:
         self.took_s: Optional[float] = None
         self.settled: Optional[Mark] = None
         self.depth = 0
-        """Of the pid namespace whose first process it is; 0: none."""
+        """Depth of the pid namespace whose first process it is; 0: it is the first of none."""
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -272,7 +276,7 @@ class _Case:
 
 
 class Ender:
-    """Ends the stuck; the clock, the sleep and the signals are handed in."""
+    """Ends stuck clients. Its clock, sleep and signals are handed in."""
 
     def __init__(
         self,
@@ -282,25 +286,25 @@ class Ender:
         sleep: Callable[[float], None],
         is_forbidden: Callable[[], bool],
     ) -> None:
-        """`is_forbidden` is asked before each signal, and ends it all."""
+        """`is_forbidden` is asked before each signal; where it is true, no more are sent."""
         self._clients = clients
         self._sender = sender
         self._monotonic = monotonic
         self._sleep = sleep
         self._is_forbidden = is_forbidden
-        # One moment for a whole round of proofs: what runs after it counts as running.
+        # A round of proofs has one moment: a client that runs after it counts as running.
         self._now = Now(0.0, {})
         self._signals: Dict[ProcessIdentity, List[str]] = {}
-        """What has been sent to whom, in the ending that goes on."""
+        """The signals that each client got in the present round."""
 
     @property
     def _tree(self) -> Tree:
         return self._clients.tree
 
     def end(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
-        """TERM, wait, KILL, wait; each wait has an end, and none is for state D.
+        """Send SIGTERM, wait, send SIGKILL and wait; nothing waits for a client in state D.
 
-        Raises Gone or Unreadable where the tree has no clock.
+        Raises Gone or Unreadable if the tree has no clock.
         """
         cases = self._cases(stuck)
         self._signals = {case.identity: case.signals for case in cases}
@@ -312,7 +316,7 @@ class Ender:
         for case in _open(cases):
             self._settle(case)
         self._wait(cases, begun + TERM_WAIT_S)
-        # SIGTERM may have woken them up: when they last ran says nothing more.
+        # SIGTERM may have woken the clients up, so their last turns prove nothing any more.
         self._now = Now.of(self._tree)
         for case in _open(cases):
             self._signal(case, SIGKILL, self._prove_ignored)
@@ -322,7 +326,7 @@ class Ender:
         return [case.ending() for case in cases]
 
     def excluded(self, stuck: List[JudgedClient]) -> List[ClientEnding]:
-        """Those of them that would not be ended, for the sake of others; sends nothing."""
+        """Return the clients that would be spared for the sake of others; sends nothing."""
         cases = self._cases(stuck)
         identities = {case.identity for case in cases}
         for case in cases:
@@ -341,7 +345,7 @@ class Ender:
         return [case.ending() for case in cases if case.outcome is not None]
 
     def _cases(self, stuck: List[JudgedClient]) -> List[_Case]:
-        """The first processes of pid namespaces stand last, the innermost before the others."""
+        """Order the cases: the first processes of pid namespaces last, innermost first."""
         cases = [_Case(judged) for judged in stuck]
         for case in cases:
             self._find_depth(case)
@@ -352,7 +356,7 @@ class Ender:
             with self._tree.hold(case.identity.pid) as process:
                 case.depth = depth_as_first(self._tree, process)
         except Gone:
-            pass  # it is found so again when it comes to a signal
+            pass  # its signal will find it gone as well
         except ProcError as error:
             case.close(Outcome.SPARED, str(error))
 
@@ -361,7 +365,7 @@ class Ender:
     def _signal(
         self, case: _Case, number: int, prove: Callable[[_Case, Process], Optional[str]]
     ) -> None:
-        """Hold, prove, and only then signal, through the same hold."""
+        """Hold the process, prove the client stuck, and then signal it through the same hold."""
         if self._is_forbidden():
             case.close(Outcome.NOT_ATTEMPTED, "relief was switched off")
             return
@@ -371,9 +375,9 @@ class Ender:
                 if refusal is not None:
                     self._refuse(case, refusal)
                     return
-                with_it = self._why_not_with_it(case, process, number)
-                if with_it is not None:
-                    self._refuse(case, with_it, Outcome.EXCLUDED)
+                others = self._why_others_end(case, process, number)
+                if others is not None:
+                    self._refuse(case, others, Outcome.EXCLUDED)
                     return
                 sent = self._sender.send(process, case.identity, number)
         except Gone:
@@ -389,12 +393,12 @@ class Ender:
 
     def _refuse(self, case: _Case, why: str, outcome: Outcome = Outcome.SPARED) -> None:
         if case.signals:
-            case.why = why  # it has the last wait to end by itself
+            case.why = why  # it may still end by itself in the last wait
         else:
             case.close(outcome, why)
 
-    def _why_not_with_it(self, case: _Case, process: Process, number: int) -> Optional[str]:
-        """Who would end with it has been sent the same signal by now, by a proof of its own."""
+    def _why_others_end(self, case: _Case, process: Process, number: int) -> Optional[str]:
+        """Return which unproven processes would end with it; None: all got the same signal."""
         if not case.depth:
             return None
         name = Signals(number).name[3:]
@@ -415,7 +419,7 @@ class Ender:
         return None
 
     def _prove_ignored(self, case: _Case, process: Process) -> Optional[str]:
-        """What counts is what it has done since it settled."""
+        """Return why the client may be heeding SIGTERM: only progress since it settled counts."""
         if case.settled is None:
             return "it was not seen standing still after SIGTERM"
         first = case.judged.client._replace(first=case.settled)
@@ -438,7 +442,7 @@ class Ender:
     # -------------------------------------------------------------------------------- the end
 
     def _wait(self, cases: List[_Case], until: float) -> None:
-        """Until all have ended but those in state D, and no longer than `until`."""
+        """Wait until `until`, or until no client is left but those in state D."""
         while True:
             interruptible = [case for case in _open(cases) if self._state(case) not in (None, "D")]
             now = self._monotonic()
@@ -447,7 +451,7 @@ class Ender:
             self._sleep(min(POLL_S, until - now))
 
     def _state(self, case: _Case) -> Optional[str]:
-        """Its state, or None, and then its case is closed."""
+        """Return the state of the process; None: it is gone, and its case is closed."""
         try:
             stat = self._tree.stat(case.identity.pid)
         except Gone:
@@ -491,7 +495,7 @@ def _why_excluded(innocent: List[Stat]) -> Optional[str]:
 
 
 def group_members(tree: Tree, stuck: List[JudgedClient]) -> Dict[int, int]:
-    """How many live members each process group of the stuck has, by group."""
+    """Return the number of live members of each process group that has a stuck client."""
     groups = {judged.sample.stat.group: 0 for judged in stuck}
     for pid in tree.pids() if groups else []:
         try:

@@ -1,9 +1,10 @@
-"""Relief: a host whose BMC hangs is freed of the clients that hang with it, at once.
+"""Relief: free a host whose BMC hangs from the clients that hang with it, at once.
 
-Three things are done, and each only on proof: stuck clients are ended, the kernel's polling thread
-is throttled while the hang lasts, and its limit is put back once the BMC answers again. The BMC
-itself is never touched. By hand it is `relieve`. A program that runs for long calls `step` when
-`next_due_at` says so and from time to time, and `watch`, which costs next to nothing, in between.
+Relief does three things, and each only on proof. It ends stuck clients. It throttles the kernel's
+polling thread while the hang lasts, and puts its limit back when the BMC answers again. It never
+touches the BMC itself. `relieve` is relief by hand. A long-running program calls `step` when
+`next_due_at` says so and from time to time, and calls `watch`, which costs next to nothing, in
+between.
 """
 
 import math
@@ -33,21 +34,21 @@ from bmcmedic.host.relieve.undo_journal import DIRECTORY, UndoJournal
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 SCAN_INTERVAL_S = 1.0
-"""Between the looks of a relief by hand: before, and for what came of it."""
+"""Time between two scans of a relief by hand, before and after it acts, in seconds."""
 SILENT_S = 10.0
-"""The kernel has waited for so long, and nothing completed: that is a hang, as triage has it."""
+"""Time after which a kernel that waits and gets nothing counts as hung, in seconds (see triage)."""
 KERNEL_SAMPLE_S_MIN = 0.9
-"""What moves in less time than this tells nothing."""
+"""Shortest time over which a change of the kernel's counters means anything, in seconds."""
 KIPMI_SEARCH_S = 60.0
-"""So often the kernel's polling threads are looked for where there are none."""
+"""Time between two searches for polling threads where none is known, in seconds."""
 DUE_LATE_S = 0.05
-"""A client is looked at so much after its moment: the kernel's clocks are coarse."""
+"""Delay of a scan after a client is due, in seconds: the kernel's clocks are coarse."""
 
 _BOOT_ID = "sys/kernel/random/boot_id"
 
 
 class HostTrees(NamedTuple):
-    """The host as relief reaches it; tests hand in another."""
+    """The host as relief reaches it; tests hand in a host of files."""
 
     proc: Tree
     sys: Tree
@@ -62,7 +63,7 @@ class HostTrees(NamedTuple):
 
     @classmethod
     def here(cls) -> "HostTrees":
-        """The host that this runs on."""
+        """Return the host on which this program runs."""
         return cls(
             proc=Tree(PROC),
             sys=Tree("/sys"),
@@ -81,29 +82,29 @@ class ClientGroup(NamedTuple):
 
 
 class ReliefCase(NamedTuple):
-    """A client, what it is found to be, and what was done about it."""
+    """A client, the verdict on it, and what was done about it."""
 
     judged: JudgedClient
     launcher: Optional[Launcher]
     group: Optional[ClientGroup]
-    """Both only in the report of a relief by hand."""
+    """The launcher and the group are known in the report of a relief by hand only."""
     ending: Optional[ClientEnding]
-    """None: nothing was done to it."""
+    """None: nothing was done to the client."""
     is_earlier: bool = False
-    """It was found, and dealt with, at an earlier look."""
+    """Whether an earlier scan found the client and dealt with it."""
 
 
 class Report(NamedTuple):
-    """What was found and done."""
+    """What one relief found and did."""
 
     at: float
-    """Epoch seconds."""
+    """When the clients were judged, in epoch seconds."""
     acted: bool
     disabled: Optional[str]
-    """Why nothing may be done on this host; None: it may."""
+    """Why nothing may be done on this host; None: it is allowed."""
     cases: List[ReliefCase]
     unseen: int
-    """Clients beyond the limit of one look."""
+    """Number of clients beyond the limit of one scan."""
     kipmi_before: List[Kipmi]
     setting: ThrottleSetting
 
@@ -118,15 +119,15 @@ class Report(NamedTuple):
         return bool(self.stuck) or self.setting.action in ("set", "put back")
 
     def left(self, stuck_after_s: float) -> List[ReliefCase]:
-        """What is stuck still, and what may be and cannot be told."""
+        """Return what is still stuck, and the old clients that could not be judged."""
         return [case for case in self.cases if _is_left(case, stuck_after_s)]
 
 
 class Relief:
-    """The relief of one host, from one look to the next."""
+    """The relief of one host, from scan to scan."""
 
     def __init__(self, host: HostTrees, stuck_after_s: float) -> None:
-        """Nothing is read or changed before the first look."""
+        """Nothing is read or changed before the first scan."""
         self.stuck_after_s = stuck_after_s
         self._host = host
         self._clients = ClientTracker(host.proc, stuck_after_s)
@@ -139,24 +140,25 @@ class Relief:
         )
         self.throttle = KipmidThrottle(host.sys.root, journal, host.now)
         self._kipmi_threads: Dict[ProcessIdentity, Stat] = {}
-        self._threads_sought_at = -math.inf
+        self._kipmi_searched_at = -math.inf
         self._kipmi_marks: Optional[List[KipmiMark]] = None
         self._counters: Optional[List[InterfaceCounters]] = None
         self.kipmi: List[Kipmi] = []
-        """Over the time from the look before to the last one."""
+        """The polling threads, between the last two samples of the kernel."""
         self.interfaces: List[InterfaceActivity] = []
         self._left: List[ReliefCase] = []
-        """What the last look at all processes has left stuck."""
+        """The clients that the last scan left stuck."""
         self.scanned_at = -math.inf
-        """When the last look at all processes was done, by the clock of the host."""
+        """When the last scan ended, by the clock of the host."""
         self._scan_began_at = 0.0
         self._kernel_sampled_at: Optional[float] = None
         self._silent_since: Optional[float] = None
-        """Since when messages wait and none completes; the other: none completes."""
+        """Since when messages have waited and none has completed; None: that is not so."""
         self._still_since: Optional[float] = None
+        """Since when no message has completed; None: that is not so."""
 
     def relieve(self, may_act: bool) -> Report:
-        """Look, look again, and act on what is proven; raises ProcError if /proc tells nothing."""
+        """Scan twice and act on what is proven; raises ProcError if /proc cannot be read."""
         self.scan()
         self._host.sleep(SCAN_INTERVAL_S)
         judged = self.scan()
@@ -166,7 +168,7 @@ class Relief:
         return self._act(judged, may_act, is_by_hand=True)
 
     def scan(self) -> List[JudgedClient]:
-        """Look at all that relief is about, and do nothing; raises ProcError."""
+        """Scan the clients and the kernel, and change nothing; raises ProcError."""
         self._scan_began_at = self._host.monotonic()
         judged = self._clients.scan()
         self._find_polling_threads()
@@ -175,9 +177,10 @@ class Relief:
         return judged
 
     def next_due_at(self, within_s: float) -> Optional[float]:
-        """When the next client may be proven stuck, or the last that follows it within so long.
+        """Return when the next client may be proven stuck, by the clock of the host.
 
-        By the clock of the place; None: none that is known of.
+        If more clients follow it within `within_s`, return when the last of these may be. None: no
+        client is known that time alone may prove stuck.
         """
         due_s = self._clients.due_s
         if not due_s:
@@ -186,7 +189,7 @@ class Relief:
         return self._scan_began_at + max(s for s in due_s if s <= last_s) + DUE_LATE_S
 
     def _sample_kernel(self) -> None:
-        """What the polling threads take, and what the interfaces count."""
+        """Measure the CPU time of the polling threads, and read the interfaces' counters."""
         now, earlier = self._host.monotonic(), self._kernel_sampled_at
         if earlier is not None and now - earlier < KERNEL_SAMPLE_S_MIN:
             return
@@ -202,11 +205,11 @@ class Relief:
         self._still_since = (self._still_since or earlier) if is_still else None
 
     def step(self, may_act: bool) -> Report:
-        """One more look, and act on what is proven since the one before; raises ProcError."""
+        """Scan once more and act on what was proven since the last scan; raises ProcError."""
         return self._act(self.scan(), may_act)
 
     def watch(self, may_act: bool) -> Report:
-        """Look at the kernel's thread alone; clients are as the last look has left them."""
+        """Sample the kernel alone; the clients are as the last scan left them."""
         self._sample_kernel()
         at, disabled = self._host.now(), self._why_forbidden()
         acts = may_act and disabled is None
@@ -247,13 +250,13 @@ class Relief:
         return Report(at, acts, disabled, cases, self._clients.unseen, kipmi, setting)
 
     def _throttle(self, is_stuck: bool, acts: bool) -> ThrottleSetting:
-        # Where the shim and the driver stand before the BMC, no client gets stuck.
+        # Where the shim and the driver protect the BMC, no client gets stuck.
         is_proven = is_stuck or self._is_long(self._silent_since)
         is_still = self._is_long(self._still_since)
         return self.throttle.apply(self.kipmi, self.interfaces, is_proven, acts, is_still)
 
     def _blocked(self, stuck: List[JudgedClient]) -> Dict[ProcessIdentity, ClientEnding]:
-        """Those that have their signals and sit in the kernel still: they need no more of them."""
+        """Return the clients that got SIGKILL and are still in the kernel: they need no more."""
         blocked = {each.client.identity for each in stuck if each.sample.stat.state == "D"}
         earlier = {case.judged.client.identity: case.ending for case in self._left}
         return {
@@ -273,7 +276,7 @@ class Relief:
         self._host.sleep(seconds)
 
     def undo(self, may_act: bool) -> ThrottleSetting:
-        """Put back what relief has changed and not yet put back; never raises."""
+        """Put back what relief changed and did not put back yet; never raises."""
         return self.throttle.put_back("asked for", may_act)
 
     def _is_forbidden(self) -> bool:
@@ -283,13 +286,13 @@ class Relief:
         return why_disabled(self._host.kill_switch) or why_pids_mean_nothing(self._host.proc)
 
     def _find_polling_threads(self) -> None:
-        """All processes are looked through to find them, so only when they may be others."""
+        """Find the polling threads, which takes a read of all processes: only if they changed."""
         proc, known = self._host.proc, self._kipmi_threads
         now = self._host.monotonic()
         is_known = all(_identity(proc, each.pid) == each for each in known)
-        if is_known and now < self._threads_sought_at + (math.inf if known else KIPMI_SEARCH_S):
+        if is_known and now < self._kipmi_searched_at + (math.inf if known else KIPMI_SEARCH_S):
             return
-        self._threads_sought_at = now
+        self._kipmi_searched_at = now
         stats = map(proc.stat_or_none, proc.pids())
         self._kipmi_threads = {
             stat.identity: stat
@@ -315,7 +318,7 @@ class Relief:
 
 
 def is_gone(case: ReliefCase) -> bool:
-    """Whether nothing is left of a stuck client, or its proof did not hold."""
+    """Whether a stuck client is gone, or its proof did not hold."""
     return case.ending is not None and case.ending.outcome.is_relieved
 
 
@@ -328,7 +331,7 @@ def _is_left(case: ReliefCase, stuck_after_s: float) -> bool:
         return not is_gone(case)
     if case.judged.sample.age_s < stuck_after_s or case.judged.client.excluded is not None:
         return False
-    # It may well be stuck: it is never ended without proof, and never called well either.
+    # It may be stuck. It is never ended without proof, and never called well either.
     return case.judged.verdict.finding.is_unproven or case.judged.sample.stat.state == "D"
 
 
@@ -338,5 +341,5 @@ def _identity(proc: Tree, pid: int) -> Optional[ProcessIdentity]:
 
 
 def is_root() -> bool:
-    """Whether everybody's processes can be looked at and ended."""
+    """Whether this process may read and end everybody's processes."""
     return os.geteuid() == 0

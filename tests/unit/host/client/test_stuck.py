@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.host.client.programs import CLIENTS, program_of, why_left_alone
+from bmcmedic.host.client.programs import CLIENTS, program_of, why_excluded
 from bmcmedic.host.client.stuck import (
     TOO_LONG,
     Client,
@@ -504,7 +504,7 @@ def test_the_executable_decides(executable: str, program: str | None) -> None:
 )
 def test_the_arguments_tell_who_is_left_alone(line: str, *, is_left_alone: bool) -> None:
     argv = line.split()
-    assert (why_left_alone(argv[0], argv) is not None) is is_left_alone
+    assert (why_excluded(argv[0], argv) is not None) is is_left_alone
 
 
 @pytest.mark.parametrize("program", CLIENTS)
