@@ -99,7 +99,7 @@ def test_a_reset_a_panic_and_the_end_of_power_are_seen(boot_guest: BootGuest) ->
         guest.begin("poweroff -f")
         guest.wait_for_end(30)
         assert not guest.is_running
-        with pytest.raises(GuestError, match="does not run"):
+        with pytest.raises(GuestError, match="is not running"):
             guest.run("true")
 
 

@@ -1,4 +1,4 @@
-"""`bmcmedic lab kernel` as it is called: each scenario ends as it should, with its numbers."""
+"""`bmcmedic lab kernel` as a user calls it: each scenario ends as it should, with its figures."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def play(name: str, *options: str) -> tuple[int, dict[str, Any], str]:
 @pytest.mark.parametrize("name", ScenarioName)
 def test_each_scenario_ends_as_it_should(name: ScenarioName, tmp_path: Path) -> None:
     picture = tmp_path / "run.png"
-    status, told, shown = play(name.value, "--plot", str(picture))
-    wrong = [check for check in told["checks"] if not check["ok"]]
-    assert (status, told["ok"], wrong) == (0, True, []), shown
-    assert told["scenario"] == name.value
-    assert (told["host"]["boots"], told["host"]["resets"]) == (1, 0)
-    assert not told["host"]["panicked"]
-    assert told["bmc"]["host_power_changes"] == 0
+    status, record, shown = play(name.value, "--plot", str(picture))
+    wrong = [check for check in record["checks"] if not check["ok"]]
+    assert (status, record["ok"], wrong) == (0, True, []), shown
+    assert record["scenario"] == name.value
+    assert (record["host"]["boots"], record["host"]["resets"]) == (1, 0)
+    assert not record["host"]["panicked"]
+    assert record["bmc"]["host_power_changes"] == 0
     assert picture.read_bytes().startswith(PNG)
     assert f"{name.value} ended as it should" in shown
     assert "kipmi0" in shown
     for key, least in LEAST.get(name, {}).items():
         part, _, inner = key.partition(".")
-        assert told[part][inner] >= least, told[part]
+        assert record[part][inner] >= least, record[part]
 
 
 LEAST = {

@@ -19,11 +19,11 @@ from bmcmedic.lab.kernel.timeline import Timeline, TimelineEvent, kipmi_percent,
 
 KERNEL_FOLDER = Path("build/kernel")
 _HEAD_EVERY = 25
-"""Lines of the time line under one head."""
+"""Number of samples printed under one header."""
 
 
 class ScenarioChoice(StrEnum):
-    """A scenario."""
+    """The scenarios that can be chosen."""
 
     PILE_UP = "pile-up"
     GUARDED = "guarded"
@@ -33,7 +33,7 @@ class ScenarioChoice(StrEnum):
 
 def kernel(
     scenario: Annotated[
-        ScenarioChoice, typer.Option("--scenario", help="What happens.")
+        ScenarioChoice, typer.Option("--scenario", help="The scenario to run.")
     ] = ScenarioChoice.PILE_UP,
     kernel_folder: Annotated[
         Path,
@@ -47,10 +47,10 @@ def kernel(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="One JSON object at the end; the time line goes to stderr."),
+        typer.Option("--json", help="One JSON object at the end; the timeline goes to stderr."),
     ] = False,
 ) -> None:
-    """Let the incident happen to a real Linux kernel in QEMU, and watch it from inside.
+    """Reproduce the incident on a real Linux kernel in QEMU, and watch it from inside.
 
     Exit status: 0 the scenario ended as it should; 1 it did not; 2 usage, or something is missing.
     """
@@ -60,15 +60,15 @@ def kernel(
     name = ScenarioName(scenario.value)
     unpacked = Kernel.find(kernel_folder)
     out = sys.stderr if as_json else sys.stdout
-    print(f"{name.value}: {SCENARIOS[name].words}", file=out, flush=True)
+    print(f"{name.value}: {SCENARIOS[name].description}", file=out, flush=True)
     try:
-        record = run(name, unpacked, TimeLine(out))
+        record = run(name, unpacked, TimelinePrinter(out))
     except ConfigurationError:
         raise
     except BmcmedicError as error:
         print(f"bmcmedic: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    tell_verdict(record, out)
+    print_verdict(record, out)
     if as_json:
         print(json.dumps(record.to_json()))
     if plot is not None:
@@ -79,20 +79,20 @@ def kernel(
         raise typer.Exit(1)
 
 
-class TimeLine:
-    """Prints what is seen, a line for each look, while it happens."""
+class TimelinePrinter:
+    """Prints events and samples, a line each, while they happen."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lines = 0
 
     def event(self, event: TimelineEvent, timeline: Timeline) -> None:
-        """What the scenario does."""
+        """Print an event of the scenario."""
         at_s = event.at - timeline.began_at
-        print(f"{at_s:7.1f} s  {event.words}", file=self._out, flush=True)
+        print(f"{at_s:7.1f} s  {event.text}", file=self._out, flush=True)
 
     def sample(self, timeline: Timeline) -> None:
-        """What the guest is like."""
+        """Print the last sample of the guest."""
         if self._lines % _HEAD_EVERY == 0:
             print(
                 "              kipmi0  clients  stuck  the watchdog's pat",
@@ -121,10 +121,10 @@ class TimeLine:
         )
 
 
-def tell_verdict(record: ScenarioRecord, out: TextIO) -> None:
-    """What was found, and whether it is as it should be."""
+def print_verdict(record: ScenarioRecord, out: TextIO) -> None:
+    """Print the checks of a run, and whether it ended as it should."""
     print(file=out)
     for check in record.verdict.checks:
-        print(f"  {'ok ' if check.ok else 'NOT'}  {check.words}: {check.found}", file=out)
+        print(f"  {'ok ' if check.ok else 'NOT'}  {check.expectation}: {check.found}", file=out)
     ended = "as it should" if record.ok else "NOT as it should"
     print(f"{record.scenario.value} ended {ended} (Linux {record.kernel})", file=out, flush=True)

@@ -1,1 +1,1 @@
-"""The two incidents, reproduced: in virtual time, and on a real Linux kernel in QEMU."""
+"""The two incidents, reproduced in virtual time and on a real Linux kernel in QEMU."""

@@ -1,4 +1,4 @@
-"""`bmcmedic sim` in a process of its own, started on free ports and asked over its control door."""
+"""`bmcmedic sim` in a process of its own, on free ports, with a client of its control endpoint."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ HTTP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class SimProcess:
-    """One BMC of a running simulator; doors that it does not have are empty."""
+    """One BMC of a running simulator; the address of a front end that it lacks is empty."""
 
     name: str = "bmc1"
     target: str = ""
-    """Where its LAN side is."""
+    """Address of its LAN side."""
     control: str = ""
     vm_socket: str = ""
     port80: str = ""
 
     def get(self, path: str = "") -> dict[str, Any]:
-        """What the control door tells of the BMC, or of what stands below it."""
+        """GET the BMC's object from the control endpoint, or one below its path."""
         return self._ask("GET", path)
 
     @property
     def host_uuid(self) -> str:
-        """The product UUID of the host that it is the BMC of."""
+        """The product UUID of the BMC's host."""
         return str(UUID(bytes_le=bytes.fromhex(self.get()["guid"])))
 
     def set_faults(self, *faults: str) -> None:
-        """Replace all of its faults."""
+        """Replace all faults of the BMC."""
         self._ask("POST", "/faults", json.dumps({"faults": faults}))
 
     def requests(self, *keys: str) -> int:
-        """How many of these commands reached it, such as `06/22`."""
+        """Return how often these commands, such as `06/22`, reached the BMC."""
         counted = self.get()["requests"]
         return sum(counted.get(key, 0) for key in keys)
 
@@ -62,7 +62,7 @@ class SimProcess:
 
 @contextlib.contextmanager
 def sim_processes(*arguments: str) -> Iterator[list[SimProcess]]:
-    """Run `bmcmedic sim` with these arguments and a control door until the block ends."""
+    """Run `bmcmedic sim` with these arguments and a control endpoint until the block ends."""
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "bmcmedic", "sim", *arguments, "--control", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -70,25 +70,25 @@ def sim_processes(*arguments: str) -> Iterator[list[SimProcess]]:
     )
     try:
         assert process.stdout is not None
-        doors: dict[str, dict[str, str]] = {}
+        addresses: dict[str, dict[str, str]] = {}
         control = ""
         is_ready = False
         for line in process.stdout:
             match line.split():
                 case [name, "lan", address]:
-                    doors.setdefault(name, {})["target"] = address
+                    addresses.setdefault(name, {})["target"] = address
                 case [name, "vm", address]:
-                    doors.setdefault(name, {})["vm_socket"] = address
+                    addresses.setdefault(name, {})["vm_socket"] = address
                 case [name, "port80", address]:
-                    doors.setdefault(name, {})["port80"] = address
+                    addresses.setdefault(name, {})["port80"] = address
                 case ["control", address]:
                     control = address
                 case ["ready"]:
                     is_ready = True
                     break
         if not is_ready:
-            raise BmcmedicError("the simulator did not start; it says above why")
-        yield [SimProcess(name, control=control, **found) for name, found in doors.items()]
+            raise BmcmedicError("the simulator did not start; its own message above says why")
+        yield [SimProcess(name, control=control, **found) for name, found in addresses.items()]
     finally:
         process.terminate()
         try:
@@ -100,6 +100,6 @@ def sim_processes(*arguments: str) -> Iterator[list[SimProcess]]:
 
 @contextlib.contextmanager
 def sim_bmc(*options: str) -> Iterator[SimProcess]:
-    """Run one BMC that a guest can have, on free ports of loopback, until the block ends."""
+    """Run one BMC for a guest, on free ports of loopback, until the block ends."""
     with sim_processes("bmc", "--vm-socket", "127.0.0.1:0", *options) as (bmc,):
         yield bmc

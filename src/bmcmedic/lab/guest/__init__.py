@@ -1,1 +1,1 @@
-"""A real Linux kernel in QEMU with our Python in it: how it is built, booted and talked to."""
+"""A real Linux kernel in QEMU with this machine's Python: its files, boot and commands."""

@@ -1,4 +1,4 @@
-"""What bmcmedic's agent needs in a guest beside the standard library, from this machine."""
+"""The packages that bmcmedic's agent needs in a guest besides the standard library."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bmcmedic.lab.guest.initramfs import SITE, add_libraries, compiled
 
 PACKAGES = ("cryptography", "prometheus_client")
 MODULES = ("_cffi_backend", "_ssl", "_hashlib")
-"""Shared objects: what cryptography stands on, and the standard library's that all guests lack."""
+"""Shared objects: a dependency of cryptography, and those of Python that the base archive lacks."""
 
 
 def agent_archive(cache: Path) -> Path:
-    """All of it; from the cache if it can."""
+    """Return the archive of these packages, from the cache if it is current."""
     files = [*_package_files(), *((path, path.name) for path in map(_shared_object, MODULES))]
     stamp = "\n".join([version(Path(__file__)), *(version(path) for path, _ in files)])
 
@@ -60,5 +60,7 @@ def _shared_object(name: str) -> Path:
 def _found(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ConfigurationError(f"the guest needs the Python package {name}, which is not here")
+        raise ConfigurationError(
+            f"the guest needs the Python package {name}, which is not installed"
+        )
     return Path(spec.origin)

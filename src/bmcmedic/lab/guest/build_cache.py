@@ -1,4 +1,4 @@
-"""Files that take a while to build, kept until what went into them changes."""
+"""A cache of files that take a while to build; a file is rebuilt when its inputs change."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-FILES_KEPT_MAX = 8
-"""Of each kind; the oldest go."""
+FILES_PER_KIND_MAX = 8
+"""Most files of one kind in the cache; the oldest are deleted."""
 
 
 def version(path: Path) -> str:
-    """What tells one version of an input from another."""
+    """Return text that differs between two versions of an input: path, size and time."""
     known = path.stat()
     return f"{path} {known.st_size} {known.st_mtime_ns}"
 
 
 def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Path:
-    """The file that was built for this stamp; two that build it at once do no harm."""
+    """Return the file of this stamp, and build it if needed; parallel builds do no harm."""
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:20]
     place = cache / f"{kind}-{digest}"
     if place.is_file():
@@ -33,7 +33,7 @@ def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Pa
             raise
     Path(new.name).chmod(0o644)
     Path(new.name).replace(place)
-    for old in sorted(cache.glob(f"{kind}-*"), key=_last_used)[:-FILES_KEPT_MAX]:
+    for old in sorted(cache.glob(f"{kind}-*"), key=_last_used)[:-FILES_PER_KIND_MAX]:
         old.unlink(missing_ok=True)
     return place
 
@@ -41,5 +41,5 @@ def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Pa
 def _last_used(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # another process was quicker
+    except FileNotFoundError:  # another process deleted it first
         return 0.0

@@ -1,6 +1,6 @@
-"""Archives as the kernel unpacks them into its first file system (cpio, `newc`).
+"""Archives that the kernel unpacks into its first file system (cpio, `newc`).
 
-Archives may follow one another in one file; what comes later replaces what came before.
+Archives may follow one another in one file; a later file replaces an earlier one of that path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _TRAILER = "TRAILER!!!"
 
 
 class Archive:
-    """One archive that grows; folders on the way to a file are made by themselves."""
+    """One archive under construction; the parent folders of a file are added as needed."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -20,7 +20,7 @@ class Archive:
         self._count = 0
 
     def folder(self, path: str) -> None:
-        """A folder, and those that it is in."""
+        """Add a folder and its parents."""
         path = path.strip("/")
         if not path or path in self._folders:
             return
@@ -29,22 +29,22 @@ class Archive:
         self._entry(path, stat.S_IFDIR | 0o755, b"")
 
     def file(self, path: str, content: bytes, *, executable: bool = False) -> None:
-        """A file of root's."""
+        """Add a file that belongs to root."""
         self.folder(path.rpartition("/")[0])
         self._entry(path.strip("/"), stat.S_IFREG | (0o755 if executable else 0o644), content)
 
     def link(self, path: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         self.folder(path.rpartition("/")[0])
         self._entry(path.strip("/"), stat.S_IFLNK | 0o777, target.encode())
 
     def character_device(self, path: str, major: int, minor: int) -> None:
-        """A device that has to be there before the kernel makes its own."""
+        """Add a character device, for use before the kernel creates its own."""
         self.folder(path.rpartition("/")[0])
         self._entry(path.strip("/"), stat.S_IFCHR | 0o600, b"", device=(major, minor))
 
     def encode(self) -> bytes:
-        """The whole archive."""
+        """Return the whole archive."""
         end = Archive()
         end._entry(_TRAILER, 0, b"")
         return b"".join([*self._parts, *end._parts])

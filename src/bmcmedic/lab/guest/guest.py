@@ -1,4 +1,4 @@
-"""A real Linux kernel in QEMU, with a simulated BMC, our Python, and a way to run commands in it.
+"""A real Linux kernel in QEMU with a simulated BMC and Python, and a way to run commands in it.
 
 with Guest(Kernel.find(Path("build/kernel")), bmc="127.0.0.1:9002") as guest:
     done = guest.run("bmcmedic --version")
@@ -36,30 +36,30 @@ RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.05
 SECOND_RESET_S = 1.0
-"""The BIOS resets the machine once more, a moment after each reset."""
+"""A reset this soon after another one is the BIOS's own, and is not counted; in seconds."""
 
 CHUNK_BYTES = 2_048
-"""Of a file that is copied in; each is a command of its own."""
+"""Size of the parts in which a file is copied into the guest; each part is one command."""
 
 IPMI_MODULES = ("ipmi_devintf", "ipmi_si")
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet loglevel=4 rdinit=/init nokaslr mitigations=off tsc=reliable "
     "random.trust_cpu=on cryptomgr.notests"
 )
-"""Nothing that takes time and has no part in what is tested."""
+"""Kernel arguments that turn off what takes time and is not under test."""
 
 
 class GuestError(BmcmedicError):
-    """The guest did not do what it should: not in time, or it is gone."""
+    """The guest failed: an event did not happen in time, or the guest is gone."""
 
 
 class GuestTimeout(GuestError):
-    """It did not happen in time."""
+    """An event of the guest did not happen in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command that has ended; `output` is both of its streams, the last 512 KiB of them."""
+    """The result of a command; `output` is the last 512 KiB of both of its streams."""
 
     status: int
     output: str
@@ -67,40 +67,40 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class GuestOptions:
-    """What the machine is made of.
+    """The options of the virtual machine.
 
     Units: `memory_mib` in MiB.
     """
 
     bmc: str | None = None
-    """Where the simulator's --vm-socket is: ADDR:PORT, or a path; None: no BMC."""
+    """Address of the simulator's --vm-socket, ADDR:PORT or a path; None: there is no BMC."""
 
     irq: int = 0
     """The KCS interface's interrupt; with 0 the kernel polls, in its thread `kipmi0`."""
 
     port80: str | None = None
-    """Where the simulator's --port80-chardev is."""
+    """Address of the simulator's --port80-chardev; None: port 0x80 is not connected."""
 
     uuid: str | None = None
-    """Its SMBIOS product UUID; its BMC's (`SimProcess.host_uuid`) shows that they belong together.
+    """The machine's SMBIOS product UUID; None: QEMU has none.
 
-    None: QEMU has none.
+    With its BMC's (`SimProcess.host_uuid`), `heal` knows that the two belong together.
     """
 
     modules: Sequence[str] = IPMI_MODULES
     """Kernel modules to load, each with its parameters: `ipmi_watchdog timeout=10`."""
 
     programs: Sequence[str] = ()
-    """Programs of this machine that the guest has besides, such as `ipmitool`."""
+    """Programs of this machine to copy into the guest, such as `ipmitool`."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """Files that it has from the start, by their paths; scripts (`#!`) can be executed."""
+    """Files of the guest by their paths; scripts (`#!`) are executable."""
 
     bmcmedic: bool = True
-    """Whether bmcmedic is there; Python is in any case."""
+    """Whether bmcmedic is installed; Python always is."""
 
     agent: bool = False
-    """Whether bmcmedic's agent can run there: it needs packages of others."""
+    """Whether the packages that bmcmedic's agent needs are installed."""
 
     systemd: bool = False
     """Whether systemd is its init, instead of busybox."""
@@ -109,50 +109,50 @@ class GuestOptions:
     memory_mib: int = 256
     kernel_arguments: str = ""
     cache: Path | None = None
-    """Where what was built is kept; None: beside the kernel."""
+    """Folder of the build cache; None: beside the kernel."""
 
 
 class Job:
-    """A command that runs in the guest."""
+    """A command that was started in the guest."""
 
     def __init__(self, guest: Guest, number: int, command: str) -> None:
         self.number = number
         self.command = command
         self.done: Done | None = None
-        """What came of it, as soon as it has ended."""
+        """The result of the command, once it has ended."""
         self.lost = False
-        """The guest restarted, or is gone."""
+        """Whether the guest restarted or ended before the command did."""
         self._guest = guest
 
     def wait(self, timeout_s: float = RUN_TIMEOUT_S) -> Done:
-        """Wait for its end.
+        """Wait for the end of the command.
 
-        Raises: GuestTimeout (it runs on), GuestError when the guest restarted or is gone.
+        Raises: GuestTimeout (the command runs on), GuestError when the guest restarted or is gone.
         """
         self._guest.wait_until(
             lambda: self.done is not None or self.lost, timeout_s, f"the end of {self.command!r}"
         )
         if self.done is None:
-            raise GuestError(f"the guest is gone, or has restarted, under {self.command!r}")
+            raise GuestError(f"the guest ended or restarted during {self.command!r}")
         return self.done
 
     def output_so_far(self) -> str:
-        """What it has written until now."""
+        """Return what the command has written so far."""
         seen = self._guest.run(f"cat {JOBS_FOLDER}/{self.number}.out").output
-        # It may have ended just before, and its file is gone then.
+        # The command may have ended just before; its file is deleted then.
         return seen if self.done is None else self.done.output
 
     def kill(self, signal_name: str = "KILL") -> None:
-        """Send a signal to it and to all that it has started."""
+        """Send a signal to the command and to all processes that it has started."""
         if self.done is None and not self.lost:
             self._guest.run(f"kill -{signal_name} -$(cat {JOBS_FOLDER}/{self.number}.pid)")
 
 
 class Guest:
-    """A virtual machine; a context manager that boots it and ends it."""
+    """A virtual machine; as a context manager it boots the machine and ends it."""
 
     def __init__(self, kernel: Kernel, options: GuestOptions | None = None, **more: Any) -> None:  # noqa: ANN401
-        """`more`: the options' fields, instead of `options`."""
+        """Create the machine; `more`: fields of `GuestOptions`, instead of `options`."""
         self._kernel = kernel
         self._options = options if options is not None else GuestOptions(**more)
         self._cache = self._options.cache or kernel.folder / "cache"
@@ -164,13 +164,13 @@ class Guest:
         self._reader: threading.Thread | None = None
         self._qmp: Qmp | None = None
         self.boot_ids: list[str] = []
-        """Linux's boot_id of every boot that came as far as the agent."""
+        """Linux's boot_id of every boot that reached the guest's agent."""
         self.uptimes_s: list[float] = []
-        """How long the kernel had run then."""
+        """How long the kernel had run at each of these boots, in seconds."""
         self.reports: list[bytes] = []
-        """What programs in the guest have said by themselves; see `guest_scripts`."""
+        """Reports that programs in the guest have sent on their own; see `scripts`."""
 
-    # ---- life and end
+    # ---- start and stop
 
     def __enter__(self) -> Self:
         try:
@@ -190,13 +190,13 @@ class Guest:
         self.stop()
 
     def start(self) -> None:
-        """Switch the machine on.
+        """Start the machine.
 
-        Raises: ConfigurationError when something that it is made of is not there.
+        Raises: ConfigurationError when a program or file that it needs is missing.
         """
         if shutil.which(QEMU) is None:
             raise ConfigurationError(
-                f"{QEMU} is not here; install it (Debian: qemu-system-x86), or run `make setup`"
+                f"{QEMU} is not installed; install it (Debian: qemu-system-x86) or run `make setup`"
             )
         folder = self._folder = Path(tempfile.mkdtemp(prefix="bmcmedic-guest-"))
         self._write_initramfs(folder / "initramfs")
@@ -214,11 +214,11 @@ class Guest:
             self._qmp = Qmp(folder / "qmp", self._changed, lambda: self.is_running)
         except QmpError:
             raise GuestError(f"QEMU did not start: {self.qemu_log()}") from None
-        # QEMU has mapped it; a process that is killed before `stop` leaves next to nothing behind.
+        # QEMU has mapped the file; a process that is killed before `stop` leaves little behind.
         (folder / "initramfs").unlink()
 
     def stop(self) -> None:
-        """Switch the machine off, whatever it is doing, and leave nothing behind."""
+        """Stop the machine at once, and delete its files."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -240,12 +240,12 @@ class Guest:
 
     @property
     def is_running(self) -> bool:
-        """Whether QEMU runs: it ends when the machine's power goes."""
+        """Whether QEMU runs; it ends when the machine's power is turned off."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """The process id of QEMU."""
         return self._running.pid
 
     @property
@@ -256,28 +256,28 @@ class Guest:
     @property
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            raise GuestError("the guest does not run")
+            raise GuestError("the guest is not running")
         return self._process
 
-    # ---- what QEMU is told
+    # ---- QEMU
 
     @property
     def qmp(self) -> Qmp:
-        """QEMU's monitor: `guest.qmp.execute("stop")`."""
+        """The connection to QEMU's monitor: `guest.qmp.execute("stop")`."""
         assert self._qmp is not None, "the guest was not started"
         return self._qmp
 
     def qemu_log(self) -> str:
-        """What QEMU itself complained about."""
+        """Return the error messages of QEMU itself."""
         return self._text("qemu.log").strip()
 
-    def _write_initramfs(self, place: Path) -> None:
+    def _write_initramfs(self, initramfs_path: Path) -> None:
         options = self._options
         own = Archive()
         own.file("etc/modules", self._module_lines().encode())
         for path, content in options.files.items():
             own.file(path, content, executable=content.startswith(b"#!"))
-        with place.open("wb") as initramfs:
+        with initramfs_path.open("wb") as initramfs:
             parts = [base_archive(self._kernel, options.programs, self._cache)]
             if options.bmcmedic:
                 parts.append(source_archive(self._cache))
@@ -323,7 +323,7 @@ class Guest:
                 "-chardev", f"socket,id=port80,{_socket(options.port80)},reconnect=1",
                 "-device", "isa-debugcon,iobase=0x80,chardev=port80",
             ]  # fmt: skip
-        # So that nothing is left when this process is killed.
+        # QEMU ends with this process, even if it is killed.
         setpriv = shutil.which("setpriv")
         return command if setpriv is None else [setpriv, "--pdeathsig", "KILL", *command]
 
@@ -332,7 +332,7 @@ class Guest:
     def run(self, command: str, timeout_s: float = RUN_TIMEOUT_S, *, check: bool = False) -> Done:
         """Run a shell command in the guest to its end; `check`: its status has to be 0.
 
-        Raises: GuestTimeout (then it is killed), GuestError.
+        Raises: GuestTimeout (the command is killed then), GuestError.
         """
         job = self.begin(command)
         try:
@@ -346,7 +346,7 @@ class Guest:
         return done
 
     def begin(self, command: str) -> Job:
-        """Start a shell command in the guest and go on.
+        """Start a shell command in the guest, and do not wait for it.
 
         Raises: GuestError when the guest is not up.
         """
@@ -364,7 +364,7 @@ class Guest:
         return job
 
     def write_file(self, path: str, content: bytes) -> None:
-        """Copy something small into the guest; large files go into the options."""
+        """Copy a small file into the guest; large files belong into the options."""
         place = shlex.quote(path)
         self.run(f": >{place}", check=True)
         for start in range(0, len(content), CHUNK_BYTES):
@@ -372,25 +372,25 @@ class Guest:
             self.run(f"echo {chunk} | base64 -d >>{place}", check=True)
 
     def read_file(self, path: str) -> bytes:
-        """Copy something out of the guest."""
+        """Copy a file out of the guest."""
         done = self.run(f"base64 -w 0 {shlex.quote(path)}", check=True)
         return base64.b64decode(done.output)
 
-    # ---- what happens
+    # ---- events
 
     @property
     def console(self) -> str:
-        """All that the kernel has said on its console, of every boot."""
+        """The kernel's console output of all boots."""
         return self._text("console")
 
     @property
     def boots(self) -> int:
-        """How often it came as far as the agent."""
+        """Number of boots that reached the guest's agent."""
         return len(self.boot_ids)
 
     @property
     def resets(self) -> int:
-        """How often it was reset, by itself or by its BMC."""
+        """Number of resets, by the guest itself or by its BMC."""
         count, last = 0, 0.0
         for when in self.qmp.times("RESET"):
             count += when - last > SECOND_RESET_S
@@ -398,7 +398,7 @@ class Guest:
         return count
 
     def wait_for_boot(self, count: int, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Wait until it is up for the `count`-th time."""
+        """Wait until the guest has booted `count` times."""
         self.wait_until(
             lambda: self.boots >= count or not self.is_running, timeout_s, f"boot number {count}"
         )
@@ -406,19 +406,22 @@ class Guest:
             raise GuestError(f"the guest has ended: {self.qemu_log()}\n{self.console[-2000:]}")
 
     def wait_for_reset(self, count: int, timeout_s: float) -> None:
-        """Wait until it was reset `count` times."""
+        """Wait until the guest was reset `count` times."""
         self.wait_until(lambda: self.resets >= count, timeout_s, f"reset number {count}")
 
     def wait_for_end(self, timeout_s: float) -> None:
-        """Wait until the machine's power has gone."""
+        """Wait until the machine's power is off."""
         self.wait_until(lambda: not self.is_running, timeout_s, "the machine's power to go")
 
     def wait_for_console(self, text: str, timeout_s: float) -> None:
-        """Wait until the kernel has said that."""
+        """Wait until that text is on the kernel's console."""
         self.wait_until(lambda: text in self.console, timeout_s, f"{text!r} on the console")
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for anything; raises GuestTimeout, which shows the end of the console."""
+        """Wait until the condition holds; `what` names it.
+
+        Raises: GuestTimeout, which shows the end of the console.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not condition():
@@ -438,7 +441,7 @@ class Guest:
         return ""
 
     def _read(self) -> None:
-        """The thread that reads what the agent says."""
+        """Read the lines of the guest's agent; this is the body of a thread."""
         assert self._process is not None
         assert self._process.stdout is not None
         rest = b""
@@ -479,12 +482,12 @@ def _write_all(pipe: IO[bytes], data: bytes) -> None:
 
 
 def _escaped(path: Path) -> str:
-    """As QEMU's options take it: a comma stands twice."""
+    """Escape a path for QEMU's options: a comma is doubled."""
     return str(path).replace(",", ",,")
 
 
-def _socket(place: str) -> str:
-    if "/" in place:
-        return f"path={_escaped(Path(place))}"
-    host, _, port = place.rpartition(":")
+def _socket(address: str) -> str:
+    if "/" in address:
+        return f"path={_escaped(Path(address))}"
+    host, _, port = address.rpartition(":")
     return f"host={host.strip('[]')},port={port}"

@@ -1,7 +1,7 @@
-"""What the guest's memory holds when its kernel starts: busybox, modules, Python and bmcmedic.
+"""The guest's first file system: busybox, kernel modules, Python and bmcmedic.
 
-Two archives, each built once and kept until what goes into it changes: the base, which needs a few
-seconds, and bmcmedic's own source, which needs less than one. Files of a single guest follow them.
+It consists of two cached archives: the base takes a few seconds to build, and bmcmedic's own source
+less than one. Each is rebuilt when its inputs change. The files of a single guest follow them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bmcmedic.lab.guest.scripts import AGENT, INIT, INITTAB
 
 LDD_TIMEOUT_S = 60.0
 PACKAGES_LEFT_OUT = ("fleet", "lab", "sim")
-"""Of bmcmedic, what has no business on a host."""
+"""Packages of bmcmedic that do not run on a host."""
 SOURCE_SUFFIXES = (".py", ".service")
 
 _STDLIB_LEFT_OUT = {
@@ -52,17 +52,20 @@ _ENCODINGS = {
 }
 _DATA_OF_PROGRAMS = {"ipmitool": ("/usr/share/misc/enterprise-numbers.txt",)}
 _DATA_BYTES_MAX = 65_536
-"""Whole, the list of manufacturers costs each ipmitool in the guest 0.25 s of 0.32."""
+"""Longest data file of a program in the guest, in bytes; a longer one is cut.
+
+With the whole list of manufacturers, each ipmitool in the guest takes 0.25 s longer, of 0.32 s.
+"""
 
 SITE = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
-"""Where the standard library goes, and bmcmedic beside it: `-I` and `-S` find it there too."""
+"""Folder of the standard library and of bmcmedic; Python finds it with `-I` and `-S`, too."""
 
 
-# ---- the base: all but bmcmedic
+# ---- the base: everything but bmcmedic
 
 
 def base_archive(kernel: Kernel, programs: Sequence[str], cache: Path) -> Path:
-    """busybox, the modules, Python and these programs of this machine; from the cache if it can."""
+    """Return the archive of busybox, modules, Python and programs, from the cache if current."""
     found = {name: _program(name) for name in ("busybox", *programs)}
     library = list(_standard_library())
     extensions = list(_extensions())
@@ -108,14 +111,14 @@ def _program(name: str) -> Path:
     if found is None:
         package = {"busybox": "busybox-static"}.get(name, name)
         raise ConfigurationError(
-            f"the guest needs {name}, which is not here; install it (Debian: {package}), "
+            f"the guest needs {name}, which is not installed; install it (Debian: {package}), "
             "or run `make setup`"
         )
     return Path(found).resolve()
 
 
 def _standard_library() -> Iterator[tuple[Path, str]]:
-    """The modules in Python, and where they go, sorted."""
+    """Yield the standard library's modules in Python, and their paths in the guest, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(
@@ -132,7 +135,7 @@ def _standard_library() -> Iterator[tuple[Path, str]]:
 
 
 def _extensions() -> Iterator[Path]:
-    """The standard library's modules in C, sorted."""
+    """Yield the standard library's modules in C, sorted."""
     place = sysconfig.get_config_var("DESTSHARED") or Path(
         sysconfig.get_path("stdlib"), "lib-dynload"
     )
@@ -152,7 +155,7 @@ def _add_python(
 
 
 def compiled(path: Path, shown_path: str) -> bytes:
-    """A .pyc file that is never compared with its source (PEP 552: by hash, unchecked)."""
+    """Compile to a .pyc file that is never compared with its source (PEP 552: unchecked hash)."""
     source = path.read_bytes()
     code = marshal.dumps(compile(source, shown_path, "exec", dont_inherit=True, optimize=0))
     return b"".join(
@@ -166,7 +169,7 @@ def compiled(path: Path, shown_path: str) -> bytes:
 
 
 def add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
-    """The shared libraries that these need, at the places where any loader looks."""
+    """Add the shared libraries that these binaries need, in the loader's default folders."""
     ldd = subprocess.run(  # noqa: S603 - the files are this machine's own programs
         ["ldd", *map(str, binaries)],  # noqa: S607
         capture_output=True,
@@ -182,7 +185,9 @@ def add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
             case [loader, address] if loader.startswith("/") and address.startswith("(0x"):
                 libraries[loader] = Path(loader)
             case [name, "=>", "not", "found"]:
-                raise ConfigurationError(f"the guest needs the library {name}, which is not here")
+                raise ConfigurationError(
+                    f"the guest needs the library {name}, which is not installed"
+                )
     for name, library in sorted(libraries.items()):
         place = name if name.startswith("/") else f"lib/{name}"
         archive.file(place, library.read_bytes(), executable=True)
@@ -192,7 +197,7 @@ def add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
 
 
 def source_archive(cache: Path) -> Path:
-    """bmcmedic as a host needs it, precompiled, and its program; from the cache if it can."""
+    """Return the archive of bmcmedic for a host, precompiled, from the cache if current."""
     root = Path(bmcmedic.__file__).resolve().parent
     files = sorted(
         path

@@ -23,7 +23,10 @@ class Kernel:
 
     @classmethod
     def find(cls, folder: Path) -> Kernel:
-        """Raises: ConfigurationError when it is not whole."""
+        """Return the kernel in a folder.
+
+        Raises: ConfigurationError when a part of it is missing.
+        """
         missing = [name for name in KERNEL_FILES if not (folder / name).exists()]
         if missing:
             raise ConfigurationError(
@@ -33,9 +36,10 @@ class Kernel:
         return cls(folder)
 
     def image(self, cache: Path) -> Path:
-        """What QEMU boots: the kernel itself, unpacked here and not by the emulated processor.
+        """Return the image that QEMU boots: the kernel, unpacked by this machine.
 
-        That saves three seconds of five. Where it cannot be, it is the file as it came.
+        This saves three of the five seconds that the emulated processor would take. A kernel that
+        cannot be unpacked is returned as it is.
         """
         compressed = self.folder / "vmlinuz"
 
@@ -51,7 +55,7 @@ class Kernel:
         return unpacked if unpacked.stat().st_size else compressed
 
     def modules(self) -> dict[str, bytes]:
-        """The modules by their names, decompressed."""
+        """Return the modules by their names, decompressed."""
         found = {}
         for path in sorted((self.folder / "modules").iterdir()):
             name, _, suffixes = path.name.partition(".")
@@ -61,7 +65,7 @@ class Kernel:
 
 
 def module_order(wanted: Iterable[str], modules: Mapping[str, bytes]) -> list[str]:
-    """These modules and what they need, in the order in which they can be loaded."""
+    """Return these modules and their dependencies, in an order in which they can be loaded."""
     order: list[str] = []
 
     def add(name: str) -> None:
@@ -79,7 +83,7 @@ def module_order(wanted: Iterable[str], modules: Mapping[str, bytes]) -> list[st
 
 
 def _depends(module: bytes) -> list[str]:
-    """What stands in the section .modinfo of a module."""
+    """Return a module's dependencies, from its section .modinfo."""
     _, found, rest = module.partition(b"\0depends=")
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""QEMU's monitor protocol: what happens to the machine, and the few orders that a lab gives it."""
+"""QEMU's monitor protocol (QMP): the machine's events, and the few commands that a lab needs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _POLL_S = 0.01
 
 
 class QmpError(BmcmedicError):
-    """QEMU refused an order, or is gone."""
+    """QEMU refused a command, or is gone."""
 
 
 class Qmp:
-    """One connection. Events are kept in their order; a thread reads them."""
+    """One connection to the monitor. A thread reads the events, which are kept in order."""
 
     def __init__(self, path: Path, changed: threading.Condition, alive: Callable[[], bool]) -> None:
-        """Connect to a QEMU that was just started; `changed` is told of every event."""
+        """Connect to a QEMU that was just started; `changed` is notified of every event."""
         self.events: list[dict[str, Any]] = []
         self._changed = changed
         self._answers: dict[int, dict[str, Any]] = {}
@@ -40,16 +40,16 @@ class Qmp:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
-        """Give an order; what it returns.
+        """Execute a command and return its result.
 
         Raises: QmpError.
         """
         with self._changed:
             self._last_id += 1
             number = self._last_id
-        order = {"execute": command, "arguments": arguments, "id": number}
+        message = {"execute": command, "arguments": arguments, "id": number}
         try:
-            self._socket.sendall(json.dumps(order).encode() + b"\n")
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise QmpError(f"QEMU is gone: {error.strerror}") from None
         with self._changed:
@@ -64,12 +64,12 @@ class Qmp:
         return answer["return"]
 
     def times(self, event: str) -> list[float]:
-        """When that event has happened, in epoch seconds."""
+        """Return when that event happened, each time, in epoch seconds."""
         stamps = [each["timestamp"] for each in self.events if each["event"] == event]
         return [stamp["seconds"] + stamp["microseconds"] / 1e6 for stamp in stamps]
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connection."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -102,5 +102,5 @@ def _connected(path: Path, alive: Callable[[], bool]) -> socket.socket:
         except OSError:
             if not alive() or time.monotonic() > deadline:
                 connection.close()
-                raise QmpError("QEMU does not run") from None
+                raise QmpError("QEMU is not running") from None
         time.sleep(_POLL_S)

@@ -1,16 +1,16 @@
-"""What runs in the guest from the start: its init, and the agent that does what it is told.
+"""The guest's init, and its agent, which runs commands for the lab.
 
-The agent reads lines `NUMBER COMMAND-IN-BASE64` from the second serial line, runs each command by
-itself, and answers `end NUMBER STATUS OUTPUT-IN-BASE64` when it has ended; `hello BOOT-ID UPTIME`
-says that the guest is up. Any program in the guest may write a line `report WHAT` to it, in one
-write: that costs the guest next to nothing, while a command costs it a few processes. The console
-is another line, so nothing that the kernel says disturbs it.
+The agent reads lines `NUMBER COMMAND-IN-BASE64` from the second serial line. It runs each command
+in a process of its own, and answers `end NUMBER STATUS OUTPUT-IN-BASE64` when the command has
+ended. `hello BOOT-ID UPTIME` reports that the guest is up. Any program in the guest may write a
+line `report WHAT` to the serial line, in one write: that costs the guest almost nothing, while a
+command costs it a few processes. The kernel's console is another line and does not interfere.
 """
 
 AGENT_TTY = "/dev/ttyS1"
 JOBS_FOLDER = "/run/agent"
 OUTPUT_BYTES_MAX = 512 << 10
-"""Of a command's output the end is kept."""
+"""Longest output of a command that is returned, in bytes: the end of it."""
 
 PREPARE = """\
 /bin/busybox --install -s /bin
@@ -23,7 +23,7 @@ ip link set lo up
 while read -r module; do
     insmod /mod/${module%% *}.ko $(echo "$module" | cut -s -d' ' -f2-)
 done </etc/modules"""
-"""Any init of the guest begins so."""
+"""The first lines of every init of the guest."""
 
 INIT = f"""\
 #!/bin/busybox sh
@@ -32,7 +32,7 @@ exec /bin/busybox init
 """
 
 INITTAB = "null::respawn:/etc/agent\n"
-"""init proper, as it reaps whatever is left over."""
+"""The table of busybox's init, which starts the agent and reaps orphans."""
 
 AGENT = f"""\
 #!/bin/sh

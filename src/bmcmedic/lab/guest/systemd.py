@@ -1,8 +1,8 @@
-"""A real systemd as the guest's init: this machine's, of which nothing need run here.
+"""A real systemd as the guest's init: a copy of this machine's, which need not run here.
 
-PID 1, the journal, their two commands and the targets, and nothing else that Debian starts: no
-udev, no D-Bus (the systemctl of root does without) and no login. Commands run in the guest as
-always; they are a service of the lab (`COMMANDS_UNIT`).
+The guest has PID 1, the journal, their two commands and the targets. It has nothing else that
+Debian starts: no udev, no D-Bus (root's systemctl works without it) and no login. Commands run in
+the guest as always; their agent is a service of the lab (`COMMANDS_UNIT`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COMMANDS = ("journalctl", "systemctl")
 _LIBRARIES_OPENED_LATER = (
     "libkmod.so.2", "libmount.so.1", "libpcre2-8.so.0", "libseccomp.so.2",
 )  # fmt: skip
-"""What no `ldd` shows, as systemd opens some of them only when they are needed."""
+"""Libraries that `ldd` does not show, as systemd opens some of them only on demand."""
 _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 _TARGETS = (
@@ -39,8 +39,8 @@ _JOURNAL_UNITS = (
 
 INIT = f"""\
 #!/bin/busybox sh
-# The kernel's first file system is none that another can take the place of, as systemd has it for
-# each hardened service. switch_root wants to see an /init in what it leaves.
+# The kernel's first file system cannot be replaced by another (pivot_root), which systemd does for
+# each hardened service. switch_root wants to see an /init in the file system that it leaves.
 {PREPARE}
 mkdir /new
 mount -t tmpfs -o size=90%,mode=755 root /new
@@ -88,7 +88,7 @@ DefaultTimeoutStopSec=30s
 
 
 def systemd_archive(cache: Path) -> Path:
-    """All of it; from the cache if it can. It follows the base, whose init it replaces.
+    """Return the archive of systemd, from the cache if current; it replaces the base's init.
 
     Raises: ConfigurationError where this machine has no systemd.
     """
@@ -130,7 +130,7 @@ def _own_files() -> dict[str, str]:
         f"usr/lib/systemd/system/{COMMANDS_UNIT}": COMMANDS,
         "etc/systemd/journald.conf": JOURNAL,
         "etc/systemd/system.conf": MANAGER,
-        # With it there is no first boot, on which systemd would enable whatever there is.
+        # Without it this is a first boot, on which systemd enables every unit that it finds.
         "etc/machine-id": f"{MACHINE_ID}\n",
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
         "etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -163,7 +163,7 @@ def _libraries() -> Iterator[Path]:
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise ConfigurationError(
-            f"the guest needs {path}, which is not here; install systemd (Debian: systemd), "
-            "or run `make setup`: nothing of it need run here"
+            f"the guest needs {path}, which is not installed; install systemd (Debian: systemd), "
+            "or run `make setup`: it need not run here"
         )
     return path

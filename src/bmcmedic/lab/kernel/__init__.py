@@ -1,1 +1,1 @@
-"""The first incident, the pile-up, on a real Linux kernel: the scenarios and what they show."""
+"""The first incident, the pile-up, on a real Linux kernel: its scenarios, their run and record."""

@@ -1,8 +1,8 @@
-"""`flood`: the host writes to port 0x80 without end, until the BMC's own watchdog reboots it."""
+"""`flood`: the host writes to port 0x80 endlessly, until the BMC's own watchdog reboots it."""
 
 from __future__ import annotations
 
-from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.lab_host import LabHost, LabHostSpec
 from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import FLOOD_FILES, OLD_MONITORING_FILES, PATTER_FILES
 from bmcmedic.lab.kernel.timeline import TIMER_NOT_SET, highest_percent, pat_facts, seconds
@@ -13,15 +13,15 @@ MONITORING_PERIOD_S = 3.0
 WELL_S = 6.0
 WINDOW_S = 3.0
 SLOW_S = 0.3
-"""To answer; then the torrent goes on as a trickle, and the BMC drowns in that."""
+"""When the BMC takes this long to answer, in seconds, the torrent of writes becomes a trickle."""
 TRICKLE_WRITES_PER_S = 4000
 SLOW_PAT_S = 1.0
 PATS_AFTER = 2
 
 
-def machine() -> LabMachine:
-    """A BMC with little memory, and a wire from port 0x80 to it."""
-    return LabMachine(
+def host_spec() -> LabHostSpec:
+    """Return a host whose BMC has little memory and gets its writes to port 0x80."""
+    return LabHostSpec(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={**OLD_MONITORING_FILES, **PATTER_FILES, **FLOOD_FILES},
         bmc_options=("--memory", str(BMC_MEMORY_MIB)),
@@ -31,53 +31,55 @@ def machine() -> LabMachine:
     )
 
 
-def play(bench: Bench, verdict: ScenarioVerdict) -> None:
-    """From a BMC that is well over its drowning to its return."""
-    guest, bmc = bench.guest, bench.bmc
+def play(host: LabHost, verdict: ScenarioVerdict) -> None:
+    """Flood a healthy BMC until it reboots, and wait for its return."""
+    guest, bmc = host.guest, host.bmc
     guest.begin("exec lab-patter")
-    bench.wait_until(lambda: bool(bench.timeline.pats()), "the first pat")
-    bench.monitor_every(MONITORING_PERIOD_S)
-    bench.say("all is well: monitoring asks every 3 s, a watchdog daemon pats")
-    with bench.phase("before"):
-        bench.pass_time(WELL_S)
+    host.wait_until(lambda: bool(host.timeline.pats()), "the first pat")
+    host.monitor_every(MONITORING_PERIOD_S)
+    host.record_event("all is well: monitoring asks every 3 s, a watchdog daemon pats")
+    with host.phase("before"):
+        host.pass_time(WELL_S)
     flood = guest.begin("exec lab-flood")
-    bench.say("something on the host begins to write to port 0x80 without end")
-    with bench.phase("flood"):
-        bench.wait_until(
-            lambda: bmc.get()["answer_latency_s"] >= SLOW_S or _reboots(bench) > 0,
+    host.record_event("a program on the host begins to write to port 0x80 endlessly")
+    with host.phase("flood"):
+        host.wait_until(
+            lambda: bmc.get()["answer_latency_s"] >= SLOW_S or _reboots(host) > 0,
             "the BMC to get slow",
         )
         flood.kill()
         flood = guest.begin(f"exec lab-flood {TRICKLE_WRITES_PER_S}")
-        bench.say(
+        host.record_event(
             f"the BMC has {100 * bmc.get()['memory_free_fraction']:.0f} % of its memory left; "
-            f"{TRICKLE_WRITES_PER_S} writes a second go on"
+            f"from now on {TRICKLE_WRITES_PER_S} writes a second"
         )
-        bench.wait_until(lambda: _reboots(bench) > 0, "the BMC's own watchdog to reboot it")
+        host.wait_until(lambda: _reboots(host) > 0, "the BMC's own watchdog to reboot it")
     flood.kill()
     writes = bmc.get()["port80"]["writes"]
-    rebooted_at = bench.say(f"after {writes:,} writes the BMC's own watchdog reboots it")
-    with bench.phase("reboot"):
-        bench.wait_until(lambda: bmc.get()["state"] == "up", "the BMC to come back")
-        bench.wait_until(
-            lambda: len(bench.timeline.pats(rebooted_at)) >= PATS_AFTER, "pats after that"
+    rebooted_at = host.record_event(f"after {writes:,} writes the BMC's own watchdog reboots it")
+    with host.phase("reboot"):
+        host.wait_until(lambda: bmc.get()["state"] == "up", "the BMC to come back")
+        host.wait_until(
+            lambda: len(host.timeline.pats(rebooted_at)) >= PATS_AFTER, "pats after that"
         )
-    back_at = bench.say("the BMC is back, and lost its watchdog setting; the daemon sets it again")
-    with bench.phase("after"):
-        bench.wait_until(
-            lambda: not bench.timeline.has_older_client(back_at), "the last client to end"
+    back_at = host.record_event(
+        "the BMC is back without its watchdog setting; the daemon sets it again"
+    )
+    with host.phase("after"):
+        host.wait_until(
+            lambda: not host.timeline.has_older_client(back_at), "the last client to end"
         )
-        bench.pass_time(WINDOW_S)
-    _judge(bench, verdict, writes, back_at)
+        host.pass_time(WINDOW_S)
+    _judge(host, verdict, writes, back_at)
 
 
-def _reboots(bench: Bench) -> int:
-    reboots: int = bench.bmc.get()["own_watchdog_reboots"]
+def _reboots(host: LabHost) -> int:
+    reboots: int = host.bmc.get()["own_watchdog_reboots"]
     return reboots
 
 
-def _judge(bench: Bench, verdict: ScenarioVerdict, writes: int, back_at: float) -> None:
-    timeline, guest, described = bench.timeline, bench.guest, bench.bmc.get()
+def _judge(host: LabHost, verdict: ScenarioVerdict, writes: int, back_at: float) -> None:
+    timeline, guest, described = host.timeline, host.guest, host.bmc.get()
     reboots = described["own_watchdog_reboots"]
     verdict.check(
         "the flood takes the BMC down, by its own watchdog",
@@ -85,7 +87,7 @@ def _judge(bench: Bench, verdict: ScenarioVerdict, writes: int, back_at: float) 
         ok=reboots >= 1,
     )
     before, flooded = (
-        pat_facts([pat for sample in bench.phase_samples(name) for pat in sample.pats])
+        pat_facts([pat for sample in host.phase_samples(name) for pat in sample.pats])
         for name in ("before", "flood")
     )
     longest = max((pat.latency_s for pat in timeline.pats()), default=0.0)
@@ -101,7 +103,7 @@ def _judge(bench: Bench, verdict: ScenarioVerdict, writes: int, back_at: float) 
         ok=TIMER_NOT_SET in codes and codes[-1] == 0,
     )
     verdict.check(
-        "its host goes on as if nothing was",
+        "the host is not affected",
         f"{guest.boots} boot, {guest.resets} resets, {described['cold_resets']} cold resets, "
         f"{described['host_power_changes']} changes of power",
         ok=(
@@ -115,10 +117,10 @@ def _judge(bench: Bench, verdict: ScenarioVerdict, writes: int, back_at: float) 
     verdict.check_clients(timeline, back_at)
     verdict.facts["pats_before"] = before
     verdict.facts["pats_in_flood"] = flooded
-    sick = [*bench.phase_samples("flood"), *bench.phase_samples("reboot")]
+    sick = [*host.phase_samples("flood"), *host.phase_samples("reboot")]
     verdict.facts["kipmi0_percent_sick_max"] = highest_percent(sick, WINDOW_S)
 
 
 SCENARIO = KernelScenario(
-    "writes to port 0x80 from the host, to the BMC's own reboot", machine, play
+    "writes to port 0x80 from the host, to the BMC's own reboot", host_spec, play
 )

@@ -1,8 +1,8 @@
-"""`pile-up`: the first incident on a host without us, and its cure from outside."""
+"""`pile-up`: the first incident on a host without bmcmedic, and its cure over LAN."""
 
 from __future__ import annotations
 
-from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.lab_host import LabHost, LabHostSpec
 from bmcmedic.lab.kernel.scenario import KernelScenario, ScenarioVerdict
 from bmcmedic.lab.kernel.scripts import MAINTENANCE_FILES, OLD_MONITORING_FILES, PATTER_FILES
 from bmcmedic.lab.kernel.timeline import (
@@ -17,107 +17,109 @@ from bmcmedic.lab.kernel.timeline import (
 
 MONITORING_PERIOD_S = 6.0
 TIME_LAPSE_PERIOD_S = 0.2
-"""While the BMC hangs: what piles up in weeks has to be seen in seconds."""
+"""Period of the monitoring during the hang, in seconds: it starts weeks of clients in seconds."""
 
 WELL_S = 8.0
 HUNG_S = 15.0
 MAINTENANCE_S = 8.0
 WINDOW_S = 5.0
-"""Shares are judged over so long, at least."""
+"""Shortest window over which kipmi0's share is judged, in seconds."""
 
 STUCK_MIN = 50
 HUNG_PERCENT_MIN = 5.0
 SPIN_PERCENT_MIN = 80.0
-"""Of a core; the rest is what an emulated one that is shared cannot give."""
+"""Least share of a core in maintenance mode; a shared, emulated core cannot give all of it."""
 HEALED_PERCENT_MAX = 1.0
 
 
-def machine() -> LabMachine:
-    """Room for many users of /dev/ipmi0, and nothing of ours."""
-    return LabMachine(
+def host_spec() -> LabHostSpec:
+    """Return a host that allows many users of /dev/ipmi0, without bmcmedic."""
+    return LabHostSpec(
         modules=("ipmi_msghandler max_users=1000", "ipmi_devintf", "ipmi_si"),
         files={**OLD_MONITORING_FILES, **PATTER_FILES, **MAINTENANCE_FILES},
         memory_mib=1024,
     )
 
 
-def play(bench: Bench, verdict: ScenarioVerdict) -> None:
-    """From a host that is well to one that is well again."""
-    guest = bench.guest
+def play(host: LabHost, verdict: ScenarioVerdict) -> None:
+    """Let the BMC of a healthy host hang, then cure it over LAN."""
+    guest = host.guest
     guest.begin("exec lab-patter")
-    bench.wait_until(lambda: bool(bench.timeline.pats()), "the first pat")
-    bench.monitor_every(MONITORING_PERIOD_S)
-    bench.say("all is well: monitoring asks now and then, a watchdog daemon pats")
-    with bench.phase("before"):
-        bench.pass_time(WELL_S)
-    bench.bmc.set_faults("kcs-stuck:ibf", "boot:2")
-    bench.say("the BMC wedges: its KCS registers are stuck, its LAN side lives")
-    bench.monitor_every(TIME_LAPSE_PERIOD_S)
-    bench.say("time lapse: what monitoring asks in weeks, it asks in seconds now")
-    with bench.phase("hung"):
-        since = bench.pass_time(HUNG_S)
-        bench.wait_until(lambda: bench.last.stuck >= STUCK_MIN, f"{STUCK_MIN} stuck clients")
-        bench.wait_for_share(since, WINDOW_S, HUNG_PERCENT_MIN)
-    bench.monitor_every(MONITORING_PERIOD_S)
-    bench.say("maintenance mode: the kernel polls without pause, as all did before 5.4")
+    host.wait_until(lambda: bool(host.timeline.pats()), "the first pat")
+    host.monitor_every(MONITORING_PERIOD_S)
+    host.record_event("all is well: monitoring asks now and then, a watchdog daemon pats")
+    with host.phase("before"):
+        host.pass_time(WELL_S)
+    host.bmc.set_faults("kcs-stuck:ibf", "boot:2")
+    host.record_event("the BMC hangs: its KCS registers are stuck, its LAN side answers")
+    host.monitor_every(TIME_LAPSE_PERIOD_S)
+    host.record_event("time lapse: monitoring now starts in seconds as many clients as in weeks")
+    with host.phase("hung"):
+        since = host.pass_time(HUNG_S)
+        host.wait_until(lambda: host.last.stuck >= STUCK_MIN, f"{STUCK_MIN} stuck clients")
+        host.wait_for_share(since, WINDOW_S, HUNG_PERCENT_MIN)
+    host.monitor_every(MONITORING_PERIOD_S)
+    host.record_event(
+        "maintenance mode: the kernel polls without a pause, as every kernel before 5.4"
+    )
     guest.run("lab-maintenance 2", check=True)
-    with bench.phase("maintenance"):
-        since = bench.pass_time(MAINTENANCE_S)
-        bench.wait_for_share(since, WINDOW_S, SPIN_PERCENT_MIN)
+    with host.phase("maintenance"):
+        since = host.pass_time(MAINTENANCE_S)
+        host.wait_for_share(since, WINDOW_S, SPIN_PERCENT_MIN)
     guest.run("lab-maintenance 0", check=True)
-    stuck_before = bench.last.stuck
-    in_band = bench.last.completed
-    power = bench.ipmitool("chassis", "power", "status")
-    bench.say(f"out of band, ipmitool chassis power status: {power}")
-    said = bench.ipmitool("mc", "reset", "cold")
-    reset_at = bench.say(f"out of band, ipmitool mc reset cold: {said}")
-    with bench.phase("recovery"):
-        bench.wait_until(
+    stuck_before = host.last.stuck
+    in_band = host.last.completed
+    power = host.ipmitool("chassis", "power", "status")
+    host.record_event(f"out of band, ipmitool chassis power status: {power}")
+    printed = host.ipmitool("mc", "reset", "cold")
+    reset_at = host.record_event(f"out of band, ipmitool mc reset cold: {printed}")
+    with host.phase("recovery"):
+        host.wait_until(
             lambda: (
-                not bench.timeline.has_older_client(reset_at)
-                and bool(_answered_since(bench, reset_at))
+                not host.timeline.has_older_client(reset_at)
+                and bool(_answered_since(host, reset_at))
             ),
             "the clients to end and a pat to be answered",
         )
-        bench.wait_until(lambda: _is_calm(bench, reset_at), "kipmi0 to fall below 1 %")
-    bench.say("the BMC is back: the clients have ended, kipmi0 rests")
-    with bench.phase("after"):
-        bench.pass_time(WINDOW_S)
-    _judge(bench, verdict, reset_at, stuck_before, in_band)
+        host.wait_until(lambda: _is_calm(host, reset_at), "kipmi0 to fall below 1 %")
+    host.record_event("the BMC is back: the clients have ended, kipmi0 is idle")
+    with host.phase("after"):
+        host.pass_time(WINDOW_S)
+    _judge(host, verdict, reset_at, stuck_before, in_band)
 
 
-def _answered_since(bench: Bench, at: float) -> list[KernelPat]:
+def _answered_since(host: LabHost, at: float) -> list[KernelPat]:
     return [
         pat
-        for sample in bench.timeline.samples
+        for sample in host.timeline.samples
         if sample.at > at
         for pat in sample.pats
         if pat.due_at + pat.latency_s > at
     ]
 
 
-def _is_calm(bench: Bench, since: float) -> bool:
-    now = bench.timeline.now
-    seen = bench.timeline.between(max(since, now - 2 * WINDOW_S), now)
+def _is_calm(host: LabHost, since: float) -> bool:
+    now = host.timeline.now
+    seen = host.timeline.between(max(since, now - 2 * WINDOW_S), now)
     lowest = lowest_percent(seen, WINDOW_S)
     return lowest is not None and lowest < HEALED_PERCENT_MAX
 
 
 def _judge(
-    bench: Bench,
+    host: LabHost,
     verdict: ScenarioVerdict,
     reset_at: float,
     stuck_before: int,
     completed_hung: int | None,
 ) -> None:
-    timeline = bench.timeline
-    hung = highest_percent(bench.phase_samples("hung"), WINDOW_S)
+    timeline = host.timeline
+    hung = highest_percent(host.phase_samples("hung"), WINDOW_S)
     verdict.check(
         f"hung, kipmi0 rises above {HUNG_PERCENT_MIN:g} %",
         percent(hung),
         ok=hung is not None and hung > HUNG_PERCENT_MIN,
     )
-    spin = highest_percent(bench.phase_samples("maintenance"), WINDOW_S)
+    spin = highest_percent(host.phase_samples("maintenance"), WINDOW_S)
     verdict.check(
         "in maintenance mode it takes the whole core",
         percent(spin),
@@ -142,10 +144,10 @@ def _judge(
         ok=after is not None and after < HEALED_PERCENT_MAX,
     )
     verdict.check_clients(timeline, reset_at)
-    described = bench.bmc.get()
-    guest = bench.guest
+    described = host.bmc.get()
+    guest = host.guest
     verdict.check(
-        "one cold reset, and the host never noticed",
+        "one cold reset, and the host was not affected",
         f"{described['cold_resets']} cold reset, {guest.boots} boot, {guest.resets} resets of it",
         ok=(described["cold_resets"], guest.boots, guest.resets) == (1, 1, 0),
     )
@@ -154,14 +156,14 @@ def _judge(
         "hung_max": hung,
         "maintenance_max": spin,
         "after_min": after,
-        "before": kipmi_percent(bench.phase_samples("before")),
+        "before": kipmi_percent(host.phase_samples("before")),
     }
     verdict.facts["timer_lost_with_the_reset"] = lost
     verdict.facts["completed_while_hung"] = completed_hung
 
 
 SCENARIO = KernelScenario(
-    "a wedged BMC on a host without us: kipmi0 and stuck clients, and the cure over LAN",
-    machine,
+    "a hung BMC on a host without bmcmedic: kipmi0, stuck clients, and the cure over LAN",
+    host_spec,
     play,
 )

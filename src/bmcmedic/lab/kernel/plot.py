@@ -1,4 +1,4 @@
-"""The picture of a run of `lab kernel`: kipmi0, the clients and the pats over one time."""
+"""The plot of a run of `lab kernel`: kipmi0, the clients and the pats over time."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _AWAY = "#eef0f1"
 _WIDTH_IN, _PANEL_IN, _TEXT_IN = 11.0, 1.85, 0.23
 _DPI = 130
 _PAT_VISIBLE_S = 0.25
-"""A pat that took less is drawn as a tick."""
+"""A pat that took less, in seconds, is drawn as a tick."""
 _HEADROOM = 1.2
 _PERCENT_MIN = 25.0
-"""The share's axis reaches at least so far, or a host at rest would look busy."""
+"""Least height of the axis of shares, in per cent, or an idle host would look busy."""
 _CLIENTS_MIN = 10
 _PAT_S_MIN = 2.0
 _FULL = 99.0
@@ -39,7 +39,10 @@ _MEMORY_MATTERS = 0.5
 
 
 def draw(record: ScenarioRecord, path: Path) -> None:
-    """Write the PNG; raises ConfigurationError when the file cannot be written."""
+    """Write the plot as a PNG.
+
+    Raises: ConfigurationError when the file cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,11 +89,11 @@ def _caption(figure: Figure, axis: Axes, record: ScenarioRecord) -> None:
         color=_DARK if record.ok else _REFUSED,
     )
     began_at = record.timeline.began_at
-    told = "\n".join(
-        f"{number}  {event.at - began_at:5.1f} s   {event.words}"
+    event_list = "\n".join(
+        f"{number}  {event.at - began_at:5.1f} s   {event.text}"
         for number, event in enumerate(record.timeline.events, 1)
     )
-    figure.supxlabel(told, x=0.06, ha="left", fontsize=8.5, color=_DARK)
+    figure.supxlabel(event_list, x=0.06, ha="left", fontsize=8.5, color=_DARK)
 
 
 def _draw_kipmi(axis: Axes, record: ScenarioRecord) -> None:
@@ -179,7 +182,7 @@ def _draw_events(axis: Axes, record: ScenarioRecord) -> None:
 
 
 def _number_events(axis: Axes, record: ScenarioRecord) -> None:
-    """Numbers of the events above the first panel; those that would collide share a place."""
+    """Write the events' numbers above the first panel; numbers that would overlap share a label."""
     began_at = record.timeline.began_at
     room_s = max(record.timeline.now - began_at, 1.0) / 45
     places: list[tuple[float, list[int]]] = []

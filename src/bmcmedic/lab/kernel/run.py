@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from bmcmedic.lab.guest.kernel_files import Kernel
 from bmcmedic.lab.kernel import flood, guarded, pile_up, unarmed
-from bmcmedic.lab.kernel.bench import NotSeen, RunProgress, bench
+from bmcmedic.lab.kernel.lab_host import NotSeen, RunProgress, lab_host
 from bmcmedic.lab.kernel.scenario import (
     KernelScenario,
     ScenarioName,
@@ -23,37 +23,37 @@ SCENARIOS: Final[Mapping[ScenarioName, KernelScenario]] = {
 }
 
 
-def run(name: ScenarioName, kernel: Kernel, telling: RunProgress) -> ScenarioRecord:
-    """Play one.
+def run(name: ScenarioName, kernel: Kernel, progress: RunProgress) -> ScenarioRecord:
+    """Run one scenario from the boot of its host to its record.
 
-    Raises: ConfigurationError when something that it needs is not here.
+    Raises: ConfigurationError when a program that it needs is not installed.
     """
     scenario = SCENARIOS[name]
     verdict = ScenarioVerdict()
-    with bench(kernel, scenario.machine(), telling) as made:
-        boot_id = made.guest.boot_ids[0]
-        release = made.guest.run("uname -r", check=True).output.strip()
+    with lab_host(kernel, scenario.host_spec(), progress) as host:
+        boot_id = host.guest.boot_ids[0]
+        release = host.guest.run("uname -r", check=True).output.strip()
         try:
-            scenario.play(made, verdict)
+            scenario.play(host, verdict)
         except NotSeen as error:
             verdict.check("the scenario came to its end", str(error), ok=False)
-        described = made.bmc.get()
+        described = host.bmc.get()
         return ScenarioRecord(
             name,
-            made.timeline,
+            host.timeline,
             verdict,
             release,
             {
-                "boots": made.guest.boots,
-                "resets": made.guest.resets,
+                "boots": host.guest.boots,
+                "resets": host.guest.resets,
                 "boot_id": boot_id,
-                "panicked": "Kernel panic" in made.guest.console,
+                "panicked": "Kernel panic" in host.guest.console,
             },
-            dict(_of_interest(described)),
+            dict(_recorded_of_bmc(described)),
         )
 
 
-_OF_THE_BMC = (
+_RECORDED_OF_BMC = (
     "state",
     "cold_resets",
     "own_watchdog_reboots",
@@ -63,8 +63,8 @@ _OF_THE_BMC = (
 )
 
 
-def _of_interest(described: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key in _OF_THE_BMC:
+def _recorded_of_bmc(described: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in _RECORDED_OF_BMC:
         yield key, described.get(key)
     yield "port80_writes", (described.get("port80") or {}).get("writes", 0)
     yield "watchdog_running", (described.get("watchdog") or {}).get("running")

@@ -1,4 +1,4 @@
-"""The first incident on a real Linux kernel: what a scenario is, and what came of it."""
+"""A scenario of `lab kernel`, its verdict, and the record of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bmcmedic.lab.kernel.bench import Bench, LabMachine
+from bmcmedic.lab.kernel.lab_host import LabHost, LabHostSpec
 from bmcmedic.lab.kernel.timeline import Timeline, kipmi_percent, pat_facts
 
 
 class ScenarioName(StrEnum):
-    """The scenarios."""
+    """The names of the scenarios."""
 
     PILE_UP = "pile-up"
     GUARDED = "guarded"
@@ -22,47 +22,47 @@ class ScenarioName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that has to be so at the end, with what was found."""
+    """One expectation at the end of a scenario, and what was found."""
 
-    words: str
+    expectation: str
     found: str
     ok: bool
 
 
 @dataclass(slots=True)
 class ScenarioVerdict:
-    """What a scenario has found out."""
+    """The checks of a scenario, and its figures."""
 
     checks: list[Check] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    """Numbers of this scenario alone."""
+    """Figures that only this scenario has."""
 
-    def check(self, words: str, found: str, *, ok: bool) -> None:
-        """Add one."""
-        self.checks.append(Check(words, found, ok))
+    def check(self, expectation: str, found: str, *, ok: bool) -> None:
+        """Add a check."""
+        self.checks.append(Check(expectation, found, ok))
 
     def check_clients(self, timeline: Timeline, healed_at: float) -> None:
-        """Those of the hang have ended; a slow guest may yet have young ones at work."""
+        """Check that the clients of the hang have ended; younger ones may still run."""
         last = timeline.samples[-1]
         self.check(
             "no client of the hang is left",
-            f"of {last.clients} that are there, {last.stuck} stand still",
+            f"of {last.clients} clients, {last.stuck} are stuck",
             ok=not timeline.has_older_client(healed_at),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class KernelScenario:
-    """One of them: the machine it needs, and what happens."""
+    """A scenario: a description, the host that it needs, and what happens."""
 
-    words: str
-    machine: Callable[[], LabMachine]
-    play: Callable[[Bench, ScenarioVerdict], None]
+    description: str
+    host_spec: Callable[[], LabHostSpec]
+    play: Callable[[LabHost, ScenarioVerdict], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioRecord:
-    """What came of one run."""
+    """The record of one run."""
 
     scenario: ScenarioName
     timeline: Timeline
@@ -73,11 +73,11 @@ class ScenarioRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended as it should."""
+        """Whether the scenario ended as it should."""
         return bool(self.verdict.checks) and all(check.ok for check in self.verdict.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` ends with; docs/reference/lab.md explains it."""
+        """Return the object of `--json`, which docs/reference/lab.md explains."""
         timeline = self.timeline
         return {
             "scenario": self.scenario.value,
@@ -100,11 +100,11 @@ class ScenarioRecord:
             "bmc": self.bmc,
             **self.verdict.facts,
             "checks": [
-                {"check": check.words, "found": check.found, "ok": check.ok}
+                {"check": check.expectation, "found": check.found, "ok": check.ok}
                 for check in self.verdict.checks
             ],
             "events": [
-                {"at_s": round(event.at - timeline.began_at, 3), "event": event.words}
+                {"at_s": round(event.at - timeline.began_at, 3), "event": event.text}
                 for event in timeline.events
             ],
         }

@@ -1,6 +1,7 @@
-"""What runs in the guest of `lab kernel`: the monitoring of others, and the one who looks on.
+"""The scripts in the guest of `lab kernel`: a host's own monitoring and watchdog daemon, and ours.
 
-All but what is named so in `guarded.py` works without bmcmedic: plain Python and a shell.
+`lab-watch` samples the guest and reports each sample. All scripts but `lab-driver-watch` work
+without bmcmedic: they need plain Python and a shell.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from bmcmedic.lab.guest.scripts import AGENT_TTY
 
 PATS = "/run/lab/pats"
 PERIOD = "/run/lab/period"
-"""How often the monitoring starts its clients; it can be changed at any time."""
+"""File with the period of the monitoring, in seconds; it can be changed at any time."""
 SAMPLE_PERIOD_S = 1.0
 PAT_PERIOD_S = 2.0
 
 IPMI_DEVICE = '''\
-"""A client of /dev/ipmi0 without anything but Python: <linux/ipmi.h> by hand."""
+"""A client of /dev/ipmi0 that needs nothing but Python: <linux/ipmi.h> by hand."""
 import array, fcntl, os, select, struct
 
 SEND = 0x8028690D
@@ -43,7 +44,7 @@ class Ipmi:
         fcntl.ioctl(self.fd, SEND, request)
 
     def receive(self):
-        """The next answer, completion code first; waits for ever, as ipmitool 1.8.15 did."""
+        """Return the next answer, completion code first; wait for ever, as ipmitool 1.8.15 did."""
         while True:
             select.select([self.fd], [], [])
             place, content = array.array("B", bytes(ADDRESS_BYTES)), array.array("B", bytes(300))
@@ -65,15 +66,15 @@ class Ipmi:
 '''
 
 STARTER = """\
-# The scripts that start a client now and then, and forget it. An emulated processor needs nearly a
-# second to start an interpreter, so this one forks itself: it looks as its clients do.
+# Monitoring scripts that start a client now and then, and do not wait for it. An emulated processor
+# needs nearly a second to start an interpreter, so this one forks: its clients look like itself.
 import os, sys, time
 sys.path.insert(0, "/usr/lib/lab")
 from ipmi_device import Ipmi, ipmb
 
 
 def start(client):
-    # Whoever asks has no parent any more, as the clients of scripts that have ended.
+    # The client has no parent any more, as the clients of scripts that have ended.
     if (child := os.fork()) == 0:
         os.setsid()
         if os.fork() == 0:
@@ -113,7 +114,7 @@ keep_starting(lambda: Ipmi().ask(0x06, 0x01), "mc-info")
 
 BRIDGED = """\
 # This is `ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe`: -b means something to Python too, and this
-# file's name is 6. ipmitool asks the BMC itself before it asks what is behind it.
+# file's name is 6. ipmitool asks the BMC itself before the controller behind it.
 import sys
 sys.path.insert(0, "/usr/lib/lab")
 from ipmi_device import Ipmi, ipmb
@@ -131,7 +132,7 @@ keep_starting(ask, "bridged")
 
 OLD_MONITORING = """\
 #!/bin/sh
-# What ipmitool 1.8.15 was to a host: a program of that name, which waits for ever.
+# It stands for ipmitool 1.8.15: a program of that name that waits for ever.
 ln -f /usr/bin/python3 /usr/bin/ipmitool
 cd /usr/lib/monitoring
 ipmitool mc info &
@@ -140,7 +141,7 @@ exec ipmitool -b 6 -t 0x2c raw 0x4 0x2d 0xbe
 
 PATTER = f"""\
 #!/usr/bin/python3
-# A watchdog daemon over /dev/ipmi0, as others have them: each pat waits for those who were before.
+# A usual watchdog daemon over /dev/ipmi0: each pat waits for all requests that were sent before it.
 import sys, time
 sys.path.insert(0, "/usr/lib/lab")
 from ipmi_device import Ipmi
@@ -165,7 +166,7 @@ with open("{PATS}", "a", buffering=1) as log:
 
 WATCH = f"""\
 #!/usr/bin/python3
-# Once a second: kipmi0's CPU time, the clients, the pats. Nothing here asks the BMC.
+# Sample kipmi0's CPU time, the clients and the pats once a second, without a request to the BMC.
 import glob, json, os, sys, time
 
 STUCK_AFTER_S = float(sys.argv[1])
@@ -195,7 +196,7 @@ def cpu_s(pid):
 
 
 def others():
-    "Kernel threads, which have no executable: to ask for it each time would cost most of all."
+    "Find the kernel threads. They have no executable, and to try each one every time costs most."
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             os.readlink(f"/proc/{{pid}}/exe")
@@ -207,7 +208,7 @@ OTHERS = set(others())
 
 
 def is_client(pid):
-    "Whether it is ipmitool, or the shim in its place, which is a script of that name."
+    "Return whether it is ipmitool, or the shim in its place, which is a script of that name."
     exe = os.path.basename(os.readlink(f"/proc/{{pid}}/exe"))
     if exe.startswith("ipmitool"):
         return True
@@ -219,7 +220,7 @@ def is_client(pid):
 
 
 def clients(now, known):
-    "How many are stuck; of each its CPU time and since when no more; when the oldest began."
+    "Return the number stuck, each one's CPU time and its last change, and the oldest's start."
     stuck, seen, oldest_at = 0, {{}}, None
     starters = {{str(number(path)) for path in glob.glob("/run/lab/*.starter")}}
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -302,7 +303,7 @@ Ipmi().set_maintenance_mode(int(sys.argv[1]))
 
 FLOOD = """\
 #!/usr/bin/python3
-# What a bug in firmware or driver does: writes to port 0x80, without end or so many a second.
+# Write to port 0x80 as a bug in firmware or driver does: endlessly, or so many times a second.
 import os, sys, time
 port = os.open("/dev/port", os.O_WRONLY)
 rate = float(sys.argv[1]) if sys.argv[1:] else None
@@ -317,7 +318,7 @@ while True:
 
 MONITORING = """\
 #!/bin/sh
-# The scripts that start a client now and then, and forget it; whatever ipmitool is by now.
+# Monitoring scripts that start an ipmitool now and then, and do not wait for it.
 started=0
 while true; do
     (setsid ipmitool mc info >/dev/null 2>&1 </dev/null &)
@@ -331,7 +332,7 @@ done
 
 DRIVER_WATCH = f"""\
 #!/usr/bin/python3
-# What the driver says of itself, once a second, and its pats as those of a daemon are told.
+# Report the driver's status once a second, and write its pats as lab-patter writes its own.
 import json, time
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
@@ -342,10 +343,10 @@ with open("{AGENT_TTY}", "wb", buffering=0) as out, open("{PATS}", "a", bufferin
         try:
             with DriverClient(timeout_s=10) as client:
                 while True:
-                    told = client.status()
+                    status = client.status()
                     now = time.monotonic()
-                    out.write(b"report " + json.dumps({{"driver": told}}).encode() + b"\\n")
-                    watchdog = told["watchdog"] or {{"counts": {{}}, "last_pat_age_s": None}}
+                    out.write(b"report " + json.dumps({{"driver": status}}).encode() + b"\\n")
+                    watchdog = status["watchdog"] or {{"counts": {{}}, "last_pat_age_s": None}}
                     age_s, pats = watchdog["last_pat_age_s"], watchdog["counts"].get("pats", 0)
                     if pats > seen:
                         seen, waits, took = pats, False, watchdog["pat_latency_s"]
@@ -362,7 +363,7 @@ LAB_FILES = {
     "/usr/lib/lab/ipmi_device.py": IPMI_DEVICE.encode(),
     "/usr/bin/lab-watch": WATCH.encode(),
 }
-"""Every guest of the lab has these."""
+"""Files of every guest of the lab."""
 
 OLD_MONITORING_FILES = {
     "/usr/lib/lab/starter.py": STARTER.encode(),

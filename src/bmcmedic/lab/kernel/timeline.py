@@ -1,4 +1,4 @@
-"""What was seen in a run of `lab kernel`: samples by the guest's own clock, and what they say.
+"""The timeline of a run of `lab kernel`: its samples, by the guest's own clock, and their figures.
 
 Units: seconds of the guest's monotonic clock; shares in percent of one core.
 """
@@ -15,7 +15,7 @@ from typing import Any, Self
 SUCCESS = 0
 TIMER_NOT_SET = 0x80
 SAME_S = 1.0
-"""Two looks that put a pat's beginning so near to each other speak of the same one."""
+"""Two samples mean the same pat if its start differs by less than this, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,46 +29,47 @@ class KernelPat:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the guest, taken in it."""
+    """One sample of the guest, taken inside the guest."""
 
     at: float
     kipmi_s: float | None
     """CPU time of kipmi0 since the boot; None: there is no such thread."""
     idle_s: float
-    """CPU time that nobody wanted, of all CPUs."""
+    """Idle time of all CPUs since the boot."""
     clients: int
-    """Processes whose executable is ipmitool."""
+    """Number of processes whose executable is ipmitool."""
     stuck: int
-    """Those of them that wait, and have had no CPU time for some seconds."""
+    """Number of those that wait, and have used no CPU time for some seconds."""
     oldest_at: float | None
-    """When the first of those that are there was started; None: there is none."""
+    """When the oldest of the present clients was started; None: there is none."""
     started: int
-    """How many the monitoring has started until now."""
+    """Number of clients that the monitoring has started so far."""
     pats: tuple[KernelPat, ...]
-    """Answered since the last look."""
+    """Pats that were answered since the last sample."""
     waiting_s: float | None
-    """How long the pat in flight has waited."""
+    """How long the pat in flight has waited; None: no pat is in flight."""
     completed: int | None
     """Transactions of the interface that completed since the boot."""
     hosed: int | None
-    """Those that the kernel gave up."""
+    """Transactions that the kernel gave up since the boot."""
     throttle: int | None
     """kipmid_max_busy_us; None: not set."""
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
-        """What the guest wrote."""
-        told: dict[str, Any] = json.loads(line)
-        told["pats"] = tuple(KernelPat(due, took, int(code)) for due, took, code in told["pats"])
-        return cls(**told)
+        """Decode a sample that the guest reported."""
+        fields: dict[str, Any] = json.loads(line)
+        pats = fields["pats"]
+        fields["pats"] = tuple(KernelPat(due, took, int(code)) for due, took, code in pats)
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
 class BmcSample:
-    """A look at the BMC, asked over its control door."""
+    """One sample of the BMC, read from the control endpoint."""
 
     at: float
-    """By the guest's clock, as of the last look at that."""
+    """Time of the guest's last sample, by its clock."""
     state: str
     memory_free_fraction: float
     answer_latency_s: float
@@ -76,15 +77,15 @@ class BmcSample:
 
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
-    """Something that the scenario did, or waited for."""
+    """Something that the scenario did or waited for."""
 
     at: float
-    words: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TimelinePhase:
-    """A part of the run, from one event to another."""
+    """A named part of the run."""
 
     name: str
     since: float
@@ -93,48 +94,48 @@ class TimelinePhase:
 
 @dataclass(slots=True)
 class Timeline:
-    """All that was seen, in its order."""
+    """All samples, events and phases of a run, in order."""
 
     samples: list[Sample] = field(default_factory=list)
     bmc_samples: list[BmcSample] = field(default_factory=list)
     driver: list[dict[str, Any]] = field(default_factory=list)
-    """What our driver said of itself, where there is one."""
+    """Status reports of bmcmedic's driver, where it runs."""
     events: list[TimelineEvent] = field(default_factory=list)
     phases: list[TimelinePhase] = field(default_factory=list)
 
     @property
     def now(self) -> float:
-        """When the last look was; 0 before there was one."""
+        """Time of the last sample; 0 before the first one."""
         return self.samples[-1].at if self.samples else 0.0
 
     @property
     def began_at(self) -> float:
-        """When the first look was."""
+        """Time of the first sample."""
         return self.samples[0].at if self.samples else 0.0
 
     def between(self, since: float, until: float) -> list[Sample]:
-        """The samples of a part of the run."""
+        """Return the samples between two points in time."""
         return [sample for sample in self.samples if since <= sample.at <= until]
 
     def has_older_client(self, than: float) -> bool:
-        """Whether a client that was started before then is still there, by the last look."""
+        """Return whether the last sample still had a client that was started before then."""
         oldest_at = self.samples[-1].oldest_at if self.samples else None
         return oldest_at is not None and oldest_at < than
 
     def kipmi_percent(self, since: float, until: float | None = None) -> float | None:
-        """The share of a core that kipmi0 had; None where fewer than two looks tell."""
+        """Return kipmi0's share of a core; None when there are fewer than two samples."""
         seen = self.between(since, self.now if until is None else until)
         return kipmi_percent(seen)
 
     def pats(self, since: float = 0.0, until: float | None = None) -> list[KernelPat]:
-        """The pats that were due in a part of the run, and were answered at any time."""
+        """Return the pats that were due between two points in time and were ever answered."""
         last = self.now if until is None else until
         return [
             pat for sample in self.samples for pat in sample.pats if since <= pat.due_at <= last
         ]
 
     def unanswered(self) -> list[tuple[float, float]]:
-        """Pats that waited and were never answered: since when, and how long they were seen to."""
+        """Return the pats that were never answered: when each began, and how long it waited."""
         longest: dict[float, float] = {}
         for sample in self.samples:
             if sample.waiting_s is None:
@@ -151,7 +152,7 @@ class Timeline:
 
 
 def kipmi_percent(samples: Sequence[Sample]) -> float | None:
-    """From the first of these samples to the last."""
+    """Return kipmi0's share of a core between the first and the last of these samples."""
     if len(samples) < 2 or samples[0].kipmi_s is None or samples[-1].kipmi_s is None:
         return None
     elapsed_s = samples[-1].at - samples[0].at
@@ -159,20 +160,20 @@ def kipmi_percent(samples: Sequence[Sample]) -> float | None:
 
 
 def highest_percent(samples: Sequence[Sample], window_s: float) -> float | None:
-    """The highest share of kipmi0 over any window of that length, or a little more."""
+    """Return the highest share of kipmi0 over any window of at least that length."""
     return max(_window_shares(samples, window_s), default=None)
 
 
 def lowest_percent(samples: Sequence[Sample], window_s: float) -> float | None:
-    """The lowest share of kipmi0 over any window of that length, or a little more."""
+    """Return the lowest share of kipmi0 over any window of at least that length."""
     return min(_window_shares(samples, window_s), default=None)
 
 
 def median_percent(samples: Sequence[Sample]) -> float | None:
-    """The median of kipmi0's shares from one look to the next.
+    """Return the median of kipmi0's shares between neighbouring samples.
 
-    On a busy machine single looks are too high: an emulated processor that is not let run goes on
-    to count for the thread that it was at.
+    Single samples are too high on a busy machine: while an emulated processor is not scheduled, its
+    clock runs on, and the time counts for the thread that it was executing.
     """
     shares = (kipmi_percent(pair) for pair in pairwise(samples))
     known = [share for share in shares if share is not None]
@@ -180,12 +181,12 @@ def median_percent(samples: Sequence[Sample]) -> float | None:
 
 
 def percent(share: float | None) -> str:
-    """As people read it."""
+    """Format a share in per cent."""
     return "unknown" if share is None else f"{share:.1f} %"
 
 
 def seconds(value: float | None) -> str:
-    """As people read it."""
+    """Format a duration in seconds or milliseconds."""
     if value is None:
         return "-"
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
@@ -203,7 +204,7 @@ def _window_shares(samples: Sequence[Sample], window_s: float) -> Iterable[float
 
 
 def pat_facts(pats: Sequence[KernelPat]) -> dict[str, Any]:
-    """How many pats there were, and how long they took."""
+    """Return the number of these pats, and how long they took."""
     latencies = sorted(pat.latency_s for pat in pats)
     return {
         "answered": len(pats),

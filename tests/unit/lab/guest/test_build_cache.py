@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.lab.guest.build_cache import FILES_KEPT_MAX, cached, version
+from bmcmedic.lab.guest.build_cache import FILES_PER_KIND_MAX, cached, version
 
 
 def test_a_file_is_built_once_for_each_stamp(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_file_is_built_once_for_each_stamp(tmp_path: Path) -> None:
 def test_the_oldest_go_and_other_kinds_stay(tmp_path: Path) -> None:
     other = cached(tmp_path, "other", "x", lambda: b"")
     places = []
-    for number in range(FILES_KEPT_MAX + 3):
+    for number in range(FILES_PER_KIND_MAX + 3):
         places.append(cached(tmp_path, "kind", str(number), lambda: b""))
         os.utime(places[-1], (number, number))
     assert sorted(tmp_path.glob("kind-*")) == sorted(places[3:])

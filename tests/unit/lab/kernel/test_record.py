@@ -1,4 +1,4 @@
-"""A run on a real kernel as it is told: its verdict, its JSON and its picture."""
+"""The output of a run on a real kernel: its verdict, its JSON and its plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.cli.lab_kernel import ScenarioChoice, TimeLine, tell_verdict
+from bmcmedic.cli.lab_kernel import ScenarioChoice, TimelinePrinter, print_verdict
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.lab.kernel.plot import draw
 from bmcmedic.lab.kernel.run import SCENARIOS
@@ -58,13 +58,13 @@ def test_it_is_ok_when_every_check_is() -> None:
 
 
 def test_the_json_has_the_numbers() -> None:
-    told: dict[str, Any] = record(ok=False).to_json()
-    assert (told["scenario"], told["ok"]) == ("pile-up", False)
-    assert told["kipmi0_percent"] == {"hung": 10.0}
-    assert told["clients"] == {"started": 0, "stuck_max": 14, "stuck_at_end": 14}
-    assert told["pats"]["latency_max_s"] == 0.5
-    assert told["checks"][1] == {"check": "kipmi0 rests", "found": "12 %", "ok": False}
-    assert told["events"][0] == {"at_s": 2.0, "event": "it begins"}
+    printed: dict[str, Any] = record(ok=False).to_json()
+    assert (printed["scenario"], printed["ok"]) == ("pile-up", False)
+    assert printed["kipmi0_percent"] == {"hung": 10.0}
+    assert printed["clients"] == {"started": 0, "stuck_max": 14, "stuck_at_end": 14}
+    assert printed["pats"]["latency_max_s"] == 0.5
+    assert printed["checks"][1] == {"check": "kipmi0 rests", "found": "12 %", "ok": False}
+    assert printed["events"][0] == {"at_s": 2.0, "event": "it begins"}
 
 
 def test_the_keys_are_documented() -> None:
@@ -77,16 +77,16 @@ def test_the_keys_are_documented() -> None:
 
 
 @pytest.mark.parametrize("ok", [True, False])
-def test_the_verdict_says_what_is_not_so(ok: bool) -> None:
+def test_the_verdict_shows_the_failed_checks(ok: bool) -> None:
     out = io.StringIO()
-    tell_verdict(record(ok=ok), out)
+    print_verdict(record(ok=ok), out)
     assert ("NOT  kipmi0 rests: 12 %" in out.getvalue()) is not ok
     assert ("ended as it should" in out.getvalue()) is ok
 
 
-def test_the_time_line_has_a_line_for_each_look() -> None:
+def test_the_timeline_has_a_line_for_each_sample() -> None:
     out = io.StringIO()
-    line = TimeLine(out)
+    line = TimelinePrinter(out)
     whole = record().timeline
     line.event(whole.events[0], whole)
     timeline = Timeline()
@@ -104,8 +104,8 @@ def test_the_time_line_has_a_line_for_each_look() -> None:
 def test_each_scenario_can_be_chosen_and_drawn(name: ScenarioName, tmp_path: Path) -> None:
     assert ScenarioChoice(name.value).value == name.value
     scenario = SCENARIOS[name]
-    assert scenario.words
-    assert "ipmi_si" in scenario.machine().modules
+    assert scenario.description
+    assert "ipmi_si" in scenario.host_spec().modules
     place = tmp_path / "run.png"
     draw(record(name=name), place)
     assert place.read_bytes().startswith(PNG)

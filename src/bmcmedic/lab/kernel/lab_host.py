@@ -1,4 +1,7 @@
-"""The machine of `lab kernel` with its BMC, watched: what all scenarios have in common."""
+"""The host that every scenario of `lab kernel` runs on: a guest in QEMU and its simulated BMC.
+
+A `LabHost` controls both and records what is observed of them.
+"""
 
 from __future__ import annotations
 
@@ -29,33 +32,33 @@ from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 POLL_S = 0.05
 _DRIVER = b'{"driver"'
 DEADLINE_S = 150.0
-"""For anything that a scenario waits for; an emulated machine on a busy one is slow."""
+"""Longest wait of a scenario for one event, in seconds; emulation on a busy machine is slow."""
 
 STUCK_AFTER_S = 5.0
-"""The lab's minute: an age from which a client that stands still counts as stuck."""
+"""A client without CPU time for so long counts as stuck, in seconds; a minute on real hosts."""
 
 IPMITOOL_TIMEOUT_S = 60.0
 BMC_USER, BMC_PASSWORD = "admin", "secret"
-"""The simulator's own."""
+"""The simulator's default account."""
 
 
 class NotSeen(BmcmedicError):
-    """The scenario waited in vain for something; it says for what."""
+    """An event that the scenario waited for did not happen; the message names the event."""
 
 
 class RunProgress(Protocol):
-    """Who hears of the run while it goes on."""
+    """Receives the events and samples of a run while it goes on."""
 
     def event(self, event: TimelineEvent, timeline: Timeline) -> None:
-        """Something was done, or has happened."""
+        """Handle an event of the scenario."""
 
     def sample(self, timeline: Timeline) -> None:
-        """There is one more look at the guest: the last of the timeline's."""
+        """Handle a new sample of the guest, the last of the timeline."""
 
 
 @dataclass(frozen=True, slots=True)
-class LabMachine:
-    """What a scenario's machine has."""
+class LabHostSpec:
+    """What a scenario needs in its host and its BMC."""
 
     modules: Sequence[str]
     files: Mapping[str, bytes]
@@ -64,67 +67,70 @@ class LabMachine:
     port80: bool = False
     bmc_boot_s: float = 2.0
     bmcmedic: bool = False
-    """Driver, agent and shim are there."""
+    """Whether driver, agent and shim are installed."""
     memory_mib: int = 512
     cpus: int = 2
 
 
-class Bench:
-    """A guest and its BMC in a run, and what was seen of them."""
+class LabHost:
+    """A guest and its BMC in a run, and the timeline of what was observed of them."""
 
-    def __init__(self, guest: Guest, bmc: SimProcess, telling: RunProgress) -> None:
+    def __init__(self, guest: Guest, bmc: SimProcess, progress: RunProgress) -> None:
         self.guest = guest
         self.bmc = bmc
         self.timeline = Timeline()
-        self._telling = telling
+        self._progress = progress
         self._reports_read = 0
-        self._looked_at = 0.0
+        self._polled_at = 0.0
 
-    # ---- looking
+    # ---- observing
 
-    def look(self) -> None:
-        """Take over what the guest has written since the last time."""
+    def poll(self) -> None:
+        """Add what the guest has reported since the last call to the timeline."""
         reports = self.guest.reports[self._reports_read :]
         for report in reports:
             self._reports_read += 1
             if report.startswith(_DRIVER):
                 self.timeline.driver.append(json.loads(report)["driver"])
                 continue
-            self._looked_at = time.monotonic()
+            self._polled_at = time.monotonic()
             self.timeline.samples.append(Sample.from_json(report))
-            self._telling.sample(self.timeline)
+            self._progress.sample(self.timeline)
         if not reports:
             return
-        told = self.bmc.get()
+        described = self.bmc.get()
         self.timeline.bmc_samples.append(
             BmcSample(
                 self.timeline.now,
-                told["state"],
-                told["memory_free_fraction"],
-                told["answer_latency_s"],
+                described["state"],
+                described["memory_free_fraction"],
+                described["answer_latency_s"],
             )
         )
 
     @property
     def last(self) -> Sample:
-        """The last look at the guest."""
+        """The last sample of the guest."""
         return self.timeline.samples[-1]
 
     def wait_until(
         self, condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S
     ) -> None:
-        """Go on looking until this holds; raises NotSeen."""
+        """Poll until the condition holds.
+
+        Raises: NotSeen after `timeout_s`; it names `what`.
+        """
         deadline = time.monotonic() + timeout_s
-        self.look()
+        self.poll()
         while not (self.timeline.samples and condition()):
             if time.monotonic() > deadline:
                 raise NotSeen(f"waited {timeout_s:.0f} s in vain for {what}")
             time.sleep(POLL_S)
-            self.look()
+            self.poll()
 
     def pass_time(self, guest_s: float) -> float:
-        """Let the guest live for so long, by its own clock; returns when that began."""
-        self.look()
+        """Wait that many seconds of the guest's clock; return when the wait began."""
+        self.poll()
         since = self.timeline.now
         self.wait_until(
             lambda: self.timeline.now >= since + guest_s,
@@ -134,9 +140,9 @@ class Bench:
         return since
 
     def wait_for_share(self, since: float, window_s: float, percent_min: float) -> None:
-        """Wait until kipmi0 had more than this of a core, over one such window since then.
+        """Wait until kipmi0's share of a core exceeded this in one such window since then.
 
-        It runs at nice 19: where others want all of an emulated processor, it has to wait.
+        kipmi0 runs at nice 19, so it has to wait while others want all of an emulated processor.
         """
 
         def is_reached() -> bool:
@@ -147,14 +153,14 @@ class Bench:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens inside is a part of the run, with a name."""
+        """Record the time inside the block as a phase of the run."""
         since = self.timeline.now
         yield
-        self.look()
+        self.poll()
         self.timeline.phases.append(TimelinePhase(name, since, self.timeline.now))
 
     def phase_samples(self, name: str) -> list[Sample]:
-        """The looks of a part of the run."""
+        """Return the samples of all phases with that name."""
         return [
             sample
             for phase in self.timeline.phases
@@ -162,27 +168,30 @@ class Bench:
             for sample in self.timeline.between(phase.since, phase.until)
         ]
 
-    # ---- doing
+    # ---- acting
 
     def monitor_every(self, period_s: float) -> None:
-        """Start the monitoring, or make it ask more or less often."""
+        """Start the monitoring, or change its period."""
         runs = self.guest.run(f"test -e {PERIOD}").status == 0
         self.guest.run(f"echo {period_s:g} >{PERIOD}", check=True)
         if not runs:
             self.guest.begin("exec lab-monitoring")
             self.wait_until(lambda: self.last.started > 0, "the monitoring")
 
-    def say(self, words: str) -> float:
-        """Put it into the time line, at the guest's present; returns that."""
-        self.look()
-        at = self.timeline.now + time.monotonic() - self._looked_at
-        event = TimelineEvent(at, words)
+    def record_event(self, text: str) -> float:
+        """Record an event now; return its time by the guest's clock."""
+        self.poll()
+        at = self.timeline.now + time.monotonic() - self._polled_at
+        event = TimelineEvent(at, text)
         self.timeline.events.append(event)
-        self._telling.event(event, self.timeline)
+        self._progress.event(event, self.timeline)
         return at
 
     def ipmitool(self, *words: str) -> str:
-        """The real ipmitool on this machine, to the BMC's LAN side; what it printed."""
+        """Run this machine's ipmitool against the BMC's LAN side; return what it printed.
+
+        Raises: NotSeen when it fails.
+        """
         host, _, port = self.bmc.target.rpartition(":")
         command = ["ipmitool", "-I", "lanplus", "-C", "17", "-H", host, "-p", port]
         done = subprocess.run(  # noqa: S603 - the arguments are ours
@@ -199,39 +208,39 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(kernel: Kernel, machine: LabMachine, telling: RunProgress) -> Iterator[Bench]:
-    """Boot it, with the one who looks on running in it.
+def lab_host(kernel: Kernel, spec: LabHostSpec, progress: RunProgress) -> Iterator[LabHost]:
+    """Boot the host and start `lab-watch` in it; stop both when the block ends.
 
-    Raises: ConfigurationError when something that it needs is not here.
+    Raises: ConfigurationError when a program that it needs is not installed.
     """
     if shutil.which("ipmitool") is None:
         raise ConfigurationError(
-            "ipmitool is not here; install it (Debian: ipmitool), or run `make setup`"
+            "ipmitool is not installed; install it (Debian: ipmitool), or run `make setup`"
         )
-    doors = [
+    sim_options = [
         "--lan",
         "127.0.0.1:0",
         "--fault",
-        f"boot:{machine.bmc_boot_s:g}",
-        *machine.bmc_options,
+        f"boot:{spec.bmc_boot_s:g}",
+        *spec.bmc_options,
     ]
-    if machine.port80:
-        doors += ["--port80-chardev", "127.0.0.1:0"]
-    with sim_bmc(*doors) as bmc:
+    if spec.port80:
+        sim_options += ["--port80-chardev", "127.0.0.1:0"]
+    with sim_bmc(*sim_options) as bmc:
         options = GuestOptions(
             bmc=bmc.vm_socket,
             port80=bmc.port80 or None,
-            modules=machine.modules,
-            programs=machine.programs,
-            files={**LAB_FILES, **machine.files},
-            cpus=machine.cpus,
-            memory_mib=machine.memory_mib,
-            bmcmedic=machine.bmcmedic,
-            agent=machine.bmcmedic,
+            modules=spec.modules,
+            programs=spec.programs,
+            files={**LAB_FILES, **spec.files},
+            cpus=spec.cpus,
+            memory_mib=spec.memory_mib,
+            bmcmedic=spec.bmcmedic,
+            agent=spec.bmcmedic,
         )
         with Guest(kernel, options) as guest:
             guest.run("mkdir -p /run/lab", check=True)
-            made = Bench(guest, bmc, telling)
+            host = LabHost(guest, bmc, progress)
             guest.begin(f"exec lab-watch {STUCK_AFTER_S:g} 2>/run/lab/watch.err")
-            made.wait_until(lambda: True, "the first look at the guest")
-            yield made
+            host.wait_until(lambda: True, "the first sample of the guest")
+            yield host
