@@ -32,6 +32,7 @@ from bmcmedic.model.heal import DiagnosisKind, HealVerdict, IdentityCheck, Step,
 from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from bmcmedic.sim.faults import Fault, FaultSet, KcsWedge
 from bmcmedic.sim.rack import BmcSpec
+from tests.support import prose
 from tests.support.proc_tree import KTHREADD, kipmi, stuck_ipmitool, write_capture
 from tests.support.programs import bmcmedic as program
 from tests.support.sim import running_rack
@@ -420,3 +421,101 @@ def test_the_diagrams_are_those_of_the_tables(diagram: draw_states.Diagram) -> N
 def test_a_page_without_its_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="lacks '<!-- diagram: kcs -->'"):
         draw_states.placed("# KCS\n", "kcs", "stateDiagram-v2\n")
+
+
+# -------------------------------------------------------------------------------------- the prose
+
+REWRITTEN = [*sorted(DOCS.glob("reference/*.md")), DOCS / "measurements.md"]
+PROSE = REWRITTEN
+ENGLISH = [page for page in PROSE if not page.name.endswith(".zh-CN.md")]
+WORDS_IN_THEIR_PLACE: dict[str, set[str]] = {}
+"""Refused words that a page needs all the same, as `refused` reports them."""
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name_of)
+def test_no_line_is_too_wide(page: Path) -> None:
+    assert prose.wide_lines(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("page", ENGLISH, ids=name_of)
+def test_no_sentence_is_too_long(page: Path) -> None:
+    sentences = prose.sentences(page.read_text(encoding="utf-8"))
+    assert [each for each in sentences if prose.word_count(each) > prose.WORDS_MAX] == []
+
+
+@pytest.mark.parametrize("page", ENGLISH, ids=name_of)
+def test_every_word_is_one_of_the_field(page: Path) -> None:
+    found = prose.refused(page.read_text(encoding="utf-8"))
+    assert found == WORDS_IN_THEIR_PLACE.get(name_of(page), set())
+
+
+@pytest.mark.parametrize("folder", ["src", "bench", "tools", "tests"])
+def test_every_page_named_in_the_code_is_there(folder: str) -> None:
+    named = {
+        name
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".service", ".toml")
+        for name in re.findall(r"\bdocs/[\w./-]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def planted(words: int) -> str:
+    return " ".join(["word"] * (words - 1)) + " end."
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{}",
+        "Short. {} Short.",
+        "- {}\n- short",
+        "1. short\n2. {}",
+        "| cell | {} |",
+        "See [{}](x.md)",
+    ],
+)
+def test_a_sentence_that_is_too_long_is_found_wherever_it_stands(shape: str) -> None:
+    counts = [prose.word_count(each) for each in prose.sentences(shape.format(planted(41)))]
+    assert sum(count > prose.WORDS_MAX for count in counts) == 1
+    counts = [prose.word_count(each) for each in prose.sentences(shape.format(planted(35)))]
+    assert sum(count > prose.WORDS_MAX for count in counts) == 0
+
+
+def test_a_long_sentence_over_several_lines_is_found() -> None:
+    half = " ".join(["word"] * 25)
+    assert max(map(prose.word_count, prose.sentences(f"{half}\n{half}.\n"))) == 50
+    assert max(map(prose.word_count, prose.sentences(f"- {half}\n  {half}.\n"))) == 50
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"```\n{planted(41)}\n```",
+        f"    {planted(41)}",
+        f"# {planted(41)}",
+        f"<!-- {planted(41)} -->",
+        f"{planted(30)} {planted(30).capitalize()}",
+        "It costs 3.5 ms, e.g. on two cores. " + planted(30).capitalize(),
+        "`" + "code " * 50 + "` is one word.",
+    ],
+)
+def test_what_is_no_long_sentence_is_none(page: str) -> None:
+    assert all(prose.word_count(each) <= prose.WORDS_MAX for each in prose.sentences(page))
+
+
+def test_a_line_that_is_too_wide_is_found_unless_it_is_table_or_code() -> None:
+    wide = "x" * 101
+    assert prose.wide_lines(f"{wide}\n\n- {wide}\n") == [wide, f"- {wide}"]
+    assert prose.wide_lines("主" * 51) == ["主" * 51]
+    assert prose.wide_lines(f"| {wide} |\n\n    {wide}\n\n```\n{wide}\n```\n{'x' * 100}\n") == []
+
+
+def test_a_refused_word_is_found_outside_of_code_alone() -> None:
+    assert prose.refused("The control door is open.") == {
+        "'door': write endpoint, proxy or front end"
+    }
+    assert len(prose.refused("## The doors\n\n| it was told |\n\nEach look costs 1 ms.")) == 3
+    assert (
+        prose.refused("`/run/bmcmedic/door/`, [it](door.md)\n\n    [doors]\n\nIt looks.") == set()
+    )
