@@ -1,9 +1,9 @@
-"""The clock of each CPU, by which the scheduler notes when a process last ran.
+"""The clocks of the CPUs, by which the scheduler notes when a process last ran.
 
 A kernel that accounts for stolen time or for interrupts (CONFIG_PARAVIRT_TIME_ACCOUNTING,
-CONFIG_IRQ_TIME_ACCOUNTING) leaves them out of the clock of the CPU that had them, so that the
-clocks of two CPUs may be hours apart. The moment of a process says something beside the clock of
-the very CPU that it last ran on, and nobody can read that clock but by running there.
+CONFIG_IRQ_TIME_ACCOUNTING) subtracts them from the clock of the CPU that had them. So the clocks of
+two CPUs may be hours apart. The time of a last turn means something only beside the clock of the
+very CPU on which the process ran, and the only way to read that clock is to run there.
 """
 
 import os
@@ -13,53 +13,54 @@ from bmcmedic.host.kernel.proc import PROC, ProcError, Tree
 from bmcmedic.host.typed import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 AT_ONCE_MAX = 32
-"""Threads of ours that run on CPUs to read their clocks."""
+"""Number of our threads that run on CPUs at once to read their clocks."""
 
 READ_S_MAX = 0.5
-"""For all of them; a real-time program may keep a CPU to itself for as long as it likes."""
+"""Time to read all clocks, in seconds. A real-time program may keep a CPU as long as it likes."""
 
 END_S_MAX = 1.0
-"""For one of them to end, once it may."""
+"""Time for a thread of ours to end once it may, in seconds."""
 
 SCHED_BYTES_MAX = 1 << 10
-"""Of a `sched`: it begins with the name, and the moment of the last turn."""
+"""Number of bytes that are read of a `sched`; the name and the last turn stand at its beginning."""
 
 _TASKS = "self/task/"
 _EXEC_START = b"se.exec_start"
 
 
 def clocks_s(tree: Tree, cpus: Iterable[int]) -> Dict[int, float]:
-    """What the clocks of these CPUs say now, in seconds, by the CPU's number.
+    """Return the present clocks of these CPUs, in seconds, by the CPU's number.
 
-    Left out is each one that cannot be told: it is off or not ours to run on, or somebody keeps it
-    to himself. A capture holds those that were told.
+    A CPU is left out if it is off, if this process may not run on it, or if another program keeps
+    it busy. A capture holds the clocks that were read when it was made.
     """
     wanted = sorted(set(cpus))
     if not tree.is_of_this_machine:
-        told = _latest(_turns(tree, _TASKS, tree.pids(_TASKS)))
-        return {cpu: told[cpu] for cpu in wanted if cpu in told}
+        captured = _latest(_turns(tree, _TASKS, tree.pids(_TASKS)))
+        return {cpu: captured[cpu] for cpu in wanted if cpu in captured}
     try:
         everywhere = os.sched_getaffinity(0)
     except (AttributeError, OSError):
-        return {}  # such as PyPy, which knows of no such thing
+        return {}  # such as PyPy, which lacks that call
     found: Dict[int, float] = {}
     until = time.monotonic() + READ_S_MAX
     for left in range(-(-len(wanted) // AT_ONCE_MAX), 0, -1):
         now = time.monotonic()
-        # What keeps some of them waiting is not to use up the time of all.
-        found.update(_told(tree, wanted[:AT_ONCE_MAX], everywhere, now + (until - now) / left))
+        # A CPU that is kept busy must not use up the time of all.
+        turn_ends_at = now + (until - now) / left
+        found.update(_read_clocks(tree, wanted[:AT_ONCE_MAX], everywhere, turn_ends_at))
         del wanted[:AT_ONCE_MAX]
     return found
 
 
 def latest_turns_s(tree: Tree) -> Dict[int, float]:
-    """What the clock of each CPU had come to at the least when somebody last ran there."""
+    """Return the latest turn on each CPU, in seconds: at least so far has the CPU's clock come."""
     turns = [*_turns(tree, _TASKS, tree.pids(_TASKS)), *_turns(tree, "", tree.pids(), "SD")]
     return _latest(turns)
 
 
 def turn_at_s(sched: Optional[bytes]) -> Optional[float]:
-    """The moment of the last turn, by the clock of its CPU, from a `sched`; None: not told."""
+    """Return the moment of the last turn in a `sched`, by the CPU's clock; None: there is none."""
     at = sched.find(_EXEC_START) if sched is not None else -1
     if sched is None or at < 0:
         return None
@@ -67,27 +68,27 @@ def turn_at_s(sched: Optional[bytes]) -> Optional[float]:
         seconds = float(sched[sched.find(b":", at) + 1 : sched.find(b"\n", at)]) / 1000.0
     except ValueError:
         return None
-    # Zero is what the scheduler writes when it forgets the mark, such as on the way to another CPU.
+    # The scheduler writes zero when it drops the mark, such as on the way to another CPU.
     return seconds if 0.0 < seconds < float("inf") else None
 
 
 class _Visitor:
-    """A thread of ours that has its turn on one CPU, and waits there until that has been read.
+    """A thread of ours that runs once on a given CPU, and waits there until its turn was read.
 
-    It is sent there while it waits: who asks to be moved itself stands still, and with it the
-    interpreter, until that CPU lets it run.
+    Another thread sends it there while it waits. A thread that asks to be moved itself stops, and
+    the interpreter with it, until that CPU lets it run.
     """
 
     def __init__(self, cpu: int, everywhere: Set[int]) -> None:
-        """Raises RuntimeError where no thread can be had."""
-        import threading  # no run that finds no client has a use for it
+        """Raises RuntimeError if no thread can be started."""
+        import threading  # a run that finds no client does not need it
 
         self._everywhere = everywhere
-        self._go, self._told, self._leave = (threading.Lock() for _ in range(3))
-        for lock in (self._go, self._told, self._leave):
+        self._go, self._has_run, self._leave = (threading.Lock() for _ in range(3))
+        for lock in (self._go, self._has_run, self._leave):
             lock.acquire()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        # Python 3.8 and later know its number; before that it is the one that was not there before.
+        # From Python 3.8 on it knows its number. Before, it is the one thread that is new.
         others = set() if hasattr(self._thread, "native_id") else _threads()
         self._thread.start()
         self.thread_id = getattr(self._thread, "native_id", None) or _only_one(_threads() - others)
@@ -96,31 +97,31 @@ class _Visitor:
 
     def _run(self) -> None:
         self._go.acquire()
-        self._told.release()
+        self._has_run.release()
         self._leave.acquire()
 
     def has_come(self, until: float) -> bool:
-        """Whether it has had its turn there; waits for it until then."""
-        return self._is_sent and self._told.acquire(True, max(0.0, until - time.monotonic()))
+        """Wait until then for the thread's turn there, and return whether it had it."""
+        return self._is_sent and self._has_run.acquire(True, max(0.0, until - time.monotonic()))
 
     def leave(self) -> None:
-        """It ends, and where it has not had a turn yet, it may have it anywhere."""
+        """Let the thread end; if it had no turn yet, it may have it on any CPU."""
         _send(self.thread_id, self._everywhere)
         self._leave.release()
 
     def join(self) -> None:
-        """Wait for its end: a program must not end beside a thread that is about to."""
+        """Wait for the thread's end, because a program must not exit while a thread of it ends."""
         self._thread.join(END_S_MAX)
 
 
 def _send(thread_id: Optional[int], cpus: Set[int]) -> bool:
-    """Have a thread run there and nowhere else; whether that can be done."""
+    """Pin a thread to these CPUs; returns whether that worked."""
     if thread_id is None:
         return False
     try:
         os.sched_setaffinity(thread_id, cpus)
     except OSError:
-        return False  # they are off, or not ours to run on
+        return False  # the CPUs are off, or this process may not run on them
     return True
 
 
@@ -132,8 +133,10 @@ def _only_one(threads: Set[int]) -> Optional[int]:
     return threads.pop() if len(threads) == 1 else None
 
 
-def _told(tree: Tree, cpus: List[int], everywhere: Set[int], until: float) -> Dict[int, float]:
-    """The clocks that visitors of ours tell of until then."""
+def _read_clocks(
+    tree: Tree, cpus: List[int], everywhere: Set[int], until: float
+) -> Dict[int, float]:
+    """Return the clocks of those CPUs on which our threads ran until then."""
     visitors: List[_Visitor] = []
     try:
         _start(visitors, cpus, everywhere)
@@ -151,16 +154,17 @@ def _start(visitors: List[_Visitor], cpus: List[int], everywhere: Set[int]) -> N
         for cpu in cpus:
             visitors.append(_Visitor(cpu, everywhere))
     except RuntimeError:
-        return  # there are too many threads already: those that are there will do
+        return  # there are too many threads; those that started are enough
 
 
 def _turns(
     tree: Tree, folder: str, ids: Iterable[int], states: str = ""
 ) -> Iterator[Tuple[int, float]]:
-    """The last turns of processes, or threads: the CPU, and the moment by its clock.
+    """Yield the last turns of processes or threads: the CPU, and the moment by its clock.
 
-    Who is on the way to another CPU has the moment of the one and the number of the other: of
-    whom we have not sent ourselves, only those that are and stay in one of these states count.
+    A process on its way to another CPU has the moment of the one and the number of the other. So
+    only a process that is and stays in one of `states` counts; empty: any state does, because we
+    sent the threads ourselves.
     """
     for number in ids:
         try:

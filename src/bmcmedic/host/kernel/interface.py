@@ -1,7 +1,7 @@
-"""The interface's own counters, from files that the kernel answers by itself.
+"""The counters of the IPMI interfaces, from files that the kernel answers by itself.
 
-Files of /sys/devices/platform/ipmi_bmc.* are never read: the kernel asks the BMC for them, and who
-reads them hangs with it.
+Files of /sys/devices/platform/ipmi_bmc.* are never read. For them the kernel asks the BMC, and a
+reader hangs with it.
 """
 
 import re
@@ -18,11 +18,11 @@ _SAFE = {
     "users": "nr_users",
     "queued": "nr_msgs",
 }
-"""Our name and the kernel's; each of these only prints a number that it keeps."""
+"""Our names and the kernel's files. For each of these the kernel prints a number that it keeps."""
 
 
 class InterfaceCounters(NamedTuple):
-    """One interface at one moment; None: this kernel does not tell."""
+    """The counters of one interface at one moment; None: this kernel does not have the counter."""
 
     name: str
     completed: Optional[int] = None
@@ -36,7 +36,7 @@ class InterfaceCounters(NamedTuple):
 
 
 class InterfaceActivity(NamedTuple):
-    """One interface over the interval; None: unknown, or looked at once only."""
+    """What one interface did over the interval; None: unknown, or there was one sample only."""
 
     name: str
     completed: Optional[int]
@@ -46,11 +46,11 @@ class InterfaceActivity(NamedTuple):
     users: Optional[int]
     queued: Optional[int]
     was_queued: Optional[int]
-    """At the first look."""
+    """`queued` in the first sample."""
 
 
 def read(sys: Optional[Tree], proc: Tree) -> List[InterfaceCounters]:
-    """The counters of all interfaces; none where no driver is loaded, or in a bare proc tree."""
+    """Return all interfaces' counters; none if no driver is loaded, or in a bare proc tree."""
     names = sys.folders(_CLASS) if sys is not None else []
     found = []
     for name in sorted(filter(_NAME.match, names)):
@@ -66,13 +66,13 @@ def read(sys: Optional[Tree], proc: Tree) -> List[InterfaceCounters]:
 
 
 def queued(sys: Tree, interfaces: List[InterfaceCounters]) -> int:
-    """Messages that wait for an answer or for their turn, at this moment."""
+    """Return the number of messages that wait now for an answer or for their turn."""
     counts = [sys.number(f"{_CLASS}/{each.name}/device/{_SAFE['queued']}") for each in interfaces]
     return sum(count for count in counts if count is not None)
 
 
 def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
-    """The same from /proc/ipmi/N/si_stats, where kernels before 4.17 have it."""
+    """Return the counters in /proc/ipmi/N/si_stats, where kernels before 4.17 have them."""
     lines = (proc.text(f"ipmi/{number}/si_stats") or "").splitlines()
     said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return {
@@ -85,7 +85,7 @@ def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
 def compare(
     first: List[InterfaceCounters], again: Optional[List[InterfaceCounters]]
 ) -> List[InterfaceActivity]:
-    """What moved between two looks; `again` None: there was one look."""
+    """Return what changed between two samples; `again` None: there was one sample."""
     before = {each.name: each for each in first} if again is not None else {}
     return [
         InterfaceActivity(
@@ -107,5 +107,5 @@ def _moved(
 ) -> Optional[int]:
     was = getattr(first, counter, None)
     now = getattr(again, counter)
-    # A counter that fell is a driver that was loaded anew: what it counted meanwhile is not known.
+    # A counter that fell belongs to a reloaded driver. What it counted meanwhile is unknown.
     return now - was if was is not None and now is not None and now >= was else None

@@ -1,8 +1,9 @@
-"""`kipmiN`, the kernel's thread that polls an interface without an interrupt: what it burns.
+"""The CPU time of `kipmiN`, the kernel thread that polls an interface without an interrupt.
 
-Its share says that the kernel waits for the BMC, and not why: a hang takes 100 % of a core on
-kernels before 5.4 and in maintenance mode, 8 to 33 % on newer ones, and a healthy BMC that is asked
-a lot takes as much. What does not move meanwhile tells (`interface`).
+Its share of a core shows that the kernel waits for the BMC, but not why. A hang takes 100 % of a
+core on kernels before 5.4 and in maintenance mode, and 8 to 33 % on newer ones. A healthy BMC that
+is asked a lot takes as much. The counters that do not move meanwhile tell the two apart
+(`interface`).
 """
 
 import re
@@ -17,7 +18,7 @@ _NAME = r"kipmi[0-9]+\Z"
 
 
 class KipmiMark(NamedTuple):
-    """How much CPU time one of them has had, at one moment."""
+    """How much CPU time one thread has had at one moment."""
 
     identity: ProcessIdentity
     name: str
@@ -26,23 +27,23 @@ class KipmiMark(NamedTuple):
 
 
 class Kipmi(NamedTuple):
-    """One of them, over the interval."""
+    """One thread over the interval."""
 
     name: str
     pid: int
     cpu_percent: Optional[float]
-    """Of one core; None: unknown, with one look only."""
+    """Share of one core, in percent; None: unknown, because there was one sample only."""
     cpu_total_s: float
-    """Since the module was loaded."""
+    """CPU time since the module was loaded, in seconds."""
 
 
 def is_polling_thread(stat: Stat) -> bool:
-    """Whether a process is one of them: its name alone proves nothing."""
+    """Whether a process is such a thread; its name alone does not prove it."""
     return stat.is_kernel_thread and re.match(_NAME, stat.comm) is not None
 
 
 def mark(tree: Tree, threads: List[Stat]) -> List[KipmiMark]:
-    """What each has used up to now; those that are gone are left out."""
+    """Return the CPU time of each thread up to now; threads that have ended are left out."""
     marks = []
     for stat in threads:
         try:
@@ -59,7 +60,7 @@ def mark(tree: Tree, threads: List[Stat]) -> List[KipmiMark]:
 
 
 def compare(first: List[KipmiMark], again: Optional[List[KipmiMark]]) -> List[Kipmi]:
-    """Each one's share of a core between two marks; None: there is no second one."""
+    """Return each thread's share of a core between two marks; `again` None: there is one mark."""
     later = {mark.identity: mark for mark in again or ()}
     return [
         Kipmi(
@@ -77,10 +78,10 @@ def _percent(first: KipmiMark, again: Optional[KipmiMark]) -> Optional[float]:
     if again is None or again.uptime_s <= first.uptime_s:
         return None
     share = (again.cpu_s - first.cpu_s) / (again.uptime_s - first.uptime_s)
-    # The clock of the interval is coarse: a thread has no more than its core.
+    # The clock of the interval is coarse, and a thread never has more than its core.
     return round(100.0 * min(1.0, max(0.0, share)), 1)
 
 
 def max_busy_us(sys: Optional[Tree]) -> Optional[str]:
-    """What `kipmid_max_busy_us` is set to, as the kernel says it; None: unset, or unknown."""
+    """Return the kernel's list `kipmid_max_busy_us` as it is shown; None: unset, or unknown."""
     return (sys.text(PARAMETER) or None) if sys is not None else None

@@ -1,4 +1,4 @@
-"""Pid namespaces: with the first process of one, the kernel ends all that live in it."""
+"""Pid namespaces: when the first process of one ends, the kernel ends all that live in it."""
 
 import os
 
@@ -11,9 +11,10 @@ _NUMBERS = b"\nNSpid:"
 
 
 def depth_as_first(tree: Tree, process: Process) -> int:
-    """How deep below ours the namespace lies whose first process this is; 0: it is first in none.
+    """Return how deep below ours the pid namespace is whose first process this is.
 
-    Kernels before 4.1 do not tell the depth, and 1 stands for any. Raises Gone or Unreadable.
+    0: it is the first process of none. Kernels before 4.1 do not tell the depth, and 1 stands for
+    any. Raises Gone or Unreadable.
     """
     numbers = _numbers(process)
     if numbers:
@@ -29,13 +30,13 @@ def depth_as_first(tree: Tree, process: Process) -> int:
 
 
 def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
-    """Who else lives in the namespace of its first process, or may, for all that can be seen.
+    """Return the other processes that live in a first process's namespace, or may live there.
 
-    Who lives in another that is deeper may live within this one. Raises Gone or Unreadable.
+    A process in another, deeper namespace may live within this one. Raises Gone or Unreadable.
     """
     home, ours = first.link_or_none(_LINK), _ours(tree)
     if home is None:
-        raise Unreadable("who else lives in its pid namespace cannot be read")
+        raise Unreadable("the other processes in its pid namespace cannot be read")
     found = []
     for pid in tree.pids():
         if pid == first.pid:
@@ -43,10 +44,10 @@ def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
         try:
             with tree.hold(pid) as process:
                 link = process.link_or_none(_LINK)
-                # Nothing that lives in ours ends with one below it.
+                # A process in our own namespace does not end with one below it.
                 if link is not None and link == ours:
                     continue
-                # Some kernels keep that from root too, such as of the first process of all.
+                # Some kernels hide that link from root too, such as that of the host's init.
                 depth_min = depth if link is None else depth + 1
                 if link == home or _may_be_as_deep(process, depth_min):
                     stat = process.stat()
@@ -58,7 +59,7 @@ def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
 
 
 def _may_be_as_deep(process: Process, depth: int) -> bool:
-    """Raises Gone."""
+    """Whether a process may live that deep; raises Gone."""
     try:
         numbers = _numbers(process)
     except Unreadable:
@@ -67,12 +68,12 @@ def _may_be_as_deep(process: Process, depth: int) -> bool:
 
 
 def _numbers(process: Process) -> List[bytes]:
-    """Its pid in each namespace from ours down to its own; empty where the kernel does not tell.
+    """Return its pid in each namespace from ours down to its own; empty if the kernel hides them.
 
     Raises Gone or Unreadable.
     """
     raw = process.read("status", _STATUS_BYTES_MAX)
-    # In a name, the kernel writes a line's end as two characters.
+    # The kernel writes a line's end within a name as two characters.
     at = raw.find(_NUMBERS)
     return raw[at + len(_NUMBERS) : raw.find(b"\n", at + 1)].split() if at >= 0 else []
 

@@ -1,8 +1,8 @@
-"""A signal to exactly the process that is held, never to another that has its pid by now.
+"""Signal exactly the process that is held, never another process that has its pid by now.
 
-From Linux 5.1 on the kernel takes a held /proc/PID directory for the process itself (it is a pidfd
-then), and says so when that has ended. Before, and where a sandbox forbids that call, a signal can
-go to a number only: the start time is compared immediately before.
+From Linux 5.1 on a held /proc/PID directory is a pidfd: the kernel takes it for the process itself,
+and refuses the signal when that process has ended. Older kernels, and sandboxes that forbid the
+call, only take a number. Then the start time is compared immediately before.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from bmcmedic.host.kernel.proc import Gone, ProcError, Process, ProcessIdentity,
 from bmcmedic.host.typed import Callable, NamedTuple, Optional
 
 _PIDFD_SEND_SIGNAL = 424
-# The machines on which the call has that number.
+# On these machines the system call has that number.
 _ONE_NUMBER = frozenset(
     [
         *("x86_64", "i386", "i586", "i686", "aarch64", "armv7l"),
@@ -23,10 +23,10 @@ _ONE_NUMBER = frozenset(
     ]
 )
 _NO_SUCH_CALL = frozenset({errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EOPNOTSUPP})
-"""What the kernel or a sandbox says where there are no pidfds; EPERM may be a true refusal too."""
+"""Errors of a kernel or a sandbox without pidfds; EPERM may also be a true refusal."""
 
 SendToHeld = Callable[[int, int], None]
-"""(descriptor, signal); raises OSError."""
+"""Takes a descriptor and a signal; raises OSError."""
 
 
 class NotSent(Exception):
@@ -34,33 +34,33 @@ class NotSent(Exception):
 
 
 class Sent(NamedTuple):
-    """How a signal went out."""
+    """A signal that was sent."""
 
     number: int
     through: str
-    """`pidfd`, or `pid` where there are none."""
+    """`pidfd`, or `pid` on a system without pidfds."""
 
     @property
     def name(self) -> str:
-        """Such as `TERM`."""
+        """The signal's name, such as `TERM`."""
         return signal.Signals(self.number).name[3:]
 
 
 class Sender:
-    """The ways to signal a process; tests hand in their own."""
+    """Sends signals to processes; tests hand in their own calls."""
 
     def __init__(
         self,
         send_to_held: Optional[SendToHeld],
         send_to_pid: Callable[[int, int], None] = os.kill,
     ) -> None:
-        """`send_to_held` is None where there are no pidfds."""
+        """`send_to_held` None: the system has no pidfds."""
         self._send_to_held = send_to_held
         self._send_to_pid = send_to_pid
 
     @classmethod
     def of_this_system(cls) -> "Sender":
-        """With pidfds, if this Python or this kernel has them."""
+        """Return the sender for this system, with pidfds if Python or the kernel has them."""
         return cls(_send_to_held())
 
     def send(self, process: Process, identity: ProcessIdentity, number: int) -> Sent:
@@ -78,7 +78,7 @@ class Sender:
 
     def _send_by_number(self, process: Process, identity: ProcessIdentity, number: int) -> Sent:
         try:
-            # Nothing but this comparison may stand between the proof and the signal.
+            # Nothing but this comparison may come between the proof and the signal.
             if process.stat().identity != identity:
                 raise Gone(f"pid {identity.pid} is another process now")
             self._send_to_pid(identity.pid, number)
@@ -88,7 +88,7 @@ class Sender:
 
 
 def why_pids_mean_nothing(tree: Tree) -> Optional[str]:
-    """Why the pids of a proc tree must not be signalled; None: they are this process's own."""
+    """Return why the pids of a proc tree must not be signalled; None: they are our own."""
     try:
         link = os.readlink(tree.root + "/self")
         with tree.hold(os.getpid()) as own:

@@ -166,7 +166,7 @@ def test_who_else_is_there_that_cannot_be_read_is_no_proof(host: FakeHost) -> No
     assert host.sent == []
     (case,) = report.stuck
     assert case.ending is not None
-    assert case.ending.why == "who else lives in its pid namespace cannot be read"
+    assert case.ending.why == "the other processes in its pid namespace cannot be read"
 
 
 def test_an_agent_counts_it_once(host: FakeHost) -> None:
