@@ -328,6 +328,45 @@ def test_every_fault_is_documented() -> None:
         assert f":{wedge.value}`" in page
 
 
+def test_every_command_stands_in_the_table_of_exit_statuses() -> None:
+    page = text("docs/reference/exit-statuses.md")
+    words = {*COMMANDS, *(set(PROGRAMS) - {"shim"}), "shim install", "shim remove", "shim status"}
+    rows = {row.split("|")[1] for row in page.splitlines() if row.startswith("| `")}
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == words
+
+
+def test_the_index_of_json_objects_has_their_keys(tmp_path: Path) -> None:
+    rows = text("docs/reference/json.md").splitlines()
+
+    def row(command: str) -> set[str]:
+        found = next(row for row in rows if row.startswith(f"| `{command} --json`"))
+        return set(re.findall(r"`([^`]+)`", found.split("|")[2]))
+
+    sick = [KTHREADD, kipmi(), stuck_ipmitool()]
+    capture = write_capture(tmp_path / "capture", sick, sick, counters=({}, {}))
+    assert row("triage") == set(to_json(triage(Roots.captured(str(capture)))))
+    assert row("probe") == set(ProbeResult("bmc1", reachable=True).to_json())
+    assert row("heal") == set(HealVerdict("bmc1", VerdictName.HEALED, "", ()).to_json())
+    record = StarvationRecord(Design.DIRECT, StarvationScenario(1))
+    assert row("lab starvation") == set(record.to_json())
+
+
+def test_every_error_of_probe_is_one_that_the_program_reports() -> None:
+    texts = {
+        node.value
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    said = "\n".join(texts)
+    section = text("docs/reference/probe.md").partition("\n## Errors\n")[2]
+    shown = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
+    assert len(shown) > 10
+    for errors in shown:
+        for part in re.split(r"`(?:, `)?|…|: |(?<=no answer to) ", errors):
+            assert part.strip(" ()") in said, part
+
+
 def test_every_verdict_stands_with_its_exit_status() -> None:
     page = text("docs/reference/heal.md")
     assert set(EXIT_STATUS) == set(HEAL_VERDICTS.values()) | set(RESET_VERDICTS.values())
