@@ -1,4 +1,4 @@
-"""`bmcmedic lab`: the incidents that bmcmedic is there for, reproduced."""
+"""`bmcmedic lab`: the two incidents that bmcmedic cures, reproduced."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from bmcmedic.lab.starvation.scenario import (
 
 _lab = typer.Typer(
     no_args_is_help=True,
-    help="Reproduce the incidents that bmcmedic is there for.",
+    help="Reproduce the two incidents that bmcmedic cures.",
     pretty_exceptions_enable=False,
 )
 
 
 class DesignChoice(StrEnum):
-    """A design, or all of them."""
+    """The designs that can be chosen, or all of them."""
 
     DIRECT = "direct"
     QUEUED = "queued"
@@ -50,14 +50,14 @@ def starvation(
         int, typer.Option("--seed", metavar="N", help="The same seed repeats the same run.")
     ] = 1,
     load: Annotated[
-        int, typer.Option("--load", metavar="N", help="How many clients ask the BMC.")
+        int, typer.Option("--load", metavar="N", help="Number of clients that ask the BMC.")
     ] = LOAD_DEFAULT,
     duration: Annotated[
         float | None,
         typer.Option(
             "--duration",
             metavar="S",
-            help=f"How long the run is: {DURATION_S:g} s, or {REAL_DURATION_S:g} s with --real.",
+            help=f"Length of the run: {DURATION_S:g} s, or {REAL_DURATION_S:g} s with --real.",
         ),
     ] = None,
     stop_driver_at: Annotated[
@@ -68,7 +68,7 @@ def starvation(
     ] = None,
     hang_check_at: Annotated[
         float | None,
-        typer.Option("--hang-check-at", metavar="S", help="From then on the check command hangs."),
+        typer.Option("--hang-check-at", metavar="S", help="The check command hangs from then on."),
     ] = None,
     real: Annotated[
         bool, typer.Option("--real", help="Real threads and real time, and a shorter run.")
@@ -81,10 +81,11 @@ def starvation(
         bool, typer.Option("--json", help="One JSON object a design and line.")
     ] = False,
 ) -> None:
-    """Let a BMC drown in port 0x80 writes, and see whether the watchdog's pats starve.
+    """Let port 0x80 writes drown a BMC, and see whether the watchdog's pats starve.
 
-    The same scenario for each design: direct, where every caller polls under one lock; queued, one
-    worker with one queue; priority, the driver that ships. In virtual time, seeded.
+    The scenario is the same for each design: direct, where every caller polls under one lock;
+    queued, one worker with one queue; priority, the driver that ships. Time is virtual, and the
+    seed repeats a run.
 
     Exit status: 0; 2 usage.
     """
@@ -109,7 +110,7 @@ def starvation(
         for record in records:
             print(json.dumps(record.to_json()))
     else:
-        _tell(records)
+        _print_records(records)
     if plot is not None:
         from bmcmedic.lab.starvation.plot import draw
 
@@ -140,7 +141,7 @@ def _run(
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[float], None] | None]]:
-    """Makes bars on a terminal, and nothing elsewhere."""
+    """Yield a function that makes a progress bar; without a terminal it returns None."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
@@ -155,7 +156,7 @@ def _progress() -> Iterator[Callable[[str], Callable[[float], None] | None]]:
         yield bar
 
 
-def _tell(records: list[StarvationRecord]) -> None:
+def _print_records(records: list[StarvationRecord]) -> None:
     scenario = records[0].scenario
     console = Console(highlight=False, soft_wrap=True)
     console.print(
@@ -188,10 +189,10 @@ def _tell(records: list[StarvationRecord]) -> None:
 def _events(record: StarvationRecord) -> Iterator[str]:
     for pretimeout in record.pretimeouts:
         if pretimeout.is_false:
-            yield f"at {pretimeout.at:.1f} s the pretimeout fired, and the host had nothing wrong"
+            yield f"at {pretimeout.at:.1f} s the pretimeout fired, but the host was healthy"
         elif record.trouble_at is not None:
             yield (
-                f"at {pretimeout.at:.1f} s the pretimeout fired, rightly: "
+                f"at {pretimeout.at:.1f} s the pretimeout fired as it should, "
                 f"{pretimeout.at - record.trouble_at:.1f} s after the host got into trouble"
             )
     for at in record.host_resets:

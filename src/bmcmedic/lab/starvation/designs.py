@@ -1,7 +1,7 @@
-"""The three designs of the driver that the starvation is shown with.
+"""The three designs of the driver that the lab compares.
 
-`Direct` and `Queued` are written from what FreeBSD's driver did, and might have done. `Served` is
-no model: it is the driver that ships. None of them knows whether the time is virtual.
+`Direct` models FreeBSD's driver before the cure, and `Queued` half of the cure. `Served` is no
+model: it is the driver that ships. None of them knows whether the time is virtual.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from bmcmedic.transport.in_band import InBand
 
 
 class UncontestedClaim:
-    """A claim that nobody contests: before the cure, an attempt ran to its end."""
+    """A claim that is never contested: before the cure, an attempt ran to its end."""
 
-    def must_stop(self, *, recovering: bool) -> bool:  # noqa: ARG002 - Claim's
-        """No."""
+    def must_stop(self, *, recovering: bool) -> bool:  # noqa: ARG002 - as InterfaceClaim
+        """Return False: an attempt is never interrupted."""
         return False
 
 
@@ -29,20 +29,20 @@ _ALWAYS_MINE: Final = UncontestedClaim()
 
 
 class InterfaceUnderTest(Protocol):
-    """What clients and pats call: a request, and its response or None."""
+    """What clients and pats call to send a request."""
 
     def __call__(self, data: bytes) -> bytes | None:
-        """Blocks until it is answered or has failed."""
+        """Send a request and return its response, or None when it failed; it blocks."""
 
 
 class IoLock(Protocol):
-    """The lock around an attempt; who waits for it waits without limit."""
+    """The lock around an attempt; a thread waits for it without a limit."""
 
     def acquire(self) -> object:
-        """Take it."""
+        """Acquire the lock."""
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
 
 
 class Polled:
@@ -53,7 +53,7 @@ class Polled:
         self._io_lock = io_lock
 
     def request(self, data: bytes) -> bytes | None:
-        """Up to three attempts; the lock is let go and taken again between them."""
+        """Make up to three attempts; the lock is released between them."""
         for _ in range(ATTEMPTS_MAX):
             self._io_lock.acquire()
             try:
@@ -66,7 +66,7 @@ class Polled:
 
 
 class Direct:
-    """Before the cure: every caller does it itself, the thread that pats too."""
+    """Before the cure: every caller polls in its own thread, the thread that pats, too."""
 
     def __init__(self, interface: InBand, runtime: Runtime, io_lock: IoLock) -> None:  # noqa: ARG002 - as Queued
         self.worker: Callable[[], None] | None = None
@@ -74,7 +74,7 @@ class Direct:
 
 
 class Queued:
-    """Half of the cure: whoever can sleep queues for the one worker, in one queue."""
+    """Half of the cure: callers that can sleep queue for the one worker, in a single queue."""
 
     def __init__(self, interface: InBand, runtime: Runtime, io_lock: IoLock) -> None:
         self._runtime = runtime
@@ -102,7 +102,7 @@ class Queued:
 
 
 class Served:
-    """The cure and what it left open: the driver that ships, and its clients."""
+    """The cure and the gaps that it left: the driver that ships, and its clients."""
 
     def __init__(self, interface: InBand, runtime: Runtime, patience_s: float) -> None:
         self._runtime = runtime
@@ -110,7 +110,7 @@ class Served:
         self.driver = Driver(interface, runtime)
 
     def ask(self, data: bytes) -> bytes | None:
-        """What the socket's thread does for a client."""
+        """Do what the thread of the driver's socket does for a client."""
         done = self._runtime.signal()
         request = Request(
             data,

@@ -1,4 +1,4 @@
-"""The host around the driver: what is written down, its clients, its BMC and the flood."""
+"""The host around the driver: its record, its clients, its BMC's events, and the flood."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bmcmedic.service.runtime import Runtime
 from bmcmedic.sim.faults import FaultSet
 
 SYSTEM_CALL_S = (2e-6, 20e-6)
-"""From one request's return to the next one's start, in the same thread."""
+"""Shortest and longest time between two requests of the same thread, in seconds."""
 
 _WATCHDOG_REQUESTS: Final = (b"\x18\x22", b"\x18\x24", b"\x18\x25")
 
 At = Callable[[float, Callable[[Any], None], object], None]
-"""Calls something at a point in time, and hands it what is given last."""
+"""`at(when, call, argument)` calls `call(argument)` at a point in time."""
 
 
 class Observed:
-    """What is written down of pats and pretimeouts, and what the host suffers meanwhile."""
+    """Records pats and pretimeouts, and says when the check command hangs."""
 
     def __init__(
         self, scenario: StarvationScenario, record: StarvationRecord, runtime: Runtime
@@ -40,11 +40,11 @@ class Observed:
         self.check_s = scenario.times.check
         self._hangs_from = scenario.hang_check_at
         self._wait: Wait | None = None
-        """Of the request that has not had the interface yet."""
+        """The wait of the request that has not got the interface yet."""
 
     @contextlib.contextmanager
     def waits(self) -> Iterator[None]:
-        """A pat's request is queued in here, or competes for the lock."""
+        """Record the wait of a pat's request, which the block queues or sends."""
         self._wait = Wait(self.runtime.monotonic())
         self.record.waits.append(self._wait)
         try:
@@ -53,7 +53,7 @@ class Observed:
             self._wait_over()
 
     def attempt_begins(self, request: bytes) -> None:
-        """Some request has the interface."""
+        """Note that a request has got the interface."""
         if request[:2] in _WATCHDOG_REQUESTS:
             self._wait_over()
 
@@ -63,7 +63,7 @@ class Observed:
             self._wait = None
 
     def check_hangs(self) -> bool:
-        """Whether the check command that is started now will hang."""
+        """Return whether the check command that starts now hangs."""
         now = self.runtime.monotonic()
         hangs = self._hangs_from is not None and now >= self._hangs_from
         if hangs and self.record.trouble_at is None:
@@ -71,13 +71,13 @@ class Observed:
         return hangs
 
     def pretimeout_fires(self) -> None:
-        """The host would go down now."""
+        """Record that the pretimeout fires: the host would go down now."""
         is_false = self.record.trouble_at is None
         self.record.pretimeouts.append(Pretimeout(self.runtime.monotonic(), is_false))
 
 
 class StarvedHost:
-    """The host, as its BMC sees it; only what can happen in these scenarios does anything."""
+    """The host, as its BMC sees it; it only handles the events that happen in these scenarios."""
 
     def __init__(
         self, now: Callable[[], float], record: StarvationRecord, bmc_is_back: Callable[[], None]
@@ -88,11 +88,11 @@ class StarvedHost:
         self._bmc_is_away = False
 
     def reset(self) -> None:
-        """The BMC's timer ran out."""
+        """Record that the BMC's timer ran out."""
         self._record.host_resets.append(self._now())
 
     def bmc_answers(self, answers: bool) -> None:
-        """The BMC went away or came back."""
+        """Record that the BMC stopped or started answering."""
         away, now = self._record.bmc_away, self._now()
         if not answers and not self._bmc_is_away:
             away.append((now, self._record.scenario.duration_s))
@@ -102,20 +102,20 @@ class StarvedHost:
         self._bmc_is_away = not answers
 
     def power_off(self, *, comes_back: bool) -> None:
-        """Nobody switches it off."""
+        """Do nothing: the power is never turned off."""
 
     def shut_down(self) -> None:
-        """Nobody shuts it down."""
+        """Do nothing: the system is never shut down."""
 
     def interrupt(self) -> None:
-        """Nobody interrupts it."""
+        """Do nothing: no NMI is sent."""
 
     def pretimeout(self) -> None:
-        """The BMC's own warning is off."""
+        """Do nothing: the BMC's own pretimeout is turned off."""
 
 
 class Flood:
-    """The writes to port 0x80: a torrent and a trickle each time that the BMC is up."""
+    """The writes to port 0x80: a torrent and then a trickle, after each boot of the BMC."""
 
     def __init__(self, scenario: StarvationScenario, now: Callable[[], float], at: At) -> None:
         self._floods = scenario.floods()
@@ -123,7 +123,7 @@ class Flood:
         self._at = at
 
     def plan(self, apply: Callable[[FaultSet], None]) -> None:
-        """The BMC is up now; nothing floods it while it boots."""
+        """Plan the flood of a BMC that is up now; it is not flooded while it boots."""
         at = self._now()
         for _ in ("torrent", "trickle"):
             after_s, faults = next(self._floods)
@@ -134,9 +134,9 @@ class Flood:
 def client(
     ask: InterfaceUnderTest, runtime: Runtime, scenario: StarvationScenario, random: Random
 ) -> Iterator[float]:
-    """A monitoring script: a pause, a few questions, and again.
+    """Run a monitoring script: it pauses, sends a few requests, and starts again.
 
-    Yields how long it computes between two questions: the caller knows how to spend that.
+    Yields how long it computes between two requests; the caller lets that time pass.
     """
     think_s = random.uniform(*scenario.times.think)
     while True:

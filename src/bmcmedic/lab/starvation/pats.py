@@ -1,4 +1,4 @@
-"""The thread that pats and the software pretimeout behind it: FreeBSD's, and ours as it ships."""
+"""The thread that pats, and the software pretimeout: FreeBSD's, and bmcmedic's as it ships."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _COMPLETION_CODE_AT: Final = 2
 
 
 class Watchdogd:
-    """FreeBSD's: check, pat, re-arm the pretimeout when the pat returns, sleep, in one thread.
+    """FreeBSD's watchdogd: one thread checks, pats, re-arms the pretimeout, and sleeps.
 
-    The callout belongs to the kernel and fires whatever the thread does.
+    The pretimeout is a callout of the kernel, and fires whatever the thread does.
     """
 
     def __init__(self, observed: Observed, pat: InterfaceUnderTest, at: At) -> None:
@@ -38,7 +38,7 @@ class Watchdogd:
         self._callout_id = 0
 
     def run(self) -> None:
-        """The body of the thread."""
+        """Run the thread."""
         observed, runtime = self._observed, self._observed.runtime
         settings = observed.settings
         set_timer = _SET + settings.set_request.encode()
@@ -76,9 +76,9 @@ class Watchdogd:
 
 
 class Shipped:
-    """Ours: the watchdog, its checks, its callout and the watcher's rule, all of them as they ship.
+    """bmcmedic's watchdog, its checks, its callout and the watcher's rule, all as they ship.
 
-    It stands between watchdog and driver, to see how long a pat's request waits.
+    It is between watchdog and driver, to record how long a pat's request waits.
     """
 
     def __init__(self, observed: Observed, driver: Driver, at: At) -> None:
@@ -89,49 +89,49 @@ class Shipped:
         self._at = at
         self._stamps = Stamps(bytearray(STAMPS_BYTES))
         self._rule = PretimeoutRule()
-        self.checks = Checks(settings.check, _Check(observed), runtime, _unsaid)
+        self.checks = Checks(settings.check, _Check(observed), runtime, _discard)
         interface = driver.interface
         self.watchdog = Watchdog(
             settings,
             BmcPats(self, interface.name, interface.exchange_s_max),
             runtime,
-            _unsaid,
+            _discard,
             callout=PretimeoutCallout(self._stamps, runtime.monotonic, settings.pretimeout_limit_s),
             check=self.checks,
             observer=self._patted,
         )
 
     def driver_request(self, data: bytes, deadline: float, waiting: Waiting | None = None) -> bytes:
-        """The driver's own."""
+        """Pass a request to the driver, and record its wait."""
         with self._observed.waits():
             return self._driver.driver_request(data, deadline, waiting)
 
-    def look(self, _: object = None) -> None:
-        """What the watcher does each `LOOK_S`; looks that can see nothing are left out.
+    def poll_pretimeout(self, _: object = None) -> None:
+        """Poll the pretimeout as the watcher does each `LOOK_S`; polls without effect are skipped.
 
-        The rule is told of a look just before the one that may fire, as it would have been.
+        The poll just before one that may fire is never skipped: the rule compares the two times.
         """
         now = self._observed.runtime.monotonic()
         stamp = self._stamps.driver.last
         if self._rule.look(stamp, now):
             self._observed.pretimeout_fires()
-        looks = 1
+        polls = 1
         if not self._rule.has_fired:
-            looks = max(1, int((stamp.due_at - now) / LOOK_S) - 1)
-        self._at(now + looks * LOOK_S, self.look, None)
+            polls = max(1, int((stamp.due_at - now) / LOOK_S) - 1)
+        self._at(now + polls * LOOK_S, self.poll_pretimeout, None)
 
-    def _patted(self, due_at: float, begun_at: float, done_at: float, good: bool) -> None:  # noqa: ARG002 - Observer's
+    def _patted(self, due_at: float, begun_at: float, done_at: float, good: bool) -> None:  # noqa: ARG002 - as Observer
         self._observed.record.pats.append(StarvationPat(due_at, done_at, good))
 
 
 class _Check:
-    """A check command that finds the host well, or hangs."""
+    """A check command that finds the host healthy, or hangs."""
 
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
 
     def run(self, deadline_s: float) -> CheckResult:
-        """Do it (a `CheckCommand`)."""
+        """Run the check, as a `CheckCommand`."""
         if self._observed.check_hangs():
             self._observed.runtime.sleep(deadline_s)
             return CheckResult(f"did not end within {deadline_s:g} s")
@@ -139,5 +139,5 @@ class _Check:
         return CheckResult(None)
 
 
-def _unsaid(_: str) -> None:
-    """Nobody reads this log."""
+def _discard(_: str) -> None:
+    """Discard a line of the log, which nothing reads."""

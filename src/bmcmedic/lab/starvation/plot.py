@@ -1,4 +1,4 @@
-"""The picture of a run: how long each pat took, and the BMC's memory, over time."""
+"""The plot of a run: how long each pat took, and the BMC's memory, over time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ _LEGEND = (
 _WIDTH_IN, _PANEL_IN, _MEMORY_IN = 11.0, 1.9, 1.6
 _DPI = 130
 _VISIBLE_S = 1.0
-"""A pat that took less is drawn as a tick."""
+"""A pat that took less, in seconds, is drawn as a tick."""
 _HEADROOM = 1.25
 
 
 def draw(records: Sequence[StarvationRecord], path: Path) -> None:
-    """Write the PNG; raises ConfigurationError when the file cannot be written."""
+    """Write the plot as a PNG.
+
+    Raises: ConfigurationError when the file cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -50,13 +53,13 @@ def draw(records: Sequence[StarvationRecord], path: Path) -> None:
     )[:, 0]
     scenario = records[0].scenario
     longest_s = max((latency for record in records for latency in record.latencies_s()), default=0)
-    # At least so far, or a run without trouble would look like one with.
+    # The axis has a minimum, or a run without trouble would look like one with trouble.
     scale_s = max(longest_s, scenario.watchdog().pretimeout_limit_s / 2) * _HEADROOM
     for axis, record in zip(axes, records, strict=False):
         _draw_pats(axis, record, scale_s)
     _draw_memory(axes[-1], records[0])
     figure.suptitle(
-        f"A BMC drowns in port 0x80 writes: what becomes of the watchdog's pats "
+        f"Port 0x80 writes drown a BMC: how long the watchdog's pats take "
         f"(seed {scenario.seed}, {scenario.load} clients)",
         fontsize=12,
         fontweight="bold",
@@ -86,7 +89,7 @@ def _draw_pats(axis: Axes, record: StarvationRecord, scale_s: float) -> None:
         if pat.done_at is not None and not pat.answered:
             axis.plot(done_at, took_s, marker="x", color=colour, ms=6, mew=1.8)
     for pretimeout in record.pretimeouts:
-        word = "false pretimeout" if pretimeout.is_false else "pretimeout, rightly"
+        word = "false pretimeout" if pretimeout.is_false else "true pretimeout"
         _mark(axis, pretimeout.at, word, scale_s, 0.93)
     for at in record.host_resets:
         _mark(axis, at, "reset by the BMC's timer", scale_s, 0.76)
@@ -100,7 +103,7 @@ def _draw_pats(axis: Axes, record: StarvationRecord, scale_s: float) -> None:
 
 
 def _mark(axis: Axes, at: float, word: str, scale_s: float, height: float) -> None:
-    """A line across, with its word on the side where there is room."""
+    """Draw a vertical line, with its label on the side that has room."""
     axis.axvline(at, color=_ALARM, lw=1.6)
     left = at > axis.get_xlim()[1] * 0.75
     axis.annotate(

@@ -1,8 +1,8 @@
 """The same three designs on real threads and in real time, each in a process of its own.
 
-The BMC is a simulated one behind KCS registers, which the host reaches through `transport.port_io`.
-Threads sleep between two looks at the registers in all designs: Python's threads share one
-interpreter, and one that burned it would be a model of nothing.
+The BMC is simulated behind KCS registers, which the host reaches through `transport.port_io`.
+Threads sleep between two polls of the registers in all designs. Python's threads share one
+interpreter, so a thread that spins would block all others, unlike on a real host.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from bmcmedic.transport.in_band import InBand, InterfaceClaim, Ipmb
 from bmcmedic.transport.port_io import PortIo
 
 SLICE_S_MAX = 0.1
-"""Nobody waits longer without looking whether the run is over."""
+"""Longest wait before a thread checks whether the run is over, in seconds."""
 END_S_MAX = 5.0
-"""After the run all threads have ended in this time."""
+"""Longest time that the threads take to end after the run, in seconds."""
 SAMPLE_S = 0.05
 PROGRESS_S = 0.25
 
@@ -49,7 +49,7 @@ def run_real(
     scenario: StarvationScenario,
     progress: Callable[[float], None] | None,
 ) -> list[StarvationRecord]:
-    """Let the designs go through the scenario side by side."""
+    """Run the scenario with all these designs at once."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(designs), mp_context=context) as pool:
         futures = [pool.submit(play, design, scenario) for design in designs]
@@ -61,18 +61,18 @@ def run_real(
 
 
 def play(design: Design, scenario: StarvationScenario) -> StarvationRecord:
-    """One design, in this process."""
+    """Run the scenario with one design, in this process."""
     run = _RealRun(design, scenario)
     run.play()
     return run.record
 
 
 class RunOver(BaseException):
-    """Ends a thread of the run, wherever it waits; no `except Exception` keeps it."""
+    """Ends a thread of the run wherever it waits; `except Exception` does not catch it."""
 
 
 class _RunRuntime:
-    """Real threads whose waits end with the run, and in a stopped driver do not end before."""
+    """Real threads, whose waits end with the run; in a stopped driver they end only then."""
 
     def __init__(self, duration_s: float) -> None:
         threads = ThreadRuntime()
@@ -85,23 +85,23 @@ class _RunRuntime:
         self.is_driver_stopped = False
 
     def monotonic(self) -> float:
-        """Seconds since the start of the run."""
+        """Return the seconds since the start of the run."""
         return time.monotonic() - self._zero
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for that long."""
+        """Sleep for that many seconds."""
         until = self.monotonic() + seconds
         while (left_s := until - self.monotonic()) > 0:
             time.sleep(min(left_s, SLICE_S_MAX))
-            self.look()
-        self.look()
+            self.check_over()
+        self.check_over()
 
     def signal(self) -> Signal:
-        """A signal that is not set."""
+        """Return a new signal, which is not set."""
         return _RunSignal(self, self._signal())
 
-    def look(self) -> None:
-        """Raise RunOver when it is; a thread of a stopped driver stays here until then."""
+    def check_over(self) -> None:
+        """Raise RunOver if the run is over; block a thread of a stopped driver until then."""
         while True:
             if self.monotonic() >= self._duration_s:
                 raise RunOver
@@ -122,13 +122,13 @@ class _RunSignal:
         while True:
             left_s = until - runtime.monotonic()
             is_set = self._signal.wait(min(left_s, SLICE_S_MAX))
-            runtime.look()
+            runtime.check_over()
             if is_set or left_s <= 0:
                 return is_set
 
 
-class _Told:
-    """An interface that says when an attempt begins."""
+class _ObservedInterface:
+    """An interface that calls back when an attempt begins."""
 
     def __init__(
         self, interface: InBand, runtime: _RunRuntime, begins: Callable[[bytes], None]
@@ -148,7 +148,7 @@ class _Told:
     def attempt(
         self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
     ) -> bytes:
-        self._runtime.look()
+        self._runtime.check_over()
         self._begins(request)
         return self._interface.attempt(request, deadline, claim, idempotent=idempotent)
 
@@ -164,7 +164,7 @@ class _Told:
 
 
 class _Timers:
-    """Calls things when they are due, in a thread of its own."""
+    """Timers: calls functions when they are due, in a thread of its own."""
 
     def __init__(self, runtime: _RunRuntime) -> None:
         self._runtime = runtime
@@ -209,7 +209,7 @@ class _RealRun:
             monotonic=runtime.monotonic,
             sleep=runtime.sleep,
         )
-        interface = _Told(port_io, runtime, observed.attempt_begins)
+        interface = _ObservedInterface(port_io, runtime, observed.attempt_begins)
         self._driver_bodies: list[Callable[[], None]] = []
         self._ask: InterfaceUnderTest
         if design is Design.PRIORITY:
@@ -231,10 +231,10 @@ class _RealRun:
         shipped = Shipped(observed, served.driver, self._timers.at)
         self._ask = served.ask
         self._driver_bodies += [served.driver.kcs_loop, shipped.watchdog.run, shipped.checks.run]
-        self._timers.at(0.0, shipped.look)
+        self._timers.at(0.0, shipped.poll_pretimeout)
 
     def play(self) -> None:
-        """Start all threads, and wait for their end."""
+        """Run all threads to their end."""
         scenario = self._scenario
         firmware = threading.Thread(target=self._registers.serve, name="firmware", daemon=True)
         firmware.start()
@@ -265,7 +265,7 @@ class _RealRun:
 
     def _client(self, random: Random) -> None:
         for _ in client(self._ask, self._runtime, self._scenario, random):
-            self._runtime.look()
+            self._runtime.check_over()
 
     def _apply(self, faults: FaultSet) -> None:
         with self._registers.lock:
@@ -290,7 +290,7 @@ def _until_over(body: Callable[[], None]) -> None:
 
 
 class _RunLock:
-    """The machine's own lock: who is woken competes with who runs, as for an adaptive one."""
+    """A real lock: a woken thread competes with running ones, as it does for an adaptive lock."""
 
     def __init__(self, runtime: _RunRuntime) -> None:
         self._runtime = runtime
@@ -299,5 +299,5 @@ class _RunLock:
 
     def acquire(self) -> object:
         while not self._lock.acquire(SLICE_S_MAX):
-            self._runtime.look()
+            self._runtime.check_over()
         return True

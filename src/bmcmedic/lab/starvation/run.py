@@ -1,4 +1,4 @@
-"""One run in virtual time: the world, the BMC, the host's threads, and what is written down."""
+"""One run in virtual time: the world, the BMC, the host's threads, and the record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def simulate(
     samples_bmc: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> StarvationRecord:
-    """Let one design go through one scenario; `progress` is told how far it is, 0 to 1."""
+    """Run a scenario with one design; `progress` is called with the share done, 0 to 1."""
     run = _VirtualRun(design, scenario)
     if samples_bmc:
         run.each(scenario.duration_s / SAMPLES, run.sample_bmc)
@@ -79,7 +79,7 @@ class _VirtualRun:
             world.at(scenario.stop_driver_at, self._stop_driver)
 
     def each(self, period_s: float, call: Callable[[], None]) -> None:
-        """Call something every so often."""
+        """Call a function once every period."""
 
         def again(_: object) -> None:
             call()
@@ -88,7 +88,7 @@ class _VirtualRun:
         self.world.at(self.world.now, again)
 
     def sample_bmc(self) -> None:
-        """Write down how the BMC is."""
+        """Record a sample of the BMC."""
         self.record.bmc_samples.append(VirtualBmcSample.of(self._bmc, self.world.now))
 
     # --------------------------------------------------------------------------- the driver
@@ -113,14 +113,14 @@ class _VirtualRun:
             world.spawn(shipped.watchdog.run, "pat", Priority.REAL_TIME),
             world.spawn(shipped.checks.run, "check"),
         ]
-        world.at(0.0, shipped.look)
+        world.at(0.0, shipped.poll_pretimeout)
 
     def _stop_driver(self, _: object) -> None:
         self.record.trouble_at = self.world.now
         for task in self._driver_tasks:
             self.world.freeze(task)
 
-    # --------------------------------------------------------------- the others on the host
+    # ---------------------------------------------------------- the other threads of the host
 
     def _start_others(self) -> None:
         world, scenario = self.world, self._scenario
@@ -138,7 +138,7 @@ class _VirtualRun:
             world.spawn(partial(self._client, scenario.random(name)), name)
 
     def _neighbour(self, bursts: list[tuple[float, float]]) -> None:
-        """Another real-time thread, which computes now and then."""
+        """Run another real-time thread, which computes now and then."""
         world = self.world
         for at, burst_s in bursts:
             world.sleep(at - world.now)

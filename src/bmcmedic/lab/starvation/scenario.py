@@ -1,7 +1,8 @@
-"""The second incident in virtual time: a BMC that drowns, and a host whose pats starve.
+"""The second incident: a BMC that drowns, and a host whose pats starve.
 
-One `StarvationScenario` and three designs of the driver. Everything is drawn from the seed: when
-the flood of port 0x80 writes begins, how long the BMC boots, what the clients ask and when.
+A `StarvationScenario` is the same for all three designs of the driver. Everything is drawn from its
+seed: when the flood of port 0x80 writes begins, how long the BMC boots, what the clients ask and
+when.
 """
 
 from __future__ import annotations
@@ -30,32 +31,35 @@ REAL_DURATION_S = 36.0
 
 CPUS = 4
 HOGS = 8
-"""Threads that compute, so that whoever spins loses the CPU at the end of a slice."""
+"""Number of threads that only compute: a spinning thread loses its CPU at the end of a slice."""
 SLICE_S = 0.1
 NEIGHBOUR_EVERY_S = 20.0
-"""Real-time threads of others, one a CPU, take all CPUs for a slice at most about so often."""
+"""Mean time between two bursts of other real-time threads, in seconds.
+
+There is one such thread for each CPU. A burst takes all CPUs for a slice at most.
+"""
 
 BURST_REQUESTS_MAX = 8
-"""A client asks so many questions one after the other, as a listing of sensors does."""
+"""Most requests that a client sends in a row, as a listing of sensors does."""
 
 
 @dataclass(frozen=True, slots=True)
 class StarvationTimes:
-    """What is drawn from between two limits, and what is fixed. Units: seconds."""
+    """The times of a scenario: limits to draw from, and fixed values. Units: seconds."""
 
     flood_after: tuple[float, float] = (20.0, 60.0)
-    """A BMC that is up is well for so long; then the host writes to port 0x80."""
+    """From the end of the BMC's boot to the first writes to port 0x80."""
     torrent: tuple[float, float] = (30.0, 90.0)
-    """The writes come in a torrent at first."""
+    """Length of the torrent, with which the writes begin."""
     left_after_torrent: float = 0.06
-    """So much of a fresh BMC's memory; what follows is slower, and the BMC drowns in it."""
+    """Share of a fresh BMC's memory that the torrent leaves; a trickle of writes takes the rest."""
     trickle: tuple[float, float] = (120.0, 300.0)
-    """From then to the last of the memory, when the BMC's own watchdog reboots it."""
+    """Length of the trickle; at its end the BMC's own watchdog reboots it."""
     boot: tuple[float, float] = (30.0, 120.0)
     think: tuple[float, float] = (60.0, 240.0)
-    """Of a client: the mean of its pauses."""
+    """Mean length of a client's pauses."""
     patience: float = 15.0
-    """Then a client of a driver that takes deadlines gives up, as ipmitool does."""
+    """Time after which a client gives up, as ipmitool does, if the driver takes deadlines."""
     check: float = 0.05
     """How long the check command runs."""
 
@@ -73,11 +77,11 @@ REAL_TIMES = StarvationTimes(
 REAL_LIMITS = replace(
     PORT_IO_LIMITS, ibf_s=0.4, obf_s=0.4, exchange_s=0.9, absent_s=0.1, recovery_pause_s=0.02
 )
-"""Nobody waits for minutes: what the host waits for is as much shorter as the run is."""
+"""The host's limits in a run in real time, shortened as much as the run itself."""
 
 EXCHANGE_S_MAX = PORT_IO_LIMITS.exchange_s + EXCHANGE_SLACK_S
 PAT_WAIT_S_MAX = EXCHANGE_S_MAX + SLICE_S
-"""No pat may wait longer for its turn: the exchange under way, and a slice until that is seen."""
+"""Longest wait of a pat for its turn, in seconds: the exchange under way, and a time slice."""
 
 REQUESTS: Sequence[bytes] = (
     b"\x18\x01",  # Get Device ID
@@ -85,13 +89,13 @@ REQUESTS: Sequence[bytes] = (
     b"\x28\x40",  # Get SEL Info
     *(bytes((0x10, 0x2D, number)) for number in (1, 2, 3, 4, 0x11, 0x12, 0x13, 0x21, 0x22, 0x31)),
     b"\x28\x48",  # Get SEL Time
-    b"\x28\x42",  # Reserve SEL: it changes something, so it is not sent twice
+    b"\x28\x42",  # Reserve SEL: it changes the BMC's state, so it is not sent twice
 )
-"""What the clients ask; the sensors are those that the simulated server has."""
+"""The requests of the clients; the sensors are those of the simulated server."""
 
 
 class Design(StrEnum):
-    """How the driver shares the interface."""
+    """The designs of the driver: how it shares the interface."""
 
     DIRECT = "direct"
     QUEUED = "queued"
@@ -100,19 +104,19 @@ class Design(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StarvationScenario:
-    """What happens in one run, whatever the design.
+    """What happens in one run, independent of the design.
 
-    Units: seconds since the start. Raises: ConfigurationError for what makes no run.
+    Units: seconds since the start. Raises: ConfigurationError for values out of range.
     """
 
     seed: int
     load: int = LOAD_DEFAULT
-    """How many clients there are."""
+    """Number of clients."""
     duration_s: float = DURATION_S
     stop_driver_at: float | None = None
     hang_check_at: float | None = None
     is_real: bool = False
-    """In real time, on real threads: everything that is waited for is shorter."""
+    """Whether the run is in real time, on real threads; all times are shorter then."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.load <= LOAD_MAX:
@@ -128,11 +132,11 @@ class StarvationScenario:
                 )
 
     def random(self, purpose: str) -> Random:
-        """Random numbers for one purpose: what one part draws changes no other."""
+        """Return random numbers for one purpose; what one part draws changes no other part."""
         return Random(f"{self.seed}/{purpose}")
 
     def bmc(self) -> SimBmc:
-        """The BMC; it is well until the flood begins."""
+        """Return the BMC, which is healthy until the flood begins."""
         return SimBmc(
             "bmc1",
             server_profile(0),
@@ -143,7 +147,7 @@ class StarvationScenario:
         )
 
     def floods(self) -> Iterator[tuple[float, FaultSet]]:
-        """What the BMC suffers, and for how long before that; from start to reboot to reboot."""
+        """Yield torrent and trickle in turn: the pause before each, and the BMC's faults in it."""
         random, times = self.random("flood"), self.times
         left = times.left_after_torrent
         while True:
@@ -153,7 +157,7 @@ class StarvationScenario:
             yield torrent_s, self._faults(left / random.uniform(*times.trickle))
 
     def _faults(self, share_per_s: float | None) -> FaultSet:
-        """`share_per_s`: so much of a fresh BMC's memory is lost each second."""
+        """Return the BMC's faults; `share_per_s` of a fresh BMC's memory leaks each second."""
         boot = Boot(self.random("boot").uniform(*self.times.boot))
         if share_per_s is None:
             return FaultSet.of([boot])
@@ -162,11 +166,11 @@ class StarvationScenario:
 
     @property
     def times(self) -> StarvationTimes:
-        """How long everything takes."""
+        """The times of this scenario."""
         return REAL_TIMES if self.is_real else VIRTUAL_TIMES
 
     def watchdog(self) -> WatchdogSettings:
-        """The watchdog's times: those that ship, or as much shorter as a run in real time is."""
+        """Return the watchdog's settings: the defaults, or shorter times in real time."""
         if not self.is_real:
             return WatchdogSettings.for_interface(EXCHANGE_S_MAX, check=CheckSettings(_CHECK))
         return WatchdogSettings.for_interface(
@@ -179,7 +183,7 @@ class StarvationScenario:
 
 
 _CHECK = ("/usr/local/sbin/check",)
-"""It is never started; the lab has its own."""
+"""A check command that is never started; the lab has its own."""
 
 
 @dataclass(slots=True)
@@ -188,11 +192,11 @@ class StarvationPat:
 
     due_at: float
     done_at: float | None = None
-    """When it came back, answered or not."""
+    """When the pat returned, answered or not; None: it has not returned."""
     answered: bool = False
 
     def latency_s(self, end: float) -> float:
-        """From when it was due until it came back, or until `end`."""
+        """Return the time from when the pat was due until it returned, or until `end`."""
         return (end if self.done_at is None else self.done_at) - self.due_at
 
 
@@ -202,32 +206,32 @@ class Wait:
 
     asked_at: float
     over_at: float | None = None
-    """When its first attempt began, or when it was given up before."""
+    """When its first attempt began, or when it was given up before that."""
 
     def wait_s(self, end: float) -> float:
-        """How long that was, or has been by `end`."""
+        """Return how long the request waited, or has waited by `end`."""
         return (end if self.over_at is None else self.over_at) - self.asked_at
 
 
 @dataclass(frozen=True, slots=True)
 class Pretimeout:
-    """The software pretimeout fired; `is_false`: on a host that had nothing wrong."""
+    """One firing of the software pretimeout; `is_false`: the host was healthy."""
 
     at: float
     is_false: bool
 
 
 class VirtualBmcSample(NamedTuple):
-    """How the BMC is. Units: seconds; `memory_free` is a share, 0 to 1, and so of all memory."""
+    """One sample of the BMC. Units: seconds; `memory_free` is a share of all memory, 0 to 1."""
 
     at: float
     memory_free: float
     answer_s: float
-    """How long one answer takes."""
+    """How long the BMC takes for one answer."""
 
     @classmethod
     def of(cls, bmc: SimBmc, now: float) -> VirtualBmcSample:
-        """How it is now; while it reboots there is nothing to be seen."""
+        """Take a sample; its values are NaN while the BMC reboots."""
         if bmc.boot_until is not None:
             return cls(now, math.nan, math.nan)
         return cls(now, bmc.memory_free_fraction(now), bmc.answer_latency_s(now))
@@ -235,7 +239,7 @@ class VirtualBmcSample(NamedTuple):
 
 @dataclass(slots=True)
 class StarvationRecord:
-    """What came of one design in one scenario."""
+    """The record of one design in one scenario."""
 
     design: Design
     scenario: StarvationScenario
@@ -243,36 +247,36 @@ class StarvationRecord:
     waits: list[Wait] = field(default_factory=list)
     pretimeouts: list[Pretimeout] = field(default_factory=list)
     host_resets: list[float] = field(default_factory=list)
-    """When the BMC's own timer ran out, because no pat reached it."""
+    """Times when the BMC's own timer ran out, because no pat reached it."""
     bmc_away: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when the BMC was rebooting."""
+    """Start and end of each reboot of the BMC."""
     bmc_samples: list[VirtualBmcSample] = field(default_factory=list)
     trouble_at: float | None = None
-    """When the driver was stopped, or the check command that hangs was started."""
+    """When the driver was stopped, or a check command that hangs was started; None: neither."""
 
     @property
     def false_pretimeouts(self) -> int:
-        """How often a healthy host would have been taken down."""
+        """Number of times that a healthy host would have been taken down."""
         return sum(each.is_false for each in self.pretimeouts)
 
     @property
     def longest_starvation_s(self) -> float:
-        """The longest that a pat waited for its turn."""
+        """The longest wait of a pat for its turn."""
         end = self.end_s
         return max((wait.wait_s(end) for wait in self.waits if wait.asked_at <= end), default=0.0)
 
     @property
     def end_s(self) -> float:
-        """Up to when pats can be judged: none comes back from a host that was broken."""
+        """Until when pats are judged: the end of the run, or the time of the trouble."""
         return self.scenario.duration_s if self.trouble_at is None else self.trouble_at
 
     def latencies_s(self) -> list[float]:
-        """Of all pats, in rising order."""
+        """Return the latencies of all pats, in rising order."""
         end = self.end_s
         return sorted(pat.latency_s(end) for pat in self.pats if pat.due_at <= end)
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object; null where there was no pat."""
+        """Return the documented object; its latencies are null when there was no pat."""
         latencies = self.latencies_s()
         return {
             "design": self.design.value,
@@ -289,7 +293,7 @@ class StarvationRecord:
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float | None:
-    """The smallest value that so many of all do not exceed."""
+    """Return the smallest value that at least this share of all values does not exceed."""
     if not ascending:
         return None
     at = max(0, min(len(ascending) - 1, -int(-share * len(ascending) // 1) - 1))
