@@ -169,7 +169,7 @@ def measured(design: str, sickness: Sickness, seconds: float, count: int) -> Run
         until(Path(folder, "driver.sock").exists)
         agent = (sys.executable, "-m", "bmcmedic", "agent", "--config", agent_config(folder))
         on.enter_context(running(*agent))
-        until(lambda: proxy_files.state(folder)[0] == proxy_files.WELL)
+        until(lambda: proxy_files.read_state(folder)[0] == proxy_files.WELL)
         clients = {
             "socket": started("sockets", folder, 0, sockets),
             "RMCP+": started("sessions", folder, sockets, sessions),

@@ -215,9 +215,9 @@ def be_sessions(folder: str, first: int, count: int) -> None:
     from bmcmedic.transport.lanplus import Credentials, LanPlus
 
     counts = Counts()
-    door = proxy_files.find(folder)
-    password = Path(door.password_file).read_bytes().splitlines()[0]
-    credentials = Credentials(door.user, password)
+    proxy = proxy_files.find_proxy(folder)
+    password = Path(proxy.password_file).read_bytes().splitlines()[0]
+    credentials = Credentials(proxy.user, password)
 
     async def ask(number: int) -> None:
         bmc = None
@@ -225,7 +225,7 @@ def be_sessions(folder: str, first: int, count: int) -> None:
             deadline = time.monotonic() + ASK_S
             try:
                 if bmc is None:
-                    address = (door.host, door.port)
+                    address = (proxy.host, proxy.port)
                     bmc = await LanPlus.connect(
                         address, credentials, deadline=deadline, retransmit_first_s=REPEAT_S
                     )

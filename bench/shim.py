@@ -21,7 +21,7 @@ from bmcmedic.agent.loopback.server import LoopbackSettings
 from bmcmedic.agent.shim import start
 from bmcmedic.agent.shim.install import script
 from tests.support.polling import eventually
-from tests.support.sim_host import RunningDoor, SimHost, running_door, sim_host
+from tests.support.sim_host import RunningProxy, SimHost, running_proxy, sim_host
 
 RUNS = 40
 CROWD = 64
@@ -81,28 +81,28 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as name, sim_host(Path(name)) as host:
         # Nobody shares an answer here, or the figures would be those of sharing.
         nothing_shared = LoopbackSettings(port=0, shim={"share_s": "-1000"})
-        with running_door(host.socket_path, Path(name) / "1", nothing_shared) as door:
-            side_by_side(*ways_of(door, Path(name), real), runs)
-        with running_door(host.socket_path, Path(name) / "2") as door:
-            ways, environment = ways_of(door, Path(name), real)
+        with running_proxy(host.socket_path, Path(name) / "1", nothing_shared) as proxy:
+            side_by_side(*ways_of(proxy, Path(name), real), runs)
+        with running_proxy(host.socket_path, Path(name) / "2") as proxy:
+            ways, environment = ways_of(proxy, Path(name), real)
             for way in (PLAIN, SHIM):
                 crowd(host, ways[way], environment, way)
 
 
 def ways_of(
-    door: RunningDoor, directory: Path, real: str
+    proxy: RunningProxy, directory: Path, real: str
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    eventually(lambda: door.state() == "well")
+    eventually(lambda: proxy.state() == "well")
     installed = directory / "ipmitool"
     installed.write_text(script(sys.executable, start.__file__, real), encoding="utf-8")
     installed.chmod(0o755)
-    way = ["-I", "lanplus", "-H", "127.0.0.1", "-p", str(door.port), "-U", "bmcmedic", "-C", "17"]
+    way = ["-I", "lanplus", "-H", "127.0.0.1", "-p", str(proxy.port), "-U", "bmcmedic", "-C", "17"]
     ways = {
-        PLAIN: [real, *way, "-f", door.password_file],
+        PLAIN: [real, *way, "-f", proxy.password_file],
         SHIM: [str(installed)],
         "bmcmedic ipmitool": [str(Path(sys.executable).with_name("bmcmedic")), "ipmitool"],
     }
-    return ways, {**os.environ, "BMCMEDIC_RUNTIME_DIR": str(door.runtime_dir)}
+    return ways, {**os.environ, "BMCMEDIC_RUNTIME_DIR": str(proxy.runtime_dir)}
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ from tests.support.ports import unused_port
 from tests.support.sensor_zoo import ANALOG, fan, temperature, voltage
 from tests.support.sim_host import (
     HANG_LIMITS,
-    RunningDoor,
+    RunningProxy,
     SimHost,
-    running_door,
+    running_proxy,
     sim_host,
 )
 
@@ -99,8 +99,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_reader, "PAUSE_S_MIN", 0.0)
 
 
-def exported(listens: str, door: RunningDoor) -> str | None:
-    url = f"http://{listens}/ipmi?target=127.0.0.1:{door.port}"
+def exported(listens: str, proxy: RunningProxy) -> str | None:
+    url = f"http://{listens}/ipmi?target=127.0.0.1:{proxy.port}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             return str(answer.read().decode())
@@ -111,14 +111,14 @@ def exported(listens: str, door: RunningDoor) -> str | None:
 @pytest.mark.skipif(shutil.which(EXPORTER) is None, reason="ipmi_exporter is not installed")
 @pytest.mark.usefixtures("quick")
 def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path) -> None:
-    settings = LoopbackSettings(port=0, request_s=5.0, old_answer_s_max=0.0)
+    settings = LoopbackSettings(port=0, request_s=5.0, stale_answer_s_max=0.0)
     with (
         sim_host(tmp_path) as host,
-        running_door(host.socket_path, tmp_path / "run", settings) as door,
+        running_proxy(host.socket_path, tmp_path / "run", settings) as proxy,
     ):
         with host.registers.lock:
             host.bmc.profile = profile_with(ANALOG, 1_700_000_000)
-        eventually(lambda: door.state() == "well")
+        eventually(lambda: proxy.state() == "well")
         with closing(Agent(host)) as agent:
             ours = figures(agent.scrape())
         port = unused_port(kind=socket.SOCK_STREAM)
@@ -130,8 +130,8 @@ def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path
         ) as running:
             try:
                 listens = f"127.0.0.1:{port}"
-                eventually(lambda: exported(listens, door) is not None)
-                text = exported(listens, door)
+                eventually(lambda: exported(listens, proxy) is not None)
+                text = exported(listens, proxy)
             finally:
                 running.terminate()
     assert text is not None

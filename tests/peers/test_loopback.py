@@ -28,9 +28,9 @@ from tests.support.programs import bmcmedic
 from tests.support.sim_host import (
     HANG_LIMITS,
     KCS_LIMITS,
-    RunningDoor,
+    RunningProxy,
     SimHost,
-    running_door,
+    running_proxy,
     sim_host,
 )
 
@@ -55,12 +55,12 @@ class Bench:
     """A host, its door, and the tools on it."""
 
     host: SimHost
-    door: RunningDoor
+    proxy: RunningProxy
     home: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        runtime = {"BMCMEDIC_RUNTIME_DIR": str(self.door.runtime_dir)}
+        runtime = {"BMCMEDIC_RUNTIME_DIR": str(self.proxy.runtime_dir)}
         return {**os.environ, **runtime, "TZ": "UTC", "HOME": str(self.home)}
 
     def run(self, *words: str) -> Done:
@@ -74,13 +74,15 @@ class Bench:
         )
 
     def ipmitool(self, *words: str) -> Done:
-        door = ("-I", "lanplus", "-H", "127.0.0.1", "-p", str(self.door.port), "-C", "17")
-        return self.run("ipmitool", *door, "-U", "bmcmedic", "-f", self.door.password_file, *words)
+        proxy = ("-I", "lanplus", "-H", "127.0.0.1", "-p", str(self.proxy.port), "-C", "17")
+        return self.run(
+            "ipmitool", *proxy, "-U", "bmcmedic", "-f", self.proxy.password_file, *words
+        )
 
     def free_ipmi(self, program: str, *words: str) -> Done:
-        config = str(self.door.runtime_dir / "door" / "freeipmi.conf")
+        config = str(self.proxy.runtime_dir / "door" / "freeipmi.conf")
         return self.run(
-            program, "-h", f"127.0.0.1:{self.door.port}", "--config-file", config, *words
+            program, "-h", f"127.0.0.1:{self.proxy.port}", "--config-file", config, *words
         )
 
     def shim_words(self, *words: str) -> list[str]:
@@ -96,7 +98,7 @@ class Bench:
         self.host.set_faults("hang")
         self.ipmitool("raw", "0", "1")  # somebody has to ask
         self.ipmitool("raw", "0", "1")
-        eventually(lambda: self.door.state() == "silent")
+        eventually(lambda: self.proxy.state() == "silent")
 
 
 @contextlib.contextmanager
@@ -107,10 +109,10 @@ def bench_in(
 ) -> Iterator[Bench]:
     with (
         sim_host(directory, kcs_limits) as host,
-        running_door(host.socket_path, directory / "run", settings) as door,
+        running_proxy(host.socket_path, directory / "run", settings) as proxy,
     ):
-        eventually(lambda: door.state() == "well")
-        yield Bench(host, door, directory)
+        eventually(lambda: proxy.state() == "well")
+        yield Bench(host, proxy, directory)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +308,7 @@ def test_while_nobody_knows_yet_that_it_hangs_an_old_answer_is_never_given_as_ne
 def test_it_answers_again_by_itself(sick_bench: Bench) -> None:
     sick_bench.hang()
     sick_bench.host.set_faults()
-    eventually(lambda: sick_bench.door.state() == "well")
+    eventually(lambda: sick_bench.proxy.state() == "well")
     done = sick_bench.shim("mc", "info")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -316,7 +318,7 @@ def test_a_restarted_driver_is_found_again(sick_bench: Bench) -> None:
     sick_bench.host.stop_driver()
     away = sick_bench.ipmitool("power", "status")
     assert away.returncode == 1
-    eventually(lambda: sick_bench.door.state() == "no-driver")
+    eventually(lambda: sick_bench.proxy.state() == "no-driver")
     # Now the shim is out of the way; what the real one says of this machine is its own business.
     assert (
         sick_bench.shim("-I", "nonsense").returncode
@@ -331,7 +333,7 @@ def test_a_restarted_driver_is_found_again(sick_bench: Bench) -> None:
 
 @pytest.mark.skipif(shutil.which(EXPORTER) is None, reason="ipmi_exporter is not installed")
 def test_ipmi_exporter(tmp_path: Path) -> None:
-    settings = LoopbackSettings(port=0, request_s=5.0, old_answer_s_max=0.0)
+    settings = LoopbackSettings(port=0, request_s=5.0, stale_answer_s_max=0.0)
     with bench_in(tmp_path, settings) as bench:
         listens = f"127.0.0.1:{unused_port(kind=socket.SOCK_STREAM)}"
         config = tmp_path / "run" / "door" / "ipmi_exporter.yml"
@@ -358,7 +360,7 @@ def test_ipmi_exporter(tmp_path: Path) -> None:
 
 
 def scraped(listens: str, bench: Bench) -> str | None:
-    url = f"http://{listens}/ipmi?target=127.0.0.1:{bench.door.port}"
+    url = f"http://{listens}/ipmi?target=127.0.0.1:{bench.proxy.port}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             return str(answer.read().decode())
@@ -373,5 +375,5 @@ def collectors(text: str | None) -> set[int]:
 
 def pyghmi_client(bench: Bench) -> Command:
     return Command(
-        bmc="127.0.0.1", userid="bmcmedic", password=bench.door.password, port=bench.door.port
+        bmc="127.0.0.1", userid="bmcmedic", password=bench.proxy.password, port=bench.proxy.port
     )

@@ -1,4 +1,4 @@
-"""A host with our driver, on real threads, over the registers of a simulated BMC; and its door."""
+"""A host with our driver on real threads, over the registers of a simulated BMC; and its proxy."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ class BridgingPortIo(PortIo):
 
 
 @dataclass
-class RunningDoor:
-    """A door in a thread of its own."""
+class RunningProxy:
+    """A loopback proxy in a thread of its own."""
 
-    door: LoopbackServer
+    server: LoopbackServer
     runtime_dir: Path
     loop: asyncio.AbstractEventLoop
     reports: list[str]
 
     @property
     def port(self) -> int:
-        return self.door.address[1]
+        return self.server.address[1]
 
     @property
     def password(self) -> str:
@@ -155,11 +155,11 @@ class RunningDoor:
         return text.splitlines()[0]
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.call(self.door.status)
+        status: dict[str, Any] = self.call(self.server.status)
         return status
 
     def call(self, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
-        """Call it in the door's thread."""
+        """Call a function in the thread of the proxy."""
 
         async def called() -> Any:  # noqa: ANN401
             return function()
@@ -177,34 +177,34 @@ def sim_host(directory: Path, kcs_limits: KcsLimits = KCS_LIMITS) -> Iterator[Si
 
 
 @contextlib.contextmanager
-def running_door(
+def running_proxy(
     driver_path: str, runtime_dir: Path, settings: LoopbackSettings | None = None
-) -> Iterator[RunningDoor]:
+) -> Iterator[RunningProxy]:
     reports: list[str] = []
     settings = settings or LoopbackSettings(port=0, request_s=5.0)
-    started: list[RunningDoor] = []
+    started: list[RunningProxy] = []
     failures: list[BaseException] = []
     ready, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        door = LoopbackServer(
+        proxy = LoopbackServer(
             settings, driver_path=driver_path, runtime_dir=str(runtime_dir), report=reports.append
         )
-        async with door:
+        async with proxy:
             loop = asyncio.get_running_loop()
-            started.append(RunningDoor(door, runtime_dir, loop, reports))
+            started.append(RunningProxy(proxy, runtime_dir, loop, reports))
             ready.set()
             await stop.wait()
 
     def thread() -> None:
         try:
             asyncio.run(run())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the door was asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked for the proxy
             failures.append(error)
         finally:
             ready.set()
 
-    runner = threading.Thread(target=thread, name="door")
+    runner = threading.Thread(target=thread, name="loopback")
     runner.start()
     try:
         assert ready.wait(WAIT_S_MAX)

@@ -1,7 +1,9 @@
-"""What the loopback door leaves for its users under /run: where it is, its secret, how the BMC is.
+"""The files that the loopback proxy publishes under /run, and how the shim reads them.
 
-Root's alone, made anew each boot, each file replaced as a whole. The shim reads them at every
-start, so this module loads nothing that takes time.
+They hold the proxy's address, its password, the state of the BMC and the shim's settings, and
+configurations for FreeIPMI and ipmi_exporter. Only root may read them. They are made anew at each
+boot, and each file is replaced as a whole. The shim reads them at every start, so this module
+imports nothing that takes time to load.
 """
 
 from __future__ import annotations
@@ -13,17 +15,24 @@ import time
 
 RUNTIME_DIR = "/run/bmcmedic"
 FOLDER = "door"
+"""Name of the folder. It is a contract with other tools, as are the names of the files in it."""
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 USER = "bmcmedic"
 SHIM_USER = "bmcmedic-shim"
-"""With the same secret; it never gets an old answer, which it could not tell from a new one."""
+"""The shim's user, with the same password.
+
+It never gets a stale answer, because it could not tell that one from a fresh answer.
+"""
 PASSWORD_BYTES = 20
-"""As much as RMCP+ has room for."""
+"""Length of the password, in bytes: the longest that RMCP+ has room for."""
 FILE_BYTES_MAX = 4096
-HOLD_S_MAX = 1.0
-HOLD_POLL_S = 0.01
+"""Longest part of a file that is read, in bytes."""
+ACQUIRE_S_MAX = 1.0
+"""Longest wait for the lock of the folder, in seconds."""
+ACQUIRE_POLL_S = 0.01
+"""Period in which the lock is tried, in seconds."""
 STATE_PERIOD_S = 1.0
-"""How often a door that lives says anew how the BMC is."""
+"""Period in which a live proxy publishes the state of the BMC, in seconds."""
 SHIM_DEADLINE_S = 60.0
 """Default of the shim's deadline for one run of ipmitool, in seconds."""
 SHIM_LONG_DEADLINE_S = 300.0
@@ -36,10 +45,10 @@ The age counts from the end of the run to the start of the caller that asks the 
 SHIM_CACHED_S_MAX = 300.0
 """Default of the greatest age of a cached answer that the shim prints, in seconds."""
 STALE_S = 5.0
-"""A state that is older is that of a door that stands still."""
+"""Age above which a state proves that the proxy has stalled, in seconds."""
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_DOOR = "door"
+_PROXY = "door"
 _LOCK = "lock"
 _PASSWORD = "password"  # noqa: S105 - the name of a file
 _STATE = "state"
@@ -50,16 +59,16 @@ WELL = "well"
 SILENT = "silent"
 NO_INTERFACE = "no-interface"
 NO_DRIVER = "no-driver"
-STANDS_STILL = "stands-still"
-"""No door says so: it is what a state says that was not renewed."""
+STALLED = "stalled"
+"""No proxy publishes this state: `read_state` returns it for a state that was not renewed."""
 
 
 class NoProxy(Exception):
-    """There is no door to be used here; the message says why."""
+    """There is no usable proxy here; the message says why."""
 
 
 class PublishedProxy:
-    """What is written about an open door."""
+    """What the files say about a running proxy."""
 
     __slots__ = ("host", "password_file", "port", "request_s", "settings", "user")
 
@@ -77,22 +86,22 @@ class PublishedProxy:
         self.user = user
         self.password_file = password_file
         self.request_s = request_s
-        """How long the door waits for one answer of the BMC."""
+        """How long the proxy waits for one answer of the BMC, in seconds."""
         self.settings = settings
-        """The rest, which is the shim's."""
+        """The shim's settings: the names and values that the agent published for it."""
 
 
 class ProxyFiles:
-    """The folder, as the door has it: held by one door at a time."""
+    """The folder, as the proxy sees it; one proxy at a time owns it."""
 
     def __init__(self, runtime_dir: str = RUNTIME_DIR) -> None:
         self.folder = os.path.join(runtime_dir, FOLDER)
         self._lock_fd = -1
 
-    def hold(self) -> bool:
-        """Make the folder and claim it; False when another door has it.
+    def acquire(self) -> bool:
+        """Make the folder and lock it; return False if another proxy owns it.
 
-        Raises: OSError; PermissionError where the folder is another's.
+        Raises: OSError; PermissionError if the folder belongs to another user.
         """
         os.makedirs(os.path.dirname(self.folder), 0o755, exist_ok=True)
         try:
@@ -102,14 +111,14 @@ class ProxyFiles:
             os.chmod(self.folder, 0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         descriptor = os.open(self._path(_LOCK), flags, 0o600)
-        until = time.monotonic() + HOLD_S_MAX
+        until = time.monotonic() + ACQUIRE_S_MAX
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # A shim has it for a moment, to see whether anybody does.
+                # A shim takes the lock for a moment to see whether a proxy holds it.
                 if time.monotonic() < until:
-                    time.sleep(HOLD_POLL_S)
+                    time.sleep(ACQUIRE_POLL_S)
                     continue
                 os.close(descriptor)
                 return False
@@ -117,10 +126,10 @@ class ProxyFiles:
             return True
 
     def release(self) -> None:
-        """Nobody is told of this door any more; the secret stays, for the next one of this boot."""
+        """Withdraw address and state. The password stays for the next proxy of this boot."""
         if self._lock_fd < 0:
-            return  # it is another's
-        for name in (_DOOR, _STATE):
+            return  # another proxy owns the folder
+        for name in (_PROXY, _STATE):
             try:
                 os.unlink(self._path(name))
             except FileNotFoundError:
@@ -128,22 +137,22 @@ class ProxyFiles:
         os.close(self._lock_fd)
         self._lock_fd = -1
 
-    def secret(self) -> bytes:
-        """The password of this boot, made if there is none."""
+    def password(self) -> bytes:
+        """Return the password of this boot; make one if there is none."""
         boot_id = _boot_id()
         try:
-            kept, _, of_boot = _read(self._path(_PASSWORD)).decode("ascii").partition("\n")
+            stored, _, of_boot = _read(self._path(_PASSWORD)).decode("ascii").partition("\n")
         except (FileNotFoundError, UnicodeDecodeError):
-            kept = of_boot = ""
-        if of_boot.strip() == boot_id and len(kept) == PASSWORD_BYTES:
-            return kept.encode("ascii")
+            stored = of_boot = ""
+        if of_boot.strip() == boot_id and len(stored) == PASSWORD_BYTES:
+            return stored.encode("ascii")
         password = "".join(_ALPHABET[byte & 63] for byte in os.urandom(PASSWORD_BYTES))
         self._write(_PASSWORD, f"{password}\n{boot_id}\n")
         return password.encode("ascii")
 
     def publish(self, host: str, port: int, request_s: float, settings: dict[str, str]) -> None:
-        """Tell where the door is, once it is open."""
-        password = self.secret().decode("ascii")
+        """Publish the address and the settings of a proxy that is open."""
+        password = self.password().decode("ascii")
         lines = {"host": host, "port": str(port), "user": SHIM_USER, "request_s": f"{request_s:g}"}
         text = "".join(f"{key}={value}\n" for key, value in {**lines, **settings}.items())
         self._write(
@@ -158,10 +167,10 @@ class ProxyFiles:
             f'    driver: "LAN_2_0"\n    privilege: "user"\n    timeout: '
             f"{int((request_s + 5) * 1000)}\n    collectors: [bmc, ipmi, chassis, sel]\n",
         )
-        self._write(_DOOR, text)
+        self._write(_PROXY, text)
 
-    def tell_state(self, word: str, reason: str = "") -> None:
-        """`WELL`, `SILENT`, `NO_INTERFACE` or `NO_DRIVER`, and why; true now."""
+    def publish_state(self, word: str, reason: str = "") -> None:
+        """Publish `WELL`, `SILENT`, `NO_INTERFACE` or `NO_DRIVER`, the reason, and the time."""
         reason = " ".join(reason[:500].split())
         self._write(_STATE, f"{word}\n{reason}\n{time.monotonic():.3f}\n")
 
@@ -184,14 +193,14 @@ class ProxyFiles:
         os.rename(new, self._path(name))
 
 
-def find(runtime_dir: str = RUNTIME_DIR) -> PublishedProxy:
-    """The door that is open now; raises NoDoor."""
+def find_proxy(runtime_dir: str = RUNTIME_DIR) -> PublishedProxy:
+    """Return the proxy that is running now. Raises: NoProxy."""
     folder = os.path.join(runtime_dir, FOLDER)
     try:
         _check_folder(folder)
-        raw = _read(os.path.join(folder, _DOOR))
+        raw = _read(os.path.join(folder, _PROXY))
         if not _is_held(os.path.join(folder, _LOCK)):
-            raise NoProxy("the agent that had the door is gone")
+            raise NoProxy("the agent that published the proxy is gone")
         settings = dict(line.partition("=")[::2] for line in raw.decode("utf-8").splitlines())
         return PublishedProxy(
             settings.pop("host"),
@@ -202,38 +211,38 @@ def find(runtime_dir: str = RUNTIME_DIR) -> PublishedProxy:
             settings,
         )
     except (OSError, KeyError, ValueError) as error:
-        raise NoProxy(f"no door to be used in {folder}: {error}") from None
+        raise NoProxy(f"no usable proxy in {folder}: {error}") from None
 
 
-def state(runtime_dir: str = RUNTIME_DIR) -> tuple[str, str]:
-    """How the driver and the BMC are, by the door's last look, and why.
+def read_state(runtime_dir: str = RUNTIME_DIR) -> tuple[str, str]:
+    """Return the state of driver and BMC as the proxy last published it, and the reason.
 
-    `STANDS_STILL` instead of what was so before the door stopped to say it.
+    If the proxy has stopped publishing, the state is `STALLED`, whatever it said last.
     """
     try:
         raw = _read(os.path.join(runtime_dir, FOLDER, _STATE))
     except OSError:
-        return NO_DRIVER, "the door says nothing"
-    word, reason, said_at = (*raw.decode("utf-8", "replace").split("\n"), "", "")[:3]
+        return NO_DRIVER, "the proxy publishes no state"
+    word, reason, published_at = (*raw.decode("utf-8", "replace").split("\n"), "", "")[:3]
     try:
-        age_s = time.monotonic() - float(said_at)
+        age_s = time.monotonic() - float(published_at)
     except ValueError:
-        age_s = 0.0  # a door that does not say when
+        age_s = 0.0  # a proxy that publishes no time
     if age_s > STALE_S and word != NO_DRIVER:
-        return STANDS_STILL, f"it has said nothing for {age_s:.0f} s"
+        return STALLED, f"it has published no state for {age_s:.0f} s"
     return word, reason
 
 
 def check_owner(found: os.stat_result, what: str) -> None:
-    """Nobody but root and we may have a say here; raises PermissionError."""
+    """Raise PermissionError unless only root and this user can write to a file or folder."""
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-        raise PermissionError(f"{what} is another's, or others may write there")
+        raise PermissionError(f"{what} belongs to another user, or others may write to it")
 
 
 def _check_folder(folder: str) -> None:
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
-        raise NotADirectoryError(f"{folder} is no folder")
+        raise NotADirectoryError(f"{folder} is not a folder")
     check_owner(found, folder)
 
 
@@ -247,7 +256,7 @@ def _read(path: str) -> bytes:
 
 
 def _is_held(path: str) -> bool:
-    """Whether a door lives: it holds its lock as long as it does."""
+    """Return whether a proxy is running: it holds its lock as long as it lives."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""The agent's way to the driver: one connection, many requests in flight, in an event loop.
+"""The proxy's connection to the driver: many requests in flight on one socket, in an event loop.
 
-It is made when it is needed and made anew when the driver was restarted; who asks while there is
-no driver is told at once. What the driver takes from one connection at a time is kept to here, and
-the rest waits its turn, no longer than its own deadline.
+The link connects when a request needs it, and again after the driver was restarted. While there is
+no driver, a request fails at once. The link keeps to the number of requests that the driver takes
+from one connection. Further requests wait for their turn, until their own deadline at most.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ from bmcmedic.errors import BmcmedicError, NoAnswer, QueueFull
 from bmcmedic.transport.in_band import Interrupted
 
 IN_FLIGHT_MAX = ServerLimits().in_flight_max - 1
-"""Of requests; the last one is left for a question about the driver itself."""
+"""Requests in flight; one place is left for a question about the driver itself."""
 WAITING_MAX = 256
+"""Requests that wait for their turn; a further one fails at once."""
 ANSWER_GRACE_S = 2.0
-"""The driver says itself that a deadline has passed; this much later it is taken for dead."""
+"""Time that the driver has to report a passed deadline, in seconds; then it counts as dead."""
 CONNECT_S_MAX = 1.0
+"""Longest time to connect, in seconds."""
 
 Done: TypeAlias = Callable[[ServerFrame], None]
 
 
-class _Asked:
+class _PendingQuestion:
     """A question that has no answer yet."""
 
     __slots__ = ("deadline", "done", "frame", "may_share", "timer")
@@ -66,7 +68,7 @@ class _Asked:
         self.done = done
         self.timer: asyncio.TimerHandle | None = None
         self.may_share = False
-        """Whether what the driver says from now on was answered after this was asked."""
+        """Whether any answer read from now on was given after this question came."""
 
     @property
     def is_request(self) -> bool:
@@ -81,36 +83,36 @@ class DriverLink:
         self.counts: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ids = itertools.count(1)
-        self._waiting: deque[_Asked] = deque()
-        self._in_flight: dict[int, _Asked] = {}
+        self._waiting: deque[_PendingQuestion] = deque()
+        self._in_flight: dict[int, _PendingQuestion] = {}
         self._requests_in_flight = 0
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection now."""
+        """Whether the link is connected now."""
         return self._transport is not None
 
     @property
     def unanswered(self) -> int:
-        """How many questions wait for their turn or their answer."""
+        """Number of questions that wait for their turn or their answer."""
         return len(self._waiting) + len(self._in_flight)
 
     def ask(self, frame: RequestFrame, done: Done) -> None:
-        """Send a request under an id of ours; `done` is called once, later, with what came of it.
+        """Send a request under an id of ours, and call `done` once, later, with the outcome.
 
-        `deadline_s` counts from now, the time that it waits for its turn included. Whatever goes
-        wrong comes as an ErrorFrame, as if the driver had said it.
+        `deadline_s` counts from now and includes the wait for a turn. Any failure arrives as an
+        ErrorFrame, as if the driver had sent it.
         """
         if len(self._waiting) >= WAITING_MAX:
-            error = QueueFull(f"{WAITING_MAX} requests wait already")
+            error = QueueFull(f"{WAITING_MAX} requests are waiting already")
             self._running_loop().call_soon(done, error_frame(error))
             return
-        self._take(_Asked(frame, self._running_loop().time() + frame.deadline_s, done))
+        self._enqueue(_PendingQuestion(frame, self._running_loop().time() + frame.deadline_s, done))
 
     async def status(self, timeout_s: float) -> dict[str, Any]:
-        """How the driver is. Raises: what `socket_errors` has for it."""
+        """Return the status of the driver. Raises: the errors of `driver.socket.errors`."""
         loop = self._running_loop()
         answered: asyncio.Future[ServerFrame] = loop.create_future()
 
@@ -118,7 +120,7 @@ class DriverLink:
             if not answered.done():
                 answered.set_result(frame)
 
-        self._take(_Asked(StatusFrame(0), loop.time() + timeout_s, done))
+        self._enqueue(_PendingQuestion(StatusFrame(0), loop.time() + timeout_s, done))
         answer = await answered
         if isinstance(answer, StatusAnswer):
             return answer.status
@@ -127,19 +129,19 @@ class DriverLink:
         raise DriverGone("the driver answered another question", may_have_run=False)
 
     async def close(self) -> None:
-        """Hang up; who still waits is told."""
+        """Close the connection; questions that still wait get an error."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        everybody = [*self._waiting, *self._in_flight.values()]
+        unanswered = [*self._waiting, *self._in_flight.values()]
         self._waiting.clear()
         self._in_flight.clear()
         self._requests_in_flight = 0
-        for asked in everybody:
-            self._tell(asked, _unavailable("the agent is ending"))
+        for pending in unanswered:
+            self._finish(pending, _unavailable("the agent is ending"))
 
     # --------------------------------------------------------------------------------- sending
 
@@ -148,46 +150,46 @@ class DriverLink:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _take(self, asked: _Asked) -> None:
+    def _enqueue(self, pending: _PendingQuestion) -> None:
         loop = self._running_loop()
-        asked.timer = loop.call_at(asked.deadline, self._late, asked)
-        if asked.is_request:
-            self._waiting.append(asked)
+        pending.timer = loop.call_at(pending.deadline, self._late, pending)
+        if pending.is_request:
+            self._waiting.append(pending)
         else:
-            self._waiting.appendleft(asked)
-        # What is read in this turn or the next may lie in the socket already.
-        loop.call_soon(loop.call_soon, setattr, asked, "may_share", True)
+            self._waiting.appendleft(pending)
+        # An answer that is read in this turn or the next may be in the socket already.
+        loop.call_soon(loop.call_soon, setattr, pending, "may_share", True)
         self._pump()
 
     def _pump(self) -> None:
-        """Send what may be sent."""
+        """Send as many questions as the limit allows."""
         if self._transport is None:
             if self._waiting and self._connecting is None:
                 self._connecting = self._running_loop().create_task(self._connect())
             return
         while self._waiting:
-            asked = self._waiting[0]
-            if asked.is_request and self._requests_in_flight >= IN_FLIGHT_MAX:
+            pending = self._waiting[0]
+            if pending.is_request and self._requests_in_flight >= IN_FLIGHT_MAX:
                 return
             self._waiting.popleft()
-            self._send(asked)
+            self._send(pending)
 
-    def _send(self, asked: _Asked) -> None:
+    def _send(self, pending: _PendingQuestion) -> None:
         assert self._transport is not None
         frame_id = next(self._ids) % ID_MAX
-        left_s = max(0.0, asked.deadline - self._running_loop().time())
+        left_s = max(0.0, pending.deadline - self._running_loop().time())
         line: ClientFrame
-        if isinstance(asked.frame, RequestFrame):
-            line = replace(asked.frame, frame_id=frame_id, deadline_s=left_s)
+        if isinstance(pending.frame, RequestFrame):
+            line = replace(pending.frame, frame_id=frame_id, deadline_s=left_s)
             self._requests_in_flight += 1
         else:
             line = StatusFrame(frame_id)
-        self._in_flight[frame_id] = asked
-        # From here on the driver keeps the time; we only see to it that it lives.
-        if asked.timer is not None:
-            asked.timer.cancel()
-        late_at = asked.deadline + ANSWER_GRACE_S
-        asked.timer = self._running_loop().call_at(late_at, self._silent, frame_id)
+        self._in_flight[frame_id] = pending
+        # From here on the driver enforces the deadline; we only check that the driver is alive.
+        if pending.timer is not None:
+            pending.timer.cancel()
+        late_at = pending.deadline + ANSWER_GRACE_S
+        pending.timer = self._running_loop().call_at(late_at, self._silent, frame_id)
         self._transport.write(encode_question(line))
 
     async def _connect(self) -> None:
@@ -197,7 +199,7 @@ class DriverLink:
                     lambda: _Connection(self), self.path
                 )
         except TimeoutError:
-            problem = f"the driver at {self.path} takes no connection"
+            problem = f"the driver at {self.path} accepts no connection"
         except OSError as error:
             problem = f"no driver at {self.path}: {error.strerror or error}"
         else:
@@ -206,51 +208,53 @@ class DriverLink:
             return
         self._connecting = None
         waiting, self._waiting = self._waiting, deque()
-        for asked in waiting:
-            self._tell(asked, _unavailable(problem))
+        for pending in waiting:
+            self._finish(pending, _unavailable(problem))
 
     # ------------------------------------------------------------------------------- receiving
 
     def connected(self, transport: asyncio.Transport) -> None:
-        """There is a connection."""
+        """Use a new connection."""
         self._transport = transport
         self.counts["connections"] += 1
 
     def answered(self, frame: ServerFrame) -> None:
-        """A line of the driver's came."""
+        """Handle a frame from the driver."""
         if frame.frame_id is None:
-            # It closes now: the connection was idle, or had no rights.
+            # The driver is closing the connection, which was idle or had no rights.
             assert isinstance(frame, ErrorFrame)
             if self._transport is not None:
                 self._transport.abort()
                 self.lost(frame)
             return
-        asked = self._in_flight.pop(frame.frame_id, None)
-        if asked is None:
-            return  # one whose time had passed
-        self._requests_in_flight -= asked.is_request
-        self._tell(asked, frame)
-        question = _read(asked.frame)
-        if question is not None and isinstance(frame, AnswerFrame) and _is_of_now(frame):
+        pending = self._in_flight.pop(frame.frame_id, None)
+        if pending is None:
+            return  # its deadline had passed
+        self._requests_in_flight -= pending.is_request
+        self._finish(pending, frame)
+        question = _shareable_read(pending.frame)
+        if question is not None and isinstance(frame, AnswerFrame) and _is_fresh(frame):
             self._share(question, frame)
         self._pump()
 
     def _share(self, question: bytes, answer: AnswerFrame) -> None:
-        """Tell those who wait for their turn to ask the same, as the driver would have.
+        """Give an answer to waiting requests that ask the same, as the driver would.
 
-        A tool begins each session with the same four reads: without this, as many tools at once
-        as are not in flight ask a slow BMC for them over and over.
+        Each tool begins a session with the same four reads. Without this, all tools whose requests
+        are not in flight would ask a slow BMC for them over and over.
         """
         same = [
-            asked for asked in self._waiting if asked.may_share and _read(asked.frame) == question
+            pending
+            for pending in self._waiting
+            if pending.may_share and _shareable_read(pending.frame) == question
         ]
-        for asked in same:
-            self._waiting.remove(asked)
+        for pending in same:
+            self._waiting.remove(pending)
             self.counts["shared"] += 1
-            self._tell(asked, answer)
+            self._finish(pending, answer)
 
     def lost(self, last: ErrorFrame | None = None) -> None:
-        """The connection is gone."""
+        """Fail the questions in flight: the connection is gone."""
         if self._transport is None:
             return
         self._transport = None
@@ -260,40 +264,40 @@ class DriverLink:
             last = error_frame(Interrupted(gone, may_have_run=True))
         self._requests_in_flight = 0
         in_flight, self._in_flight = self._in_flight, {}
-        for asked in in_flight.values():
-            self._tell(asked, last)
+        for pending in in_flight.values():
+            self._finish(pending, last)
         self._pump()
 
     def is_of(self, transport: asyncio.BaseTransport) -> bool:
-        """Whether that is the connection in use."""
+        """Return whether that is the connection in use."""
         return transport is self._transport
 
-    def _late(self, asked: _Asked) -> None:
-        """Its deadline passed before it had its turn."""
-        if asked in self._waiting:
-            self._waiting.remove(asked)
-            self._tell(asked, error_frame(NoAnswer("the deadline passed before it was sent")))
+    def _late(self, pending: _PendingQuestion) -> None:
+        """Fail a question whose deadline passed before its turn."""
+        if pending in self._waiting:
+            self._waiting.remove(pending)
+            self._finish(pending, error_frame(NoAnswer("the deadline passed before it was sent")))
 
     def _silent(self, frame_id: int) -> None:
-        """The driver did not even say that the deadline has passed."""
-        asked = self._in_flight.pop(frame_id, None)
-        if asked is None:
+        """Fail a question that the driver left without any answer, even after its deadline."""
+        pending = self._in_flight.pop(frame_id, None)
+        if pending is None:
             return
-        self._requests_in_flight -= asked.is_request
+        self._requests_in_flight -= pending.is_request
         self.counts["silent"] += 1
-        if asked.is_request and self._transport is not None:
+        if pending.is_request and self._transport is not None:
             self._transport.write(encode_question(CancelFrame(next(self._ids) % ID_MAX, frame_id)))
-        self._tell(asked, error_frame(NoAnswer("the driver is silent")))
+        self._finish(pending, error_frame(NoAnswer("the driver is silent")))
         self._pump()
 
-    def _tell(self, asked: _Asked, frame: ServerFrame) -> None:
-        if asked.timer is not None:
-            asked.timer.cancel()
-        asked.done(frame)
+    def _finish(self, pending: _PendingQuestion, frame: ServerFrame) -> None:
+        if pending.timer is not None:
+            pending.timer.cancel()
+        pending.done(frame)
 
 
 class _Connection(asyncio.Protocol):
-    """Cuts what the driver says into lines."""
+    """Splits the driver's bytes into lines."""
 
     def __init__(self, link: DriverLink) -> None:
         self._link = link
@@ -311,34 +315,34 @@ class _Connection(asyncio.Protocol):
             while self._link.is_of(self._transport) and (line := self._reader.next_line()):
                 self._link.answered(decode_answer(line))
         except (BadLine, LineTooLong):
-            # Something else than the driver; whoever waits is told that it went away.
-            self._lose()
+            # The peer is not our driver; pending questions fail as if the driver had gone.
+            self._drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._lose()
+        self._drop()
 
-    def _lose(self) -> None:
+    def _drop(self) -> None:
         transport = self._transport
         if transport is not None and self._link.is_of(transport):
             cast("asyncio.Transport", transport).abort()
             self._link.lost()
 
 
-def _read(frame: RequestFrame | StatusFrame) -> bytes | None:
-    """What one asks that the driver lets others share; None: it is nothing of that kind."""
+def _shareable_read(frame: RequestFrame | StatusFrame) -> bytes | None:
+    """Return the message of a read whose answer may be shared, or None for any other question."""
     if isinstance(frame, RequestFrame) and frame.bridge is None and is_read(frame.message):
         return frame.message
     return None
 
 
-def _is_of_now(answer: AnswerFrame) -> bool:
-    """Whether the BMC has just said so: not once before, and not the driver in its place."""
+def _is_fresh(answer: AnswerFrame) -> bool:
+    """Return whether the BMC has just given this answer: no stale one, and none of the driver."""
     return answer.age_s is None and answer.reason is None
 
 
 def error_frame(error: BmcmedicError) -> ErrorFrame:
-    """An error of ours, in the driver's words."""
+    """Return one of our errors as a frame of the driver."""
     return ErrorFrame(0, kind_of(error), message_of(error), details_of(error))
 
 

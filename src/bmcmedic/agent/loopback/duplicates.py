@@ -1,8 +1,8 @@
-"""Which requests in the door's sessions have come before, so that none is carried out twice.
+"""The duplicate filter: find requests that a session sends again, so that none runs twice.
 
-A tool that misses an answer sends the same message again, in a packet of its own. rqSeq has 6
-bits, so the same message is another request once its session has gone on; who repeats repeats the
-last few. Pure: `now` comes in.
+A tool that misses an answer sends the same message again, in a new packet. rqSeq has 6 bits, so an
+equal message is a new request once its session has moved on; tools repeat only the last few. The
+module is pure: `now` is an argument.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from bmcmedic.ipmi.managed_system import IncomingRequest
 from bmcmedic.ipmi.message import RequestMessage, ResponseMessage
 
 BEHIND_MAX: Final = 8
-"""A message that is that many requests of its session ago is no repeat any more. Tools have one
-request in flight, or a few, and rqSeq comes round after 64."""
+"""How many requests of its session may follow a message before an equal one counts as new.
+
+Tools have one request in flight, or a few, and rqSeq wraps around after 64.
+"""
 AGE_S_MAX: Final = 30.0
+"""Age of an answer above which an equal message counts as new, in seconds."""
 READ_AGE_S_MAX: Final = 0.25
-"""Who asks a read again wants news, but for one whose answer crossed with the repeat: that comes at
-once, and as the next of its session."""
+"""The same for a read, in seconds.
+
+A tool that repeats a read wants a fresh answer, unless the first answer crossed with the repeat.
+Such a repeat comes at once, and as the next message of its session.
+"""
 
 
 class Work(Enum):
-    """Where a request stands that has no answer yet."""
+    """State of a request that has no answer yet."""
 
     NEW = "new"
     UNDER_WAY = "under-way"
@@ -33,12 +39,12 @@ class Work(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SentAnswer:
-    """What a request was answered with."""
+    """The answer that a request was given."""
 
     completion_code: int
     data: bytes
     second_part: ResponseMessage | None = None
-    """Of a bridged request: what the controller behind the BMC said."""
+    """The answer of the controller behind the BMC, if the request was bridged."""
 
 
 class _KnownRequest:
@@ -60,14 +66,14 @@ class _OneSession:
 
 
 class DuplicateFilter:
-    """What each session asked last; the session that was idle longest is forgotten first."""
+    """The last requests of each session. The session that was idle longest is forgotten first."""
 
     def __init__(self, sessions_max: int) -> None:
         self._sessions_max = sessions_max
         self._sessions: OrderedDict[int, _OneSession] = OrderedDict()
 
     def take(self, incoming: IncomingRequest, now: float) -> Work | SentAnswer:
-        """A request has come: NEW: carry it out; UNDER_WAY: drop it; an Answer: give it."""
+        """Return NEW (carry the request out), UNDER_WAY (drop it), or the answer to send again."""
         key = incoming.session_id or 0
         session = self._sessions.setdefault(key, _OneSession())
         self._sessions.move_to_end(key)
@@ -78,7 +84,7 @@ class DuplicateFilter:
         if known is not None:
             if known.answer is None:
                 return Work.UNDER_WAY
-            if _is_repeat(known, session.count, now):
+            if _is_duplicate(known, session.count, now):
                 return known.answer
         session.count += 1
         session.known[message] = _KnownRequest(session.count, now)
@@ -89,13 +95,13 @@ class DuplicateFilter:
     def answered(
         self, incoming: IncomingRequest, answer: SentAnswer, now: float, *, is_read: bool = False
     ) -> None:
-        """Remember what came of it."""
+        """Remember the answer to a request."""
         known = self._known(incoming)
         if known is not None and known.answer is None:
             known.answer, known.at, known.is_read = answer, now, is_read
 
     def forget(self, incoming: IncomingRequest) -> None:
-        """It was not carried out."""
+        """Forget a request that was not carried out."""
         if self._known(incoming) is not None:
             del self._sessions[incoming.session_id or 0].known[incoming.message]
 
@@ -112,7 +118,7 @@ class DuplicateFilter:
                 del session.known[message]
 
 
-def _is_repeat(known: _KnownRequest, count: int, now: float) -> bool:
+def _is_duplicate(known: _KnownRequest, count: int, now: float) -> bool:
     behind, age_s = count - known.number, now - known.at
     if known.is_read:
         return behind == 0 and age_s < READ_AGE_S_MAX

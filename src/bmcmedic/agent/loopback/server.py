@@ -1,7 +1,7 @@
-"""The loopback door: RMCP+ on 127.0.0.1 in front of the driver, for all tools that speak lanplus.
+"""The loopback proxy: RMCP+ on 127.0.0.1 in front of the driver, for all tools that speak lanplus.
 
-Sessions are the door's own, so setting one up never waits for a BMC. What is asked in a session
-goes to the driver; what the driver says no to comes back as a completion code, at once.
+The proxy itself serves the sessions, so setting one up never waits for a BMC. It forwards the
+requests of a session to the driver. A refusal of the driver becomes a completion code, at once.
 """
 
 from __future__ import annotations
@@ -48,11 +48,16 @@ SESSION_TIMEOUT_S = 60.0
 DATAGRAM_BYTES_MAX = 512
 DATAGRAMS_A_TURN_MAX = 32
 RECEIVE_BUFFER_BYTES = 1 << 20
-"""64 clients that begin at once, and what they repeat while the machine is too busy for us."""
+"""Size of the receive buffer, in bytes.
+
+It holds the datagrams of 64 clients that start at once, with their retries on a busy machine.
+"""
 REST_S_MAX = 0.05
-LOOK_PERIOD_S = 1.0
-"""How often the driver is asked whether the BMC answers."""
-LOOK_S_MAX = 2.0
+"""Longest pause after a full turn of datagrams, in seconds."""
+STATUS_PERIOD_S = 1.0
+"""Period in which the driver is asked whether the BMC answers, in seconds."""
+STATUS_S_MAX = 2.0
+"""Longest wait for the status of the driver, in seconds."""
 
 _CODES: Final[Mapping[ErrorKind, CompletionCode]] = {
     ErrorKind.BAD_REQUEST: CompletionCode.INVALID_DATA_FIELD,
@@ -70,13 +75,13 @@ _CODES: Final[Mapping[ErrorKind, CompletionCode]] = {
     ErrorKind.QUEUE_FULL: CompletionCode.NODE_BUSY,
     ErrorKind.REFUSED: CompletionCode.NOT_SUPPORTED_IN_STATE,
 }
-"""What tools that know nothing of a driver are told; any other error is `UNSPECIFIED`."""
+"""Completion codes for errors of the driver; any other error is `UNSPECIFIED`."""
 
-_SILENT: Final[Mapping[ErrorKind, str]] = {
+_SILENT_REASONS: Final[Mapping[ErrorKind, str]] = {
     ErrorKind.BREAKER_OPEN: "",
-    ErrorKind.PARKED: "the interface is parked by order",
+    ErrorKind.PARKED: "the interface is parked by an order",
 }
-"""What tells of a silent BMC, and how."""
+"""Errors that mean a silent BMC, and the reason to publish for each."""
 
 _WELL: Final = (proxy_files.WELL, "")
 
@@ -85,20 +90,23 @@ _SEND_MESSAGE: Final = (SendMessageReq.netfn, SendMessageReq.command)
 
 @dataclass(frozen=True, slots=True)
 class LoopbackSettings:
-    """Where the door is, and how patient."""
+    """Port, time limits, and the shim's settings."""
 
     port: int = PORT_DEFAULT
-    """0: any."""
+    """UDP port; 0 for any free one."""
     request_s: float = 15.0
-    """How long one request may take; then the tool is told 0xC3."""
-    old_answer_s_max: float = 60.0
-    """While the BMC is silent, reads get answers up to this age: RMCP+ cannot tell of it."""
+    """Longest time for one request, in seconds; after it the tool gets 0xC3."""
+    stale_answer_s_max: float = 60.0
+    """Greatest age of a stale answer, in seconds.
+
+    A read gets it while the BMC is silent. RMCP+ has no way to mark it as stale.
+    """
     shim: Mapping[str, str] = field(default_factory=dict)
-    """What the shim is to know besides."""
+    """Further settings to publish for the shim."""
 
 
 class LoopbackServer:
-    """`async with LoopbackDoor(...)`: open until the block ends."""
+    """The proxy: `async with LoopbackServer(...)` serves it until the block ends."""
 
     def __init__(
         self,
@@ -116,28 +124,30 @@ class LoopbackServer:
         self._files = ProxyFiles(runtime_dir)
         self._report = report
         self._state: tuple[str, str] | None = None
-        self._repeats = DuplicateFilter(2 * SESSIONS_MAX)
+        self._duplicates = DuplicateFilter(2 * SESSIONS_MAX)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> LoopbackServer:
-        """Raises: ConfigurationError when the port or the folder is another's."""
+        """Raises: ConfigurationError if the port or the folder is in use."""
         self._loop = asyncio.get_running_loop()
         try:
-            if not self._files.hold():
+            if not self._files.acquire():
                 raise ConfigurationError(
-                    f"another agent has the door in {self._files.folder}: end it first"
+                    f"another agent serves the proxy in {self._files.folder}: stop it first"
                 )
             self._open()
         except OSError as error:
             self._files.release()
             raise ConfigurationError(
-                f"cannot open the loopback door: {error.filename or self._files.folder}: "
+                f"cannot open the loopback proxy: {error.filename or self._files.folder}: "
                 f"{error.strerror or error}"
             ) from None
         except ConfigurationError:
             self._files.release()
             raise
-        self._tasks = [self._loop.create_task(each) for each in (self._look_on(), self._renew())]
+        self._tasks = [
+            self._loop.create_task(each) for each in (self._poll_driver(), self._renew_state())
+        ]
         return self
 
     def _open(self) -> None:
@@ -145,9 +155,9 @@ class LoopbackServer:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             self.address = self._socket.getsockname()[:2]
-            secret = self._files.secret()
+            password = self._files.password()
             users = [
-                User(number, name.encode(), secret, PrivilegeLevel.ADMINISTRATOR)
+                User(number, name.encode(), password, PrivilegeLevel.ADMINISTRATOR)
                 for number, name in enumerate((proxy_files.USER, proxy_files.SHIM_USER), 2)
             ]
             self._managed_system = ManagedSystem(
@@ -160,17 +170,17 @@ class LoopbackServer:
                 session_timeout_s=SESSION_TIMEOUT_S,
                 is_proxy=True,
             )
-            self._tell_state(proxy_files.NO_DRIVER, "not asked yet")
+            self._publish_state(proxy_files.NO_DRIVER, "not asked yet")
             host, port = self.address
             self._files.publish(host, port, self.settings.request_s, dict(self.settings.shim))
         except OSError:
             self._socket.close()
             raise
-        self._noise = FloodFilter(self._socket, self._has_session)
+        self._flood_filter = FloodFilter(self._socket, self._has_session)
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     async def __aexit__(self, *_: object) -> None:
-        # First of all nobody is sent here any more.
+        # First withdraw the address, so that no new client comes.
         self._files.release()
         for task in self._tasks:
             task.cancel()
@@ -180,7 +190,7 @@ class LoopbackServer:
         self._socket.close()
 
     def status(self) -> dict[str, Any]:
-        """How it stands."""
+        """Return the state of the proxy and its counters."""
         state, reason = self._state or ("", "")
         return {
             "address": f"{self.address[0]}:{self.address[1]}",
@@ -188,7 +198,8 @@ class LoopbackServer:
             "reason": reason,
             "sessions": self._managed_system.session_count,
             "unanswered": self.link.unanswered,
-            "discarded_datagrams": self._managed_system.discarded_count + self._noise.dropped,
+            "discarded_datagrams": self._managed_system.discarded_count
+            + self._flood_filter.dropped,
             "counts": dict(self.counts + self.link.counts),
         }
 
@@ -202,9 +213,9 @@ class LoopbackServer:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # an ICMP error of something that we sent
+                continue  # an ICMP error about a datagram that we sent
             self._receive(data, peer, self._loop.time())
-        # So many come in a flood alone: the agent's other work has its turn, too.
+        # Only a flood brings so many: pause, so that the agent's other work has its turn.
         rest_s = min(REST_S_MAX, self._loop.time() - began)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.call_later(rest_s, self._rested)
@@ -214,13 +225,13 @@ class LoopbackServer:
             self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _receive(self, data: bytes, peer: Address, now: float) -> None:
-        if self._noise.is_to_drop(peer, now):
+        if self._flood_filter.must_drop(peer, now):
             return
         outcome = self._managed_system.receive_datagram(data, peer, now)
         if isinstance(outcome, bytes):
             self._send(outcome, peer)
         elif outcome is not None and outcome.session_id is not None:
-            self._noise.is_in_session(peer)
+            self._flood_filter.uncount(peer)
             self._forward(outcome, now)
 
     def _has_session(self, peer: Address) -> bool:
@@ -237,10 +248,9 @@ class LoopbackServer:
     def _forward(self, incoming: IncomingRequest, now: float) -> None:
         message = incoming.message
         self.counts["requests"] += 1
-        work = self._repeats.take(incoming, now)
+        work = self._duplicates.take(incoming, now)
         if work is not Work.NEW:
-            # Its answer crossed with the repeat: what changes something must not run twice, and
-            # what only reads need not.
+            # The answer crossed with the repeat. A change must not run twice; a read need not.
             self.counts["repeats"] += 1
             if isinstance(work, SentAnswer):
                 self._send_answer(incoming, work)
@@ -264,7 +274,7 @@ class LoopbackServer:
             0 if bridged else request.responder_lun,
             bridged,
             self.settings.request_s,
-            accept_old=self.settings.old_answer_s_max > 0
+            accept_old=self.settings.stale_answer_s_max > 0
             and self._managed_system.user_name(incoming) != proxy_files.SHIM_USER.encode(),
         )
         inner = None if bridged is None else request
@@ -279,7 +289,7 @@ class LoopbackServer:
             if answer.age_s is not None:
                 self.counts["old_answers"] += 1
             code, data, second = answer.completion_code, answer.data, None
-            if answer.age_s is not None and answer.age_s > self.settings.old_answer_s_max:
+            if answer.age_s is not None and answer.age_s > self.settings.stale_answer_s_max:
                 code, data = CompletionCode.DESTINATION_UNAVAILABLE, b""
             elif inner is not None and answer.reason is None:
                 second = second_part(incoming.message, inner, code, data)
@@ -289,9 +299,9 @@ class LoopbackServer:
         code = CompletionCode.UNSPECIFIED
         if isinstance(answer, ErrorFrame):
             self.counts[f"error {answer.kind.value}"] += 1
-            if answer.kind in _SILENT and self._state in (None, _WELL):
-                # Who is told so may look at once how the BMC is.
-                self._tell_state(proxy_files.SILENT, _SILENT[answer.kind])
+            if answer.kind in _SILENT_REASONS and self._state in (None, _WELL):
+                # A tool that gets this error may read the state at once.
+                self._publish_state(proxy_files.SILENT, _SILENT_REASONS[answer.kind])
             code = _completion_code(answer)
         self._respond(incoming, code, is_read=is_read)
 
@@ -305,10 +315,10 @@ class LoopbackServer:
         is_read: bool = False,
     ) -> None:
         answer = SentAnswer(completion_code, data, second)
-        if completion_code == CompletionCode.NODE_BUSY:  # refused for now, and asked again
-            self._repeats.forget(incoming)
+        if completion_code == CompletionCode.NODE_BUSY:  # refused for now; the tool tries again
+            self._duplicates.forget(incoming)
         else:
-            self._repeats.answered(incoming, answer, self._loop.time(), is_read=is_read)
+            self._duplicates.answered(incoming, answer, self._loop.time(), is_read=is_read)
         self._send_answer(incoming, answer)
 
     def _send_answer(self, incoming: IncomingRequest, answer: SentAnswer) -> None:
@@ -319,47 +329,47 @@ class LoopbackServer:
             datagram = self._managed_system.send_message(incoming, answer.second_part, now)
             self._send(datagram, incoming.peer)
 
-    # ---------------------------------------------------------------------------- how the BMC is
+    # -------------------------------------------------------------------- the state of the BMC
 
-    async def _look_on(self) -> None:
+    async def _poll_driver(self) -> None:
         while True:
-            await self._look()
-            await asyncio.sleep(LOOK_PERIOD_S)
+            await self._poll_once()
+            await asyncio.sleep(STATUS_PERIOD_S)
 
-    async def _renew(self) -> None:
-        """Each second.
+    async def _renew_state(self) -> None:
+        """Publish the last state again, each second.
 
-        Say again what was said last: that nobody says anything is how a dead loop is told.
+        A state that nobody renews is how readers recognize a dead event loop.
         """
         while True:
             await asyncio.sleep(proxy_files.STATE_PERIOD_S)
-            self._noise.release(self._loop.time())
+            self._flood_filter.unmute_expired(self._loop.time())
             if self._state is not None:
                 with contextlib.suppress(OSError):  # reported when it changes
-                    self._files.tell_state(*self._state)
+                    self._files.publish_state(*self._state)
 
-    async def _look(self) -> None:
+    async def _poll_once(self) -> None:
         try:
-            status: dict[str, Any] = await self.link.status(LOOK_S_MAX)
+            status: dict[str, Any] = await self.link.status(STATUS_S_MAX)
         except BmcmedicError as error:
-            self._tell_state(proxy_files.NO_DRIVER, str(error))
+            self._publish_state(proxy_files.NO_DRIVER, str(error))
             return
         driver = status.get("driver", {})
         breaker = driver.get("breaker", {})
         if driver.get("parked"):
-            self._tell_state(proxy_files.SILENT, _SILENT[ErrorKind.PARKED])
+            self._publish_state(proxy_files.SILENT, _SILENT_REASONS[ErrorKind.PARKED])
         elif missing := driver.get("interface_missing"):
-            self._tell_state(proxy_files.NO_INTERFACE, str(missing))
+            self._publish_state(proxy_files.NO_INTERFACE, str(missing))
         elif breaker.get("open"):
-            self._tell_state(proxy_files.SILENT, str(breaker.get("reason", "")))
+            self._publish_state(proxy_files.SILENT, str(breaker.get("reason", "")))
         else:
-            self._tell_state(*_WELL)
+            self._publish_state(*_WELL)
 
-    def _tell_state(self, word: str, reason: str) -> None:
+    def _publish_state(self, word: str, reason: str) -> None:
         if self._state == (word, reason):
             return
         try:
-            self._files.tell_state(word, reason)
+            self._files.publish_state(word, reason)
         except OSError as error:
             if self._state is None:
                 raise
@@ -369,7 +379,7 @@ class LoopbackServer:
 
 
 def _bridged(message: RequestMessage) -> tuple[Ipmb, RequestMessage]:
-    """Whom a Send Message is for and what it carries; raises RemoteProtocolError."""
+    """Return the target of a Send Message and the request in it. Raises: RemoteProtocolError."""
     send = SendMessageReq.decode(message.data)
     inner = wrapped_request(send)
     return Ipmb(send.channel, inner.responder, inner.responder_lun), inner

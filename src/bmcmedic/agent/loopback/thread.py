@@ -1,4 +1,4 @@
-"""The loopback door in a thread of its own, with the event loop that it needs."""
+"""The loopback proxy in a thread of its own, with its event loop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from bmcmedic.agent.loopback.server import LoopbackServer, LoopbackSettings
 
 
 class LoopbackThread:
-    """Opens the door, and holds it open until `stop`."""
+    """The thread's work: open the proxy, and serve it until `stop`."""
 
     def __init__(self, config: AgentConfig, report: Callable[[str], None]) -> None:
-        doors = config.doors
+        config_of_proxy = config.doors
         settings = LoopbackSettings(
-            port=doors.port,
-            request_s=doors.request_s,
-            old_answer_s_max=doors.old_answer_s_max,
+            port=config_of_proxy.port,
+            request_s=config_of_proxy.request_s,
+            stale_answer_s_max=config_of_proxy.old_answer_s_max,
             shim={
-                "deadline_s": f"{doors.shim_deadline_s:g}",
-                "long_deadline_s": f"{doors.shim_long_deadline_s:g}",
-                "share_s": f"{doors.shim_share_s:g}",
-                "old_output_s_max": f"{doors.shim_old_output_s_max:g}",
+                "deadline_s": f"{config_of_proxy.shim_deadline_s:g}",
+                "long_deadline_s": f"{config_of_proxy.shim_long_deadline_s:g}",
+                "share_s": f"{config_of_proxy.shim_share_s:g}",
+                "old_output_s_max": f"{config_of_proxy.shim_old_output_s_max:g}",
             },
         )
-        self._door = LoopbackServer(
+        self._server = LoopbackServer(
             settings,
             driver_path=config.driver.socket,
             runtime_dir=config.process.runtime_dir,
@@ -38,7 +38,7 @@ class LoopbackThread:
         self._stop: asyncio.Event | None = None
 
     def run(self) -> None:
-        """Raises: ConfigurationError when it cannot be opened."""
+        """Serve the proxy. Raises: ConfigurationError if it cannot be opened."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
@@ -48,14 +48,14 @@ class LoopbackThread:
             if self._is_to_stop:
                 return
         try:
-            async with self._door:
+            async with self._server:
                 await stop.wait()
         finally:
             with self._lock:
                 self._loop = None
 
     def stop(self) -> None:
-        """Close it soon; any thread."""
+        """Ask the proxy to close; any thread may call this."""
         with self._lock:
             self._is_to_stop = True
             if self._loop is not None and self._stop is not None:

@@ -1,1 +1,1 @@
-"""The `ipmitool` shim: what runs in place of the real tool, and how it is installed."""
+"""The `ipmitool` shim: the program that runs in place of the real tool, and its installation."""

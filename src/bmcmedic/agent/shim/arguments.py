@@ -1,7 +1,8 @@
-"""What a command line of ipmitool means: whether it goes through the door, and what it does.
+"""The shim's policy for a command line of ipmitool: does it go through the proxy, and is it a read.
 
-A list of what is known to be safe: anything else is left to the real ipmitool as it stands. Loads
-nothing that takes time, as everything that the shim does.
+Only commands that are known to be safe go through the proxy. Every other call is left to the real
+ipmitool, unchanged. The grammar of the arguments stands in `host.client.ipmitool_arguments`. Like
+the whole shim, this module imports nothing that takes time to load.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from bmcmedic.host.client.ipmitool_arguments import (
     prompts_for_password,
 )
 
-_KEPT = "vcgsZmtblSOo"
-"""Mean the same over the door."""
+_PASSED_ON = "vcgsZmtblSOo"
+"""Options that mean the same through the proxy, so the shim passes them on."""
 _DROPPED = "IdUPfEKkyACLpNRe46"
-"""Mean nothing in-band, where ipmitool passes over them; the door has its own."""
+"""Options that ipmitool ignores in-band, so the shim drops them and gives the proxy's own."""
 
 _EXCLUDED = frozenset(
     ("shell", "exec", "set", "sol", "isol", "tsol", "hpm", "fwum", "ime", "ekanalyzer", "help",
@@ -30,10 +31,11 @@ _EXCLUDED_SUBCOMMANDS = {
     "nm": ("help",),
     "dcmi": ("asset_tag_set",),
 }
-_LONG = frozenset(
+"""Subcommands that the shim leaves to the real ipmitool, by their command."""
+_MANY_REQUESTS = frozenset(
     ("sdr", "sensor", "sel", "fru", "dcmi", "delloem", "user", "pef", "picmg", "session", "lan")
 )
-"""Ask a BMC very many things."""
+"""Commands that send a BMC many requests, and therefore have the long deadline."""
 
 _READS = {
     "mc": (("info",), ("guid",), ("selftest",), ("getenables",), ("watchdog", "get")),
@@ -53,35 +55,37 @@ _READS = {
     "dcmi": (("power", "reading"), ("power", "get_limit"), ("sensors",), ("discover",),
              ("get_temp_reading",), ("get_mc_id_string",), ("asset_tag",)),
 }  # fmt: skip
-"""By their first word, how the commands begin that change nothing. `()` is the first word alone."""
+"""How the commands begin that only read, by their first word. `()` is the first word alone."""
 
 
 class ShimPlan:
-    """What is to be done with a command line."""
+    """What the shim does with a command line."""
 
-    __slots__ = ("arguments", "is_long", "is_read", "left_alone", "may_be_shared")
+    __slots__ = ("arguments", "is_long", "is_read", "may_be_shared", "reason_excluded")
 
-    def __init__(self, left_alone: str = "") -> None:
-        self.left_alone = left_alone
-        """Why it is the real ipmitool's as it stands; empty: it goes through the door."""
+    def __init__(self, reason_excluded: str = "") -> None:
+        self.reason_excluded = reason_excluded
+        """Why the real ipmitool runs as it was called; empty if the call goes through the proxy."""
         self.arguments: list[str] = []
-        """For the real one, after those that say where the door is."""
+        """The real ipmitool's arguments, after those that name the proxy."""
         self.is_read = False
+        """Whether the command changes nothing."""
         self.is_long = False
+        """Whether the command sends many requests, and has the long deadline."""
         self.may_be_shared = False
-        """Whether who asks the same at the same time may have its output."""
+        """Whether another caller of the same command at the same time may have the output."""
 
 
-def understand(arguments: list[str]) -> ShimPlan:
-    """Read what stands after `ipmitool`."""
+def plan_call(arguments: list[str]) -> ShimPlan:
+    """Decide what the shim does with ipmitool's arguments."""
     parsed = parse(arguments)
     words = parsed.words
-    why = parsed.error or _why_left_alone(parsed)
-    if why:
-        return ShimPlan(why)
+    reason = parsed.error or _reason_excluded(parsed)
+    if reason:
+        return ShimPlan(reason)
     plan = ShimPlan()
     for option in parsed.options:
-        if option.letter in _KEPT:
+        if option.letter in _PASSED_ON:
             plan.arguments.append("-" + option.letter)
             if option.value is not None:
                 plan.arguments.append(option.value)
@@ -89,20 +93,20 @@ def understand(arguments: list[str]) -> ShimPlan:
         plan.arguments.append("--")
     plan.arguments += words
     plan.is_read = _is_read([word.lower() for word in words])
-    plan.is_long = words[0].lower() in _LONG
-    # A file, which each may have another of under the same name.
+    plan.is_long = words[0].lower() in _MANY_REQUESTS
+    # -S and -O name a file, and two callers may have different files under one name.
     plan.may_be_shared = plan.is_read and not any(each.letter in "SO" for each in parsed.options)
     return plan
 
 
-def _why_left_alone(parsed: ParsedArguments) -> str:
+def _reason_excluded(parsed: ParsedArguments) -> str:
     for option in parsed.options:
         letter, value = option.letter, option.value
         if letter == "I" and value != "open":
             return f"-I {value}: not this host's own interface"
         if letter == "d" and (value or "").lstrip("0"):
             return f"-d {value}: another BMC of this host"
-        if letter not in _KEPT and letter not in _DROPPED:
+        if letter not in _PASSED_ON and letter not in _DROPPED:
             return f"-{letter}"
     if not parsed.words:
         return "no command"
@@ -115,7 +119,7 @@ def _why_left_alone(parsed: ParsedArguments) -> str:
     if "help" in lowered[1:]:
         return f"help: {DESCRIPTIONS['help']}"
     if prompts_for_password(lowered):
-        return "it asks for a password"
+        return "it prompts for a password"
     return ""
 
 

@@ -1,7 +1,8 @@
-"""Putting the shim in ipmitool's place, and ipmitool back: Debian's way, with `dpkg-divert`.
+"""Put the shim in ipmitool's place, and ipmitool back: Debian's way, with `dpkg-divert`.
 
-At every moment there is a working ipmitool: files are replaced by renaming, never moved away first.
-What was there is written down before anything is changed, and each step may be repeated.
+There is a working ipmitool at every moment, because files are replaced by renaming and never moved
+away first. The journal records the original file before anything is changed, and each step may be
+repeated.
 """
 
 from __future__ import annotations
@@ -27,50 +28,52 @@ DIVERTED_SUFFIX: Final = ".bmcmedic-real"
 JOURNAL: Final = "var/lib/bmcmedic/shim.json"
 DPKG_STATUS: Final = "var/lib/dpkg/status"
 DPKG_S_MAX = 60.0
+"""Longest run of dpkg-divert, in seconds."""
 JOURNAL_BYTES_MAX = 4096
+"""Longest part of the journal that is read, in bytes."""
 
 _SCRIPT = """\
 #!/bin/sh
-# bmcmedic shim: runs the real ipmitool through the agent's door. `bmcmedic shim remove` ends it.
+# bmcmedic shim: runs the real ipmitool through the agent's proxy. Undo: `bmcmedic shim remove`.
 [ -x {python} ] && [ -r {start} ] && exec {python} -IS {start} {real} "$@"
 exec {real} "$@"
 """
 
 
 class ShimError(BmcmedicError):
-    """A step failed; what was done can be repeated or taken back."""
+    """A step failed. The steps before it can be repeated or undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginalFile:
-    """What was there before us."""
+    """The file that the shim replaced."""
 
     path: str
     diverted: str
     sha256: str
     at: float
-    """In epoch seconds."""
+    """Time of the installation, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShimStatus:
-    """How it stands; `state` is installed, absent, or half when a step is missing."""
+    """Whether the shim is in place; `state` is installed, absent, or half if a step is missing."""
 
     state: str
     path: str
     real: str
     sha256: str | None
-    """Of the real ipmitool."""
+    """Hash of the real ipmitool."""
     sha256_before: str | None
-    """When the shim was installed; another one means that the package was upgraded since."""
+    """Hash of ipmitool at the installation. A different one now means an upgraded package."""
 
     def to_json(self) -> dict[str, Any]:
-        """As `shim status --json` prints it."""
+        """Return the object that `shim status --json` prints."""
         return asdict(self)
 
 
 class ShimInstall:
-    """The shim on one file system."""
+    """The installation of the shim on one file system."""
 
     def __init__(self, root: Path = Path("/"), python: str = sys.executable) -> None:
         self.root = root
@@ -80,7 +83,7 @@ class ShimInstall:
         self._python = python
 
     def install(self) -> str:
-        """Put it there; says what was done. Raises: Refused, ShimError."""
+        """Install the shim, and return a message for the user. Raises: Refused, ShimError."""
         self._refuse_without_dpkg()
         diverted = self._is_diverted()
         is_there = is_shim(str(self.path))
@@ -89,37 +92,37 @@ class ShimInstall:
         if not is_there and not self.path.exists():
             raise Refused(f"there is no {self.path}: install ipmitool first")
         if is_there and not self.real.exists():
-            raise Refused(f"the real ipmitool is gone: reinstall the package, {self.real} is where")
+            raise Refused(f"the real ipmitool is gone from {self.real}: reinstall its package")
         if not is_there:
-            self._keep_aside()
+            self._save_original()
         if not diverted:
             self._divert("--add")
         self._write(self.path, self._script().encode(), 0o755)
         return f"{self.path} is the shim now, and the real one is {self.real}"
 
     def remove(self) -> str:
-        """Put back what was there; says what was done. Raises: Refused, ShimError."""
+        """Put back the original, and return a message for the user. Raises: Refused, ShimError."""
         if not self.real.exists() and not is_shim(str(self.path)):
             if self._has_dpkg() and self._is_diverted():
                 self._divert("--remove")
-            self._forget()
+            self._delete_journal()
             return f"{self.path} is not the shim"
         self._refuse_without_dpkg()
         diverted = self._is_diverted()
-        before = self._before()
+        before = self._read_journal()
         self._put_back(before)
         if diverted:
             self._divert("--remove")
-        self._forget()
+        self._delete_journal()
         if not self.path.exists():
-            return f"the shim is gone; so is ipmitool: its package was removed since {self.path}"
+            return f"{self.path} is gone: the shim, and ipmitool, as its package was removed since"
         if before is not None and _sha256(self.path) != before.sha256:
-            return f"{self.path} is the real one again, as its package was upgraded since"
+            return f"{self.path} is the real one again, which its package has upgraded since"
         return f"{self.path} is the real one again, as it was"
 
     def status(self) -> ShimStatus:
-        """How it stands."""
-        before = self._before()
+        """Return whether the shim is in place."""
+        before = self._read_journal()
         parts = (is_shim(str(self.path)), self.real.exists(), self._has_dpkg() and self._is_ours())
         state = "installed" if all(parts) else "half" if any(parts) else "absent"
         real = self.real if self.real.exists() else self.path
@@ -129,12 +132,12 @@ class ShimInstall:
 
     # ------------------------------------------------------------------------------------ steps
 
-    def _keep_aside(self) -> None:
-        """Give the real one its second name; it keeps the first until the shim takes that over."""
+    def _save_original(self) -> None:
+        """Give the real ipmitool its second name; it keeps the first until the shim takes that."""
         sha256 = _sha256(self.path)
         if self.real.exists() and _sha256(self.real) != sha256:
             raise Refused(
-                f"{self.path} and {self.real} are both there and differ: keep the right one of them"
+                f"{self.path} and {self.real} both exist and differ: delete the wrong one"
             )
         before = OriginalFile(str(self.path), str(self.real), sha256, time.time())
         try:
@@ -147,7 +150,7 @@ class ShimInstall:
             except PermissionError:
                 shutil.copy2(self.path, self.real, follow_symlinks=False)
         except OSError as error:
-            raise _failed("keep the real ipmitool", error) from None
+            raise _failed("save the real ipmitool", error) from None
 
     def _put_back(self, before: OriginalFile | None) -> None:
         try:
@@ -158,22 +161,22 @@ class ShimInstall:
             elif _sha256(self.path) == _sha256(self.real):
                 self.real.unlink()
             elif before is not None and _sha256(self.path) == before.sha256:
-                self.real.rename(self.path)  # a package's newer one, from before the shim was there
+                self.real.rename(self.path)  # a newer package wrote it before the shim was in place
             else:
                 raise Refused(
-                    f"{self.path} is neither the shim nor what was there before, and {self.real} "
-                    "is there as well: keep the right one of them"
+                    f"{self.path} is neither the shim nor the original file, and {self.real} "
+                    "exists as well: delete the wrong one"
                 )
         except OSError as error:
             raise _failed("put ipmitool back", error) from None
 
-    def _forget(self) -> None:
+    def _delete_journal(self) -> None:
         try:
             self.journal.unlink(missing_ok=True)
         except OSError as error:
             raise _failed("remove the journal", error) from None
 
-    def _before(self) -> OriginalFile | None:
+    def _read_journal(self) -> OriginalFile | None:
         try:
             with self.journal.open("rb") as file:
                 return OriginalFile(**json.loads(file.read(JOURNAL_BYTES_MAX)))
@@ -210,17 +213,19 @@ class ShimInstall:
         if not self._has_dpkg():
             raise Refused(
                 "this system does not use dpkg, and its package manager would overwrite the shim; "
-                "put a script that runs `bmcmedic ipmitool` earlier in the PATH of what calls it"
+                "put a script that runs `bmcmedic ipmitool` first in the PATH of the callers"
             )
 
     def _is_diverted(self) -> bool:
-        """Whether the diversion is there; raises Refused when it is another's."""
+        """Return whether our diversion is in place. Raises: Refused if it is somebody else's."""
         by = self._dpkg_divert("--listpackage", f"/{PROGRAM}")
         if not by:
             return False
         if not self._is_ours():
             to = self._dpkg_divert("--truename", f"/{PROGRAM}")
-            raise Refused(f"{self.path} is diverted to {to} already, by {by}: remove that first")
+            raise Refused(
+                f"{self.path} is already diverted to {to}, by {by}: remove that diversion first"
+            )
         return True
 
     def _is_ours(self) -> bool:

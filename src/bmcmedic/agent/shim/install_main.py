@@ -17,39 +17,39 @@ EXIT_REFUSED = 3
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = argparse.ArgumentParser(
         prog="bmcmedic shim",
-        description="Put the shim in the place of /usr/bin/ipmitool, so that all calls of it go "
-        "through the agent's door; take it away again; or tell how it stands.",
+        description="Put the shim in the place of /usr/bin/ipmitool, so that all calls go through "
+        "the agent's loopback proxy; remove it again; or show whether it is installed.",
         epilog="Exit status: 0 done, or in place; 1 a step failed, or not in place; 2 usage; "
         "3 refused.",
         allow_abbrev=False,
     )
     parsed.add_argument("action", choices=("install", "remove", "status"))
     parsed.add_argument(
-        "--json", action="store_true", help="Print how it stands then as one JSON object."
+        "--json", action="store_true", help="Print the resulting state as one JSON object."
     )
     return parsed
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
-    """Do it, and return the exit status."""
+    """Carry out the action, and return the exit status."""
     given = parser().parse_args(arguments)
     shim = ShimInstall(root)
     status = EXIT_DONE
-    told = ""
+    message = ""
     try:
         if given.action == "install":
-            told = shim.install()
+            message = shim.install()
         elif given.action == "remove":
-            told = shim.remove()
-        standing = shim.status()
+            message = shim.remove()
+        shown = shim.status()
     except (Refused, ShimError) as error:
         sys.stderr.write(f"bmcmedic shim: {error}\n")
         return EXIT_REFUSED if isinstance(error, Refused) else EXIT_NOT
     if given.action == "status":
-        told = f"{standing.path}: the shim is {standing.state}"
-        status = EXIT_DONE if standing.state == "installed" else EXIT_NOT
-    sys.stdout.write((json.dumps(standing.to_json()) if given.json else told) + "\n")
+        message = f"{shown.path}: the shim is {shown.state}"
+        status = EXIT_DONE if shown.state == "installed" else EXIT_NOT
+    sys.stdout.write((json.dumps(shown.to_json()) if given.json else message) + "\n")
     return status

@@ -1,8 +1,9 @@
-"""One run for all who ask the same at the same time, and what it gave, for when the BMC is silent.
+"""The shim's cache of results, by command line, and the lock by which callers share a run.
 
-A lock and two results a command line, in a folder of the user's own. Whoever has the lock runs;
-the others wait for it and take the result. Times are those of the boot clock, which starts anew
-with the folder.
+Each command line has one lock and two results (the last good one and the last failed one) in a
+folder that belongs to the user. The caller that has the lock runs ipmitool; the others wait for the
+lock and take the result. While the BMC is silent, the last good result is the cached answer. Times
+are in seconds of the boot clock, which starts anew with the folder.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import stat
 import time
 
 FOLDER = "shim"
-KEPT_BYTES_MAX = 4 << 20
-"""What is longer is not kept, and nobody shares it."""
+STORED_BYTES_MAX = 4 << 20
+"""Longest output that is stored, in bytes. A longer one is neither shared nor cached."""
 FILES_MAX = 1024
-"""Above this the oldest go."""
+"""Number of files above which the older half is deleted."""
 _MAGIC = b"bmcmedic-shim-1"
 
 
 class Result:
-    """What a run came to."""
+    """The exit status and the output of one run."""
 
     __slots__ = ("error", "finished_at", "output", "started_at", "status")
 
@@ -35,12 +36,16 @@ class Result:
         self.started_at = started_at
         self.finished_at = finished_at
 
+    def age_s(self) -> float:
+        """Return the age of the oldest part of the output, in seconds: it counts from the start."""
+        return now() - self.started_at
 
-class Results:
-    """The results of one command line."""
+
+class ResultCache:
+    """The stored results of one command line."""
 
     def __init__(self, runtime_dir: str, key: bytes) -> None:
-        """Raises: OSError when there is no folder that is ours alone."""
+        """`key` identifies the command line. Raises: OSError if the folder is not private to us."""
         self._folder = os.path.join(runtime_dir, FOLDER)
         self._key = key
         self._name = os.path.join(self._folder, hashlib.sha256(key).hexdigest()[:32])
@@ -50,38 +55,48 @@ class Results:
             pass
         found = os.lstat(self._folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{self._folder} is not ours alone")
+            raise PermissionError(f"{self._folder} is not private to this user")
         self._lock_fd = -1
 
-    def claim(self) -> bool:
-        """Take the lock, if nobody has it."""
+    def try_lock(self) -> bool:
+        """Take the lock if it is free, and return whether it was."""
         return self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def wait(self) -> None:
-        """Until whoever has the lock lets go of it; a signal's handler may end the wait."""
+    def wait_for_unlock(self) -> None:
+        """Wait until the holder releases the lock; a signal handler may end the wait."""
         if self._lock(fcntl.LOCK_SH):
-            self.release()
+            self.unlock()
 
-    def release(self) -> None:
-        """Let the others have it."""
+    def unlock(self) -> None:
+        """Release the lock, if we hold it."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
     def latest(self) -> Result | None:
-        """The last result, good or not."""
-        good, bad = self._read(".ok"), self._read(".failed")
-        if good is None or bad is None:
-            return good or bad
-        return max(good, bad, key=lambda result: result.finished_at)
+        """Return the last result, good or failed."""
+        good, failed = self._read(".ok"), self._read(".failed")
+        if good is None or failed is None:
+            return good or failed
+        return max(good, failed, key=lambda result: result.finished_at)
 
     def last_good(self) -> Result | None:
-        """The last one that was kept as good."""
+        """Return the last result that was stored as good."""
         return self._read(".ok")
 
-    def keep(self, result: Result, *, is_good: bool) -> None:
-        """Leave it for the others, and for later if it is good; a full disk is no failure."""
-        if len(result.output) + len(result.error) > KEPT_BYTES_MAX:
+    def cached_answer(self, age_s_max: float) -> Result | None:
+        """Return the last good result, unless it is too old or the BMC was changed since."""
+        result = self.last_good()
+        if result is None or result.started_at <= self.changed_at():
+            return None
+        return result if 0 <= result.age_s() <= age_s_max else None
+
+    def store(self, result: Result, *, is_good: bool) -> None:
+        """Store a result for other callers, and as the cached answer if it is good.
+
+        A result that cannot be written, for example on a full disk, is left out without an error.
+        """
+        if len(result.output) + len(result.error) > STORED_BYTES_MAX:
             return
         path = self._name + (".ok" if is_good else ".failed")
         head = (
@@ -90,7 +105,7 @@ class Results:
         )
         raw = b"\n".join((_MAGIC, head.encode())) + self._key + result.output + result.error
         try:
-            self._make_room()
+            self._delete_older_half()
             descriptor = os.open(
                 path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
             )
@@ -101,14 +116,14 @@ class Results:
                 os.close(descriptor)
             os.rename(path + ".new", path)
         except OSError:
-            for left in (path + ".new", path):
+            for unfinished in (path + ".new", path):
                 try:
-                    os.unlink(left)
+                    os.unlink(unfinished)
                 except OSError:
                     pass
 
-    def changed(self) -> None:
-        """The BMC was told to change something: what began before is of the past."""
+    def mark_changed(self) -> None:
+        """Record that a command changed the BMC: results of runs that began earlier are void."""
         path = os.path.join(self._folder, "changed")
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
@@ -117,7 +132,7 @@ class Results:
             pass
 
     def changed_at(self) -> float:
-        """When that was last, by the boot clock."""
+        """Return when a command last changed the BMC, in seconds of the boot clock."""
         try:
             changed = os.stat(os.path.join(self._folder, "changed")).st_mtime
         except OSError:
@@ -137,7 +152,7 @@ class Results:
                 os.close(descriptor)
                 return False
             except FileNotFoundError:
-                pass  # room was made meanwhile
+                pass  # another caller deleted the older half in the meantime
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -160,7 +175,8 @@ class Results:
             return None
         return Result(int(head[0]), output, error, float(head[1]), float(head[2]))
 
-    def _make_room(self) -> None:
+    def _delete_older_half(self) -> None:
+        """Delete the older half of all files, if there are more than `FILES_MAX`."""
         names = os.listdir(self._folder)
         if len(names) <= FILES_MAX:
             return
@@ -181,12 +197,15 @@ class Results:
 
 
 def now() -> float:
-    """Seconds since the boot."""
+    """Return the seconds since the boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def began_at() -> float:
-    """When this process began, as its parent started it: long before it could look at a clock."""
+def process_started_at() -> float:
+    """Return when this process was started, in seconds of the boot clock.
+
+    The kernel records that long before our code can read a clock.
+    """
     try:
         descriptor = os.open("/proc/self/stat", os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""One run of the real ipmitool, that ends: by itself, at its deadline, or with us."""
+"""One run of the real ipmitool, which always ends: by itself, at its deadline, or with the shim."""
 
 from __future__ import annotations
 
@@ -14,74 +14,80 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TERM_S = 1.0
-"""From SIGTERM to SIGKILL."""
+"""Time between SIGTERM and SIGKILL, in seconds."""
 POLL_S = 0.01
-LOOK_PERIOD_S = 1.0
-"""How often a run looks whether what is to answer it moves."""
+"""Period in which an ending run is checked, in seconds."""
+STALL_CHECK_PERIOD_S = 1.0
+"""Period in which a run checks whether the proxy still responds, in seconds."""
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-class Late(Exception):
-    """The deadline has passed."""
+class DeadlinePassed(Exception):
+    """The run did not end before its deadline."""
 
 
 class Signalled(Exception):
-    """Somebody wants us to end."""
+    """A signal asks the shim to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-class StandsStill(Exception):
-    """What is to answer the run does not move."""
+class ProxyStalled(Exception):
+    """The proxy that must answer the run has stopped responding."""
 
 
-class _Ending:
-    """What is to end us raises once: after that we are ending, and must not be kept from it."""
+class _Interruption:
+    """The deadline, and whether a handler has raised already.
 
-    __slots__ = ("at", "began", "stands_still")
+    Only the first handler raises: a second exception would interrupt the clean-up after the first.
+    """
+
+    __slots__ = ("at", "has_raised", "is_stalled")
 
     def __init__(self) -> None:
-        self.began = False
+        self.has_raised = False
         self.at = 0.0
-        self.stands_still: Callable[[], bool] | None = None
+        self.is_stalled: Callable[[], bool] | None = None
 
 
-_ending = _Ending()
+_interruption = _Interruption()
 
 
 def raise_at_signals() -> None:
-    """From now on a signal that ends us raises Signalled, and the alarm Late or StandsStill."""
+    """Let signals that end us raise Signalled, and the alarm DeadlinePassed or ProxyStalled."""
     for number in _FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _signalled)
-    signal.signal(signal.SIGALRM, _rang)
+            signal.signal(number, _on_signal)
+    signal.signal(signal.SIGALRM, _on_alarm)
 
 
-def alarm_in(seconds: float, stands_still: Callable[[], bool] | None = None) -> None:
-    """Raise Late then, or StandsStill once that is so; 0: not at all."""
-    _ending.at = time.monotonic() + seconds
-    _ending.stands_still = stands_still
-    signal.setitimer(signal.ITIMER_REAL, min(seconds, LOOK_PERIOD_S) if stands_still else seconds)
+def alarm_in(seconds: float, is_stalled: Callable[[], bool] | None = None) -> None:
+    """Raise DeadlinePassed after `seconds`, or ProxyStalled once `is_stalled`; 0 cancels it."""
+    _interruption.at = time.monotonic() + seconds
+    _interruption.is_stalled = is_stalled
+    signal.setitimer(
+        signal.ITIMER_REAL, min(seconds, STALL_CHECK_PERIOD_S) if is_stalled else seconds
+    )
 
 
-def die_of(number: int) -> None:
-    """End as who was never there would have."""
+def die_of_signal(number: int) -> None:
+    """End by the same signal as ipmitool without the shim would have."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def captured(
+def run_captured(
     path: str,
     argv: list[str],
     environment: dict[str, str],
     deadline_s: float,
-    stands_still: Callable[[], bool] | None = None,
+    is_stalled: Callable[[], bool] | None = None,
 ) -> Result:
-    """Run it without input and keep what it says.
+    """Run it without input, and return its exit status and output.
 
-    Raises: Late, StandsStill, Signalled; OSError.
+    Raises: DeadlinePassed, ProxyStalled, Signalled; OSError.
     """
     _fill_standard_descriptors()
     output, error = os.memfd_create("output"), os.memfd_create("error")
@@ -90,7 +96,7 @@ def captured(
         actions = [(os.POSIX_SPAWN_DUP2, nothing, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, error, 2)]
         started_at = result_cache.now()
-        status = _run(path, argv, environment, actions, deadline_s, stands_still, own_group=True)
+        status = _run(path, argv, environment, actions, deadline_s, is_stalled, own_group=True)
         finished_at = result_cache.now()
         return Result(status, _content(output), _content(error), started_at, finished_at)
     finally:
@@ -98,17 +104,20 @@ def captured(
             os.close(descriptor)
 
 
-def passed_on(
+def run_passed_through(
     path: str,
     argv: list[str],
     environment: dict[str, str],
     deadline_s: float,
-    stands_still: Callable[[], bool] | None = None,
+    is_stalled: Callable[[], bool] | None = None,
 ) -> int:
-    """Run it with our own input and output. Raises: Late, StandsStill, Signalled; OSError."""
-    # On a terminal it must stay in the group that has the terminal.
+    """Run it with our own input and output, and return its exit status.
+
+    Raises: DeadlinePassed, ProxyStalled, Signalled; OSError.
+    """
+    # On a terminal it must stay in the process group that owns the terminal.
     own_group = not any(os.isatty(descriptor) for descriptor in (0, 1, 2) if _is_open(descriptor))
-    return _run(path, argv, environment, [], deadline_s, stands_still, own_group=own_group)
+    return _run(path, argv, environment, [], deadline_s, is_stalled, own_group=own_group)
 
 
 def _run(
@@ -117,15 +126,15 @@ def _run(
     environment: dict[str, str],
     actions: list[tuple[int, int, int]],
     deadline_s: float,
-    stands_still: Callable[[], bool] | None,
+    is_stalled: Callable[[], bool] | None,
     *,
     own_group: bool,
 ) -> int:
-    """The exit status as a shell would have it; whatever else happens, nobody stays behind."""
-    # The child has our dispositions but for what we changed: ignored stays ignored.
-    changed = [number for number in _FORWARDED if signal.getsignal(number) is _signalled]
+    """Return the exit status as a shell reports it. No process of the run outlives this call."""
+    # The child inherits our signal dispositions, except those we changed: ignored stays ignored.
+    changed = [number for number in _FORWARDED if signal.getsignal(number) is _on_signal]
     defaults = [*changed, signal.SIGALRM, signal.SIGPIPE, signal.SIGXFSZ]
-    # No signal may come between the start and the moment from which on it is looked after.
+    # A signal between the start and the wait below would leave the child without supervision.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     pid = 0
     try:
@@ -140,8 +149,8 @@ def _run(
                 file_actions=actions, setsigmask=mask, setsigdef=defaults,
             )  # fmt: skip
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        alarm_in(deadline_s, stands_still)
-        # Not reaped yet, it keeps its number, and its group's, from being another's.
+        alarm_in(deadline_s, is_stalled)
+        # Until it is reaped, no other process can get its pid or the id of its group.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         alarm_in(0)
     except BaseException:
@@ -172,7 +181,7 @@ def _end(pid: int, *, own_group: bool) -> None:
 
 
 def _fill_standard_descriptors() -> None:
-    """Who calls us may have closed some; what we open then must not be taken for them."""
+    """Open standard descriptors that the caller closed, or our files would get their numbers."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
         descriptor = os.dup(descriptor)
@@ -180,7 +189,7 @@ def _fill_standard_descriptors() -> None:
 
 
 def _kill_rest(group: int) -> None:
-    """What it started may be there still; the leader is not reaped yet, so the group is its own."""
+    """Kill what is left of its group. Its leader is not reaped yet, so the id is still its own."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -200,20 +209,20 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _signalled(number: int, _frame: object) -> None:
-    if not _ending.began:
-        _ending.began = True
+def _on_signal(number: int, _frame: object) -> None:
+    if not _interruption.has_raised:
+        _interruption.has_raised = True
         raise Signalled(number)
 
 
-def _rang(_number: int, _frame: object) -> None:
-    if _ending.began:
+def _on_alarm(_number: int, _frame: object) -> None:
+    if _interruption.has_raised:
         return
-    left_s = _ending.at - time.monotonic()
+    left_s = _interruption.at - time.monotonic()
     if left_s <= 0:
-        _ending.began = True
-        raise Late
-    if _ending.stands_still is not None and _ending.stands_still():
-        _ending.began = True
-        raise StandsStill
-    signal.setitimer(signal.ITIMER_REAL, min(left_s, LOOK_PERIOD_S))
+        _interruption.has_raised = True
+        raise DeadlinePassed
+    if _interruption.is_stalled is not None and _interruption.is_stalled():
+        _interruption.has_raised = True
+        raise ProxyStalled
+    signal.setitimer(signal.ITIMER_REAL, min(left_s, STALL_CHECK_PERIOD_S))

@@ -49,7 +49,7 @@ def redacted(argv: List[str], program: Optional[str] = None) -> List[str]:
 
 
 def _redacted(argv: List[str], program: Optional[str], nesting: int) -> List[str]:
-        # The words before the client belong to another program (`timeout`, `sshpass`).
+    # The words before the client belong to another program (`timeout`, `sshpass`).
     begins = 0 if program else len(argv)
     for index, word in enumerate(argv[:begins]):
         program = program_of(word)

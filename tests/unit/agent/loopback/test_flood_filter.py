@@ -1,4 +1,4 @@
-"""Who floods the door is shut out by the kernel; nobody else is, and not for ever."""
+"""The kernel drops the datagrams of an address that floods the proxy, and only for a while."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WAIT_S = 20.0
 
 
 class Bench:
-    """A door that hears, and whoever sends to it."""
+    """The socket of a proxy, and the sockets that send to it."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self.now = 100.0
         self.socket = stack.enter_context(bind_udp(("127.0.0.1", 0)))
         self.in_session: set[object] = set()
-        self.noise = FloodFilter(self.socket, self.in_session.__contains__)
+        self.filter = FloodFilter(self.socket, self.in_session.__contains__)
 
     def sender(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         made = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -43,7 +43,7 @@ class Bench:
         """The next that comes; None: it is dropped."""
         assert select.select([self.socket], [], [], WAIT_S)[0]
         data, peer = self.socket.recvfrom(512)
-        return None if self.noise.is_to_drop(peer, self.now) else data
+        return None if self.filter.must_drop(peer, self.now) else data
 
     def hear_until(self, wanted: bytes) -> None:
         while self.hear() != wanted:
@@ -63,18 +63,18 @@ def bench() -> Iterator[Bench]:
         yield Bench(stack)
 
 
-def test_who_sends_too_much_takes_no_room_until_its_time_is_over(bench: Bench) -> None:
+def test_a_muted_address_takes_no_room_until_its_time_is_over(bench: Bench) -> None:
     loud, other = bench.sender(), bench.sender()
     bench.mute(loud)
     for passed_s in (0.0, MUTED_S - 0.001):
         bench.now += passed_s
-        bench.noise.release(bench.now)
+        bench.filter.unmute_expired(bench.now)
         loud.send(b"noise")
         other.send(b"other")
         assert bench.hear() == b"other"
-        assert bench.noise.dropped == 1  # the kernel has not let the other one in
+        assert bench.filter.dropped == 1  # the kernel has not let the other one in
     bench.now += 0.001
-    bench.noise.release(bench.now)
+    bench.filter.unmute_expired(bench.now)
     loud.send(b"again")
     bench.hear_until(b"again")
 
@@ -88,19 +88,19 @@ def test_the_same_port_of_another_address_is_another_sender(bench: Bench) -> Non
     assert bench.hear() == b"one"
 
 
-def test_what_comes_in_a_session_or_a_later_second_does_not_add_up(bench: Bench) -> None:
+def test_datagrams_in_a_session_or_a_later_window_do_not_add_up(bench: Bench) -> None:
     busy = bench.sender()
     for _ in range(2 * DATAGRAMS_A_WINDOW_MAX):
         busy.send(b"x")
         assert bench.hear() == b"x"
-        bench.noise.is_in_session(busy.getsockname())
+        bench.filter.uncount(busy.getsockname())
     for _ in range(2 * DATAGRAMS_A_WINDOW_MAX):
         busy.send(b"x")
         assert bench.hear() == b"x"
         bench.now += 2 * WINDOW_S / DATAGRAMS_A_WINDOW_MAX
 
 
-def test_who_has_a_session_is_heard_whatever_comes_from_its_address(bench: Bench) -> None:
+def test_an_address_with_a_session_is_never_muted(bench: Bench) -> None:
     tool = bench.sender()
     bench.in_session.add(tool.getsockname())
     for _ in range(3 * DATAGRAMS_A_WINDOW_MAX):
@@ -127,7 +127,7 @@ class RoomForOne:
 
 
 def test_no_old_filter_stays_where_there_is_no_room_for_two(bench: Bench) -> None:
-    bench.noise._socket = RoomForOne(bench.socket)  # type: ignore[assignment]
+    bench.filter._socket = RoomForOne(bench.socket)  # type: ignore[assignment]
     first, second, other = bench.sender(), bench.sender(), bench.sender()
     bench.mute(first)
     bench.now += MUTED_S / 2
@@ -135,9 +135,9 @@ def test_no_old_filter_stays_where_there_is_no_room_for_two(bench: Bench) -> Non
     for sender in (first, second, other):
         sender.send(b"x")
     assert bench.hear() == b"x"
-    assert bench.noise.dropped == 2  # the kernel has let neither in
+    assert bench.filter.dropped == 2  # the kernel has let neither in
     bench.now += MUTED_S / 2
-    bench.noise.release(bench.now)
+    bench.filter.unmute_expired(bench.now)
     first.send(b"again")
     bench.hear_until(b"again")
 
@@ -149,12 +149,12 @@ def test_so_many_are_kept_out_by_the_kernel_and_more_are_dropped_here(bench: Ben
     for sender in senders:
         sender.send(b"x")
     assert bench.hear() is None
-    assert bench.noise.dropped == MUTED_MAX + 2
+    assert bench.filter.dropped == MUTED_MAX + 2
     bench.now += WINDOW_S
     for sender in senders:
         sender.send(b"x")
     assert bench.hear() == b"x"
-    assert bench.noise.dropped == MUTED_MAX + 2
+    assert bench.filter.dropped == MUTED_MAX + 2
 
 
 def test_the_addresses_of_one_window_are_bounded(
@@ -162,8 +162,8 @@ def test_the_addresses_of_one_window_are_bounded(
 ) -> None:
     monkeypatch.setattr(flood_filter, "COUNTED_MAX", 16)
     for port in range(1, 100):
-        assert not bench.noise.is_to_drop(("127.0.0.1", port), bench.now)
-        assert len(bench.noise._heard) <= 16
+        assert not bench.filter.must_drop(("127.0.0.1", port), bench.now)
+        assert len(bench.filter._counts) <= 16
 
 
 def test_where_the_kernel_takes_no_filter_it_is_dropped_all_the_same(
@@ -175,4 +175,4 @@ def test_where_the_kernel_takes_no_filter_it_is_dropped_all_the_same(
     loud.send(b"noise")
     other.send(b"other")
     assert {bench.hear(), bench.hear()} == {None, b"other"}
-    assert bench.noise.dropped == 2
+    assert bench.filter.dropped == 2

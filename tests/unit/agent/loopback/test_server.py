@@ -1,4 +1,4 @@
-"""The loopback door in front of a driver that the test plays."""
+"""The loopback proxy in front of a driver that the test plays."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Interrupted
 from bmcmedic.transport.lanplus import LanPlus
 from tests.support.driver_socket import FakeDriver, FakeWatchdog, serving
 from tests.support.polling import eventually, eventually_in_loop
-from tests.support.sim_host import RunningDoor, running_door
+from tests.support.sim_host import RunningProxy, running_proxy
 
 DEADLINE_S = 20.0
 POLL_S = 0.05
@@ -74,7 +74,7 @@ NOBODY = ("127.0.0.1", 9)
 @dataclass
 class Bench:
     driver: FakeDriver
-    door: RunningDoor
+    proxy: RunningProxy
     pool: ThreadPoolExecutor
 
     def ask(
@@ -88,17 +88,17 @@ class Bench:
     ) -> Future[ResponseMessage]:
         """Ask it as a tool would, in another thread."""
         return self.pool.submit(
-            lambda: asyncio.run(asked(self.door, netfn, command, data, lun, bridge))
+            lambda: asyncio.run(asked(self.proxy, netfn, command, data, lun, bridge))
         )
 
     def forward(self, incoming: IncomingRequest) -> None:
         """As if it had come in a session."""
-        door = self.door.door
-        self.door.call(lambda: door._forward(incoming, self.door.loop.time()))
+        server = self.proxy.server
+        self.proxy.call(lambda: server._forward(incoming, self.proxy.loop.time()))
 
 
 async def asked(
-    door: RunningDoor,
+    proxy: RunningProxy,
     netfn: int,
     command: int,
     data: bytes,
@@ -107,9 +107,9 @@ async def asked(
     user: str = "bmcmedic",
 ) -> ResponseMessage:
     deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    credentials = Credentials(user, door.password.encode())
+    credentials = Credentials(user, proxy.password.encode())
     async with await LanPlus.connect(
-        ("127.0.0.1", door.port),
+        ("127.0.0.1", proxy.port),
         credentials,
         deadline=deadline,
         privilege=PrivilegeLevel.ADMINISTRATOR,
@@ -122,10 +122,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     driver = FakeDriver()
     with (
         serving(tmp_path, driver, FakeWatchdog()) as served,
-        running_door(served.path, tmp_path / "run") as door,
+        running_proxy(served.path, tmp_path / "run") as proxy,
         ThreadPoolExecutor() as pool,
     ):
-        yield Bench(driver, door, pool)
+        yield Bench(driver, proxy, pool)
 
 
 # ------------------------------------------------------------------------------------- answers
@@ -181,69 +181,69 @@ def test_garbage_in_a_send_message_is_refused(bench: Bench) -> None:
         (TransportError("x"), 0xFF),
     ],
 )
-def test_what_the_driver_says_no_to_is_a_completion_code(
+def test_a_refusal_of_the_driver_is_a_completion_code(
     bench: Bench, error: BmcmedicError, code: int
 ) -> None:
     answer = bench.ask(6, 1)
     bench.driver.answer(error=error)
     assert answer.result().completion_code == code
-    assert bench.door.status()["counts"]["requests"] == 1
+    assert bench.proxy.status()["counts"]["requests"] == 1
 
 
-def test_what_the_driver_keeps_is_refused_with_its_code(bench: Bench) -> None:
+def test_a_command_that_the_driver_reserves_is_refused_with_its_code(bench: Bench) -> None:
     assert bench.ask(6, 0x22).result().completion_code == 0xD5
     assert bench.ask(6, 0x33).result().completion_code == 0xD4
     assert bench.driver.submitted == []
 
 
-def test_an_old_answer_is_given_for_a_minute(bench: Bench) -> None:
+def test_a_stale_answer_is_given_for_a_minute(bench: Bench) -> None:
     for age_s, code in ((59.0, 0), (61.0, 0xD3)):
         answer = bench.ask(6, 1)
         bench.driver.answer(b"\x20", age_s=age_s)
         assert answer.result().completion_code == code
 
 
-def test_where_old_answers_are_not_wanted_none_is_given(tmp_path: Path) -> None:
+def test_with_stale_answers_off_none_is_given(tmp_path: Path) -> None:
     driver = FakeDriver()
-    settings = LoopbackSettings(port=0, old_answer_s_max=0.0)
+    settings = LoopbackSettings(port=0, stale_answer_s_max=0.0)
     with (
         serving(tmp_path, driver) as served,
-        running_door(served.path, tmp_path / "run", settings) as door,
+        running_proxy(served.path, tmp_path / "run", settings) as proxy,
         ThreadPoolExecutor() as pool,
     ):
-        answer = Bench(driver, door, pool).ask(6, 1)
+        answer = Bench(driver, proxy, pool).ask(6, 1)
         driver.answer(b"\x20", age_s=1.0)
         assert answer.result().completion_code == 0xD3
 
 
-def test_the_shim_gets_no_old_answer_and_is_told_at_once_how_the_bmc_is(
+def test_the_shim_gets_no_stale_answer_and_finds_the_new_state_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loopback, "LOOK_PERIOD_S", 1000.0)
+    monkeypatch.setattr(loopback, "STATUS_PERIOD_S", 1000.0)
     driver = FakeDriver()
     with (
         serving(tmp_path, driver) as served,
-        running_door(served.path, tmp_path / "run") as door,
+        running_proxy(served.path, tmp_path / "run") as proxy,
         ThreadPoolExecutor() as pool,
     ):
-        eventually(lambda: door.state() == "well")
+        eventually(lambda: proxy.state() == "well")
         answer = pool.submit(
-            lambda: asyncio.run(asked(door, 6, 1, b"", 0, None, user="bmcmedic-shim"))
+            lambda: asyncio.run(asked(proxy, 6, 1, b"", 0, None, user="bmcmedic-shim"))
         )
         driver.answer(b"\x20", age_s=1.0)
         assert answer.result().completion_code == CompletionCode.DESTINATION_UNAVAILABLE
-        assert door.state() == "silent"
+        assert proxy.state() == "silent"
 
 
-def test_the_state_is_renewed_while_the_door_lives(bench: Bench) -> None:
-    eventually(lambda: bench.door.state() == "well")
-    path = bench.door.runtime_dir / "door" / "state"
+def test_the_state_is_renewed_while_the_proxy_lives(bench: Bench) -> None:
+    eventually(lambda: bench.proxy.state() == "well")
+    path = bench.proxy.runtime_dir / "door" / "state"
     first = path.read_text(encoding="utf-8")
     eventually(lambda: path.read_text(encoding="utf-8") != first)
     assert path.read_text(encoding="utf-8").splitlines()[:2] == ["well", ""]
 
 
-def test_what_is_about_the_session_is_the_doors_and_about_channels_the_bmcs(bench: Bench) -> None:
+def test_session_commands_are_the_proxys_and_channel_commands_the_bmcs(bench: Bench) -> None:
     assert bench.ask(6, 0x3D, b"\0").result().completion_code == 0
     assert bench.driver.submitted == []
     answer = bench.ask(6, 0x38, b"\x0e\x04")
@@ -256,22 +256,22 @@ def test_what_is_about_the_session_is_the_doors_and_about_channels_the_bmcs(benc
 
 def test_without_a_driver_the_answer_comes_at_once(tmp_path: Path) -> None:
     with (
-        running_door(str(tmp_path / "none"), tmp_path / "run") as door,
+        running_proxy(str(tmp_path / "none"), tmp_path / "run") as proxy,
         ThreadPoolExecutor() as pool,
     ):
-        answer = Bench(FakeDriver(), door, pool).ask(6, 1)
+        answer = Bench(FakeDriver(), proxy, pool).ask(6, 1)
         assert answer.result().completion_code == CompletionCode.DESTINATION_UNAVAILABLE
-        assert door.state() == "no-driver"
+        assert proxy.state() == "no-driver"
 
 
-def test_a_driver_that_goes_away_is_told_of_and_the_next_one_found(tmp_path: Path) -> None:
+def test_a_driver_that_goes_away_is_reported_and_the_next_one_found(tmp_path: Path) -> None:
     driver = FakeDriver()
     with ThreadPoolExecutor() as pool:
         with serving(tmp_path, driver) as served:
             path = served.path
-            door_of = running_door(path, tmp_path / "run")
-            door = door_of.__enter__()
-            bench = Bench(driver, door, pool)
+            proxy_of = running_proxy(path, tmp_path / "run")
+            proxy = proxy_of.__enter__()
+            bench = Bench(driver, proxy, pool)
             answer = bench.ask(6, 1)
             driver.next_request()
         try:
@@ -283,9 +283,9 @@ def test_a_driver_that_goes_away_is_told_of_and_the_next_one_found(tmp_path: Pat
                 answer = bench.ask(6, 1)
                 driver.answer(b"\x20")
                 assert answer.result().data == b"\x20"
-                eventually(lambda: door.state() == "well")
+                eventually(lambda: proxy.state() == "well")
         finally:
-            door_of.__exit__(None, None, None)
+            proxy_of.__exit__(None, None, None)
 
 
 def test_something_else_at_the_drivers_place_is_no_driver(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_something_else_at_the_drivers_place_is_no_driver(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
         listener.bind(path)
         listener.listen()
-        with running_door(path, tmp_path / "run") as door:
-            answer = Bench(FakeDriver(), door, pool).ask(6, 1)
+        with running_proxy(path, tmp_path / "run") as proxy:
+            answer = Bench(FakeDriver(), proxy, pool).ask(6, 1)
             listener.settimeout(0.05)
             while not answer.done():
                 with contextlib.suppress(TimeoutError):
@@ -305,23 +305,23 @@ def test_something_else_at_the_drivers_place_is_no_driver(tmp_path: Path) -> Non
             assert answer.result().completion_code == CompletionCode.TIMEOUT
 
 
-def test_the_bmcs_state_is_told(bench: Bench) -> None:
-    eventually(lambda: bench.door.state() == "well")
+def test_the_state_of_the_bmc_is_published(bench: Bench) -> None:
+    eventually(lambda: bench.proxy.state() == "well")
     bench.driver.extra = {"breaker": {"open": True, "reason": "no answer"}}
-    eventually(lambda: bench.door.state() == "silent")
-    assert proxy_files.state(str(bench.door.runtime_dir)) == ("silent", "no answer")
-    assert bench.door.status()["reason"] == "no answer"
+    eventually(lambda: bench.proxy.state() == "silent")
+    assert proxy_files.read_state(str(bench.proxy.runtime_dir)) == ("silent", "no answer")
+    assert bench.proxy.status()["reason"] == "no answer"
     bench.driver.extra = {
         "breaker": {"open": True, "reason": "no device"},
         "interface_missing": "no device",
     }
-    eventually(lambda: bench.door.state() == "no-interface")
-    assert bench.door.status()["reason"] == "no device"
+    eventually(lambda: bench.proxy.state() == "no-interface")
+    assert bench.proxy.status()["reason"] == "no device"
     bench.driver.extra = {"parked": {"closed": True}}
-    eventually(lambda: "parked by order" in bench.door.status().get("reason", ""))
-    assert bench.door.state() == "silent"
+    eventually(lambda: "parked by an order" in bench.proxy.status().get("reason", ""))
+    assert bench.proxy.state() == "silent"
     bench.driver.extra = {}
-    eventually(lambda: bench.door.state() == "well")
+    eventually(lambda: bench.proxy.state() == "well")
 
 
 def test_no_more_is_in_flight_than_the_driver_takes_and_the_rest_waits(bench: Bench) -> None:
@@ -331,15 +331,15 @@ def test_no_more_is_in_flight_than_the_driver_takes_and_the_rest_waits(bench: Be
     eventually(lambda: len(bench.driver.submitted) == IN_FLIGHT_MAX)
     # The question for the state is not kept waiting by them.
     bench.driver.extra = {"breaker": {"open": True, "reason": "x"}}
-    eventually(lambda: bench.door.state() == "silent")
+    eventually(lambda: bench.proxy.state() == "silent")
     assert len(bench.driver.submitted) == IN_FLIGHT_MAX
     for _ in range(count):
         bench.driver.answer()
     assert [request.data[1] for request in bench.driver.submitted] == list(range(count))
-    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    eventually(lambda: bench.proxy.status()["unanswered"] == 0)
 
 
-def test_who_waits_for_its_turn_to_read_the_same_gets_the_answer_too(bench: Bench) -> None:
+def test_a_waiting_request_that_reads_the_same_gets_the_answer_too(bench: Bench) -> None:
     reads = 3 * IN_FLIGHT_MAX
     for number in range(reads):
         bench.forward(incoming(RequestMessage(6, 1, sequence=number)))
@@ -351,15 +351,15 @@ def test_who_waits_for_its_turn_to_read_the_same_gets_the_answer_too(bench: Benc
     eventually(lambda: len(bench.driver.submitted) == IN_FLIGHT_MAX + 1)
     for _ in range(IN_FLIGHT_MAX - 1 + len(others)):
         bench.driver.answer(b"\x20")
-    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     asked = [request.data for request in bench.driver.submitted]
     assert asked[IN_FLIGHT_MAX:] == [
         bytes((netfn << 2, command)) + data for netfn, command, data in others
     ]
-    assert bench.door.status()["counts"]["shared"] == reads - IN_FLIGHT_MAX
+    assert bench.proxy.status()["counts"]["shared"] == reads - IN_FLIGHT_MAX
 
 
-def test_neither_changes_nor_errors_nor_old_answers_are_shared(bench: Bench) -> None:
+def test_neither_changes_nor_errors_nor_stale_answers_are_shared(bench: Bench) -> None:
     commands = [1] * IN_FLIGHT_MAX + [2, 1, 2, 1]
     for sequence, command in enumerate(commands):
         bench.forward(incoming(RequestMessage(6, command, sequence=sequence)))
@@ -367,19 +367,19 @@ def test_neither_changes_nor_errors_nor_old_answers_are_shared(bench: Bench) -> 
     bench.driver.answer(b"\x20", age_s=3.0)
     for _ in commands[2:]:
         bench.driver.answer(error=NoAnswer("silence"))
-    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert [request.data[1] for request in bench.driver.submitted] == commands
-    assert "shared" not in bench.door.status()["counts"]
+    assert "shared" not in bench.proxy.status()["counts"]
 
 
 def test_a_read_is_not_answered_from_before_it_was_asked_nor_by_the_driver(tmp_path: Path) -> None:
-    """Before it, there may be somebody else's change, who was told of it and then asks here."""
+    """An earlier answer may be older than a change whose author then asks here."""
     asked: list[RequestFrame] = []
-    told: dict[str, ServerFrame] = {}
+    answers: dict[str, ServerFrame] = {}
 
     def ask(link: DriverLink, name: str, command: int) -> None:
         frame = RequestFrame(0, 6, command, deadline_s=DEADLINE_S)
-        link.ask(frame, lambda answer: told.__setitem__(name, answer))
+        link.ask(frame, lambda answer: answers.__setitem__(name, answer))
 
     async def story() -> None:
         writers: list[asyncio.StreamWriter] = []
@@ -403,13 +403,13 @@ def test_a_read_is_not_answered_from_before_it_was_asked_nor_by_the_driver(tmp_p
         answer(b"old")  # lies in the socket: nothing here has read it yet
         ask(link, "after", GET_DEVICE_ID.command)
         await eventually_in_loop(lambda: len(asked) == IN_FLIGHT_MAX)
-        assert "after" not in told
+        assert "after" not in answers
         ask(link, "last", GET_DEVICE_ID.command)
         await eventually_in_loop(lambda: link._waiting[0].may_share)
         answer(b"", CompletionCode.NODE_BUSY, "too many of yours are in flight")
         await eventually_in_loop(lambda: len(asked) == IN_FLIGHT_MAX)
         answer(b"new")
-        await eventually_in_loop(lambda: "last" in told)
+        await eventually_in_loop(lambda: "last" in answers)
         await link.close()
         server.close()
         for writer in writers:
@@ -417,56 +417,56 @@ def test_a_read_is_not_answered_from_before_it_was_asked_nor_by_the_driver(tmp_p
         await server.wait_closed()
 
     asyncio.run(story())
-    assert cast("AnswerFrame", told["before 0"]).data == b"old"
-    assert cast("AnswerFrame", told["after"]).reason is not None
-    assert cast("AnswerFrame", told["last"]).data == b"new"
+    assert cast("AnswerFrame", answers["before 0"]).data == b"old"
+    assert cast("AnswerFrame", answers["after"]).reason is not None
+    assert cast("AnswerFrame", answers["last"]).data == b"new"
 
 
 def test_no_more_than_so_many_wait(bench: Bench) -> None:
     def fill() -> None:
         for number in range(IN_FLIGHT_MAX + WAITING_MAX + 1):
             request = RequestMessage(0x2E, number & 0xFF, bytes((number >> 8,)))
-            bench.door.door._forward(incoming(request), bench.door.loop.time())
+            bench.proxy.server._forward(incoming(request), bench.proxy.loop.time())
 
-    eventually(lambda: bench.door.state() == "well")
-    bench.door.call(fill)
-    eventually(lambda: bench.door.status()["counts"].get("error queue-full") == 1)
+    eventually(lambda: bench.proxy.state() == "well")
+    bench.proxy.call(fill)
+    eventually(lambda: bench.proxy.status()["counts"].get("error queue-full") == 1)
 
 
-def test_a_request_that_had_no_turn_in_its_time_is_told(tmp_path: Path) -> None:
+def test_a_request_that_had_no_turn_before_its_deadline_fails(tmp_path: Path) -> None:
     driver = FakeDriver()
     settings = LoopbackSettings(port=0, request_s=0.3)
     with (
         serving(tmp_path, driver) as served,
-        running_door(served.path, tmp_path / "run", settings) as door,
+        running_proxy(served.path, tmp_path / "run", settings) as proxy,
         ThreadPoolExecutor() as pool,
     ):
-        bench = Bench(driver, door, pool)
+        bench = Bench(driver, proxy, pool)
         for number in range(IN_FLIGHT_MAX):
             bench.forward(incoming(RequestMessage(0x2E, number)))
         assert bench.ask(6, 1).result().completion_code == CompletionCode.TIMEOUT
-        eventually(lambda: door.status()["unanswered"] == 0)
-        counts = door.status()["counts"]
+        eventually(lambda: proxy.status()["unanswered"] == 0)
+        counts = proxy.status()["counts"]
         assert counts[f"error {ErrorKind.NO_ANSWER.value}"] == IN_FLIGHT_MAX + 1
 
 
-# ------------------------------------------------------------------------------------- repeats
+# ---------------------------------------------------------------------------------- duplicates
 
 
 def incoming(message: RequestMessage) -> IncomingRequest:
     return IncomingRequest(message, NOBODY, PrivilegeLevel.ADMINISTRATOR, 77)
 
 
-def test_what_changes_something_runs_once_though_it_came_again_after_its_answer(
+def test_a_change_runs_once_even_if_it_is_repeated_after_its_answer(
     bench: Bench,
 ) -> None:
     cold_reset = incoming(RequestMessage(6, 2, sequence=5))
     bench.forward(cold_reset)
     bench.driver.answer()
-    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     bench.forward(cold_reset)
     assert len(bench.driver.submitted) == 1
-    assert bench.door.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["repeats"] == 1
     # Asked another time, it is another request.
     bench.forward(incoming(RequestMessage(6, 2, sequence=6)))
     eventually(lambda: len(bench.driver.submitted) == 2)
@@ -476,9 +476,9 @@ def test_the_same_change_asked_anew_runs_each_time_though_rqseq_comes_round(benc
     for number in range(140):
         bench.forward(incoming(RequestMessage(0x0A, 0x42, sequence=number % 64)))
         bench.driver.answer()
-        eventually(lambda: bench.door.status()["unanswered"] == 0)
+        eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 140
-    assert bench.door.status()["counts"].get("repeats", 0) == 0
+    assert bench.proxy.status()["counts"].get("repeats", 0) == 0
 
 
 def test_a_repeat_is_known_a_few_requests_later_and_while_it_is_under_way(bench: Bench) -> None:
@@ -488,10 +488,10 @@ def test_a_repeat_is_known_a_few_requests_later_and_while_it_is_under_way(bench:
     bench.forward(first)
     for _ in range(2):
         bench.driver.answer()
-    eventually(lambda: bench.door.status()["unanswered"] == 0)
+    eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     bench.forward(first)
     assert len(bench.driver.submitted) == 2
-    assert bench.door.status()["counts"]["repeats"] == 2
+    assert bench.proxy.status()["counts"]["repeats"] == 2
 
 
 def test_a_bridged_change_runs_once_though_it_came_again_after_its_answer(bench: Bench) -> None:
@@ -501,16 +501,16 @@ def test_a_bridged_change_runs_once_though_it_came_again_after_its_answer(bench:
         bench.forward(incoming(wrapped.with_sequence(sequence)))
         if sequence == 6 or not bench.driver.submitted:
             bench.driver.answer()
-        eventually(lambda: bench.door.status()["unanswered"] == 0)
+        eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 2
-    assert bench.door.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["repeats"] == 1
 
 
-def test_what_was_too_busy_to_be_carried_out_is_no_repeat(bench: Bench) -> None:
+def test_a_request_that_was_refused_as_busy_is_no_duplicate_later(bench: Bench) -> None:
     for error in (QueueFull("x"), None):
         bench.forward(incoming(RequestMessage(6, 2, sequence=5)))
         bench.driver.answer(error=error)
-        eventually(lambda: bench.door.status()["unanswered"] == 0)
+        eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 2
 
 
@@ -522,16 +522,16 @@ def test_a_read_whose_answer_crossed_with_its_repeat_is_not_read_twice(bench: Be
         bench.forward(incoming(GET_DEVICE_ID))
         if not bench.driver.submitted:
             bench.driver.answer(b"\x20")
-        eventually(lambda: bench.door.status()["unanswered"] == 0)
+        eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 1
-    assert bench.door.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["repeats"] == 1
 
 
 def test_a_read_that_comes_after_something_else_runs_again(bench: Bench) -> None:
     for number, message in enumerate((GET_DEVICE_ID, COLD_RESET, GET_DEVICE_ID), 1):
         bench.forward(incoming(message))
         bench.driver.answer(b"\x20")
-        eventually(lambda: bench.door.status()["unanswered"] == 0)
+        eventually(lambda: bench.proxy.status()["unanswered"] == 0)
         assert len(bench.driver.submitted) == number
 
 
@@ -541,33 +541,33 @@ def test_a_read_that_comes_after_something_else_runs_again(bench: Bench) -> None
 def test_a_read_is_a_repeat_for_a_moment_and_a_change_for_longer(
     message: RequestMessage, kept_s: float
 ) -> None:
-    repeats, answer = DuplicateFilter(1), SentAnswer(0, b"\x20")
+    duplicates, answer = DuplicateFilter(1), SentAnswer(0, b"\x20")
     asked = incoming(message)
-    assert repeats.take(asked, 0.0) is Work.NEW
-    assert repeats.take(asked, 1.0) is Work.UNDER_WAY
-    repeats.answered(asked, answer, 2.0, is_read=message is GET_DEVICE_ID)
-    assert repeats.take(asked, 2.0 + 0.9 * kept_s) == answer
-    assert repeats.take(asked, 2.0 + kept_s) is Work.NEW
+    assert duplicates.take(asked, 0.0) is Work.NEW
+    assert duplicates.take(asked, 1.0) is Work.UNDER_WAY
+    duplicates.answered(asked, answer, 2.0, is_read=message is GET_DEVICE_ID)
+    assert duplicates.take(asked, 2.0 + 0.9 * kept_s) == answer
+    assert duplicates.take(asked, 2.0 + kept_s) is Work.NEW
 
 
 # ------------------------------------------------------------------------------------- hostile
 
 
-def test_who_forges_the_address_of_an_open_session_does_not_shut_it_out(bench: Bench) -> None:
-    door = bench.door.door
+def test_a_forged_address_does_not_mute_the_session_of_that_address(bench: Bench) -> None:
+    server = bench.proxy.server
 
     def flood() -> None:
-        (slot,) = door._managed_system._slots
+        (slot,) = server._managed_system._slots
         for _ in range(3 * DATAGRAMS_A_WINDOW_MAX):
-            door._receive(b"noise", cast("Address", slot.peer), 100.0)
+            server._receive(b"noise", cast("Address", slot.peer), 100.0)
 
     async def story() -> None:
         deadline = asyncio.get_running_loop().time() + DEADLINE_S
-        credentials = Credentials("bmcmedic", bench.door.password.encode())
+        credentials = Credentials("bmcmedic", bench.proxy.password.encode())
         async with await LanPlus.connect(
-            ("127.0.0.1", bench.door.port), credentials, deadline=deadline
+            ("127.0.0.1", bench.proxy.port), credentials, deadline=deadline
         ) as bmc:
-            bench.door.call(flood)
+            bench.proxy.call(flood)
             answered = asyncio.create_task(bmc.raw(6, 1, b"", deadline))
             await asyncio.to_thread(bench.driver.answer, b"\x20")
             assert (await answered).data == b"\x20"
@@ -587,21 +587,21 @@ def test_half_a_set_up_in_any_number_keeps_nobody_out(bench: Bench) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
             flood.settimeout(DEADLINE_S)
             for number in range(a_sender):
-                flood.sendto(open_session(number), ("127.0.0.1", bench.door.port))
+                flood.sendto(open_session(number), ("127.0.0.1", bench.proxy.port))
                 flood.recv(512)
-    assert bench.door.status()["sessions"] == SESSIONS_MAX
+    assert bench.proxy.status()["sessions"] == SESSIONS_MAX
     answer = bench.ask(6, 1)
     bench.driver.answer(b"\x20")
     assert answer.result().data == b"\x20"
 
 
-def test_who_begins_over_and_over_gives_up_its_own_set_ups(bench: Bench) -> None:
-    slots = bench.door.door._managed_system._slots
+def test_a_client_that_opens_sessions_over_and_over_loses_only_its_own(bench: Bench) -> None:
+    slots = bench.proxy.server._managed_system._slots
     loud, other = ("127.0.0.1", 1), ("127.0.0.1", 2)
 
     def receive(peer: tuple[str, int], number: int) -> None:
-        bench.door.call(
-            lambda: bench.door.door._receive(open_session(number), peer, bench.door.loop.time())
+        bench.proxy.call(
+            lambda: bench.proxy.server._receive(open_session(number), peer, bench.proxy.loop.time())
         )
 
     receive(other, 0)
@@ -620,7 +620,7 @@ def test_a_flood_from_one_address_takes_no_room_from_the_others(bench: Bench) ->
         held.set()
         until.wait(DEADLINE_S)
 
-    address = ("127.0.0.1", bench.door.port)
+    address = ("127.0.0.1", bench.proxy.port)
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
@@ -628,22 +628,22 @@ def test_a_flood_from_one_address_takes_no_room_from_the_others(bench: Bench) ->
         other.settimeout(DEADLINE_S)
         for _ in range(DATAGRAMS_A_WINDOW_MAX + 1):
             flood.sendto(b"noise", address)
-        eventually(lambda: bench.door.status()["discarded_datagrams"] > DATAGRAMS_A_WINDOW_MAX)
-        bench.door.loop.call_soon_threadsafe(hold)  # as on a busy machine
+        eventually(lambda: bench.proxy.status()["discarded_datagrams"] > DATAGRAMS_A_WINDOW_MAX)
+        bench.proxy.loop.call_soon_threadsafe(hold)  # as on a busy machine
         assert held.wait(DEADLINE_S)
         for _ in range(DATAGRAMS_NO_BUFFER_HOLDS):
             flood.sendto(b"noise", address)
         other.sendto(open_session(0), address)
-        while not select.select([bench.door.door._socket], [], [], POLL_S)[0]:
+        while not select.select([bench.proxy.server._socket], [], [], POLL_S)[0]:
             other.sendto(open_session(0), address)
         until.set()
         assert other.recv(512)
-    assert bench.door.status()["sessions"] == 1
+    assert bench.proxy.status()["sessions"] == 1
 
 
-def test_noise_is_dropped_and_counted(bench: Bench) -> None:
+def test_garbage_is_dropped_and_counted(bench: Bench) -> None:
     noise = random.Random(1)
-    address = ("127.0.0.1", bench.door.port)
+    address = ("127.0.0.1", bench.proxy.port)
     for _ in range(10):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             for _ in range(30):
@@ -653,7 +653,7 @@ def test_noise_is_dropped_and_counted(bench: Bench) -> None:
     answer = bench.ask(6, 1)
     bench.driver.answer(b"\x20")
     assert answer.result().data == b"\x20"
-    eventually(lambda: bench.door.status()["discarded_datagrams"] >= 600)
+    eventually(lambda: bench.proxy.status()["discarded_datagrams"] >= 600)
     assert len(bench.driver.submitted) == 1
 
 
@@ -661,13 +661,13 @@ def test_a_wrong_secret_is_refused(bench: Bench) -> None:
     async def connect(user: str, password: bytes) -> None:
         deadline = asyncio.get_running_loop().time() + DEADLINE_S
         await LanPlus.connect(
-            ("127.0.0.1", bench.door.port), Credentials(user, password), deadline=deadline
+            ("127.0.0.1", bench.proxy.port), Credentials(user, password), deadline=deadline
         )
 
     with pytest.raises(BmcmedicError):
         asyncio.run(connect("bmcmedic", b"wrong"))
     with pytest.raises(RmcpPlusStatusError):
-        asyncio.run(connect("admin", bench.door.password.encode()))
+        asyncio.run(connect("admin", bench.proxy.password.encode()))
 
 
 # --------------------------------------------------------------------------------------- files
@@ -677,78 +677,78 @@ def test_the_files_are_roots_alone_and_hold_one_secret_a_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = ProxyFiles(str(tmp_path / "run"))
-    assert files.hold()
-    password = files.secret()
+    assert files.acquire()
+    password = files.password()
     assert len(password) == PASSWORD_BYTES
-    assert files.secret() == password
-    files.tell_state("well")
+    assert files.password() == password
+    files.publish_state("well")
     files.publish("127.0.0.1", 6230, 15.0, {"deadline_s": "7"})
     folder = Path(files.folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
-    door = proxy_files.find(str(tmp_path / "run"))
-    assert (door.host, door.port, door.settings) == ("127.0.0.1", 6230, {"deadline_s": "7"})
-    assert not ProxyFiles(str(tmp_path / "run")).hold()
+    proxy = proxy_files.find_proxy(str(tmp_path / "run"))
+    assert (proxy.host, proxy.port, proxy.settings) == ("127.0.0.1", 6230, {"deadline_s": "7"})
+    assert not ProxyFiles(str(tmp_path / "run")).acquire()
 
     files.release()
     with pytest.raises(NoProxy):
-        proxy_files.find(str(tmp_path / "run"))
-    assert proxy_files.state(str(tmp_path / "run"))[0] == "no-driver"
-    assert files.hold()
-    assert files.secret() == password
+        proxy_files.find_proxy(str(tmp_path / "run"))
+    assert proxy_files.read_state(str(tmp_path / "run"))[0] == "no-driver"
+    assert files.acquire()
+    assert files.password() == password
     monkeypatch.setattr(proxy_files, "_boot_id", lambda: "another")
-    assert files.secret() != password
+    assert files.password() != password
     files.release()
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"short\nboot\n", b"\xff" * 30])
-def test_a_spoilt_secret_is_made_anew(tmp_path: Path, spoilt: bytes) -> None:
+@pytest.mark.parametrize("corrupt", [b"", b"short\nboot\n", b"\xff" * 30])
+def test_a_corrupt_password_is_made_anew(tmp_path: Path, corrupt: bytes) -> None:
     files = ProxyFiles(str(tmp_path / "run"))
-    assert files.hold()
-    (Path(files.folder) / "password").write_bytes(spoilt)
-    assert len(files.secret()) == PASSWORD_BYTES
+    assert files.acquire()
+    (Path(files.folder) / "password").write_bytes(corrupt)
+    assert len(files.password()) == PASSWORD_BYTES
     files.release()
 
 
-def test_two_agents_do_not_have_the_same_door(bench: Bench) -> None:
-    runtime_dir = bench.door.runtime_dir
+def test_two_agents_do_not_serve_the_same_proxy(bench: Bench) -> None:
+    runtime_dir = bench.proxy.runtime_dir
     with (
-        pytest.raises(ConfigurationError, match="another agent has the door"),
-        running_door("none", runtime_dir),
+        pytest.raises(ConfigurationError, match="another agent serves the proxy"),
+        running_proxy("none", runtime_dir),
     ):
         pass
     other = runtime_dir.with_name("other")
-    settings = LoopbackSettings(port=bench.door.port)
+    settings = LoopbackSettings(port=bench.proxy.port)
     with (
         pytest.raises(ConfigurationError, match="something listens there already"),
-        running_door("none", other, settings),
+        running_proxy("none", other, settings),
     ):
         pass
-    assert proxy_files.find(str(runtime_dir)).port == bench.door.port
+    assert proxy_files.find_proxy(str(runtime_dir)).port == bench.proxy.port
 
 
 def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "door").mkdir(parents=True)
     (tmp_path / "run" / "door").chmod(0o777)
     with (
-        pytest.raises(ConfigurationError, match="others may write there"),
-        running_door("none", tmp_path / "run"),
+        pytest.raises(ConfigurationError, match="others may write to it"),
+        running_proxy("none", tmp_path / "run"),
     ):
         pass
 
 
-def test_a_full_disk_is_reported_and_the_door_stays_open(
+def test_a_full_disk_is_reported_and_the_proxy_stays_open(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eventually(lambda: bench.door.state() == "well")
+    eventually(lambda: bench.proxy.state() == "well")
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(ProxyFiles, "tell_state", full)
+    monkeypatch.setattr(ProxyFiles, "publish_state", full)
     bench.driver.extra = {"breaker": {"open": True, "reason": "x"}}
-    eventually(lambda: bench.door.reports)
-    assert "No space left" in bench.door.reports[0]
+    eventually(lambda: bench.proxy.reports)
+    assert "No space left" in bench.proxy.reports[0]
     answer = bench.ask(6, 1)
     bench.driver.answer(b"\x20")
     assert answer.result().data == b"\x20"

@@ -1,4 +1,4 @@
-"""What the shim makes of ipmitool's arguments."""
+"""The shim's policy for ipmitool's arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmcmedic.agent.shim.arguments import understand
+from bmcmedic.agent.shim.arguments import plan_call
 from bmcmedic.driver.read_commands import READS
 
 
@@ -47,8 +47,8 @@ from bmcmedic.driver.read_commands import READS
     ],
 )
 def test_is_left_to_the_real_one(line: str) -> None:
-    plan = understand(line.split())
-    assert plan.left_alone
+    plan = plan_call(line.split())
+    assert plan.reason_excluded
     assert (plan.arguments, plan.may_be_shared) == ([], False)
 
 
@@ -71,9 +71,9 @@ def test_is_left_to_the_real_one(line: str) -> None:
         ("event -- -x", "-- event -x"),
     ],
 )
-def test_goes_through_the_door(line: str, passed_on: str) -> None:
-    plan = understand(line.split())
-    assert plan.left_alone == ""
+def test_goes_through_the_proxy(line: str, passed_on: str) -> None:
+    plan = plan_call(line.split())
+    assert plan.reason_excluded == ""
     assert plan.arguments == passed_on.split()
 
 
@@ -103,7 +103,7 @@ def test_goes_through_the_door(line: str, passed_on: str) -> None:
     ],
 )
 def test_only_reads(line: str) -> None:
-    plan = understand(line.split())
+    plan = plan_call(line.split())
     assert (plan.is_read, plan.may_be_shared) == (True, True)
 
 
@@ -142,26 +142,26 @@ def test_only_reads(line: str) -> None:
     ],
 )
 def test_is_not_taken_for_a_read(line: str) -> None:
-    plan = understand(line.split())
-    assert plan.left_alone == ""
+    plan = plan_call(line.split())
+    assert plan.reason_excluded == ""
     assert (plan.is_read, plan.may_be_shared) == (False, False)
 
 
-def test_a_file_is_each_ones_own() -> None:
-    assert not understand(["-S", "cache", "sdr", "list"]).may_be_shared
-    assert understand(["-S", "cache", "sdr", "list"]).is_read
+def test_output_that_depends_on_a_file_is_not_shared() -> None:
+    assert not plan_call(["-S", "cache", "sdr", "list"]).may_be_shared
+    assert plan_call(["-S", "cache", "sdr", "list"]).is_read
 
 
 def test_raw_reads_are_those_of_the_driver() -> None:
     for netfn in range(0, 64, 2):
         for command in range(256):
-            plan = understand(["raw", hex(netfn), str(command)])
+            plan = plan_call(["raw", hex(netfn), str(command)])
             assert plan.is_read == ((netfn, command) in READS)
 
 
-def test_what_asks_much_has_more_time() -> None:
-    assert understand(["sdr"]).is_long
-    assert not understand(["mc", "info"]).is_long
+def test_a_command_with_many_requests_has_the_long_deadline() -> None:
+    assert plan_call(["sdr"]).is_long
+    assert not plan_call(["mc", "info"]).is_long
 
 
 WORDS = st.lists(
@@ -174,11 +174,11 @@ WORDS = st.lists(
 
 
 @given(WORDS)
-def test_whatever_is_typed_is_understood_or_left_alone(words: list[str]) -> None:
-    plan = understand(words)
-    assert bool(plan.left_alone) != bool(plan.arguments)
-    # Understood once more it means the same: no word of it has become an option of the session's.
-    again = understand(plan.arguments)
-    if not plan.left_alone:
-        assert (again.left_alone, again.arguments) == ("", plan.arguments)
+def test_any_command_line_is_either_planned_or_excluded(words: list[str]) -> None:
+    plan = plan_call(words)
+    assert bool(plan.reason_excluded) != bool(plan.arguments)
+    # Planned again it means the same: no word of it has become an option of the session.
+    again = plan_call(plan.arguments)
+    if not plan.reason_excluded:
+        assert (again.reason_excluded, again.arguments) == ("", plan.arguments)
         assert (again.is_read, again.may_be_shared) == (plan.is_read, plan.may_be_shared)

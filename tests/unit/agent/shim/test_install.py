@@ -34,7 +34,7 @@ exec {real} "$@"
 
 
 class Root:
-    """A file system with a dpkg database, and an ipmitool of our own making."""
+    """A file system with a dpkg database and an ipmitool that the test made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Root:
         self.real = folder / "usr" / "bin" / "ipmitool.bmcmedic-real"
 
     def unpack(self, version: str, program: bytes) -> None:
-        """Install or upgrade the package, as dpkg does."""
+        """Install or upgrade the package with dpkg."""
         tree = self.packages / version
         (tree / "usr" / "bin").mkdir(parents=True)
         (tree / "DEBIAN").mkdir()
@@ -88,7 +88,7 @@ def root(tmp_path: Path) -> Root:
     return made
 
 
-def says(path: Path) -> str:
+def output_of(path: Path) -> str:
     return run(str(path), "mc", "info").strip()
 
 
@@ -99,7 +99,7 @@ def test_it_stands_in_the_place_and_remove_restores_the_bytes(root: Root) -> Non
     shim.install()
     assert is_shim(str(root.path))
     assert root.real.read_bytes() == FIRST
-    assert says(root.path) == "first mc info"
+    assert output_of(root.path) == "first mc info"
     assert "ipmitool.bmcmedic-real" in root.diversions()
     assert shim.status().state == "installed"
     assert shim.status().sha256 == shim.status().sha256_before
@@ -131,7 +131,7 @@ def test_an_upgrade_in_between_goes_to_the_real_one_and_stays(root: Root) -> Non
     shim.install()
     root.unpack("2.0", SECOND)
     assert is_shim(str(root.path))
-    assert says(root.path) == "second mc info"
+    assert output_of(root.path) == "second mc info"
     assert shim.status().sha256 != shim.status().sha256_before
     assert shim.remove().endswith("upgraded since")
     assert root.path.read_bytes() == SECOND
@@ -150,7 +150,7 @@ def test_the_script_of_a_former_version_is_written_anew(root: Root) -> None:
     shim = with_former_script(root)
     assert shim.install().startswith(f"{root.path} is the shim now")
     assert "agent/shim/start.py" in root.path.read_text(encoding="ascii")
-    assert (root.real.read_bytes(), says(root.path)) == (FIRST, "first mc info")
+    assert (root.real.read_bytes(), output_of(root.path)) == (FIRST, "first mc info")
     assert shim.status().state == "installed"
     assert shim.install().endswith("the shim already")
 
@@ -158,7 +158,7 @@ def test_the_script_of_a_former_version_is_written_anew(root: Root) -> None:
 def test_the_script_of_a_former_version_is_removed(root: Root) -> None:
     shim = with_former_script(root)
     root.unpack("2.0", SECOND)
-    assert says(root.path) == "second mc info"
+    assert output_of(root.path) == "second mc info"
     assert shim.remove().endswith("upgraded since")
     assert (root.path.read_bytes(), root.diversions()) == (SECOND, "")
     assert root.dpkg("--verify", "ipmitool") == ""
@@ -176,7 +176,7 @@ def test_a_package_that_is_removed_leaves_no_shim_behind(root: Root) -> None:
     assert root.diversions() == ""
 
 
-STEPS = ("_keep_aside", "_divert", "_write")
+STEPS = ("_save_original", "_divert", "_write")
 
 
 @pytest.mark.parametrize("cut_at", range(4))
@@ -204,9 +204,9 @@ def test_cut_off_anywhere_it_is_taken_up_again(
             cut(step)
         with pytest.raises(ShimError, match="cut off"):
             shim.install()
-    assert says(root.path) == "first mc info"
+    assert output_of(root.path) == "first mc info"
     getattr(shim, then)()
-    assert says(root.path) == "first mc info"
+    assert output_of(root.path) == "first mc info"
     assert shim.status().state == ("installed" if then == "install" else "absent")
     shim.remove()
     assert root.path.read_bytes() == FIRST
@@ -228,7 +228,7 @@ def test_a_remove_that_was_cut_off_is_taken_up_again(
     assert root.diversions() == ""
 
 
-def test_another_diversion_is_left_alone(root: Root) -> None:
+def test_another_diversion_is_refused(root: Root) -> None:
     run(
         "dpkg-divert", f"--root={root.folder}", "--local", "--no-rename", "--divert",
         "/usr/bin/ipmitool.theirs", "--add", "/usr/bin/ipmitool",
@@ -239,13 +239,13 @@ def test_another_diversion_is_left_alone(root: Root) -> None:
     assert not root.real.exists()
 
 
-def test_a_file_of_somebody_else_is_left_alone(root: Root) -> None:
+def test_a_file_of_somebody_else_is_refused(root: Root) -> None:
     shim = root.shim()
     shim.install()
     root.path.write_bytes(SECOND)
     with pytest.raises(Refused, match="neither the shim nor"):
         shim.remove()
-    with pytest.raises(Refused, match="both there and differ"):
+    with pytest.raises(Refused, match="both exist and differ"):
         shim.install()
     assert (root.path.read_bytes(), root.real.read_bytes()) == (SECOND, FIRST)
 
@@ -280,9 +280,9 @@ def test_the_command_line(root: Root, capsys: pytest.CaptureFixture[str]) -> Non
     assert install_main.main(["status"], root.folder) == 0
     capsys.readouterr()
     assert install_main.main(["status", "--json"], root.folder) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"state", "path", "real", "sha256", "sha256_before"}
-    assert told["state"] == "installed"
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"state", "path", "real", "sha256", "sha256_before"}
+    assert printed["state"] == "installed"
     assert install_main.main(["remove"], root.folder) == 0
     with pytest.raises(SystemExit) as ended:
         install_main.main(["enable"], root.folder)

@@ -68,9 +68,7 @@ def test_the_json_has_the_numbers() -> None:
 
 
 def test_the_keys_are_documented() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "reference" / "lab.md").read_text(
-        encoding="utf-8"
-    )
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "lab.md").read_text(encoding="utf-8")
     missing = [key for key in record().to_json() if f"`{key}`" not in page]
     assert missing == []
     assert all(f"**`{name.value}`**" in page for name in ScenarioName)
