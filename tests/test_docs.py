@@ -464,7 +464,11 @@ def test_a_page_without_its_marks_is_an_error() -> None:
 
 # -------------------------------------------------------------------------------------- the prose
 
-REWRITTEN = [*sorted(DOCS.glob("reference/*.md")), DOCS / "measurements.md"]
+REWRITTEN = [
+    *sorted(DOCS.glob("reference/*.md")),
+    DOCS / "measurements.md",
+    *sorted(ROOT.glob("C*.md")),
+]
 PROSE = REWRITTEN
 ENGLISH = [page for page in PROSE if not page.name.endswith(".zh-CN.md")]
 WORDS_IN_THEIR_PLACE: dict[str, set[str]] = {}
