@@ -56,7 +56,7 @@ def satellite(
     [satellite(), satellite(embedded=True), satellite(first=False), satellite(swapped=True)],
     ids=["two parts", "embedded", "first part lost", "parts swapped"],
 )
-def test_the_satellites_answer_arrives_however_the_bmc_hands_it_on(execute: Executor) -> None:
+def test_the_satellites_response_arrives_in_every_form_a_bmc_uses(execute: Executor) -> None:
     pair = bridging_pair(execute)
     for number in range(70):
         event = pair.ask(bytes((number,)), bridge=SATELLITE)
@@ -85,7 +85,7 @@ def test_a_lost_second_part_ends_at_the_deadline_and_asks_the_satellite_once() -
     assert len(pair.executed) == 1
 
 
-def test_a_second_part_that_comes_after_its_deadline_is_no_answer_to_the_next() -> None:
+def test_a_second_part_after_its_deadline_does_not_answer_the_next_request() -> None:
     held: list[bytes | None] = []
 
     def execute(
@@ -104,14 +104,14 @@ def test_a_second_part_that_comes_after_its_deadline_is_no_answer_to_the_next() 
     assert event.response.data == b"from 2c:second"
 
 
-def test_a_bridged_request_that_must_run_once_leaves_once() -> None:
+def test_a_bridged_request_that_is_not_idempotent_is_sent_once() -> None:
     pair = bridging_pair(lambda _managed, _incoming, _now: [])
     event = pair.ask(bridge=SATELLITE, idempotent=False)
     assert isinstance(event, RequestUnanswered)
     assert pair.count_sent(TO_BMC) == 1
 
 
-def test_something_else_embedded_is_no_answer() -> None:
+def test_other_embedded_data_is_not_a_response() -> None:
     def execute(
         managed: ManagedSystem, incoming: IncomingRequest, now: float
     ) -> list[bytes | None]:

@@ -92,9 +92,7 @@ def test_garbage_before_every_datagram_changes_nothing(damage: Damage, suite: in
 
 @pytest.mark.parametrize("damage", ALL_DAMAGE)
 @pytest.mark.parametrize("suite", [2, 3, 16, 17])
-def test_damage_in_a_protected_session_is_as_if_nothing_had_come(
-    damage: Damage, suite: int
-) -> None:
+def test_a_damaged_datagram_in_a_protected_session_is_ignored(damage: Damage, suite: int) -> None:
     for seed in range(40):
         pair = opened_pair(suite=suite, seed=seed)
         pair.change = damaged_first(damage, seed)
@@ -106,7 +104,7 @@ def test_damage_in_a_protected_session_is_as_if_nothing_had_come(
 
 
 @pytest.mark.parametrize("damage", ALL_DAMAGE)
-def test_damaged_set_up_ends_in_a_session_or_in_words_but_never_in_an_exception(
+def test_damaged_set_up_gives_a_session_or_an_error_but_no_exception(
     damage: Damage,
 ) -> None:
     """Set-up messages are not protected, so damage can look like a refusal; nothing else."""
@@ -121,7 +119,7 @@ def test_damaged_set_up_ends_in_a_session_or_in_words_but_never_in_an_exception(
         assert isinstance(event, ResponseReceived | RequestUnanswered)
 
 
-def test_every_datagram_of_one_session_is_worthless_in_another() -> None:
+def test_datagrams_of_one_session_are_rejected_in_another() -> None:
     first = make_pair(seed=1)
     first.open()
     first.ask(b"recorded")
@@ -152,7 +150,7 @@ def test_a_replayed_request_is_not_executed_again() -> None:
     assert isinstance(pair.ask(), ResponseReceived)
 
 
-def test_a_replayed_answer_is_not_taken() -> None:
+def test_a_replayed_response_is_rejected() -> None:
     pair = opened_pair()
     for _ in range(70):
         pair.ask()
@@ -165,7 +163,7 @@ def test_a_replayed_answer_is_not_taken() -> None:
     assert any("replayed" in reason for reason in pair.console.discarded)
 
 
-def test_a_datagram_from_another_address_is_not_of_the_session() -> None:
+def test_a_datagram_from_another_address_is_rejected() -> None:
     pair = opened_pair()
     pair.console.request(MESSAGE, pair.now, pair.now + 5)
     (datagram,) = pair.console.datagrams_to_send()
@@ -187,7 +185,7 @@ def test_a_packet_far_outside_of_the_window_is_dropped() -> None:
     assert pair.managed.discarded_count == discarded + 1
 
 
-def test_a_console_that_missed_hundreds_of_answers_hears_the_next() -> None:
+def test_a_console_that_missed_hundreds_of_responses_accepts_the_next() -> None:
     pair = opened_pair()
     session = next(iter(pair.managed._slots)).session
     assert session is not None
@@ -197,7 +195,7 @@ def test_a_console_that_missed_hundreds_of_answers_hears_the_next() -> None:
 
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("authenticated", [False, True])
-def test_a_packet_with_less_protection_than_agreed_is_dropped(
+def test_a_packet_with_less_protection_than_negotiated_is_dropped(
     encrypted: bool, authenticated: bool
 ) -> None:
     pair = opened_pair(suite=17)
@@ -213,7 +211,7 @@ def test_a_packet_with_less_protection_than_agreed_is_dropped(
     assert pair.executed == []
 
 
-def test_a_session_id_of_nobody_is_dropped() -> None:
+def test_an_unknown_session_id_is_dropped() -> None:
     pair = make_pair()
     datagram = plus_header(0xC0, 0x12345678, 1, 32) + bytes(32)
     assert pair.managed.receive_datagram(datagram, PEER, 1.0) is None
@@ -265,7 +263,7 @@ def test_a_session_id_that_is_taken_is_not_given_twice() -> None:
     assert sorted(pair.managed._slots._slots) == [1, 2]
 
 
-def test_presence_is_answered_to_anybody() -> None:
+def test_every_presence_ping_is_answered() -> None:
     pair = make_pair()
     answer = pair.managed.receive_datagram(PresencePing(7).encode(), PEER, 1.0)
     assert isinstance(answer, bytes)
@@ -294,7 +292,7 @@ def test_outside_of_a_session_only_what_the_specification_allows_is_answered() -
             assert pair.managed.receive_datagram(datagram, PEER, 1.0) is None
 
 
-def test_reasons_for_dropping_are_bounded_and_told_at_the_deadline() -> None:
+def test_reasons_for_dropping_are_bounded_and_reported_at_the_deadline() -> None:
     pair = opened_pair()
     rng = random.Random(5)
 
@@ -337,7 +335,7 @@ def every_state() -> list[Pair]:
     return pairs
 
 
-def test_noise_raises_in_no_state() -> None:
+def test_garbage_raises_no_exception_in_any_state() -> None:
     rng = random.Random(4)
     recorded = opened_pair(seed=99)
     recorded.ask()

@@ -87,7 +87,7 @@ def test_a_command_that_must_run_once_never_runs_twice() -> None:
     assert ran[1] > 300
 
 
-def test_a_kept_session_lives_through_loss_and_restarts() -> None:
+def test_a_reused_session_survives_loss_and_restarts() -> None:
     answered = 0
     for seed in range(100):
         pair = make_pair(loss=0.2, seed=seed, may_reopen=True, slots=16)

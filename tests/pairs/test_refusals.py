@@ -36,7 +36,7 @@ def status(pair: Pair) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("suite", [1, 2, 3, 15, 16, 17])
-def test_a_wrong_password_is_named_and_the_bmc_told(suite: int) -> None:
+def test_a_wrong_password_is_reported_and_the_bmc_informed(suite: int) -> None:
     pair = make_pair(suites=(suite,), bmc_suites=(suite,), password=b"wrong")
     error = failure(pair)
     assert isinstance(error, AuthenticationFailed)
@@ -46,7 +46,9 @@ def test_a_wrong_password_is_named_and_the_bmc_told(suite: int) -> None:
 
 @pytest.mark.parametrize(("kg", "bmc_kg"), [(b"", b"k"), (b"k", b""), (b"k", b"other")])
 @pytest.mark.parametrize("suite", [3, 17])
-def test_a_wrong_kg_is_not_taken_for_a_wrong_password(suite: int, kg: bytes, bmc_kg: bytes) -> None:
+def test_a_wrong_kg_is_not_reported_as_a_wrong_password(
+    suite: int, kg: bytes, bmc_kg: bytes
+) -> None:
     error = failure(make_pair(suites=(suite,), kg=kg, bmc_kg=bmc_kg))
     assert isinstance(error, AuthenticationFailed)
     assert "password is right" in str(error)
@@ -64,7 +66,7 @@ def test_a_privilege_above_the_users_limit() -> None:
     assert pair.managed.session_count == 0
 
 
-def test_two_accounts_of_one_name_are_told_apart_by_privilege_only_where_it_is_asked_for() -> None:
+def test_privilege_selects_between_two_accounts_of_one_name_only_if_requested() -> None:
     users = (
         User(2, b"admin", b"for-users", PrivilegeLevel.USER),
         User(3, b"admin", b"for-admins", PrivilegeLevel.ADMINISTRATOR),
@@ -84,7 +86,7 @@ def test_two_accounts_of_one_name_are_told_apart_by_privilege_only_where_it_is_a
     assert status(pair) == ("RAKP 2", RmcpPlusStatus.UNAUTHORIZED_NAME)
 
 
-def test_no_free_slot_says_so_and_what_to_do() -> None:
+def test_no_free_slot_is_reported_with_advice() -> None:
     first = make_pair(slots=1)
     assert isinstance(first.open(), SessionOpened)
     second = make_pair(seed=2)
@@ -105,7 +107,7 @@ def test_a_suite_that_the_bmc_refuses_is_followed_by_the_next() -> None:
     assert isinstance(pair.ask(), ResponseReceived)
 
 
-def test_no_suite_in_common_is_named() -> None:
+def test_no_common_suite_is_reported() -> None:
     error = failure(make_pair(suites=(17, 3), bmc_suites=(1, 2)))
     assert isinstance(error, RmcpPlusStatusError)
     assert (error.message_name, error.status) == ("Open Session", 0x11)
@@ -114,7 +116,7 @@ def test_no_suite_in_common_is_named() -> None:
 
 
 @pytest.mark.parametrize("code", [0x04, 0x05, 0x06, 0x07, 0x10, 0x11, 0x03])
-def test_whatever_words_a_bmc_refuses_a_suite_with_the_next_is_tried(code: int) -> None:
+def test_the_next_suite_is_tried_after_every_kind_of_suite_refusal(code: int) -> None:
     pair = make_pair(bmc_suites=(3,))
 
     def change(way: str, data: bytes) -> list[bytes]:
@@ -137,7 +139,7 @@ def test_whatever_words_a_bmc_refuses_a_suite_with_the_next_is_tried(code: int) 
         assert event == SessionOpened(CIPHER_SUITES[3])
 
 
-def test_a_bmc_that_takes_another_suite_than_was_proposed_is_understood() -> None:
+def test_a_bmc_that_chooses_another_suite_counts_as_a_refusal() -> None:
     pair = make_pair(suites=(17,), bmc_suites=(17, 3))
 
     def change(way: str, data: bytes) -> list[bytes]:
@@ -188,7 +190,7 @@ def test_each_status_is_called_by_its_name(message: str, code: int) -> None:
     assert "\n" not in str(error)
 
 
-def test_a_slow_bmc_that_answers_a_repeated_rakp_1_anew_is_waited_for() -> None:
+def test_retransmission_slows_down_for_a_bmc_that_answers_a_repeated_rakp_1_afresh() -> None:
     pair = make_pair(suites=(17,))
     late: list[tuple[float, bytes]] = []
     delay_s = 0.4
@@ -226,7 +228,7 @@ def test_a_slow_bmc_that_answers_a_repeated_rakp_1_anew_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("code", [0x02, 0x08])
-def test_an_answer_lost_after_the_bmc_went_a_step_on_starts_set_up_anew(code: int) -> None:
+def test_a_lost_rakp_4_restarts_the_set_up(code: int) -> None:
     """RAKP 4 is lost; asked again, the BMC says that it knows no such half-open session."""
     pair = make_pair(suites=(17,))
     seen = 0
@@ -250,7 +252,7 @@ def test_an_answer_lost_after_the_bmc_went_a_step_on_starts_set_up_anew(code: in
     assert isinstance(pair.ask(), ResponseReceived)
 
 
-def test_silence_says_what_was_awaited() -> None:
+def test_a_timeout_reports_what_was_awaited() -> None:
     pair = make_pair()
     pair.change = lambda _way, _data: []
     started_at = pair.now
@@ -260,7 +262,7 @@ def test_silence_says_what_was_awaited() -> None:
     assert pair.now - started_at == pytest.approx(5.0)
 
 
-def test_set_up_that_never_gets_far_gives_up_and_says_where() -> None:
+def test_set_up_without_progress_gives_up_and_reports_where() -> None:
     pair = make_pair()
 
     def change(_way: str, data: bytes) -> list[bytes]:
@@ -293,5 +295,5 @@ def test_credentials_that_are_too_long_are_refused(
     assert "xxx" not in str(raised.value)
 
 
-def test_a_user_name_that_is_no_utf_8_is_sent_as_it_was_given() -> None:
+def test_a_user_name_that_is_not_utf_8_is_sent_unchanged() -> None:
     assert Credentials(b"adm\xffn".decode(errors="surrogateescape"), b"").user_name == b"adm\xffn"

@@ -122,7 +122,7 @@ def test_in_every_failure(options: dict[str, Any]) -> None:
     assert_silent(pair, error, *error.args, *vars(error).values())
 
 
-def test_in_credentials_and_users_and_in_what_is_wrong_with_them() -> None:
+def test_in_credentials_users_and_their_errors() -> None:
     for thing in (Credentials("admin", SECRET, KG), User(2, b"admin", SECRET)):
         assert "Pass" not in shown(thing)
         assert "KgKg" not in shown(thing)

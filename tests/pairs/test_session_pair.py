@@ -69,7 +69,7 @@ def test_passwords_of_every_length(password: bytes, suite: int) -> None:
     assert isinstance(pair.ask(), ResponseReceived)
 
 
-def test_a_password_that_the_bmc_keeps_padded_with_zeros_fits() -> None:
+def test_a_password_that_the_bmc_pads_with_zeros_matches() -> None:
     pair = make_pair(password=b"short", users=(User(2, b"admin", b"short".ljust(20, b"\0")),))
     assert isinstance(pair.open(), SessionOpened)
 
@@ -80,7 +80,7 @@ def test_a_name_of_16_bytes_and_no_name_at_all() -> None:
         assert isinstance(pair.open(), SessionOpened)
 
 
-def test_a_session_without_encryption_shows_its_payload_and_one_with_it_does_not() -> None:
+def test_only_a_session_without_encryption_exposes_its_payload() -> None:
     secret = b"a very telling payload"
     for suite, is_visible in ((1, True), (2, True), (3, False), (17, False)):
         pair = opened_pair(suite=suite)
@@ -125,7 +125,7 @@ def test_session_sequence_numbers_wrap_past_zero() -> None:
     assert pair.managed.discarded_count == 0
 
 
-def test_a_request_that_is_not_idempotent_leaves_once_even_if_nothing_comes() -> None:
+def test_a_request_that_is_not_idempotent_is_sent_once_even_without_an_answer() -> None:
     pair = opened_pair()
     pair.execute = silent
     assert isinstance(pair.ask(idempotent=False), RequestUnanswered)
@@ -133,14 +133,14 @@ def test_a_request_that_is_not_idempotent_leaves_once_even_if_nothing_comes() ->
     assert pair.console.state is SessionState.ACTIVE
 
 
-def test_a_request_that_is_not_idempotent_leaves_once_where_sessions_may_reopen() -> None:
+def test_a_request_that_is_not_idempotent_is_sent_once_even_if_sessions_may_reopen() -> None:
     pair = opened_pair(may_reopen=True)
     pair.execute = silent
     assert isinstance(pair.ask(idempotent=False), RequestUnanswered)
     assert pair.count_sent() == 1
 
 
-def test_an_idempotent_request_is_repeated_and_its_late_answer_taken() -> None:
+def test_an_idempotent_request_is_repeated_and_its_late_response_accepted() -> None:
     pair = opened_pair()
     waiting: list[IncomingRequest] = []
     pair.execute = slow_into(waiting)
@@ -156,7 +156,7 @@ def test_an_idempotent_request_is_repeated_and_its_late_answer_taken() -> None:
     assert event.response.data == b"late"
 
 
-def test_the_end_of_slow_work_does_not_start_newer_work_twice() -> None:
+def test_the_end_of_a_slow_request_does_not_execute_a_newer_one_twice() -> None:
     pair = opened_pair()
     waiting: list[IncomingRequest] = []
     pair.execute = slow_into(waiting)
@@ -173,7 +173,7 @@ def test_the_end_of_slow_work_does_not_start_newer_work_twice() -> None:
     assert [incoming.message.data for incoming in waiting] == [b"first", b"second"]
 
 
-def test_an_answer_that_comes_after_its_deadline_is_not_taken_for_the_next() -> None:
+def test_a_response_after_its_deadline_does_not_answer_the_next_request() -> None:
     pair = opened_pair()
     waiting: list[IncomingRequest] = []
 
@@ -213,7 +213,7 @@ def test_privilege_levels_are_checked_and_raised() -> None:
     assert len(pair.executed) == 1
 
 
-def test_set_session_privilege_level_says_what_is_wrong() -> None:
+def test_set_session_privilege_level_reports_the_reason_of_a_refusal() -> None:
     users = (User(2, b"admin", PASSWORD, PrivilegeLevel.OPERATOR),)
     pair = make_pair(users=users, privilege=PrivilegeLevel.OPERATOR)
     pair.open()
@@ -230,7 +230,7 @@ def test_set_session_privilege_level_says_what_is_wrong() -> None:
         assert event.response.completion_code == code, data
 
 
-def test_a_session_can_be_told_about_and_ended_by_another() -> None:
+def test_a_session_can_be_listed_and_closed_by_another() -> None:
     pair = opened_pair()
     event = pair.request(RequestMessage(0x06, 0x3D, b"\x00"))
     assert isinstance(event, ResponseReceived)
@@ -247,7 +247,7 @@ def test_a_session_can_be_told_about_and_ended_by_another() -> None:
     assert pair.managed.session_count == 1
 
 
-def test_session_info_counts_no_further_than_its_fields() -> None:
+def test_session_info_caps_counts_at_the_width_of_their_fields() -> None:
     pair = make_pair(slots=300)
     for number in range(299):
         other = make_pair(seed=number + 2)
@@ -261,7 +261,7 @@ def test_session_info_counts_no_further_than_its_fields() -> None:
     assert event.response.data[1:3] == b"\x3f\x3f"
 
 
-def test_an_idle_session_ends_after_its_time_and_a_busy_one_does_not() -> None:
+def test_an_idle_session_times_out_and_a_busy_one_does_not() -> None:
     pair = opened_pair()
     for _ in range(5):
         pair.now += 55
@@ -270,7 +270,7 @@ def test_an_idle_session_ends_after_its_time_and_a_busy_one_does_not() -> None:
     assert isinstance(pair.ask(timeout_s=2), RequestUnanswered)
 
 
-def test_a_half_open_session_gives_its_slot_back() -> None:
+def test_a_half_open_session_frees_its_slot() -> None:
     pair = make_pair(slots=1)
     pair.change = lambda way, data: [data] if way == TO_BMC else []
     assert isinstance(pair.open(timeout_s=0.2), SessionFailed)
@@ -281,7 +281,7 @@ def test_a_half_open_session_gives_its_slot_back() -> None:
     assert isinstance(again.open(), SessionOpened)
 
 
-def test_a_closed_session_is_closed_even_when_nobody_confirms() -> None:
+def test_a_session_is_closed_even_without_a_confirmation() -> None:
     pair = opened_pair()
     pair.change = lambda way, data: [data] if way == TO_BMC else []
     started_at = pair.now
@@ -296,7 +296,7 @@ def _reopening(seed: int = 1) -> Pair:
     return pair
 
 
-def test_a_forgotten_session_is_set_up_anew_and_its_request_answered() -> None:
+def test_a_forgotten_session_is_set_up_again_and_its_request_answered() -> None:
     pair = _reopening()
     event = pair.ask(b"again")
     assert isinstance(event, ResponseReceived)
@@ -305,7 +305,7 @@ def test_a_forgotten_session_is_set_up_anew_and_its_request_answered() -> None:
     assert isinstance(pair.ask(), ResponseReceived)
 
 
-def test_a_forgotten_session_is_silence_where_it_may_not_reopen() -> None:
+def test_a_request_in_a_forgotten_session_times_out_if_it_may_not_reopen() -> None:
     pair = opened_pair()
     pair.managed.forget_sessions()
     event = pair.ask()
@@ -314,7 +314,7 @@ def test_a_forgotten_session_is_silence_where_it_may_not_reopen() -> None:
     assert all(in_session(data).payload_type == PayloadType.IPMI for _, data in pair.sent)
 
 
-def test_a_session_may_be_set_up_anew_as_often_as_its_bmc_restarts() -> None:
+def test_a_session_is_set_up_again_as_often_as_its_bmc_restarts() -> None:
     pair = opened_pair(may_reopen=True)
     for number in range(50):
         pair.managed.forget_sessions()

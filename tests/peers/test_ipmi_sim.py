@@ -41,7 +41,7 @@ def document(output: str) -> dict[str, Any]:
     return told
 
 
-def test_it_is_well_in_every_detail(bmc: IpmiSim) -> None:
+def test_it_is_healthy_in_every_detail(bmc: IpmiSim) -> None:
     done = run("probe", bmc.target, "--detail", "--json")
     assert done.returncode == 0, done.stdout
     told = document(done.stdout)
@@ -60,7 +60,7 @@ def test_it_is_well_in_every_detail(bmc: IpmiSim) -> None:
     }
 
 
-def test_suite_3_is_fallen_back_to_but_not_where_17_was_asked_for(bmc: IpmiSim) -> None:
+def test_it_falls_back_to_suite_3_unless_17_was_requested(bmc: IpmiSim) -> None:
     assert run("probe", bmc.target).returncode == 0
     assert run("probe", bmc.target, "--cipher-suite", "3").returncode == 0
     done = run("probe", bmc.target, "--cipher-suite", "17")
@@ -69,7 +69,7 @@ def test_suite_3_is_fallen_back_to_but_not_where_17_was_asked_for(bmc: IpmiSim) 
     assert "--cipher-suite" in done.stdout
 
 
-def test_wrong_credentials_are_told_apart(bmc: IpmiSim) -> None:
+def test_wrong_credentials_are_distinguished(bmc: IpmiSim) -> None:
     wrong_password = run("probe", bmc.target, password="not-it")
     assert wrong_password.returncode == 1
     assert "wrong password for user 'admin'" in wrong_password.stdout
@@ -86,7 +86,7 @@ def test_a_password_may_be_longer_than_16_bytes(bmc: IpmiSim) -> None:
     assert "wrong password for user 'long'" in done.stdout
 
 
-def test_a_bmc_key_is_needed_where_there_is_one(tmp_path: Path) -> None:
+def test_a_bmc_key_is_required_if_one_is_set(tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("0x" + b"nineteen-bytes-key!".hex() + "\n")
     wrong.write_text("another key")
@@ -176,7 +176,7 @@ def test_heal_finds_it_healthy_as_a_plain_user(bmc: IpmiSim) -> None:
     assert set(bmc.privileges()[before:]) == {USER}
 
 
-def test_heal_sends_a_bmc_to_repair_that_cannot_restart(bmc: IpmiSim) -> None:
+def test_heal_reports_that_a_bmc_which_cannot_restart_needs_repair(bmc: IpmiSim) -> None:
     before = len(bmc.privileges())
     done = run("heal", bmc.target, "--in-band-hung", "--yes", "--json", *TIMES)
     assert done.returncode == 1, done.stderr
@@ -206,13 +206,13 @@ def test_heal_sends_a_bmc_to_repair_that_cannot_restart(bmc: IpmiSim) -> None:
     assert "needs-repair" in done.stderr
 
 
-def test_a_warm_reset_that_is_not_supported_is_not_back(bmc: IpmiSim) -> None:
+def test_an_unsupported_warm_reset_does_not_count_as_recovery(bmc: IpmiSim) -> None:
     done = run("reset", bmc.target, "--warm", "--yes", "--json", *TIMES)
     assert done.returncode == 1, done.stderr
     assert document(done.stdout)["verdict"] == "not-back"
 
 
-def test_without_yes_and_terminal_nothing_is_sent(bmc: IpmiSim) -> None:
+def test_nothing_is_sent_without_yes_or_a_terminal(bmc: IpmiSim) -> None:
     done = run("heal", bmc.target, "--in-band-hung", "--json", *TIMES)
     assert done.returncode == 3
     told = document(done.stdout)

@@ -41,7 +41,7 @@ def test_power_and_device_id(client: Command) -> None:
     assert bytes(answer["data"][:4]) == bytes.fromhex("20810323")
 
 
-def test_sensors_are_well(client: Command) -> None:
+def test_sensors_are_healthy(client: Command) -> None:
     readings = {reading.name: reading for reading in client.get_sensor_data()}
     assert len(readings) == 19
     assert readings["CPU1 Temp"].value == 47

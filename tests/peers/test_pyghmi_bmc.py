@@ -85,7 +85,7 @@ def outcomes(told: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["outcome"] for step in told["steps"]}
 
 
-def test_it_is_well_though_it_lacks_much(tmp_path: Path) -> None:
+def test_it_is_healthy_although_it_lacks_much(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "stays") as bmc:
         done = run("probe", bmc.target, "--detail", "--json")
         assert done.returncode == 0, done.stdout
@@ -123,7 +123,7 @@ def test_refusals_are_clear(tmp_path: Path) -> None:
         assert "check the user" in wrong_user.stdout
 
 
-def test_a_bmc_key_is_needed_where_there_is_one(tmp_path: Path) -> None:
+def test_a_bmc_key_is_required_if_one_is_set(tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("a key of the BMC's\n")
     wrong.write_text("another key")
@@ -143,7 +143,7 @@ def test_heal_leaves_a_healthy_one_alone(tmp_path: Path) -> None:
         assert set(bmc.requests()) <= READS
 
 
-def test_one_that_says_yes_and_stays_is_for_repair(tmp_path: Path) -> None:
+def test_a_bmc_that_accepts_the_reset_and_does_not_restart_needs_repair(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "stays") as bmc:
         status, told = heal(bmc, "--in-band-hung", *IN_VAIN)
         assert (status, told["verdict"]) == (1, "needs-repair")
@@ -153,7 +153,7 @@ def test_one_that_says_yes_and_stays_is_for_repair(tmp_path: Path) -> None:
         assert bmc.requests().count(COLD_RESET) == 1
 
 
-def test_one_that_dies_of_the_reset_is_for_repair(tmp_path: Path) -> None:
+def test_a_bmc_that_dies_of_the_reset_needs_repair(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "dies") as bmc:
         status, told = heal(bmc, "--in-band-hung", "--return-time", "5")
         assert (status, told["verdict"]) == (1, "needs-repair")
@@ -162,7 +162,7 @@ def test_one_that_dies_of_the_reset_is_for_repair(tmp_path: Path) -> None:
         assert bmc.requests().count(COLD_RESET) == 1
 
 
-def test_one_that_restarts_is_healed_as_far_as_lan_can_tell(tmp_path: Path) -> None:
+def test_a_bmc_that_restarts_is_healed_as_far_as_lan_shows(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
         status, told = heal(bmc, "--in-band-hung")
         assert (status, told["verdict"]) == (0, "healed-lan-only")
@@ -173,7 +173,7 @@ def test_one_that_restarts_is_healed_as_far_as_lan_can_tell(tmp_path: Path) -> N
         assert set(bmc.requests()) <= READS | {COLD_RESET, "06/07", "00/07", "0a/40", "0a/43"}
 
 
-def test_one_without_a_guid_is_healed_on_the_operators_word(tmp_path: Path) -> None:
+def test_a_bmc_without_a_guid_is_healed_if_the_operator_vouches(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
         triage = ("--triage-command", bmc.triage_command(GUID))
         status, told = heal(bmc, *triage)
@@ -185,7 +185,7 @@ def test_one_without_a_guid_is_healed_on_the_operators_word(tmp_path: Path) -> N
         assert bmc.requests().count(COLD_RESET) == 1
 
 
-def test_one_with_a_guid_is_healed_by_the_hosts_symptoms_alone(tmp_path: Path) -> None:
+def test_a_bmc_with_a_guid_is_healed_on_the_hosts_symptoms_alone(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts", "--guid", GUID) as bmc:
         status, told = heal(bmc, "--triage-command", bmc.triage_command(GUID))
         assert (status, told["verdict"]) == (0, "healed"), told

@@ -100,7 +100,7 @@ def test_every_kind_of_sensor_reads_the_same(rack: RunningRack, tmp_path: Path) 
     assert not {"Not there yet", "Not scanned", "Behind a bridge"} & by_name.keys()
 
 
-def test_a_non_critical_threshold_is_a_warning_here_and_nothing_there(
+def test_a_non_critical_threshold_is_a_warning_here_and_nominal_there(
     rack: RunningRack, tmp_path: Path
 ) -> None:
     first = ANALOG[0]
@@ -111,7 +111,7 @@ def test_a_non_critical_threshold_is_a_warning_here_and_nothing_there(
 
 
 @pytest.mark.parametrize("event_types", [GENERIC[:5], GENERIC[5:], (SENSOR_SPECIFIC,)], ids=str)
-def test_every_discrete_state_is_as_grave_to_both(
+def test_both_give_every_discrete_state_the_same_severity(
     rack: RunningRack, tmp_path: Path, event_types: tuple[int, ...]
 ) -> None:
     kinds = list(itertools.product(event_types, SENSOR_TYPES))

@@ -78,7 +78,7 @@ def test_commands_are_the_requests_there_are() -> None:
 
 
 @pytest.mark.parametrize("kind", STRATEGIES, ids=name)
-def test_what_is_written_is_read_again(kind: type[Codec]) -> None:
+def test_encoded_values_decode_to_the_same_value(kind: type[Codec]) -> None:
     @settings(max_examples=EXAMPLES)
     @given(STRATEGIES[kind])
     def check(value: Codec) -> None:
@@ -88,7 +88,7 @@ def test_what_is_written_is_read_again(kind: type[Codec]) -> None:
 
 
 @pytest.mark.parametrize("kind", STRATEGIES, ids=name)
-def test_garbage_is_an_error_or_a_value_that_can_be_written(kind: type[Codec]) -> None:
+def test_garbage_is_an_error_or_a_value_that_can_be_encoded(kind: type[Codec]) -> None:
     @settings(max_examples=EXAMPLES)
     @given(st.binary(max_size=80))
     def check(garbage: bytes) -> None:
@@ -102,7 +102,7 @@ def test_garbage_is_an_error_or_a_value_that_can_be_written(kind: type[Codec]) -
 
 
 @pytest.mark.parametrize("kind", STRATEGIES, ids=name)
-def test_bytes_that_were_damaged_on_the_way_too(kind: type[Codec]) -> None:
+def test_damaged_bytes_are_an_error_or_a_value_that_can_be_encoded(kind: type[Codec]) -> None:
     # Random bytes seldom get past a header or a checksum; damaged ones do.
     @settings(max_examples=EXAMPLES)
     @given(STRATEGIES[kind], st.data())
@@ -168,7 +168,7 @@ SUITES = st.lists(
 
 
 @given(SUITES)
-def test_cipher_suite_records_are_read_again(records: tuple[CipherSuiteRecord, ...]) -> None:
+def test_cipher_suite_records_round_trip(records: tuple[CipherSuiteRecord, ...]) -> None:
     assert decode_cipher_suite_records(encode_cipher_suite_records(records)) == records
 
 
@@ -182,7 +182,7 @@ def test_any_bytes_are_cipher_suite_records_or_an_error(garbage: bytes) -> None:
 
 
 @given(RESPONSES[GetWatchdogTimerRsp])
-def test_a_timer_that_was_read_can_always_be_set_again(timer: GetWatchdogTimerRsp) -> None:
+def test_a_decoded_timer_can_always_be_set_again(timer: GetWatchdogTimerRsp) -> None:
     try:
         request = timer.set_request()
     except LocalProtocolError as error:  # pragma: no cover - what this test is about

@@ -54,7 +54,7 @@ def test_any_request_gets_its_answer(
 
 @given(LIMITS, st.binary(min_size=1, max_size=60), st.booleans())
 @settings(max_examples=300)
-def test_any_registers_bring_a_host_to_its_end_in_time(
+def test_an_exchange_with_any_registers_ends_in_time(
     limits: KcsLimits, registers: bytes, idempotent: bool
 ) -> None:
     """The registers give these bytes over and over, whatever is done to them."""
@@ -91,7 +91,7 @@ BMC_ACTS = st.tuples(st.sampled_from(("service", "respond", "restart", "fail")),
 
 @given(st.lists(st.one_of(HOST_ACTS, BMC_ACTS, BMC_ACTS), max_size=80), st.booleans())
 @settings(max_examples=500)
-def test_no_order_of_accesses_brings_a_bmc_out_of_its_table(
+def test_no_order_of_accesses_takes_a_bmc_out_of_its_table(
     acts: list[tuple[str, int]], holds_ibf: bool
 ) -> None:
     bmc = BmcKcs(holds_ibf=holds_ibf)

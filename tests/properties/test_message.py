@@ -41,7 +41,7 @@ def test_the_reply_to_any_request(request_: RequestMessage, code: int, data: byt
 
 
 @given(REQUESTS, st.data())
-def test_one_wrong_byte_is_always_noticed(request_: RequestMessage, data: st.DataObject) -> None:
+def test_one_wrong_byte_is_always_detected(request_: RequestMessage, data: st.DataObject) -> None:
     raw = bytearray(request_.encode())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] = (raw[at] + data.draw(st.integers(1, 255))) & 0xFF

@@ -77,7 +77,7 @@ def test_rmcp_plus_round_trip(
     assert decoded.payload_end == len(packet.encode())
 
 
-def test_what_is_protected_is_encoded_by_its_session_alone() -> None:
+def test_only_a_session_encodes_protected_packets() -> None:
     for encrypted, authenticated in ((True, False), (False, True)):
         with pytest.raises(LocalProtocolError):
             Packet(PayloadType.IPMI, encrypted, authenticated, 1, 1, b"").encode()
@@ -105,7 +105,7 @@ def test_what_is_protected_is_encoded_by_its_session_alone() -> None:
         st.binary(min_size=DATAGRAM_BYTES_MAX, max_size=DATAGRAM_BYTES_MAX + 3),
     )
 )
-def test_any_datagram_is_read_or_refused(data: bytes) -> None:
+def test_any_datagram_is_decoded_or_rejected(data: bytes) -> None:
     datagram = attempt(decode_datagram, data)
     if isinstance(datagram, RemoteProtocolError):
         assert datagram.section.startswith("13.")
@@ -169,7 +169,7 @@ DECODERS: list[Callable[[bytes], object]] = [
 
 
 @given(st.binary(max_size=90))
-def test_any_set_up_payload_is_read_or_refused(payload: bytes) -> None:
+def test_any_set_up_payload_is_decoded_or_rejected(payload: bytes) -> None:
     for decode in DECODERS:
         message = attempt(decode, payload)
         assert not isinstance(message, RemoteProtocolError) or str(message).isprintable()
@@ -190,7 +190,7 @@ def session(suite_id: int, inbound_id: int, outbound_id: int) -> Session:
 
 
 @given(st.sampled_from(SUITES), st.lists(st.binary(max_size=300), min_size=1, max_size=6))
-def test_what_is_sealed_opens_in_any_order_and_only_once(
+def test_sealed_packets_open_in_any_order_and_only_once(
     suite_id: int, payloads: list[bytes]
 ) -> None:
     sender, receiver = session(suite_id, 1, 2), session(suite_id, 2, 1)
@@ -212,7 +212,7 @@ def test_what_is_sealed_opens_in_any_order_and_only_once(
     st.lists(st.tuples(st.integers(5, 200), st.integers(1, 255)), max_size=4, min_size=1),
     st.integers(0, 60),
 )
-def test_damage_never_opens_and_never_spoils_what_follows(
+def test_a_damaged_packet_never_opens_and_never_affects_later_ones(
     suite_id: int, payload: bytes, changes: list[tuple[int, int]], cut: int
 ) -> None:
     sender, receiver = session(suite_id, 1, 2), session(suite_id, 2, 1)
@@ -239,7 +239,7 @@ def test_damage_never_opens_and_never_spoils_what_follows(
     st.lists(st.integers(-60, 60), max_size=60),
     st.sampled_from([16, 1024]),
 )
-def test_the_window_takes_each_number_once_and_none_far_off(
+def test_the_window_accepts_each_number_once_and_none_far_off(
     first: int, steps: list[int], ahead_max: int
 ) -> None:
     window = SequenceWindow(ahead_max)

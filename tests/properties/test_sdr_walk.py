@@ -62,7 +62,7 @@ class Hostile:
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=12), READINGS)
-def test_every_walk_ends_in_records_or_in_an_error_that_says_why(
+def test_every_walk_ends_in_records_or_in_an_error_with_a_reason(
     says: list[int | GetSdrRsp], reading: GetSensorReadingRsp
 ) -> None:
     repository: SdrRepository | None = None
@@ -80,7 +80,7 @@ def test_every_walk_ends_in_records_or_in_an_error_that_says_why(
 
 
 @given(st.lists(st.tuples(st.integers(0, 0xFFFF), RECORD_BYTES), max_size=8), READINGS)
-def test_records_of_any_bytes_are_sensors_or_passed_over(
+def test_records_of_any_bytes_are_sensors_or_skipped(
     records: list[tuple[int, bytes]], reading: GetSensorReadingRsp
 ) -> None:
     sensors = list(sensors_in(records))

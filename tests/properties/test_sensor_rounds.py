@@ -73,7 +73,7 @@ class Moody:
 
 
 @given(st.lists(st.tuples(HAPPENS, TAKES_S), min_size=1, max_size=30))
-def test_every_round_ends_in_time_and_tells_all_or_says_why(
+def test_every_round_ends_in_time_with_all_readings_or_a_reason(
     happens: list[tuple[Any, float]],
 ) -> None:
     time = Time()

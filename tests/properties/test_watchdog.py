@@ -44,7 +44,7 @@ def befall(bench: WatchdogBench, what: str, seconds: float) -> None:
 
 
 @given(misfortunes)
-def test_whatever_a_bmc_does_a_well_host_never_fires_and_is_guarded_again_soon(
+def test_whatever_a_bmc_does_a_healthy_host_is_not_reset_and_is_soon_guarded_again(
     events: list[tuple[float, str, float]],
 ) -> None:
     bench = WatchdogBench(SETTINGS)
@@ -71,7 +71,7 @@ def test_whatever_a_bmc_does_a_well_host_never_fires_and_is_guarded_again_soon(
 
 
 @given(misfortunes, st.floats(0.0, TROUBLE_S))
-def test_whatever_a_bmc_does_a_host_that_stops_fires_within_its_limit_plus_1_s(
+def test_whatever_a_bmc_does_a_stopped_host_is_reset_within_its_limit_plus_1_s(
     events: list[tuple[float, str, float]], stops_s: float
 ) -> None:
     bench = WatchdogBench(SETTINGS)

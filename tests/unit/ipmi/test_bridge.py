@@ -22,7 +22,7 @@ def test_a_request_is_wrapped_as_ipmitool_wraps_it() -> None:
     assert SATELLITE.wrap(GET_DEVICE_ID).encode() == vector("messages", "send_message_req")
 
 
-def test_the_incidents_own_request() -> None:
+def test_the_request_of_the_incident() -> None:
     # -b 6 -t 0x2c raw 0x4 0x2d 0xbe
     request = RequestMessage(NetFn.SENSOR_EVENT, 0x2D, b"\xbe", sequence=9)
     wrapped = Bridge(channel=6, target_address=0x2C).wrap(request)
@@ -48,7 +48,7 @@ def test_the_second_part_may_overtake_the_first() -> None:
     assert SATELLITE.unwrap(GET_DEVICE_ID, FIRST_PART) is None
 
 
-def test_the_bmc_could_not_send_it_on() -> None:
+def test_the_bmc_could_not_pass_it_on() -> None:
     refused = ResponseMessage.decode(vector("messages", "send_message_rsp_invalid_data_field"))
     with pytest.raises(CompletionCodeError, match="SendMessage: invalid data field") as refusal:
         SATELLITE.unwrap(GET_DEVICE_ID, refused)
@@ -57,7 +57,7 @@ def test_the_bmc_could_not_send_it_on() -> None:
         SATELLITE.unwrap(GET_DEVICE_ID, FIRST_PART._replace(completion_code=0x83))
 
 
-def test_a_refusal_of_the_satellite_is_its_answer() -> None:
+def test_a_refusal_of_the_satellite_is_its_response() -> None:
     refused = SECOND_PART._replace(completion_code=0xC1, data=b"")
     assert SATELLITE.unwrap(GET_DEVICE_ID, refused) == refused
 
@@ -72,7 +72,7 @@ def test_a_refusal_of_the_satellite_is_its_answer() -> None:
     ],
     ids=["sequence", "command", "netFn", "first part of another"],
 )
-def test_the_answer_to_another_request_is_not_ours(other: ResponseMessage) -> None:
+def test_a_response_to_another_request_is_ignored(other: ResponseMessage) -> None:
     assert SATELLITE.unwrap(GET_DEVICE_ID, other) is None
 
 
@@ -87,12 +87,12 @@ def test_the_answer_to_another_request_is_not_ours(other: ResponseMessage) -> No
     ],
     ids=["a byte", "cut", "sequence", "command", "a request"],
 )
-def test_something_else_inside_the_first_part_is_the_bmcs_mistake(data: bytes) -> None:
+def test_other_data_inside_the_first_part_is_a_remote_error(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         SATELLITE.unwrap(GET_DEVICE_ID, FIRST_PART._replace(data=data))
 
 
-def test_the_managed_system_sees_the_request_and_hands_the_answer_back() -> None:
+def test_the_managed_system_unwraps_the_request_and_returns_the_answer() -> None:
     outer = RequestMessage.decode(vector("messages", "send_message_req"))
     send = SendMessageReq.decode(outer.data)
     assert (send.channel, send.tracking) == (0, MessageTracking.TRACK_REQUEST)
@@ -103,12 +103,12 @@ def test_the_managed_system_sees_the_request_and_hands_the_answer_back() -> None
     assert SATELLITE.unwrap(GET_DEVICE_ID, answer) == answer
 
 
-def test_a_wrapped_message_that_is_none() -> None:
+def test_an_invalid_wrapped_message() -> None:
     with pytest.raises(RemoteProtocolError):
         wrapped_request(SendMessageReq(0, b"\x2c\x18\xbd\x20\x24\x01\xbb"))
 
 
-def test_a_bridge_that_cannot_be() -> None:
+def test_an_impossible_bridge() -> None:
     for channel, address, lun in ((16, 0x2C, 0), (6, 0x100, 0), (6, 0x2C, 4)):
         with pytest.raises(LocalProtocolError):
             Bridge(channel, address, lun)

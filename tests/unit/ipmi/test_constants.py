@@ -39,7 +39,7 @@ def test_completion_codes_by_range(code: int, text: str) -> None:
     assert completion_code_text(code) == text
 
 
-def test_busy_passes_and_no_does_not() -> None:
+def test_busy_is_temporary_and_a_refusal_is_not() -> None:
     temporary = {code for code in range(256) if completion_code_is_temporary(code)}
     assert temporary == {0xC0, 0xC3, 0xC4, 0xCE, 0xCF, 0xD0, 0xD1, 0xD2, 0xD3}
     assert all(code.is_temporary == (code in temporary) for code in CompletionCode)

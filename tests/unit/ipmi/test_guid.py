@@ -34,7 +34,7 @@ def test_another_machine_does_not_match() -> None:
 
 
 @pytest.mark.parametrize("raw", [bytes(16), b"\xff" * 16, b"", TEXT_ORDER[:15], TEXT_ORDER * 2])
-def test_a_guid_of_zeros_or_ones_identifies_nobody(raw: bytes) -> None:
+def test_a_guid_of_zeros_or_ones_identifies_nothing(raw: bytes) -> None:
     assert not is_known_guid(raw)
     assert guid_candidates(raw) == ()
     assert not guid_matches(raw, str(bytes(16).hex()))
@@ -42,5 +42,5 @@ def test_a_guid_of_zeros_or_ones_identifies_nobody(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "none", "Not Settable", PRODUCT_UUID[:-1]])
-def test_what_is_no_uuid_matches_nothing(text: str) -> None:
+def test_an_invalid_uuid_matches_nothing(text: str) -> None:
     assert not guid_matches(TEXT_ORDER, text)

@@ -36,7 +36,7 @@ IDLE, READ, WRITE, ERROR = (int(state) for state in InterfaceState)
 # ------------------------------------------------------------------------------------- the table
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_is_complete() -> None:
     assert set(INTERFACE_STATE) == set(KcsPhase)
     assert {phase for phase, _ in TRANSITIONS} == set(KcsPhase)
     assert set(TRANSITIONS.values()) == set(KcsPhase)
@@ -44,7 +44,7 @@ def test_the_table_is_whole() -> None:
     assert len(TRANSITIONS) == 10 + 4 * len(KcsPhase)
 
 
-def test_the_host_can_always_begin_again() -> None:
+def test_the_host_can_always_start_over() -> None:
     for phase in KcsPhase:
         assert TRANSITIONS[phase, KcsTrigger.WRITE_START] is KcsPhase.WRITE_START
         assert TRANSITIONS[phase, KcsTrigger.GET_STATUS] is KcsPhase.ABORT_REQUESTED
@@ -170,7 +170,7 @@ def test_it_waits_for_ibf_and_obf_ever_longer() -> None:
     assert waits == pytest.approx([0.001, 0.002, 0.004, 0.004])
 
 
-def test_ibf_stuck_ends_after_eleven_waits_with_what_was_seen() -> None:
+def test_ibf_stuck_ends_after_eleven_waits_with_evidence() -> None:
     script = started()
     took_s = script.reads_status_until_failed(WRITE | STATUS_IBF)
     assert took_s == pytest.approx(55.9, abs=0.01)
@@ -186,7 +186,7 @@ def test_ibf_stuck_ends_after_eleven_waits_with_what_was_seen() -> None:
     )
 
 
-def test_ibf_stuck_is_woken_by_writing_all_the_same() -> None:
+def test_ibf_stuck_is_cured_by_writing_in_any_case() -> None:
     script = started().plays(*WRITTEN[:2])
     while script.host.phase is not KcsPhase.ABORT_REQUESTED:
         script.plays(status(STATUS_IBF))
@@ -200,7 +200,7 @@ def test_ibf_stuck_is_woken_by_writing_all_the_same() -> None:
     assert script.host.error_code == ErrorCode.ILLEGAL_CONTROL_CODE
 
 
-def test_obf_stuck_is_read_for_its_time_and_told() -> None:
+def test_obf_stuck_is_read_until_its_limit_and_reported() -> None:
     script = started(limits=KcsLimits(recoveries_max=0, poll_s_max=0.5))
     assert script.reads_status_until_failed(IDLE | STATUS_OBF) == pytest.approx(5.0, abs=0.01)
     error = script.host.error()
@@ -229,7 +229,7 @@ def test_ibf_that_comes_and_goes_does_not_wind_the_time_back() -> None:
 
 
 @pytest.mark.parametrize("phase", ["start", "middle"])
-def test_where_nothing_is_nothing_is_written(phase: str) -> None:
+def test_nothing_is_written_to_an_absent_bmc(phase: str) -> None:
     script = started()
     if phase == "middle":
         script.plays(*WRITTEN[:3], byte(0x18))
@@ -240,7 +240,7 @@ def test_where_nothing_is_nothing_is_written(phase: str) -> None:
     assert not script.host.wants_attention
 
 
-def test_nothing_is_written_to_nothing_even_when_ibf_had_its_time() -> None:
+def test_nothing_is_written_to_an_absent_bmc_even_after_the_ibf_limit() -> None:
     script = started()
     while script.host.phase is not KcsPhase.ERROR:
         script.plays(status(STATUS_IBF))
@@ -285,7 +285,7 @@ def test_the_error_state_in_every_phase_is_recovered() -> None:
         assert script.action is KcsAction.DONE, at
 
 
-def test_what_may_have_run_is_not_sent_again() -> None:
+def test_a_request_that_may_have_run_is_not_sent_again() -> None:
     script = started(idempotent=False).plays(*WRITTEN, status(ERROR), status(ERROR), *RECOVERED)
     script.plays(status(IDLE))
     assert script.action is KcsAction.FAILED
@@ -298,13 +298,13 @@ def test_what_may_have_run_is_not_sent_again() -> None:
     assert error.evidence.may_have_run
 
 
-def test_what_cannot_have_run_is_sent_again() -> None:
+def test_a_request_that_cannot_have_run_is_sent_again() -> None:
     script = started(idempotent=False).plays(*WRITTEN[:6], status(ERROR), status(ERROR))
     script.plays(*RECOVERED, *WRITTEN, *FIRST_BYTES, status(IDLE))
     assert script.action is KcsAction.DONE
 
 
-def test_a_fault_in_a_recovery_that_succeeds_is_not_what_is_told() -> None:
+def test_a_fault_within_a_successful_recovery_is_not_reported() -> None:
     script = started(idempotent=False).plays(*WRITTEN, status(ERROR), status(ERROR))
     script.plays(command(0x60), status(WRITE), byte(0x00), status(ERROR), status(ERROR))
     script.plays(*RECOVERED, status(IDLE))
@@ -351,7 +351,7 @@ def test_the_longest_answer_and_another_lun_are_taken(answer: bytes) -> None:
     assert answered(answer).response() == answer
 
 
-def test_the_deadline_ends_it_wherever_it_stands() -> None:
+def test_the_deadline_ends_an_exchange_in_every_phase() -> None:
     host = HostKcs()
     script = Script(host, host.start(GET_DEVICE_ID, 0.0, idempotent=True, deadline=0.25))
     script.plays(*WRITTEN)
@@ -360,7 +360,7 @@ def test_the_deadline_ends_it_wherever_it_stands() -> None:
     assert isinstance(host.error(), KcsTimeout)
 
 
-def test_a_bmc_slow_at_every_byte_meets_the_limit_of_the_exchange() -> None:
+def test_a_bmc_slow_at_every_byte_reaches_the_limit_of_the_exchange() -> None:
     script = started(bytes(200), limits=KcsLimits(poll_s_max=0.5))
     while not script.failed:
         script.now += 4.0  # within IBF's time, each time
@@ -399,7 +399,7 @@ def test_ibf_that_was_clear_has_its_whole_time_again() -> None:
     assert script.host.recoveries == 0
 
 
-def test_each_exchange_waits_anew_for_a_bmc_to_appear() -> None:
+def test_each_exchange_waits_again_for_a_bmc_to_appear() -> None:
     script = started()
     ended = script.reads_status_until_failed(0xFF)
     script.action = script.host.start(GET_DEVICE_ID, ended, idempotent=True)
@@ -412,7 +412,7 @@ def test_each_exchange_waits_anew_for_a_bmc_to_appear() -> None:
 # ------------------------------------------------------------------------------- out of turn
 
 
-def test_abort_from_every_need_leads_to_a_defined_state() -> None:
+def test_abort_before_every_action_leads_to_a_defined_state() -> None:
     whole = (status(ERROR), status(ERROR), *RECOVERED, *WRITTEN, *FIRST_BYTES)
     for at in range(len(whole) + 1):
         script = started().plays(*whole[:at])
@@ -444,7 +444,7 @@ def test_a_request_that_kcs_cannot_carry(request_: bytes) -> None:
         HostKcs().start(request_, 0.0, idempotent=True)
 
 
-def test_what_is_out_of_turn_is_our_own_error() -> None:
+def test_a_call_in_the_wrong_state_is_a_local_error() -> None:
     host = HostKcs()
     with pytest.raises(LocalProtocolError, match="no exchange"):
         host.step(0.0)
@@ -460,7 +460,7 @@ def test_what_is_out_of_turn_is_our_own_error() -> None:
             host.step(0.0, value)
 
 
-def test_attention_is_seen() -> None:
+def test_attention_is_reported() -> None:
     script = started().plays(status(IDLE | STATUS_SMS_ATN))
     assert script.host.wants_attention
     script.plays(command(0x61), status(WRITE))
@@ -601,7 +601,7 @@ def error_code_of(bmc: BmcKcs) -> int:
         ([("command", 0x60), ("data", 0x00), ("data", 0x69)], ErrorCode.ILLEGAL_CONTROL_CODE),
     ],
 )
-def test_a_broken_protocol_gives_the_error_state_and_its_code(
+def test_a_protocol_violation_gives_the_error_state_and_its_code(
     written: list[tuple[str, int]], code: ErrorCode
 ) -> None:
     bmc = BmcKcs()
@@ -612,7 +612,7 @@ def test_a_broken_protocol_gives_the_error_state_and_its_code(
     assert error_code_of(bmc) == ErrorCode.NONE, "asked for once, it is forgotten"
 
 
-def test_an_abort_says_that_it_was_one() -> None:
+def test_an_abort_is_reported_as_such() -> None:
     bmc = BmcKcs()
     served(bmc, *REQUEST[:2])
     assert error_code_of(bmc) == ErrorCode.ABORTED
@@ -645,7 +645,7 @@ def test_a_restart_forgets_everything() -> None:
     assert not bmc.respond(bmc.request_number, ANSWER)
 
 
-def test_an_empty_response_is_our_own_error() -> None:
+def test_an_empty_response_is_a_local_error() -> None:
     bmc = BmcKcs()
     served(bmc, *REQUEST)
     with pytest.raises(LocalProtocolError):

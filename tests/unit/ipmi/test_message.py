@@ -76,7 +76,7 @@ def test_a_checksum_makes_the_sum_zero() -> None:
     assert checksum(b"") == 0
 
 
-def test_a_reply_goes_back_to_who_asked() -> None:
+def test_a_reply_goes_back_to_the_requester() -> None:
     request = RequestMessage(
         NetFn.SENSOR_EVENT,
         0x2D,
@@ -112,7 +112,7 @@ def test_broken_requests(raw: bytes, why: str) -> None:
     assert broken.value.raw == raw[:64]
 
 
-def test_a_request_is_no_response() -> None:
+def test_a_request_is_not_a_response() -> None:
     raw = RequestMessage(NetFn.APP, 0x01, b"\x00").encode()
     with pytest.raises(RemoteProtocolError, match="a request instead of a response"):
         ResponseMessage.decode(raw)
@@ -129,6 +129,6 @@ def test_a_request_is_no_response() -> None:
     ],
     ids=["odd netFn", "netFn of 7 bits", "sequence of 7 bits", "LUN of 3 bits", "too long"],
 )
-def test_what_we_must_not_send(request_: RequestMessage) -> None:
+def test_messages_that_must_not_be_sent(request_: RequestMessage) -> None:
     with pytest.raises(LocalProtocolError):
         request_.encode()

@@ -75,7 +75,7 @@ class Repository:
         return GetSdrRsp(ids[ids.index(record_id) + 1], data)
 
 
-def test_a_record_a_request_where_the_bmc_gives_whole_ones() -> None:
+def test_one_request_per_record_if_the_bmc_returns_whole_records() -> None:
     repository = Repository()
     found = walked(info(), repository)
     assert dict(found.records) == RECORDS
@@ -85,18 +85,20 @@ def test_a_record_a_request_where_the_bmc_gives_whole_ones() -> None:
 
 @pytest.mark.parametrize("refusal", [0xCA, 0xFF, 0xC7, 0xC9])
 @pytest.mark.parametrize("part_bytes_max", [32, 20, 16, 8])
-def test_in_parts_where_it_cannot(part_bytes_max: int, refusal: int) -> None:
+def test_records_in_parts_if_the_bmc_cannot_return_whole_ones(
+    part_bytes_max: int, refusal: int
+) -> None:
     repository = Repository(part_bytes_max=part_bytes_max, refusal=refusal)
     assert dict(walked(info(), repository).records) == RECORDS
 
 
-def test_a_bmc_that_gives_nothing_in_any_way_is_refused_clearly() -> None:
+def test_a_bmc_that_refuses_every_read_size_gives_a_clear_error() -> None:
     with pytest.raises(CompletionCodeError, match="cannot return the number of bytes"):
         walked(info(), Repository(part_bytes_max=4))
 
 
 @pytest.mark.parametrize("cut", [1, 5, 6, 44])
-def test_what_a_whole_read_lacks_is_fetched(cut: int) -> None:
+def test_the_rest_of_an_incomplete_whole_read_is_fetched(cut: int) -> None:
     assert dict(walked(info(), Repository(whole_is_cut_at=cut)).records) == RECORDS
 
 
@@ -105,7 +107,7 @@ def test_a_bmc_without_reservations_is_read_too() -> None:
     assert dict(walked(info(), repository).records) == RECORDS
 
 
-def test_somebody_else_may_reserve_it_meanwhile() -> None:
+def test_another_reader_may_reserve_the_repository_meanwhile() -> None:
     repository = Repository(part_bytes_max=16, cancelled_at=iter(range(3, 40, 6)))
     assert dict(walked(info(), repository).records) == RECORDS
     assert repository.asked[ReserveSdrRepositoryReq] > 3
@@ -142,7 +144,7 @@ def failing(code: int) -> tuple[Counter[str], Any]:
     ("code", "reason"),
     [(0xC5, "cancelled the reservation"), (0xC0, "node busy"), (0xD0, "was unavailable")],
 )
-def test_a_bmc_that_never_lets_it_be_read_is_given_up(code: int, reason: str) -> None:
+def test_the_walk_gives_up_on_a_bmc_that_never_lets_it_read(code: int, reason: str) -> None:
     asked, answer = failing(code)
     with pytest.raises(
         RemoteProtocolError, match=f"{SETBACKS_MAX} setbacks; at the last one it .*{reason}"
@@ -151,7 +153,7 @@ def test_a_bmc_that_never_lets_it_be_read_is_given_up(code: int, reason: str) ->
     assert asked["GetSdrReq"] == SETBACKS_MAX + 1
 
 
-def test_a_record_that_is_gone_ends_it() -> None:
+def test_a_missing_record_ends_the_walk() -> None:
     asked, answer = failing(0xCB)
     with pytest.raises(CompletionCodeError, match="not present"):
         walked(info(), answer)
@@ -172,17 +174,17 @@ def linked(next_ids: dict[int, int]) -> Any:  # noqa: ANN401 - it answers as it 
 @pytest.mark.parametrize(
     "next_ids", [{1: 1}, {1: 2, 2: 1}, {1: 2, 2: 3, 3: 2}, {1: 2, 2: 0}], ids=str
 )
-def test_a_circle_is_seen_at_once(next_ids: dict[int, int]) -> None:
+def test_a_circle_is_detected_at_once(next_ids: dict[int, int]) -> None:
     with pytest.raises(RemoteProtocolError, match=r"has a circle of records: .* comes again"):
         walked(info(), linked(next_ids))
 
 
-def test_there_is_an_end_to_how_many_records_are_read() -> None:
+def test_the_number_of_records_is_bounded() -> None:
     with pytest.raises(RemoteProtocolError, match="more than 1024 records"):
         walked(info(), linked({each: each + 1 for each in range(1, 2000)}))
 
 
-def test_there_is_an_end_to_how_many_requests_a_record_takes() -> None:
+def test_the_number_of_requests_is_bounded() -> None:
     count = 0
 
     def drip(request: Command[Any]) -> Any:  # noqa: ANN401 - each its own
@@ -199,7 +201,7 @@ def test_there_is_an_end_to_how_many_requests_a_record_takes() -> None:
     assert count == REQUESTS_MAX
 
 
-def test_no_bytes_are_no_progress() -> None:
+def test_a_response_without_bytes_is_an_error() -> None:
     def empty(request: Command[Any]) -> Any:  # noqa: ANN401 - each its own
         if isinstance(request, ReserveSdrRepositoryReq):
             return ReserveSdrRepositoryRsp(1)

@@ -39,7 +39,7 @@ def test_a_threshold_based_sensor_has_value_and_severity() -> None:
         (Thresholds.UPPER_NON_RECOVERABLE, Severity.CRITICAL),
     ],
 )
-def test_the_gravest_threshold_counts(beyond: Thresholds, severity: Severity) -> None:
+def test_the_worst_threshold_counts(beyond: Thresholds, severity: Severity) -> None:
     assert threshold_severity(beyond) is severity
 
 
@@ -50,7 +50,7 @@ def test_the_gravest_threshold_counts(beyond: Thresholds, severity: Severity) ->
         GetSensorReadingRsp(23, scanning_enabled=False),
     ],
 )
-def test_a_sensor_that_has_nothing_to_say_says_nothing(response: GetSensorReadingRsp) -> None:
+def test_an_unavailable_sensor_has_no_reading(response: GetSensorReadingRsp) -> None:
     assert interpret_reading(described(temperature(9, "Inlet", 0)), response) is None
 
 
@@ -75,7 +75,7 @@ def test_a_non_linear_sensor_needs_the_factors_of_its_reading() -> None:
     assert (without.value, with_them.value) == (None, 65.0)
 
 
-def test_no_number_is_no_value() -> None:
+def test_a_reading_without_a_number_has_no_value() -> None:
     reading = interpret_reading(
         described(voltage(9, "1/x", 0, linearization=7)), GetSensorReadingRsp(0)
     )
@@ -83,19 +83,19 @@ def test_no_number_is_no_value() -> None:
     assert (reading.value, reading.severity) == (None, Severity.NOMINAL)
 
 
-def test_what_is_no_sensor_or_broken_is_passed_over() -> None:
+def test_other_and_malformed_records_are_skipped() -> None:
     whole = ANALOG[0].record(7)
     records = [(1, b""), (2, whole[:30]), (3, OtherRecord(3, 0xC0, b"oem").encode()), (7, whole)]
     assert [sensor.record_id for sensor in sensors_in(records)] == [7]
 
 
-def test_who_has_it_and_on_which_lun() -> None:
+def test_owner_and_lun_of_a_sensor() -> None:
     about = SensorDescription(5, SensorType.FAN, 0x88, owner_id=0x2C, owner_lun=0x63)
     (sensor,) = sensors_in([(1, CompactSensorRecord(1, about, "ME").encode())])
     assert (sensor.is_owned_by_bmc, sensor.lun, sensor.event_type) == (False, 3, 0x08)
 
 
-def test_states_that_nobody_can_judge_have_no_severity() -> None:
+def test_states_without_a_known_severity_have_none() -> None:
     assert discrete_severity(0x70, SensorType.FAN, 1) is None
     assert discrete_severity(0x6F, 0xC0, 1) is None
     assert discrete_severity(0x03, SensorType.BATTERY, 1) is None

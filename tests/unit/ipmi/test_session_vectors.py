@@ -140,7 +140,7 @@ def test_the_codes_and_keys_are_those_of_the_specification(recording: Recording)
     assert exchange.k2(sik) == hmac.digest(sik, b"\x02" * 20, digest)
 
 
-def test_the_messages_encode_to_the_very_bytes(recording: Recording) -> None:
+def test_the_messages_encode_to_the_recorded_bytes(recording: Recording) -> None:
     for payload_type, message in (
         (PayloadType.OPEN_SESSION_RESPONSE, recording.open_response),
         (PayloadType.RAKP_1, recording.rakp1),
@@ -153,7 +153,7 @@ def test_the_messages_encode_to_the_very_bytes(recording: Recording) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_packet_opens_and_holds_what_was_asked_and_answered(name: str) -> None:
+def test_every_packet_opens_and_holds_the_recorded_message(name: str) -> None:
     recording = load(name)
     console, managed = recording.session("console"), recording.session("bmc")
     asked: list[tuple[int, int]] = []

@@ -30,7 +30,7 @@ def test_every_state_can_be_reached_and_only_two_are_final() -> None:
     assert {trigger for _, trigger in TRANSITIONS} == set(SessionTrigger)
 
 
-def test_calls_out_of_turn_are_our_own_mistake_and_change_nothing() -> None:
+def test_calls_in_the_wrong_state_are_local_errors_and_change_nothing() -> None:
     console = make_pair().console
     with pytest.raises(LocalProtocolError, match="request in state idle"):
         console.request(RequestMessage(6, 1), 0.0, 1.0)
@@ -51,7 +51,7 @@ def test_calls_out_of_turn_are_our_own_mistake_and_change_nothing() -> None:
         pair.ask()
 
 
-def test_a_timer_that_comes_early_or_for_nothing_is_harmless() -> None:
+def test_an_early_or_needless_timer_call_is_harmless() -> None:
     pair = make_pair()
     assert pair.console.handle_timer(1e9) is None
     pair.console.open(1.0, 6.0)
@@ -65,7 +65,7 @@ def test_a_timer_that_comes_early_or_for_nothing_is_harmless() -> None:
     assert len(pair.console.datagrams_to_send()) == 1
 
 
-def test_repeats_come_ever_slower_but_only_a_little() -> None:
+def test_retransmissions_slow_down_but_only_a_little() -> None:
     pair = make_pair()
     pair.console.open(0.0, 1000.0)
     times = []
@@ -80,7 +80,7 @@ def test_repeats_come_ever_slower_but_only_a_little() -> None:
         assert 1.0 < later / earlier <= 1.2
 
 
-def test_suites_and_who_may_be_asked_for_them() -> None:
+def test_supported_and_unsupported_suites() -> None:
     assert sorted(CIPHER_SUITES) == [0, 1, 2, 3, 15, 16, 17]
     assert DEFAULT_CIPHER_SUITES == (17, 3)
     assert cipher_suite(3).auth_code_bytes == 12

@@ -46,7 +46,7 @@ def test_a_request_and_its_answer_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize("sequence", sorted(SPECIAL_BYTES))
-def test_special_bytes_travel_escaped(sequence: int) -> None:
+def test_special_bytes_are_escaped(sequence: int) -> None:
     frame = VmRequest(sequence, 0x06, 0x01).encode()
     assert frame[:2] == bytes((0xAA, sequence | 0x10))
     assert frame[-1] == 0xA0
@@ -90,7 +90,7 @@ def test_what_qemu_sends_as_it_connects() -> None:
         ("04 01 a1", "RESET: expected 1 bytes, got 2"),
     ],
 )
-def test_a_damaged_frame_is_told_and_the_next_one_read(frame: str, said: str) -> None:
+def test_a_damaged_frame_is_reported_and_the_next_one_decoded(frame: str, said: str) -> None:
     bmc = VmBmc()
     damaged, sound = bmc.receive(bytes.fromhex(frame) + GET_DEVICE_ID_FRAME)
     assert isinstance(damaged, DamagedFrame)
@@ -99,7 +99,7 @@ def test_a_damaged_frame_is_told_and_the_next_one_read(frame: str, said: str) ->
     assert sound == GET_DEVICE_ID
 
 
-def test_a_request_where_an_answer_belongs_is_damage_too() -> None:
+def test_a_request_instead_of_a_response_is_damage_too() -> None:
     damaged = only(VmHost().receive(GET_DEVICE_ID.encode()))
     assert isinstance(damaged, DamagedFrame)
     short = only(VmHost().receive(bytes.fromhex("05 1c 01 de a0")))
@@ -107,7 +107,7 @@ def test_a_request_where_an_answer_belongs_is_damage_too() -> None:
     assert "expected 5 bytes or more, got 4" in str(short.error)
 
 
-def test_an_endless_frame_is_not_kept() -> None:
+def test_an_endless_frame_is_not_buffered() -> None:
     reader = FrameReader()
     assert list(reader.receive(bytes(100_000))) == []
     assert reader.buffered_bytes == FRAME_BYTES_MAX
@@ -117,7 +117,7 @@ def test_an_endless_frame_is_not_kept() -> None:
     assert sound == (0xA1, b"\x01")
 
 
-def test_the_longest_message_fits_and_one_more_byte_is_our_mistake() -> None:
+def test_the_longest_message_fits_and_one_more_byte_is_a_local_error() -> None:
     data = bytes(FRAME_BYTES_MAX - 4)
     assert only(VmBmc().receive(VmRequest(0, 6, 1, data).encode())) == VmRequest(0, 6, 1, data)
     with pytest.raises(LocalProtocolError, match="too long"):
@@ -134,7 +134,7 @@ def test_the_longest_message_fits_and_one_more_byte_is_our_mistake() -> None:
         VmRequest(0, 6, 1, lun=4),
     ],
 )
-def test_a_field_out_of_range_is_our_mistake(request_: VmRequest) -> None:
+def test_a_field_out_of_range_is_a_local_error(request_: VmRequest) -> None:
     with pytest.raises(LocalProtocolError):
         request_.encode()
 
@@ -147,7 +147,7 @@ def test_a_field_out_of_range_is_our_mistake(request_: VmRequest) -> None:
         ControlMessage(VmControlCode.VERSION, 256),
     ],
 )
-def test_a_value_where_none_belongs_is_our_mistake(message: ControlMessage) -> None:
+def test_an_unexpected_value_is_a_local_error(message: ControlMessage) -> None:
     with pytest.raises(LocalProtocolError):
         message.encode()
 
@@ -171,7 +171,7 @@ def test_only_what_the_machine_waits_for_is_answered() -> None:
     assert bmc.answer(second, 0) is None
 
 
-def test_no_control_message_that_the_machine_cannot_do() -> None:
+def test_no_control_message_without_the_capability() -> None:
     bmc = bmc_with_machine(VmCapability.RESET)
     assert bmc.control(VmControlCode.RESET) == b"\x04\xa1"
     assert bmc.control(VmControlCode.POWER_OFF) is None
@@ -221,7 +221,7 @@ def test_one_request_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("sequence", sorted(SPECIAL_BYTES))
-def test_qemu_loses_a_sequence_number_that_it_escaped(sequence: int) -> None:
+def test_qemu_misreads_an_escaped_sequence_number(sequence: int) -> None:
     host = VmHost()
     host.sequence = sequence
     host.request(6, 1, b"", now=1.0)

@@ -39,7 +39,7 @@ def test_data_after_an_error_code_is_not_decoded() -> None:
         GetChassisStatusReq.decode_response(0xC1, b"\xff" * 40)
 
 
-def test_a_wrong_length_says_what_was_expected_and_what_came() -> None:
+def test_a_wrong_length_is_reported_with_the_expected_one() -> None:
     with pytest.raises(RemoteProtocolError, match=r"expected 3 bytes, got 2 \(.*20\.1; 01 02\)"):
         check_length(b"\x01\x02", 3, section="20.1")
     with pytest.raises(RemoteProtocolError, match="expected 0 to 1 bytes, got 2"):

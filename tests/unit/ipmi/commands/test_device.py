@@ -34,7 +34,7 @@ def test_a_firmware_revision_is_binary_then_bcd() -> None:
     assert GetDeviceIdRsp.decode(DEVICE_ID).firmware == "3.23"
 
 
-def test_a_bmc_that_is_updating_says_that_it_is_not_available() -> None:
+def test_a_bmc_that_is_updating_reports_itself_unavailable() -> None:
     assert not GetDeviceIdRsp.decode(DEVICE_ID).available
     assert GetDeviceIdRsp.decode(vector("commands", "get_device_id_rsp_of_ipmi_sim")).available
 

@@ -104,7 +104,7 @@ def test_an_inventory_without_a_header() -> None:
         FruInventory.decode(b"\x01\x00")
 
 
-def test_what_does_not_fit_is_our_mistake() -> None:
+def test_values_that_do_not_fit_are_local_errors() -> None:
     with pytest.raises(LocalProtocolError, match="63 characters"):
         ProductArea("x" * 64).encode()
     with pytest.raises(LocalProtocolError, match="fields"):

@@ -118,11 +118,11 @@ def test_values_that_have_names() -> None:
     assert [int(parameter) for parameter in lan.LanParameter] == known
 
 
-def test_the_bus_says_what_went_wrong() -> None:
+def test_bus_errors_of_send_message_have_texts() -> None:
     assert messaging.SendMessageReq.completion_codes[0x81] == "lost arbitration on the bus"
     assert messaging.SendMessageReq.completion_codes[0x83].startswith("NAK on write")
 
 
-def test_clear_sel_says_clr() -> None:
+def test_clear_sel_contains_clr() -> None:
     with pytest.raises(InvalidDataField, match="CLR"):
         sel.ClearSelReq.decode(b"\x34\x12CLX\xaa")

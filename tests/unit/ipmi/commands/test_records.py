@@ -33,7 +33,7 @@ MC = vector("commands", "mc_device_locator_record")
         "mc_device_locator_record",
     ],
 )
-def test_sdrs_are_told_apart_by_their_type(name: str) -> None:
+def test_sdrs_are_decoded_by_their_type(name: str) -> None:
     raw = vector("commands", name)
     record = decode_sdr_record(raw)
     assert not isinstance(record, OtherRecord)
@@ -45,7 +45,7 @@ def test_an_unknown_sdr_is_kept_as_it_is() -> None:
     assert decode_sdr_record(raw) == OtherRecord(1, 0xC0, b"\x01\x02\x03")
 
 
-def test_an_sdr_may_be_longer_than_announced_and_never_shorter() -> None:
+def test_an_sdr_may_be_longer_than_announced_but_not_shorter() -> None:
     assert decode_sdr_record(MC + b"\0\0") == decode_sdr_record(MC)
     with pytest.raises(InvalidDataField):
         decode_sdr_record(MC[:-1])
@@ -53,7 +53,7 @@ def test_an_sdr_may_be_longer_than_announced_and_never_shorter() -> None:
         decode_sdr_record(MC[:4])
 
 
-def test_an_id_string_that_announces_more_than_there_is() -> None:
+def test_an_id_string_that_announces_more_than_it_has() -> None:
     raw = bytearray(MC)
     raw[15] = 0xDF
     record = decode_sdr_record(bytes(raw))
@@ -87,7 +87,7 @@ def test_packed_strings() -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 17, "Ω", "padded ", "zero\0"])
-def test_id_strings_that_could_not_be_read_back(text: str) -> None:
+def test_id_strings_that_could_not_be_decoded_again(text: str) -> None:
     with pytest.raises(LocalProtocolError):
         McDeviceLocatorRecord(1, text).encode()
 
@@ -98,7 +98,7 @@ def test_a_full_sensor_converts_its_readings() -> None:
     assert sensor.value(2) == pytest.approx(1 / 28)
 
 
-def test_sel_records_are_told_apart_by_their_type() -> None:
+def test_sel_records_are_decoded_by_their_type() -> None:
     event = decode_sel_record(vector("commands", "system_event_record"))
     assert isinstance(event, SystemEventRecord)
     assert event.deassertion

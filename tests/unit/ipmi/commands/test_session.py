@@ -50,7 +50,7 @@ def test_broken_cipher_suite_records(raw: str) -> None:
     assert broken.value.section == "22.15.1"
 
 
-def test_no_suites_are_no_mistake() -> None:
+def test_a_channel_may_have_no_suites() -> None:
     assert decode_cipher_suite_records(b"") == ()
 
 
@@ -64,7 +64,7 @@ def test_capabilities_may_be_padded(length: int) -> None:
         decode(raw[:7])
 
 
-def test_a_level_that_does_not_exist_is_a_wrong_field() -> None:
+def test_an_unknown_level_is_an_invalid_data_field() -> None:
     with pytest.raises(InvalidDataField, match="PrivilegeLevel has no value 0x6"):
         SetSessionPrivilegeLevelReq.decode(b"\x06")
     with pytest.raises(RemoteProtocolError, match="expected 1 bytes, got 2"):
@@ -113,7 +113,7 @@ def test_a_session_over_lan() -> None:
     assert GetSessionInfoRsp.decode(raw[:3]).session is None
 
 
-def test_what_does_not_fit_is_our_mistake() -> None:
+def test_values_that_do_not_fit_are_local_errors() -> None:
     for index, channel in ((64, 0), (0, 16)):
         with pytest.raises(LocalProtocolError):
             GetChannelCipherSuitesReq(index, channel)

@@ -394,11 +394,11 @@ def test_every_vector_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_bytes_are_read_as_who_laid_them_out_meant_them(name: str) -> None:
+def test_the_frozen_bytes_decode_to_their_documented_values(name: str) -> None:
     expected = EXACT[name]
     assert type(expected).decode(vector("commands", name)) == expected
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_same_bytes_are_written(name: str) -> None:
+def test_the_values_encode_to_the_frozen_bytes(name: str) -> None:
     assert EXACT[name].encode() == vector("commands", name)

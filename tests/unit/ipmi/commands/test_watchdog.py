@@ -44,7 +44,7 @@ def test_the_countdown_is_rounded_to_tenths() -> None:
 
 
 @pytest.mark.parametrize("countdown_s", [-0.1, 6553.6, 10_000.0, float("nan"), float("inf")])
-def test_a_countdown_that_does_not_fit_is_our_mistake(countdown_s: float) -> None:
+def test_a_countdown_that_does_not_fit_is_a_local_error(countdown_s: float) -> None:
     with pytest.raises(LocalProtocolError, match="countdown is 0 to"):
         setting(countdown_s)
 
@@ -76,7 +76,7 @@ def test_the_reserved_use_is_not_sent() -> None:
         "0401ff00b400",  # pretimeout of 255 s in a countdown of 18 s
     ],
 )
-def test_an_impossible_request_of_others_is_their_mistake(raw: str) -> None:
+def test_an_impossible_request_of_a_peer_is_a_remote_error(raw: str) -> None:
     with pytest.raises(InvalidDataField) as broken:
         SetWatchdogTimerReq.decode(bytes.fromhex(raw))
     assert broken.value.section == "27.6"
@@ -89,7 +89,7 @@ def test_a_set_request_has_6_bytes(length: int) -> None:
     assert not isinstance(broken.value, InvalidDataField)
 
 
-def test_a_timer_that_nobody_ever_set_can_be_read() -> None:
+def test_a_timer_that_was_never_set_can_be_decoded() -> None:
     timer = GetWatchdogTimerRsp.decode(bytes(8))
     assert not timer.running
     assert timer.use is TimerUse.UNSPECIFIED
@@ -103,14 +103,14 @@ def test_a_stopped_timer_may_lack_its_present_countdown() -> None:
     assert (timer.initial_countdown_s, timer.present_countdown_s) == (60.0, 60.0)
 
 
-def test_a_running_timer_must_say_how_long_it_runs() -> None:
+def test_a_running_timer_must_have_a_present_countdown() -> None:
     with pytest.raises(RemoteProtocolError, match="expected 8 to 12 bytes, got 6"):
         GetWatchdogTimerRsp.decode(bytes.fromhex("440105005802"))
     with pytest.raises(RemoteProtocolError, match="expected 8 to 12 bytes, got 7"):
         GetWatchdogTimerRsp.decode(bytes.fromhex("04010500580200"))
 
 
-def test_a_timer_is_set_again_as_it_was_seen() -> None:
+def test_a_timer_is_set_again_as_it_was_reported() -> None:
     timer = GetWatchdogTimerRsp.decode(bytes.fromhex("c4310a10580219 02".replace(" ", "")))
     assert timer.running
     request = timer.set_request()
@@ -140,14 +140,14 @@ def test_a_timer_with_impossible_values_can_still_be_set_again() -> None:
     assert request.initial_countdown_s == 60.0
 
 
-def test_a_reset_before_any_set_is_told_by_its_own_code() -> None:
+def test_a_reset_before_any_set_has_a_completion_code_of_its_own() -> None:
     with pytest.raises(CompletionCodeError, match="never set") as refusal:
         ResetWatchdogTimerReq.decode_response(UNINITIALIZED, b"")
     assert refusal.value.code == 0x80
     assert not refusal.value.is_temporary
 
 
-def test_setting_and_starting_need_an_operator() -> None:
+def test_setting_and_starting_require_operator_level() -> None:
     assert SetWatchdogTimerReq.privilege is PrivilegeLevel.OPERATOR
     assert ResetWatchdogTimerReq.privilege is PrivilegeLevel.OPERATOR
 
