@@ -1,10 +1,10 @@
-"""Draws the state machines of bmcmedic into the pages under docs/, as Mermaid diagrams.
+"""Draws bmcmedic's state machines, as Mermaid diagrams, into the pages under docs/.
 
     make draw                                       # rewrite what has changed
     .venv/bin/python tools/draw_states.py --check   # change nothing; 1 when a page is out of date
 
-A diagram comes from the table that the code runs on and stands in its page between two marks; the
-text around it is written by hand. A new state machine is one more entry in `DIAGRAMS`.
+A diagram is made from the table that the code itself uses, and is put between two marks in its
+page. The text around it is written by hand. To draw a new state machine, add it to `DIAGRAMS`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """One state machine, where it starts, and the page that shows it."""
+    """One state machine, its start state, and the page that shows it."""
 
     name: str
     page: str
     start: Enum
     transitions: Mapping[tuple[Any, Any], Any]
-    """From (state, trigger) to the next state, all of them enum members."""
+    """The next state for each (state, trigger), all of them enum members."""
 
 
 DIAGRAMS = (
@@ -39,11 +39,11 @@ DIAGRAMS = (
     Diagram("kcs", "docs/reference/kcs-states.md", kcs.KcsPhase.IDLE, kcs.TRANSITIONS),
 )
 ANY_STATE = "any_state"
-"""Where the arrows begin that leave every state alike."""
+"""Name in the diagram for the origin of arrows that leave every state."""
 
 
 def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
-    """The state diagram: an arrow a pair of states, in the order of the table."""
+    """Return the state diagram: one arrow for each pair of states, in the order of the table."""
     everywhere = taken_everywhere(start, transitions)
     arrows: dict[tuple[str, Enum], dict[Enum, None]] = {}
     for (state, trigger), following in transitions.items():
@@ -60,7 +60,7 @@ def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
 
 
 def taken_everywhere(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> set[Enum]:
-    """The triggers that lead from every state to the same one."""
+    """Return the triggers that lead from every state to the same state."""
     everything = set(type(start))
     froms: dict[Enum, set[Enum]] = {}
     targets: dict[Enum, set[Enum]] = {}
@@ -73,17 +73,17 @@ def taken_everywhere(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) ->
 
 
 def identifier(state: Enum) -> str:
-    """A state as Mermaid names it."""
+    """Return the name of a state in the diagram."""
     return state.name.lower()
 
 
 def words(trigger: Enum) -> str:
-    """A trigger as people say it; the messages of the key exchange are written RAKP."""
+    """Return the label of a trigger; the messages of the key exchange are written RAKP."""
     return trigger.name.lower().replace("_", " ").replace("rakp", "RAKP")
 
 
 def placed(page: str, name: str, diagram: str) -> str:
-    """`page` with the diagram between its two marks.
+    """Return `page` with the diagram between its two marks.
 
     Raises: ValueError when the marks are not there.
     """
@@ -96,7 +96,7 @@ def placed(page: str, name: str, diagram: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw them all, or with `--check` tell whether they are up to date."""
+    """Draw all diagrams, or with `--check` report which pages are out of date."""
     status = 0
     for diagram in DIAGRAMS:
         path = ROOT / diagram.page

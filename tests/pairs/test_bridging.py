@@ -1,4 +1,4 @@
-"""Requests through the BMC to a controller behind it: two parts, one part, refusals, losses."""
+"""Bridged requests: answers in two parts, answers in one part, refusals and losses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bridging_pair(execute: Executor) -> Pair:
 def satellite(
     *, first: bool = True, second: bool = True, embedded: bool = False, swapped: bool = False
 ) -> Executor:
-    """A satellite behind the BMC that answers with its own data, in the way that is asked for."""
+    """A satellite behind the BMC that answers with its own data, in the requested form."""
 
     def execute(
         managed: ManagedSystem, incoming: IncomingRequest, now: float

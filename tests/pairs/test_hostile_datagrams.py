@@ -1,4 +1,4 @@
-"""Garbage, damage and replay to both sides in every state: it is dropped, and nothing breaks."""
+"""Garbage, damage and replay to both sides in every state: all of it is dropped without harm."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def noise_after_header(rng: random.Random, data: bytes) -> bytes:
 
 
 def damaged_first(damage: Damage, seed: int) -> Filter:
-    """Three damaged copies before every datagram."""
+    """Put three damaged copies before every datagram."""
     rng = random.Random(seed)
     return lambda _way, data: [*(damage(rng, data) for _ in range(3)), data]
 
@@ -107,7 +107,7 @@ def test_a_damaged_datagram_in_a_protected_session_is_ignored(damage: Damage, su
 def test_damaged_set_up_gives_a_session_or_an_error_but_no_exception(
     damage: Damage,
 ) -> None:
-    """Set-up messages are not protected, so damage can look like a refusal; nothing else."""
+    """Set-up messages are not protected, so a damaged one can look like a refusal."""
     for seed in range(150):
         pair = make_pair(seed=seed)
         pair.change = damaged_first(damage, seed)
@@ -231,7 +231,7 @@ def test_set_up_messages_in_the_wrong_order_are_refused_and_harmless() -> None:
         assert isinstance(packet, Packet)
         assert packet.payload[1] == 0x02
     assert other.managed.session_count == 0
-    # The set-up of the active session, once more: nothing of it is undone.
+    # Repeating the set-up of the active session must not undo any of it.
     for data in set_up[1:]:
         pair.managed.receive_datagram(data, PEER, pair.now)
         pair.managed.receive_datagram(data, "somebody else", pair.now)
@@ -313,7 +313,7 @@ def test_reasons_for_dropping_are_bounded_and_reported_at_the_deadline() -> None
 
 
 def every_state() -> list[Pair]:
-    """A pair for each state, reached in the ordinary way."""
+    """Return a pair for each state, reached in the ordinary way."""
     pairs = []
     for steps in range(12):
         pair = make_pair(suites=(17,))

@@ -1,4 +1,4 @@
-"""Loss, duplicates and reordering: every session and request ends, in time and with one event.
+"""Loss, duplicates and reordering: every session and request ends in time, with one event.
 
 Seeds are printed by pytest as part of a failure; each seed is one reproducible run.
 """
@@ -23,7 +23,7 @@ GRACE_S = 1e-6
 
 
 def story(pair: Pair) -> str:
-    """Open, ask and close; how it ended. Every step ends by its deadline."""
+    """Open, ask and close, and return how it ended. Every step ends by its deadline."""
     deadline = pair.now + TIMEOUT_S
     event = pair.open(timeout_s=TIMEOUT_S)
     assert pair.now <= deadline + GRACE_S

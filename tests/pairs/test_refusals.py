@@ -1,4 +1,4 @@
-"""What a BMC refuses, and with what words its operator hears of it."""
+"""Refusals by a BMC, and the errors that report them to the operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.session_pair import PASSWORD, TO_BMC, Pair, make_pair
 
 
 def failure(pair: Pair) -> BmcmedicError:
-    """Why the session is not set up."""
+    """Return why the session could not be set up."""
     event = pair.open()
     assert isinstance(event, SessionFailed), event
     pair.settle()
@@ -133,7 +133,7 @@ def test_the_next_suite_is_tried_after_every_kind_of_suite_refusal(code: int) ->
     pair.change = change
     event = pair.open()
     if code == 0x03:
-        # "Invalid payload type" is no word for a suite that is not served.
+        # "Invalid payload type" does not mean that the suite is unsupported.
         assert isinstance(event, SessionFailed)
     else:
         assert event == SessionOpened(CIPHER_SUITES[3])
@@ -197,7 +197,7 @@ def test_retransmission_slows_down_for_a_bmc_that_answers_a_repeated_rakp_1_afre
     inner = pair._arrive_at_bmc
 
     def arrive(data: bytes) -> None:
-        # No copy of an earlier answer is kept: each RAKP 1 gets a random number of its own.
+        # The BMC keeps no copy of its earlier answer, so each RAKP 1 gets a new random number.
         for slot in pair.managed._slots:
             if slot.session is None:
                 slot.rakp1 = None
@@ -229,7 +229,7 @@ def test_retransmission_slows_down_for_a_bmc_that_answers_a_repeated_rakp_1_afre
 
 @pytest.mark.parametrize("code", [0x02, 0x08])
 def test_a_lost_rakp_4_restarts_the_set_up(code: int) -> None:
-    """RAKP 4 is lost; asked again, the BMC says that it knows no such half-open session."""
+    """RAKP 4 is lost; to a repeated RAKP 3 the BMC answers that it knows no such session."""
     pair = make_pair(suites=(17,))
     seen = 0
 

@@ -1,4 +1,4 @@
-"""No password, K_g or session key in any `repr`, `str` or error, wherever a session stands."""
+"""No password, K_g or session key is in any `repr`, `str` or error, in any state of a session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPTH_MAX = 8
 
 
 def walk(thing: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[Any]:  # noqa: ANN401
-    """Everything that can be reached from an object, but not what only holds bytes."""
+    """Yield everything that can be reached from an object, except what only holds bytes."""
     seen = set() if seen is None else seen
     if (
         id(thing) in seen
@@ -52,7 +52,7 @@ def shown(thing: Any) -> str:  # noqa: ANN401
 
 
 def secrets_of(pair: Pair) -> list[bytes]:
-    """What must not be shown: the given secrets and every key made of them."""
+    """Return the secrets that must not be shown: the given ones and every key derived from them."""
     found = [SECRET, KG]
     for thing in [*walk(pair.console), *walk(pair.managed)]:
         if isinstance(thing, KeyExchange):
@@ -66,7 +66,7 @@ def assert_silent(pair: Pair, *more: object) -> None:
     things = [*walk(pair.console), *walk(pair.managed), *pair.events, *more]
     assert {"Credentials", "User", "ManagedSystem"} <= {type(thing).__name__ for thing in things}
     for thing in things:
-        # A bare container shows what it holds; only objects of our own are ever printed.
+        # A plain container shows its contents, but only objects of our own are ever printed.
         if not type(thing).__module__.startswith("bmcmedic"):
             continue
         text = shown(thing)

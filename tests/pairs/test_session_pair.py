@@ -1,4 +1,4 @@
-"""Remote console and managed system connected in memory: everything that goes as it should."""
+"""Remote console and managed system connected in memory: sessions that go well."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.session_pair import (
 
 
 def slow_into(waiting: list[IncomingRequest]) -> Executor:
-    """A BMC that puts its work aside."""
+    """A BMC that executes its requests later."""
 
     def slow(_managed: ManagedSystem, incoming: IncomingRequest, _now: float) -> list[bytes | None]:
         waiting.append(incoming)
@@ -114,7 +114,7 @@ def test_session_sequence_numbers_wrap_past_zero() -> None:
     managed = slot.session
     assert console is not None
     assert managed is not None
-    # As after four thousand million packets.
+    # The state after four thousand million packets.
     for sender, receiver in ((console, managed), (managed, console)):
         sender._outbound_sequence = receiver._window._highest = 0xFFFFFFFA
     for _ in range(20):

@@ -66,7 +66,7 @@ def test_bmc_info(rack: RunningRack, say: Say) -> None:
     assert info["Product ID"] == "1"
     assert info["Device Available"] == "yes (normal operation)"
     guid = bytes.fromhex(str(rack.status()["guid"]))
-    # FreeIPMI reads the GUID as the specification has it: last byte first.
+    # FreeIPMI decodes the GUID as the specification defines it: last byte first.
     assert info["System GUID"].replace("-", "") == guid[::-1].hex()
 
 

@@ -172,7 +172,7 @@ def test_heal_finds_it_healthy_as_a_plain_user(bmc: IpmiSim) -> None:
     assert done.returncode == 0, done.stderr
     told = document(done.stdout)
     assert (told["verdict"], told["resets_sent"]) == ("healthy", 0)
-    # Which, as the test above shows, means that it could not change anything.
+    # As the test above shows, such a session could not change anything.
     assert set(bmc.privileges()[before:]) == {USER}
 
 

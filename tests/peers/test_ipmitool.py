@@ -47,7 +47,7 @@ def rack() -> Iterator[RunningRack]:
 
 @pytest.fixture(scope="module", params=[3, 17], ids=["suite 3", "suite 17"])
 def say(request: pytest.FixtureRequest, rack: RunningRack) -> Say:
-    """Run ipmitool with these words; what it prints, and it must succeed."""
+    """Run ipmitool with these arguments and return its output; it must succeed."""
 
     def run(*words: str) -> str:
         done = ipmitool(rack, request.param, *words)
@@ -58,7 +58,7 @@ def say(request: pytest.FixtureRequest, rack: RunningRack) -> Say:
 
 
 def fields(text: str) -> dict[str, str]:
-    """`key : value` lines."""
+    """Parse `key : value` lines."""
     pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -228,7 +228,7 @@ def test_sel_add_and_clear_and_power_actions() -> None:
 
 
 def wait_until(rack: RunningRack, key: str, value: object) -> Json:
-    """Poll the control endpoint until it reports that."""
+    """Poll the control endpoint until it reports the wanted state."""
     deadline = time.monotonic() + TIMEOUT_S
     while (status := rack.status())[key] != value or not status["cold_resets"]:
         assert time.monotonic() < deadline, status

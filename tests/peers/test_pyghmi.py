@@ -12,7 +12,7 @@ from tests.support.sim import RunningRack, running_bmc
 
 TIMEOUT_S = 90
 
-# pyghmi keeps its sockets for the life of the process.
+# pyghmi keeps its sockets until the process ends.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 

@@ -1,4 +1,7 @@
-"""The program against pyghmi's `Bmc`: no GUID, self-test or watchdog, restarts only if made to."""
+"""The program against pyghmi's `Bmc`, which has no GUID, self-test or watchdog.
+
+It restarts only if the test makes it restart.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.support.programs import run
 
 TIMES = ("--quiet-time", "2", "--return-time", "60", "--steady-time", "1")
 IN_VAIN = ("--return-time", "15")
-"""For one that does not restart. Who does comes back when a new interpreter has started."""
+"""Timeout for a BMC that does not restart; one that does returns with a new interpreter."""
 GUID = "c0ffee00-1234-4bcd-8def-0123456789ab"
 COLD_RESET = "06/02"
 READS = {"06/01", "06/04", "06/08", "06/25", "06/37", "06/38", "00/01"}
@@ -46,7 +49,7 @@ raise SystemExit(1 if is_hung else 0)
 
 @dataclass(frozen=True)
 class PyghmiBmc:
-    """A running `Bmc`, which writes down what it is asked."""
+    """A running `Bmc` that records the requests it gets."""
 
     target: str
     directory: Path
@@ -59,7 +62,7 @@ class PyghmiBmc:
         return self.log.read_text().split() if self.log.exists() else []
 
     def triage_command(self, uuid: str | None = None) -> str:
-        """A host whose `kipmi0` is busy until the BMC is told to restart, and that stays up."""
+        """A host that stays up, and whose `kipmi0` is busy until the BMC gets a restart command."""
         program = self.directory / "triage.py"
         boot_id = "5a0b1c2d-0000-4000-8000-000000000001"
         program.write_text(_TRIAGE.format(log=str(self.log), uuid=uuid, boot_id=boot_id))
@@ -117,7 +120,7 @@ def test_refusals_are_clear(tmp_path: Path) -> None:
         other_suite = run("probe", bmc.target, "--cipher-suite", "17")
         assert other_suite.returncode == 1
         assert "try --cipher-suite 3" in other_suite.stdout
-        # It has no answer at all for a user that it does not know.
+        # It does not answer at all for an unknown user.
         wrong_user = run("probe", bmc.target, "--user", "nobody", "--timeout", "2")
         assert wrong_user.returncode == 1
         assert "check the user" in wrong_user.stdout
@@ -211,6 +214,6 @@ def test_an_ordered_reset(tmp_path: Path, kind: str) -> None:
         told = json.loads(done.stdout)
         if kind == "--cold":
             assert (done.returncode, told["verdict"]) == (0, "back")
-        else:  # it knows no warm reset
+        else:  # it does not support warm reset
             assert (done.returncode, told["verdict"]) == (1, "not-back")
         assert bmc.requests().count(COLD_RESET) == (kind == "--cold")

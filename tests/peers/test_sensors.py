@@ -1,4 +1,4 @@
-"""Values and severities of every kind of sensor, as we and the FreeIPMI tools read them."""
+"""Values and severities of every kind of sensor, compared with those of the FreeIPMI tools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.sim import START, RunningRack, ask, running_bmc, sim_bmc
 
 TIMEOUT_S = 60
 TOOL = "ipmimonitoring"
-"""What ipmi_exporter runs, with the options that it gives."""
+"""The command that ipmi_exporter runs, with its options."""
 OPTIONS = (
     "-Q",
     "--ignore-unrecognized-events",
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(shutil.which(TOOL) is None, reason=f"{TOOL} is n
 Row = tuple[str, str, Severity | None, float | None]
 """Name, type, severity and value."""
 _built_at_s = itertools.count(1_700_000_000)
-"""Each repository is newer than the one before, or FreeIPMI would go on with what it knows."""
+"""Each repository is newer than the one before; otherwise FreeIPMI would use its cache."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def rack() -> Iterator[RunningRack]:
 
 
 def theirs(rack: RunningRack, sensors: tuple[Sensor, ...], cache: Path) -> dict[int, Row]:
-    """What ipmimonitoring says, by record id."""
+    """Return what ipmimonitoring reports, by record id."""
     rack.bmc().profile = profile_with(sensors, next(_built_at_s))
     host, port = rack.address()
     login = ("-h", f"{host}:{port}", "-u", "admin", "-p", "secret", "-D", "LAN_2_0")
@@ -73,7 +73,7 @@ def theirs(rack: RunningRack, sensors: tuple[Sensor, ...], cache: Path) -> dict[
 
 
 def ours(sensors: tuple[Sensor, ...]) -> dict[int, Row]:
-    """What we say of such a BMC."""
+    """Return what this program reports of such a BMC."""
     bmc = sim_bmc()
     bmc.profile = profile_with(sensors, 0)
     rows = {}

@@ -1,6 +1,6 @@
-"""Every command and record: what is written can be read, and garbage is never worse than an error.
+"""Every command and record round-trips, and garbage never causes more than an error.
 
-The strategies stand in one table for each kind; a class without a strategy fails a test here.
+There is one table of strategies for each kind; a class without a strategy fails a test here.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ STRATEGIES = REQUESTS | RESPONSES | RECORDS
 EXAMPLES = 60
 
 PARTS = {CipherSuiteRecord, SessionDetail}
-"""Read and written as part of something else."""
+"""Classes that are encoded and decoded only as parts of others."""
 
 
 class Codec(Protocol):
-    """What all of them can do."""
+    """The methods that all of them have."""
 
     def encode(self) -> bytes: ...
 
@@ -103,7 +103,7 @@ def test_garbage_is_an_error_or_a_value_that_can_be_encoded(kind: type[Codec]) -
 
 @pytest.mark.parametrize("kind", STRATEGIES, ids=name)
 def test_damaged_bytes_are_an_error_or_a_value_that_can_be_encoded(kind: type[Codec]) -> None:
-    # Random bytes seldom get past a header or a checksum; damaged ones do.
+    # Random bytes seldom pass a header or checksum check; damaged encodings do.
     @settings(max_examples=EXAMPLES)
     @given(STRATEGIES[kind], st.data())
     def check(value: Codec, data: st.DataObject) -> None:

@@ -1,4 +1,4 @@
-"""KCS: whatever the registers say, the host comes to an end, and the BMC stays in its table."""
+"""KCS: whatever the registers return, an exchange ends, and the BMC stays in its table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_any_request_gets_its_answer(
 def test_an_exchange_with_any_registers_ends_in_time(
     limits: KcsLimits, registers: bytes, idempotent: bool
 ) -> None:
-    """The registers give these bytes over and over, whatever is done to them."""
+    """The registers return these bytes over and over, whatever is written to them."""
     host = HostKcs(limits)
     now, reads, accesses = 5.0, 0, 0
     action = host.start(b"\x18\x01", now, idempotent=idempotent)
@@ -119,7 +119,7 @@ def test_no_order_of_accesses_takes_a_bmc_out_of_its_table(
         assert bmc.read_status() & STATUS_STATE == INTERFACE_STATE[bmc.phase]
     bmc.service()
     assert bmc.phase is KcsPhase.EXECUTING or not bmc.read_status() & STATUS_IBF
-    # Whatever came before, a host that begins now is answered.
+    # Whatever came before, an exchange that starts now is answered.
     assert Pair(bmc=bmc).exchange(b"\x18\x01abc").response == b"\x1c\x01\x00abc"
 
 

@@ -1,4 +1,4 @@
-"""Messages: what is written is read again; what was damaged is refused."""
+"""Messages round-trip, and damaged ones are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datagrams and set-up messages: round trips, and garbage that is a RemoteProtocolError."""
+"""Datagrams and set-up messages: round trips, and garbage that gives a RemoteProtocolError."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SUITES = sorted(CIPHER_SUITES)
 
 
 def attempt(decode: Callable[[bytes], T], data: bytes) -> T | RemoteProtocolError:
-    """What it reads, or the one error that it may raise."""
+    """Return the decoded value, or the one error that decoding may raise."""
     try:
         return decode(data)
     except RemoteProtocolError as error:
@@ -57,7 +57,7 @@ def test_presence_round_trip(tag: int, supports_ipmi: bool) -> None:
 def test_legacy_round_trip(sequence: int, session_id: int, payload: bytes) -> None:
     packet = LegacyPacket(0, sequence, session_id, payload)
     assert decode_datagram(packet.encode()) == packet
-    # The pad byte of the specification may follow.
+    # The pad byte that the specification allows may follow.
     assert decode_datagram(packet.encode() + b"\0") == packet
 
 

@@ -1,4 +1,4 @@
-"""Whatever a BMC says of its repository: an end, soon, and none but the errors that there are."""
+"""Whatever a BMC answers about its repository, the walk soon ends, with a defined error if any."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ READINGS = st.builds(
 
 
 class Hostile:
-    """Says what it was given, over and over."""
+    """Returns the given answers over and over."""
 
     def __init__(self, says: list[int | GetSdrRsp]) -> None:
         self._says = says

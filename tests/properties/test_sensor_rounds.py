@@ -1,4 +1,4 @@
-"""Whatever driver and BMC do: a round of sensors ends in time, and tells all or says why not."""
+"""Whatever driver and BMC do, a round ends in time, with all readings or the reason why not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Time(ThreadRuntime):
 
 
 class Moody:
-    """A driver with which these things happen, over and over."""
+    """A driver to which these outcomes happen over and over."""
 
     def __init__(self, time: Time, happens: list[tuple[Any, float]]) -> None:
         self._time = time
@@ -81,7 +81,7 @@ def test_every_round_ends_in_time_with_all_readings_or_a_reason(
     said: list[str] = []
     reader = SensorReader(lambda: PERIOD_S, lambda: 0, said.append, time)
     pause_s_max = max(GIVE_WAY_S, 2 * EXCHANGE_S_MAX / INTERFACE_SHARE_MAX)
-    # The records and the sensors, and what was under way when each stage's time was over.
+    # The records, the sensors, and the request in progress when the time of each stage is over.
     round_s_max = WALK_S_MAX + ROUND_S_MAX + 2 * (pause_s_max + EXCHANGE_S_MAX)
     for _ in range(ROUNDS):
         began_at = time.now

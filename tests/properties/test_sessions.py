@@ -1,8 +1,8 @@
 """A console and a BMC through any history: calls, losses, damage, replays, restarts, time.
 
-Whatever hypothesis thinks of, every event belongs to a call, each answer to its question, each
-deadline is kept, a command that must run once runs once, and in the end an undisturbed network
-always gives a session again.
+Whatever hypothesis generates, every event belongs to a call, and each response to its request. Each
+deadline is kept, and a command that is not idempotent runs at most once. In the end an undisturbed
+network always gives a session again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SLACK_S = 1e-6
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """The two real ends, and a network that is in the hands of hypothesis."""
+    """The two real ends, and a network that hypothesis controls."""
 
     @initialize(
         seed=st.integers(0, 10_000),
@@ -146,7 +146,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.heard)
     @rule(position=st.integers(0, 200))
     def replay(self, position: int) -> None:
-        # Counted from the newest on.
+        # The newest one is number 0.
         self.arrive(*self.heard[-1 - position % len(self.heard)])
 
     @precondition(lambda self: self.heard)
@@ -235,7 +235,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not hasattr(self, "pair") or self.pair.managed.session_count <= 16
 
     def teardown(self) -> None:
-        """From here on nothing is lost: what is under way ends, and a new console gets through."""
+        """From here on nothing is lost: pending calls end, and a new console gets a session."""
         if not hasattr(self, "pair"):
             return
         pair = self.pair

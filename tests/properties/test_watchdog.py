@@ -57,7 +57,7 @@ def test_whatever_a_bmc_does_a_healthy_host_is_not_reset_and_is_soon_guarded_aga
         bench.timer.completion_code = 0
 
     bench.runtime.at(bench.after(TROUBLE_S), all_well)
-    # Whatever was in flight, a retry, and a pat.
+    # Time for the exchange in progress, a retry and a pat.
     settled_s = bench.watchdog.request_s_max + LATENCY_S_MAX + RETRY_S + SETTINGS.pat_period_s
     guarded = []
     bench.runtime.at(
@@ -79,7 +79,7 @@ def test_whatever_a_bmc_does_a_stopped_host_is_reset_within_its_limit_plus_1_s(
         bench.runtime.at(bench.after(at), partial(befall, bench, what, seconds))
 
     class Stopped(Exception):
-        """No error: the thread just never goes on."""
+        """There is no error: the thread just never continues."""
 
     def stop() -> None:
         raise Stopped

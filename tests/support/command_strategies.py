@@ -56,14 +56,14 @@ def texts(characters_max: int) -> SearchStrategy[str]:
 
 
 def record(kind: type, /, **fields: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """Every field given, so that a field that is forgotten here fails at once."""
+    """Build instances with every field given, so that a forgotten field fails at once."""
     missing = {field.name for field in dataclasses.fields(kind)} - set(fields)
     assert not missing, f"{kind.__name__} has no strategy for {missing}"
     return st.builds(kind, **fields)
 
 
 def _only_valid(kind: type, /, **fields: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """Combinations that the class refuses are left out."""
+    """Build instances, without the combinations that the class rejects."""
 
     def build(values: dict[str, Any]) -> Any:  # noqa: ANN401 - of the kind that is given
         try:

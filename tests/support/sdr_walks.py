@@ -1,4 +1,4 @@
-"""Walks of an SDR repository, against whoever answers."""
+"""Walks of an SDR repository, against any answering function."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bmcmedic.sim.bmc import SimBmc
 from tests.support.sim import START, ask
 
 Answering = Callable[[Command[Any]], Any]
-"""Gives the decoded response, or raises CompletionCodeError."""
+"""Returns the decoded response, or raises CompletionCodeError."""
 
 
 def walked(info: GetSdrRepositoryInfoRsp, answering: Answering) -> SdrRepository:
-    """The repository, as that one answers."""
+    """Return the repository that `answer` describes."""
     steps = walk_repository(info)
     try:
         request = next(steps)
@@ -34,6 +34,6 @@ def walked(info: GetSdrRepositoryInfoRsp, answering: Answering) -> SdrRepository
 
 
 def walked_sim(bmc: SimBmc) -> SdrRepository:
-    """The repository of a simulated BMC."""
+    """Return the repository of a simulated BMC."""
     info = ask(bmc, GetSdrRepositoryInfoReq(), START)
     return walked(info, lambda request: ask(bmc, request, START))

@@ -1,4 +1,4 @@
-"""Talking through the BMC, against the captured two-part answer."""
+"""Bridging, against the captured two-part answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of the codes, and which of them may pass."""
+"""The texts of the codes, and which codes are temporary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One machine, three orders of bytes."""
+"""One machine's GUID in three byte orders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_host_may_show_its_uuid_in_smbios_order() -> None:
 def test_another_machine_does_not_match() -> None:
     other = bytes([*TEXT_ORDER[:-1], TEXT_ORDER[-1] ^ 1])
     assert not guid_matches(other, PRODUCT_UUID)
-    # The same bytes in an order that nobody uses.
+    # The same bytes in an order that no vendor uses.
     assert not guid_matches(TEXT_ORDER[8:] + TEXT_ORDER[:8], PRODUCT_UUID)
 
 

@@ -1,4 +1,4 @@
-"""KCS: each side alone, against registers that the test plays."""
+"""KCS: each side alone, against registers that the test simulates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_host_can_always_start_over() -> None:
 
 
 class Script:
-    """Plays a dialogue: what the host needs, and what it gets or gives, one pair after another."""
+    """Plays a dialogue: the host's actions, each with the byte that it reads or writes."""
 
     def __init__(self, host: HostKcs, action: KcsAction) -> None:
         self.host, self.action, self.now = host, action, 0.0
@@ -80,7 +80,7 @@ class Script:
         return self
 
     def reads_status_until_failed(self, status: int) -> float:
-        """Answer every look with `status` and every read with 0; when it failed."""
+        """Answer status reads with `status`, data reads with 0; return the time of the failure."""
         while not self.failed:
             self.now += 1e-6
             if self.action is KcsAction.WAIT:
@@ -194,7 +194,7 @@ def test_ibf_stuck_is_cured_by_writing_in_any_case() -> None:
         if script.action is KcsAction.WRITE_COMMAND:
             break
     assert script.now == pytest.approx(5.0, abs=0.01)
-    # The byte has woken it: the request is sent from the start, and answered.
+    # The byte has woken the BMC: the request is sent again from the start, and answered.
     script.plays(*RECOVERED, *WRITTEN, *FIRST_BYTES, status(IDLE))
     assert script.action is KcsAction.DONE
     assert script.host.error_code == ErrorCode.ILLEGAL_CONTROL_CODE
@@ -315,7 +315,7 @@ def test_a_fault_within_a_successful_recovery_is_not_reported() -> None:
 
 
 def answered(answer: Iterable[int]) -> HostKcs:
-    """A host that got this answer, and may not try again."""
+    """Return a host that got this answer and may not try again."""
     script = started(limits=KcsLimits(recoveries_max=0)).plays(*WRITTEN)
     for each in answer:
         script.plays(status(READ | STATUS_OBF), data(each))
@@ -363,7 +363,7 @@ def test_the_deadline_ends_an_exchange_in_every_phase() -> None:
 def test_a_bmc_slow_at_every_byte_reaches_the_limit_of_the_exchange() -> None:
     script = started(bytes(200), limits=KcsLimits(poll_s_max=0.5))
     while not script.failed:
-        script.now += 4.0  # within IBF's time, each time
+        script.now += 4.0  # within IBF's limit, each time
         script.plays(status(WRITE if script.host.phase is not KcsPhase.IDLE else IDLE))
         if not script.failed:
             script.action = script.host.step(script.now)
@@ -500,7 +500,7 @@ def test_an_exchange_needs_no_more_memory() -> None:
 
 
 def served(bmc: BmcKcs, *written: tuple[str, int]) -> KcsEvent:
-    """Write these, each served before the next; the last event."""
+    """Write these bytes, each served before the next, and return the last event."""
     event = KcsEvent.NOTHING
     for kind, value in written:
         (bmc.write_command if kind == "command" else bmc.write_data)(value)
@@ -513,7 +513,7 @@ REQUEST = (("command", 0x61), ("data", 0x18), ("command", 0x62), ("data", 0x01))
 
 
 def taken(bmc: BmcKcs) -> tuple[int, int]:
-    """The interface state and the byte that is put out."""
+    """Return the interface state and the byte in data-out."""
     state = bmc.read_status() & STATUS_STATE
     assert bmc.read_status() & STATUS_OBF
     return state, bmc.read_data()
@@ -576,7 +576,7 @@ def test_the_response_to_a_request_that_was_given_up_is_dropped(code: int) -> No
 
 
 def error_code_of(bmc: BmcKcs) -> int:
-    """Ask for the error code as a host does."""
+    """Read the error code as a host does."""
     served(bmc, ("command", 0x60))
     bmc.read_data()
     served(bmc, ("data", 0x00))

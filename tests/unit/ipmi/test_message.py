@@ -1,4 +1,4 @@
-"""The IPMI message against captured ones, and what is refused."""
+"""The IPMI message against captured ones, and the messages that are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole repository, however little a BMC gives at a time, and whoever else reserves it."""
+"""The whole repository is read, however small the parts and whoever else reserves it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def info(count: int = len(RECORDS)) -> GetSdrRepositoryInfoRsp:
 
 @dataclass
 class Repository:
-    """Keeps to the rules, and to what it is told to be."""
+    """A BMC that follows the specification, with the given limits."""
 
     part_bytes_max: int = WHOLE_RECORD
     refusal: int = CompletionCode.CANNOT_RETURN_BYTES
     whole_is_cut_at: int | None = None
     reserves: bool = True
     cancelled_at: Iterator[int] = field(default_factory=lambda: iter(()))
-    """Before the requests of these numbers somebody else reserves."""
+    """Another reader reserves the repository before the requests with these numbers."""
     asked: Counter[type[Any]] = field(default_factory=Counter)
     _reservation: int = 0
     _next_cancelled_at: int | None = None
@@ -128,7 +128,7 @@ def test_the_simulated_servers_repository() -> None:
 
 
 def failing(code: int) -> tuple[Counter[str], Any]:
-    """A BMC that answers every Get SDR with that code, and counts."""
+    """Return a BMC that answers every Get SDR with that code, and a count of its requests."""
     asked: Counter[str] = Counter()
 
     def answer(request: Command[Any]) -> Any:  # noqa: ANN401 - each its own

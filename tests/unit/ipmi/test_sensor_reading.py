@@ -1,4 +1,4 @@
-"""What a sensor's record and its response mean together."""
+"""Readings computed from a sensor's record and its response."""
 
 from __future__ import annotations
 

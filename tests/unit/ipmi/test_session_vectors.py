@@ -1,4 +1,4 @@
-"""Whole sessions as real programs spoke them, frozen: every code, key and payload is recomputed.
+"""Whole sessions of real programs, recorded: every code, key and payload is recomputed.
 
 If a test here fails, do not change the bytes.
 """
@@ -38,7 +38,7 @@ NAMES = sorted(RECORDINGS)
 
 @dataclass
 class Recording:
-    """One recorded session, taken apart."""
+    """One recorded session, decoded."""
 
     suite: CipherSuite
     open_request: OpenSessionRequest
@@ -63,7 +63,7 @@ class Recording:
         )
 
     def session(self, side: str) -> Session:
-        """The session as that side has it, which reads what the other sent."""
+        """Return the session of one side, which opens the packets of the other."""
         ids = self.open_request.console_session_id, self.open_response.managed_session_id
         inbound, outbound = ids if side == "console" else ids[::-1]
         sik = self.exchange.sik()
@@ -114,7 +114,7 @@ def test_every_recording_names_its_source() -> None:
 
 
 def test_the_codes_and_keys_are_those_of_the_specification(recording: Recording) -> None:
-    """Once more from the bytes of the messages, without the code under test (13.28, 13.31)."""
+    """Recompute from the bytes of the messages, without the code under test (13.28, 13.31)."""
     set_up, digest = recording.set_up, recording.suite.digest
     rakp1, rakp2 = set_up[PayloadType.RAKP_1], set_up[PayloadType.RAKP_2]
     console_id = set_up[PayloadType.OPEN_SESSION_REQUEST][4:8]
@@ -178,7 +178,8 @@ def test_no_packet_opens_twice_or_with_a_changed_byte(name: str) -> None:
     recording = load(name)
     sessions = {"console": recording.session("bmc"), "bmc": recording.session("console")}
     for side, data, packet in recording.in_session:
-        # All after the RMCP header, which is under no code, and the format byte, which leads away.
+        # Change every byte except the RMCP header, which no code covers, and the format byte after
+        # it, which would make the datagram another kind of packet.
         for position in range(5, len(data)):
             changed = bytearray(data)
             changed[position] ^= 0x01

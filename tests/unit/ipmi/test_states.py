@@ -1,4 +1,4 @@
-"""The console's table of states, and calls out of turn."""
+"""The console's state table, and calls in the wrong state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device commands: what BMCs leave out or add, and what a self-test says."""
+"""Device commands: data that BMCs leave out or add, and self-test results."""
 
 from __future__ import annotations
 

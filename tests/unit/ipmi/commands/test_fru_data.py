@@ -1,4 +1,4 @@
-"""FRU inventories, byte by byte after the FRU Information Storage Definition 1.0."""
+"""FRU inventories, byte by byte, as in the FRU Information Storage Definition 1.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of every command and the lengths it takes, written down a second time.
+"""The numbers of every command and the lengths it accepts, in a second, independent table.
 
 Network functions, commands and names were compared with `ipmi_cmd_str` of libfreeipmi 1.6.10.
 """
@@ -72,7 +72,7 @@ NUMBERS: dict[str, tuple[int, int, Range, Range]] = {
 
 
 def lengths(kind: type[ResponseBody]) -> Range:
-    """Shortest and longest data that are not refused for their length."""
+    """Return the shortest and the longest length of data that is accepted."""
     accepted = set()
     for length in range(LENGTH_TRIED_MAX):
         for fill in (b"\x00", b"\x01"):

@@ -1,4 +1,4 @@
-"""From raw bytes to numbers."""
+"""The conversion of raw bytes to numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sensor data records and log records as they come from a BMC, tidy or not."""
+"""Sensor data records and log records as BMCs send them, correct or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Session commands: cipher suite records, and what a request may look like."""
+"""Session commands: cipher suite records and the forms of a request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_unknown_level_is_an_invalid_data_field() -> None:
 def test_a_session_is_closed_by_id_or_by_handle() -> None:
     assert CloseSessionReq(0, 5).encode() == b"\0\0\0\0\x05"
     assert CloseSessionReq.decode(b"\0\0\0\0\x05") == CloseSessionReq(0, 5)
-    # A handle behind an id is not meant.
+    # A handle after an id other than 0 is ignored.
     assert CloseSessionReq.decode(b"\x01\0\0\0\x05") == CloseSessionReq(1)
     with pytest.raises(LocalProtocolError, match="a session handle needs session id 0"):
         CloseSessionReq(1, 5)

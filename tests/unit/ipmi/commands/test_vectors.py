@@ -1,4 +1,4 @@
-"""Frozen bytes that others laid out, read and written here."""
+"""Frozen bytes from other sources, decoded and encoded here."""
 
 from __future__ import annotations
 

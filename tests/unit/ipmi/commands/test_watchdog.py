@@ -1,4 +1,4 @@
-"""The watchdog timer: what cannot be sent, what must be readable, and setting it again."""
+"""The watchdog timer: invalid requests, reports that must decode, and setting it again."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_timer_is_set_again_as_it_was_reported() -> None:
     timer = GetWatchdogTimerRsp.decode(bytes.fromhex("c4310a10580219 02".replace(" ", "")))
     assert timer.running
     request = timer.set_request()
-    # Stopped, as "don't stop" is left out, and the expiration flags are nobody's to clear.
+    # Stopped, because "don't stop" is left out; the expiration flags are not cleared.
     assert request.encode().hex() == "84310a005802"
     assert timer.set_request(dont_stop=True).encode().hex() == "c4310a005802"
 
