@@ -289,7 +289,9 @@ def test_the_agents_report_orders_settings_and_figures_are_documented() -> None:
     words = {each.value for each in (*OrderKind, *OrderState)}
     words.update(symptoms.DRIVER_SYMPTOMS)
     assert undocumented(keys(report) | words, page) == set()
-    assert {each.name for each in agent_config.SETTINGS if f"`{each.name}`" not in page} == set()
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    for each in agent_config.SETTINGS:
+        assert rows[each.name].endswith("| SIGHUP |") == each.reload, each.name
     page = text("docs/reference/metrics.md")
     source = text("src/bmcmedic/agent/metrics/collector.py")
     figures = set(re.findall(r'"(bmcmedic_[a-z_]+)"', source))
@@ -307,6 +309,10 @@ def test_the_drivers_settings_and_their_options_are_documented() -> None:
         row = next((row for row in page.splitlines() if row.startswith(f"| `{each.name}` |")), "")
         assert each.option is not None
         assert stands_in(each.option, row), each.name
+    on_sighup = next(row for row in page.splitlines() if row.startswith("| takes effect |"))
+    assert set(re.findall(r"`(\w+)`", on_sighup)) == {
+        each.key for each in driver_config.SETTINGS if each.reload
+    }
 
 
 def test_every_metric_of_a_scrape_is_documented() -> None:
