@@ -58,11 +58,11 @@ def overlong(rng: random.Random, data: bytes) -> bytes:
     return data + rng.randbytes(DATAGRAM_BYTES_MAX + 1 - len(data))
 
 
-def noise(rng: random.Random, data: bytes) -> bytes:
+def garbage(rng: random.Random, data: bytes) -> bytes:
     return rng.randbytes(rng.randrange(0, 1 + len(data)))
 
 
-def noise_after_header(rng: random.Random, data: bytes) -> bytes:
+def garbage_after_header(rng: random.Random, data: bytes) -> bytes:
     start = rng.choice((4, 5, 6, 10, 14, 16))
     return data[:start] + rng.randbytes(max(0, len(data) - start))
 
@@ -73,10 +73,10 @@ def damaged_first(damage: Damage, seed: int) -> Filter:
     return lambda _way, data: [*(damage(rng, data) for _ in range(3)), data]
 
 
-ALL_DAMAGE: tuple[Damage, ...] = (flip_bit, cut, lengthen, overlong, noise, noise_after_header)
+ALL_DAMAGE: tuple[Damage, ...] = (flip_bit, cut, lengthen, overlong, garbage, garbage_after_header)
 
 
-@pytest.mark.parametrize("damage", [cut, overlong, noise])
+@pytest.mark.parametrize("damage", [cut, overlong, garbage])
 @pytest.mark.parametrize("suite", [0, 1, 2, 3, 15, 16, 17])
 def test_garbage_before_every_datagram_changes_nothing(damage: Damage, suite: int) -> None:
     for seed in range(15):

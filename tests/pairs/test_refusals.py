@@ -279,7 +279,7 @@ def test_set_up_without_progress_gives_up_and_reports_where() -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "password", "kg", "said"),
+    ("user", "password", "kg", "message"),
     [
         ("seventeen-byte-na", b"", b"", "user name"),
         ("ä" * 9, b"", b"", "user name"),
@@ -288,9 +288,9 @@ def test_set_up_without_progress_gives_up_and_reports_where() -> None:
     ],
 )
 def test_credentials_that_are_too_long_are_refused(
-    user: str, password: bytes, kg: bytes, said: str
+    user: str, password: bytes, kg: bytes, message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=said) as raised:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         Credentials(user, password, kg)
     assert "xxx" not in str(raised.value)
 

@@ -37,16 +37,16 @@ def bmc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpmiSim]:
 
 def document(output: str) -> dict[str, Any]:
     (line,) = output.splitlines()
-    told: dict[str, Any] = json.loads(line)
-    return told
+    decoded: dict[str, Any] = json.loads(line)
+    return decoded
 
 
 def test_it_is_healthy_in_every_detail(bmc: IpmiSim) -> None:
     done = run("probe", bmc.target, "--detail", "--json")
     assert done.returncode == 0, done.stdout
-    told = document(done.stdout)
-    assert 0 < told.pop("latency_s") < 5
-    assert told == {
+    output = document(done.stdout)
+    assert 0 < output.pop("latency_s") < 5
+    assert output == {
         "target": bmc.target,
         "reachable": True,
         "power": "off",
@@ -128,7 +128,7 @@ def test_warm_sessions_are_set_up_once(bmc: IpmiSim) -> None:
     done = run("probe", bmc.target, *arguments)
     assert done.returncode == 0, done.stdout
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [told["power"] for told in rounds] == ["off"] * 5
+    assert [output["power"] for output in rounds] == ["off"] * 5
     assert len(bmc.privileges()) == before + 1
 
 
@@ -160,9 +160,9 @@ def test_a_sweep_over_several(tmp_path: Path) -> None:
         bmcs = [running.enter_context(ipmi_sim(tmp_path / name)) for name in "abc"]
         targets = [bmc.target for bmc in bmcs]
         done = run("probe", *targets, "--detail", "--json")
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert sorted(result["target"] for result in told) == sorted(targets)
-    assert [result["power"] for result in told] == ["off"] * 3
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(result["target"] for result in results) == sorted(targets)
+    assert [result["power"] for result in results] == ["off"] * 3
     assert done.returncode == 0
 
 
@@ -170,8 +170,8 @@ def test_heal_finds_it_healthy_as_a_plain_user(bmc: IpmiSim) -> None:
     before = len(bmc.privileges())
     done = run("heal", bmc.target, "--yes", "--json")
     assert done.returncode == 0, done.stderr
-    told = document(done.stdout)
-    assert (told["verdict"], told["resets_sent"]) == ("healthy", 0)
+    output = document(done.stdout)
+    assert (output["verdict"], output["resets_sent"]) == ("healthy", 0)
     # As the test above shows, such a session could not change anything.
     assert set(bmc.privileges()[before:]) == {USER}
 
@@ -180,9 +180,9 @@ def test_heal_reports_that_a_bmc_which_cannot_restart_needs_repair(bmc: IpmiSim)
     before = len(bmc.privileges())
     done = run("heal", bmc.target, "--in-band-hung", "--yes", "--json", *TIMES)
     assert done.returncode == 1, done.stderr
-    told = document(done.stdout)
+    output = document(done.stdout)
     assert ADMINISTRATOR in bmc.privileges()[before:]
-    assert set(told) == {
+    assert set(output) == {
         "target",
         "verdict",
         "reason",
@@ -193,12 +193,12 @@ def test_heal_reports_that_a_bmc_which_cannot_restart_needs_repair(bmc: IpmiSim)
         "evidence",
         "resets_sent",
     }
-    assert (told["target"], told["verdict"]) == (bmc.target, "needs-repair")
-    assert (told["power_before"], told["power_after"]) == ("off", "off")
-    assert told["resets_sent"] == 1
-    assert "0xc1" in told["reason"]
-    steps = {step["name"]: step for step in told["steps"]}
-    assert all(set(step) == {"name", "outcome", "at", "detail"} for step in told["steps"])
+    assert (output["target"], output["verdict"]) == (bmc.target, "needs-repair")
+    assert (output["power_before"], output["power_after"]) == ("off", "off")
+    assert output["resets_sent"] == 1
+    assert "0xc1" in output["reason"]
+    steps = {step["name"]: step for step in output["steps"]}
+    assert all(set(step) == {"name", "outcome", "at", "detail"} for step in output["steps"])
     assert steps["diagnose"]["outcome"] == "in-band-hung"
     assert steps["watchdog"]["outcome"] == "untouched"
     assert steps["cold-reset"]["outcome"] == "denied"
@@ -215,5 +215,5 @@ def test_an_unsupported_warm_reset_does_not_count_as_recovery(bmc: IpmiSim) -> N
 def test_nothing_is_sent_without_yes_or_a_terminal(bmc: IpmiSim) -> None:
     done = run("heal", bmc.target, "--in-band-hung", "--json", *TIMES)
     assert done.returncode == 3
-    told = document(done.stdout)
-    assert (told["verdict"], told["resets_sent"]) == ("refused", 0)
+    output = document(done.stdout)
+    assert (output["verdict"], output["resets_sent"]) == ("refused", 0)

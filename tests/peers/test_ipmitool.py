@@ -21,16 +21,16 @@ pytestmark = pytest.mark.skipif(
     shutil.which("ipmitool") is None, reason="ipmitool is not installed"
 )
 
-Say = Callable[..., str]
+RunTool = Callable[..., str]
 
 
 def ipmitool(
-    rack: RunningRack, suite: int, *words: str, password: str = PASSWORD, user: str = "admin"
+    rack: RunningRack, suite: int, *arguments: str, password: str = PASSWORD, user: str = "admin"
 ) -> subprocess.CompletedProcess[str]:
     host, port = rack.address()
-    door = ("-I", "lanplus", "-H", host, "-p", str(port))
+    options = ("-I", "lanplus", "-H", host, "-p", str(port))
     return subprocess.run(
-        ["ipmitool", *door, "-U", user, "-E", "-C", str(suite), *words],
+        ["ipmitool", *options, "-U", user, "-E", "-C", str(suite), *arguments],
         env=os.environ | {"IPMITOOL_PASSWORD": password, "TZ": "UTC"},
         capture_output=True,
         text=True,
@@ -46,11 +46,11 @@ def rack() -> Iterator[RunningRack]:
 
 
 @pytest.fixture(scope="module", params=[3, 17], ids=["suite 3", "suite 17"])
-def say(request: pytest.FixtureRequest, rack: RunningRack) -> Say:
+def tool(request: pytest.FixtureRequest, rack: RunningRack) -> RunTool:
     """Run ipmitool with these arguments and return its output; it must succeed."""
 
-    def run(*words: str) -> str:
-        done = ipmitool(rack, request.param, *words)
+    def run(*arguments: str) -> str:
+        done = ipmitool(rack, request.param, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -63,20 +63,20 @@ def fields(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def test_chassis_power_status(say: Say) -> None:
-    assert say("chassis", "power", "status") == "Chassis Power is on\n"
+def test_chassis_power_status(tool: RunTool) -> None:
+    assert tool("chassis", "power", "status") == "Chassis Power is on\n"
 
 
-def test_chassis_status(say: Say) -> None:
-    status = fields(say("chassis", "status"))
+def test_chassis_status(tool: RunTool) -> None:
+    status = fields(tool("chassis", "status"))
     assert status["System Power"] == "on"
     assert status["Power Restore Policy"] == "previous"
     assert status["Main Power Fault"] == "false"
-    assert "pushbutton" in say("chassis", "restart_cause")
+    assert "pushbutton" in tool("chassis", "restart_cause")
 
 
-def test_mc_info(say: Say) -> None:
-    info = fields(say("mc", "info"))
+def test_mc_info(tool: RunTool) -> None:
+    info = fields(tool("mc", "info"))
     assert info["Device ID"] == "32"
     assert info["Firmware Revision"] == "3.23"
     assert info["IPMI Version"] == "2.0"
@@ -84,35 +84,35 @@ def test_mc_info(say: Say) -> None:
     assert info["Device Available"] == "yes"
 
 
-def test_mc_selftest(say: Say) -> None:
-    assert say("mc", "selftest") == "Selftest: passed\n"
+def test_mc_selftest(tool: RunTool) -> None:
+    assert tool("mc", "selftest") == "Selftest: passed\n"
 
 
-def test_mc_watchdog_get(say: Say) -> None:
-    timer = fields(say("mc", "watchdog", "get"))
+def test_mc_watchdog_get(tool: RunTool) -> None:
+    timer = fields(tool("mc", "watchdog", "get"))
     assert timer["Watchdog Timer Is"] == "Stopped"
 
 
-def test_mc_guid_is_the_hosts(rack: RunningRack, say: Say) -> None:
+def test_mc_guid_is_the_hosts(rack: RunningRack, tool: RunTool) -> None:
     _, triage = rack.get("/bmcs/bmc1/triage")
-    assert fields(say("mc", "guid"))["System GUID"] == triage["host_id"]["product_uuid"]
+    assert fields(tool("mc", "guid"))["System GUID"] == triage["host_id"]["product_uuid"]
 
 
-def test_sel_list(say: Say) -> None:
-    lines = say("sel", "list").splitlines()
+def test_sel_list(tool: RunTool) -> None:
+    lines = tool("sel", "list").splitlines()
     assert len(lines) == 3
     assert "Log area reset/cleared" in lines[0]
     assert "Initiated by power up" in lines[1]
     assert "C: boot completed" in lines[2]
 
 
-def test_sel_info(say: Say) -> None:
-    assert fields(say("sel", "info"))["Entries"] == "3"
+def test_sel_info(tool: RunTool) -> None:
+    assert fields(tool("sel", "info"))["Entries"] == "3"
 
 
-def test_sdr_list(say: Say) -> None:
+def test_sdr_list(tool: RunTool) -> None:
     rows = [
-        tuple(cell.strip() for cell in line.split("|")) for line in say("sdr", "list").splitlines()
+        tuple(cell.strip() for cell in line.split("|")) for line in tool("sdr", "list").splitlines()
     ]
     readings = {name: (reading, state) for name, reading, state in rows}
     assert len(rows) == 19
@@ -126,16 +126,16 @@ def test_sdr_list(say: Say) -> None:
     assert readings["FAN Duty"][0] == "40 percent"
 
 
-def test_sdr_elist_all_shows_controllers_and_states(say: Say) -> None:
-    text = say("sdr", "elist", "all")
+def test_sdr_elist_all_shows_controllers_and_states(tool: RunTool) -> None:
+    text = tool("sdr", "elist", "all")
     assert re.search(r"^BMC .*Dynamic MC @ 20h$", text, re.M)
     assert re.search(r"^ME .*Dynamic MC @ 2Ch$", text, re.M)
     assert re.search(r"^Builtin FRU .*Logical FRU @00h$", text, re.M)
     assert re.search(r"^PS1 Status .*Presence detected$", text, re.M)
 
 
-def test_sensor_list_shows_thresholds(say: Say) -> None:
-    rows = {line.split("|")[0].strip(): line for line in say("sensor", "list").splitlines()}
+def test_sensor_list_shows_thresholds(tool: RunTool) -> None:
+    rows = {line.split("|")[0].strip(): line for line in tool("sensor", "list").splitlines()}
     assert [cell.strip() for cell in rows["CPU1 Temp"].split("|")][-3:] == [
         "85.000",
         "95.000",
@@ -143,37 +143,37 @@ def test_sensor_list_shows_thresholds(say: Say) -> None:
     ]
 
 
-def test_dcmi_power_reading(say: Say) -> None:
-    reading = fields(say("dcmi", "power", "reading"))
+def test_dcmi_power_reading(tool: RunTool) -> None:
+    reading = fields(tool("dcmi", "power", "reading"))
     assert reading["Instantaneous power reading"] == "232 Watts"
     assert reading["Power reading state is"] == "activated"
 
 
-def test_fru_print(say: Say) -> None:
-    inventory = fields(say("fru", "print"))
+def test_fru_print(tool: RunTool) -> None:
+    inventory = fields(tool("fru", "print"))
     assert inventory["Board Serial"] == "B-bmc1"
     assert inventory["Product Name"] == "Simulated server"
     assert inventory["Product Serial"] == "S-bmc1"
     assert inventory["Chassis Type"] == "Rack Mount Chassis"
 
 
-def test_raw_get_device_id(say: Say) -> None:
-    assert say("raw", "6", "1").split() == (
+def test_raw_get_device_id(tool: RunTool) -> None:
+    assert tool("raw", "6", "1").split() == (
         ["20", "81", "03", "23", "02", "8f", "f2", "1b", "00", "01", "00", "00", "01", "00", "00"]
     )
 
 
-def test_the_bridged_sensor(say: Say) -> None:
-    assert say("-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe").split() == ["33", "c0", "00"]
+def test_the_bridged_sensor(tool: RunTool) -> None:
+    assert tool("-b", "6", "-t", "0x2c", "raw", "0x4", "0x2d", "0xbe").split() == ["33", "c0", "00"]
 
 
-def test_lan_user_and_channel(say: Say) -> None:
-    lan = fields(say("lan", "print", "1"))
+def test_lan_user_and_channel(tool: RunTool) -> None:
+    lan = fields(tool("lan", "print", "1"))
     assert lan["IP Address"] == "127.0.0.1"
     assert lan["MAC Address"] == "02:00:00:00:00:01"
     assert lan["RMCP+ Cipher Suites"] == "3,17"
-    assert re.search(r"^2 +admin .*ADMINISTRATOR$", say("user", "list", "1"), re.M)
-    assert fields(say("channel", "info", "1"))["Channel Medium Type"] == "802.3 LAN"
+    assert re.search(r"^2 +admin .*ADMINISTRATOR$", tool("user", "list", "1"), re.M)
+    assert fields(tool("channel", "info", "1"))["Channel Medium Type"] == "802.3 LAN"
 
 
 def test_a_wrong_bridge_target_is_a_nak(rack: RunningRack) -> None:

@@ -84,17 +84,17 @@ def heal(bmc: PyghmiBmc, *options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(line)
 
 
-def outcomes(told: dict[str, Any]) -> dict[str, str]:
-    return {step["name"]: step["outcome"] for step in told["steps"]}
+def outcomes(output: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["outcome"] for step in output["steps"]}
 
 
 def test_it_is_healthy_although_it_lacks_much(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "stays") as bmc:
         done = run("probe", bmc.target, "--detail", "--json")
         assert done.returncode == 0, done.stdout
-        told = json.loads(done.stdout)
-        assert 0 < told.pop("latency_s") < 5
-        assert told == {
+        output = json.loads(done.stdout)
+        assert 0 < output.pop("latency_s") < 5
+        assert output == {
             "target": bmc.target,
             "reachable": True,
             "power": "on",
@@ -141,37 +141,37 @@ def test_a_bmc_key_is_required_if_one_is_set(tmp_path: Path) -> None:
 
 def test_heal_leaves_a_healthy_one_alone(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
-        status, told = heal(bmc)
-        assert (status, told["verdict"], told["resets_sent"]) == (0, "healthy", 0)
+        status, output = heal(bmc)
+        assert (status, output["verdict"], output["resets_sent"]) == (0, "healthy", 0)
         assert set(bmc.requests()) <= READS
 
 
 def test_a_bmc_that_accepts_the_reset_and_does_not_restart_needs_repair(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "stays") as bmc:
-        status, told = heal(bmc, "--in-band-hung", *IN_VAIN)
-        assert (status, told["verdict"]) == (1, "needs-repair")
-        assert "did not restart" in told["reason"]
-        assert outcomes(told)["cold-reset"] == "accepted"
-        assert outcomes(told)["restart-evidence"] == "disproven"
+        status, output = heal(bmc, "--in-band-hung", *IN_VAIN)
+        assert (status, output["verdict"]) == (1, "needs-repair")
+        assert "did not restart" in output["reason"]
+        assert outcomes(output)["cold-reset"] == "accepted"
+        assert outcomes(output)["restart-evidence"] == "disproven"
         assert bmc.requests().count(COLD_RESET) == 1
 
 
 def test_a_bmc_that_dies_of_the_reset_needs_repair(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "dies") as bmc:
-        status, told = heal(bmc, "--in-band-hung", "--return-time", "5")
-        assert (status, told["verdict"]) == (1, "needs-repair")
-        assert outcomes(told)["cold-reset"] == "accepted"
-        assert outcomes(told)["poll"] == "not-back"
+        status, output = heal(bmc, "--in-band-hung", "--return-time", "5")
+        assert (status, output["verdict"]) == (1, "needs-repair")
+        assert outcomes(output)["cold-reset"] == "accepted"
+        assert outcomes(output)["poll"] == "not-back"
         assert bmc.requests().count(COLD_RESET) == 1
 
 
 def test_a_bmc_that_restarts_is_healed_as_far_as_lan_shows(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
-        status, told = heal(bmc, "--in-band-hung")
-        assert (status, told["verdict"]) == (0, "healed-lan-only")
-        assert told["host_untouched"] is None
-        assert (told["power_before"], told["power_after"]) == ("on", "on")
-        assert outcomes(told)["restart-evidence"] == "proven"
+        status, output = heal(bmc, "--in-band-hung")
+        assert (status, output["verdict"]) == (0, "healed-lan-only")
+        assert output["host_untouched"] is None
+        assert (output["power_before"], output["power_after"]) == ("on", "on")
+        assert outcomes(output)["restart-evidence"] == "proven"
         assert bmc.requests().count(COLD_RESET) == 1
         assert set(bmc.requests()) <= READS | {COLD_RESET, "06/07", "00/07", "0a/40", "0a/43"}
 
@@ -179,30 +179,30 @@ def test_a_bmc_that_restarts_is_healed_as_far_as_lan_shows(tmp_path: Path) -> No
 def test_a_bmc_without_a_guid_is_healed_if_the_operator_vouches(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
         triage = ("--triage-command", bmc.triage_command(GUID))
-        status, told = heal(bmc, *triage)
-        assert (status, told["verdict"], told["resets_sent"]) == (3, "refused", 0)
+        status, output = heal(bmc, *triage)
+        assert (status, output["verdict"], output["resets_sent"]) == (3, "refused", 0)
         assert COLD_RESET not in bmc.requests()
-        status, told = heal(bmc, *triage, "--in-band-hung")
-        assert (status, told["verdict"]) == (0, "healed")
-        assert told["host_untouched"] is True
+        status, output = heal(bmc, *triage, "--in-band-hung")
+        assert (status, output["verdict"]) == (0, "healed")
+        assert output["host_untouched"] is True
         assert bmc.requests().count(COLD_RESET) == 1
 
 
 def test_a_bmc_with_a_guid_is_healed_on_the_hosts_symptoms_alone(tmp_path: Path) -> None:
     with pyghmi_bmc(tmp_path, "restarts", "--guid", GUID) as bmc:
-        status, told = heal(bmc, "--triage-command", bmc.triage_command(GUID))
-        assert (status, told["verdict"]) == (0, "healed"), told
-        assert outcomes(told)["identity"] == "proven"
-        assert outcomes(told)["host"] == "untouched"
-        assert told["host_untouched"] is True
+        status, output = heal(bmc, "--triage-command", bmc.triage_command(GUID))
+        assert (status, output["verdict"]) == (0, "healed"), output
+        assert outcomes(output)["identity"] == "proven"
+        assert outcomes(output)["host"] == "untouched"
+        assert output["host_untouched"] is True
         assert bmc.requests().count(COLD_RESET) == 1
 
 
 def test_the_symptoms_of_another_host_touch_nothing(tmp_path: Path) -> None:
     other = GUID.replace("c0ffee00", "c0ffee01")
     with pyghmi_bmc(tmp_path, "restarts", "--guid", GUID) as bmc:
-        status, told = heal(bmc, "--in-band-hung", "--triage-command", bmc.triage_command(other))
-        assert (status, told["verdict"], told["resets_sent"]) == (3, "refused", 0)
+        status, output = heal(bmc, "--in-band-hung", "--triage-command", bmc.triage_command(other))
+        assert (status, output["verdict"], output["resets_sent"]) == (3, "refused", 0)
         assert set(bmc.requests()) <= READS
 
 
@@ -211,9 +211,9 @@ def test_an_ordered_reset(tmp_path: Path, kind: str) -> None:
     with pyghmi_bmc(tmp_path, "restarts") as bmc:
         times = TIMES if kind == "--cold" else TIMES + IN_VAIN
         done = run("reset", bmc.target, kind, "--yes", "--json", *times)
-        told = json.loads(done.stdout)
+        output = json.loads(done.stdout)
         if kind == "--cold":
-            assert (done.returncode, told["verdict"]) == (0, "back")
+            assert (done.returncode, output["verdict"]) == (0, "back")
         else:  # it does not support warm reset
-            assert (done.returncode, told["verdict"]) == (1, "not-back")
+            assert (done.returncode, output["verdict"]) == (1, "not-back")
         assert bmc.requests().count(COLD_RESET) == (kind == "--cold")

@@ -156,7 +156,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.arrive(way, data[: cut % (len(data) + 1)])
 
     @rule(way=st.sampled_from([TO_BMC, TO_CONSOLE]), data=st.binary(max_size=60))
-    def noise(self, way: str, data: bytes) -> None:
+    def garbage(self, way: str, data: bytes) -> None:
         self.arrive(way, b"\x06\x00\xff\x07" + data)
 
     @rule()

@@ -1,1 +1,1 @@
-"""IPMI 2.0 without I/O: bytes in, events out; the time and random bytes are arguments."""
+"""IPMI 2.0 without I/O: bytes in, events out; time and random bytes are arguments."""

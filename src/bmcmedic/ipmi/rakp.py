@@ -17,7 +17,7 @@ from bmcmedic.ipmi.constants import RmcpPlusStatus, rmcp_plus_status_text
 PASSWORD_BYTES_MAX = 20
 USER_NAME_BYTES_MAX = 16
 NAME_ONLY_LOOKUP = 0x10
-"""Bit of the role byte: look the user up by name alone (section 13.20)."""
+"""Bit of the role byte: look up the user by name alone (section 13.20)."""
 
 SUITE_REFUSALS = frozenset(
     {

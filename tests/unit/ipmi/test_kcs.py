@@ -277,9 +277,9 @@ def test_an_interface_that_is_not_idle_is_recovered_first(found: int) -> None:
 
 def test_the_error_state_in_every_phase_is_recovered() -> None:
     whole = (*WRITTEN, *FIRST_BYTES)
-    looks = [at for at, (action, _) in enumerate(whole) if action is KcsAction.READ_STATUS]
-    assert len(looks) == 7
-    for at in looks:
+    status_reads = [at for at, (action, _) in enumerate(whole) if action is KcsAction.READ_STATUS]
+    assert len(status_reads) == 7
+    for at in status_reads:
         script = started().plays(*whole[:at], status(ERROR | STATUS_OBF), status(ERROR))
         script.plays(*RECOVERED, *whole, status(IDLE))
         assert script.action is KcsAction.DONE, at

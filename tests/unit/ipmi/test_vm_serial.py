@@ -75,7 +75,7 @@ def test_what_qemu_sends_as_it_connects() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"),
+    ("frame", "message"),
     [
         ("a0", "expected 4 bytes or more, got 0"),
         ("05 18 a0", "expected 4 bytes or more, got 2"),
@@ -90,12 +90,12 @@ def test_what_qemu_sends_as_it_connects() -> None:
         ("04 01 a1", "RESET: expected 1 bytes, got 2"),
     ],
 )
-def test_a_damaged_frame_is_reported_and_the_next_one_decoded(frame: str, said: str) -> None:
+def test_a_damaged_frame_is_reported_and_the_next_one_decoded(frame: str, message: str) -> None:
     bmc = VmBmc()
     damaged, sound = bmc.receive(bytes.fromhex(frame) + GET_DEVICE_ID_FRAME)
     assert isinstance(damaged, DamagedFrame)
     assert isinstance(damaged.error, RemoteProtocolError)
-    assert said in str(damaged.error)
+    assert message in str(damaged.error)
     assert sound == GET_DEVICE_ID
 
 

@@ -1,1 +1,1 @@
-"""What is said: one module a chapter of the specification, `registry` finds them by number."""
+"""The IPMI commands, one module per chapter of the specification; `registry` has all by number."""
