@@ -1,4 +1,4 @@
-"""The simulator's LAN front end and the real client, and whatever else may come in by UDP."""
+"""The simulator's LAN front end with the real client, and with any other UDP datagram."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ALL_DISTURBANCES = ["lan-loss:0.2", "garbage:0.3", "slow:0.001", "sessions:2", "
 
 
 class CatchingSocket(socket.socket):
-    """Keeps what is sent."""
+    """A socket that collects what is sent."""
 
     def __init__(self) -> None:
         super().__init__(socket.AF_INET, socket.SOCK_DGRAM)
@@ -54,7 +54,7 @@ class CatchingSocket(socket.socket):
 
 
 class Wire:
-    """One LAN port in memory and in virtual time."""
+    """One LAN port, in memory and in virtual time."""
 
     def __init__(self, *faults: str, seed: int = 1) -> None:
         self.socket = CatchingSocket()
@@ -63,7 +63,7 @@ class Wire:
         self.port: LanPort = self.front.add(self.bmc, self.socket)
 
     def send(self, datagram: bytes, now: float = START) -> list[bytes]:
-        """What comes back at once."""
+        """Send a datagram; return the answers that come at once."""
         before = len(self.socket.sent)
         self.port.receive(datagram, PEER, now)
         return self.socket.sent[before:]
@@ -78,7 +78,7 @@ class Wire:
 def with_bmc(
     story: Callable[[Address, Rack], Awaitable[None]], *faults: str, seed: int | None = None
 ) -> None:
-    """Run a story against one BMC on loopback."""
+    """Run a coroutine of a test against one BMC on loopback."""
 
     async def run() -> None:
         spec = BmcSpec("bmc1", ("127.0.0.1", 0), FaultSet.parse(faults))
@@ -103,7 +103,7 @@ def soon(timeout_s: float = TIMEOUT_S) -> float:
 
 
 async def until_reset(rack: Rack) -> None:
-    """Let the BMC restart: that follows the answer."""
+    """Wait for the BMC's restart, which follows its answer."""
     deadline = soon()
     while rack.describe("bmc1", time.monotonic())["cold_resets"] == 0:
         assert time.monotonic() < deadline
@@ -144,7 +144,7 @@ def test_session_packets_with_random_contents_never_raise(
 @settings(max_examples=25)
 @given(st.data())
 def test_a_damaged_or_replayed_session_datagram_is_dropped(data: st.DataObject) -> None:
-    """A running session, and copies of one of its datagrams, one with any one bit changed."""
+    """Send a session copies of one of its datagrams, some with one bit changed."""
 
     async def story(address: Address, rack: Rack) -> None:
         port = rack.port("bmc1")
@@ -166,7 +166,7 @@ def test_a_damaged_or_replayed_session_datagram_is_dropped(data: st.DataObject) 
 
 
 class Tap:
-    """Listens to what a managed system receives."""
+    """Records what a managed system receives."""
 
     def __init__(self, tapped: ManagedSystem) -> None:
         self.tapped = tapped

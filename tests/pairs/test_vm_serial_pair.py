@@ -31,7 +31,7 @@ def connect(host: VmHost, bmc: VmBmc) -> None:
 
 
 def ask(host: VmHost, bmc: VmBmc) -> VmRequest:
-    """A request of the machine, as the BMC has it."""
+    """Send a request of the machine; return it as the BMC decoded it."""
     (request,) = bmc.receive(host.request(6, 1, b"\xa0\xaa", NOW))
     assert isinstance(request, VmRequest)
     return request

@@ -1,4 +1,4 @@
-"""The VM protocol: what is written is read again, however it is cut; garbage is skipped."""
+"""The VM protocol: every message survives a round trip, cut at any byte; garbage is skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bmcmedic.ipmi.vm_serial import (
 )
 
 U2, U8 = st.integers(0, 3), st.integers(0, 0xFF)
-# As many of the bytes that need an escape as of all others together.
+# Half of the bytes are ones that need an escape.
 BYTES = st.one_of(U8, st.sampled_from(sorted(SPECIAL_BYTES)))
 
 
@@ -120,7 +120,7 @@ def test_garbage_is_skipped_to_the_next_frame(garbage: list[bytes], request_: Vm
 
 
 def event_payload(event: VmRequest | VmResponse | ControlMessage) -> bytes:
-    """What stood before the end mark, without escapes."""
+    """Return the payload before the end mark, without escapes."""
     (frame,) = FrameReader().receive(event.encode())
     assert not isinstance(frame, DamagedFrame)
     return frame[1]

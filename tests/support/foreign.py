@@ -1,4 +1,4 @@
-"""Running BMCs that we did not write, each in a process of its own, on a free port of loopback."""
+"""BMCs of other projects, each run in a process of its own, on a free port of loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP_TIMEOUT_S = 30.0
 
 @contextlib.contextmanager
 def serving(arguments: Sequence[str], port: int, directory: Path) -> Iterator[Path]:
-    """Run a foreign BMC until the block ends, from the time when it answers; yields its output."""
+    """Run a foreign BMC, wait until it answers, and end it with the block; yields its output."""
     output = directory / "output.txt"
     with output.open("wb") as out:
         process = subprocess.Popen(

@@ -15,7 +15,7 @@ from bmcmedic.lab.guest.guest import Guest, GuestError
 
 COMMAND_TIMEOUT_S = 60.0
 LOST = 255
-"""What ssh gives where its host cannot be reached."""
+"""ssh's exit status when its host cannot be reached."""
 
 STDIN = "/run/ssh-stdin"
 
@@ -42,7 +42,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self.copying = threading.Lock()
 
     def run(self, command: str, stdin: bytes) -> tuple[int, str]:
-        """As sshd would; an error of the command's is part of its output here."""
+        """Run a command as sshd would; its standard error is part of the output here."""
         try:
             with self.copying:
                 if stdin and stdin not in self.known:
@@ -69,7 +69,8 @@ class _Handler(socketserver.StreamRequestHandler):
 def ssh_to(guest: Guest, folder: Path, known: dict[bytes, str]) -> Iterator[Path]:
     """Make `folder/ssh`, which runs commands in the guest until the block ends.
 
-    `known`: what the guest has as files already, so that it need not be copied over its console.
+    `known`: standard inputs that the guest has as files already, so that they are not copied over
+    its serial line.
     """
     server = _Server(guest, dict(known))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -48,7 +48,7 @@ class IpmiSim:
         return host, int(port)
 
     def privileges(self) -> list[int]:
-        """The privilege level of every session that it started, by its own word."""
+        """The privilege level of every session that it started, as it logs them."""
         return [int(level) for level in _SESSION_STARTED.findall(self.output.read_bytes())]
 
 
@@ -56,19 +56,19 @@ class IpmiSim:
 def ipmi_sim(
     directory: Path, port: int | None = None, *, kg: str | None = None, commands: str = ""
 ) -> Iterator[IpmiSim]:
-    """Run one until the block ends, on a free port unless one is given.
+    """Run `ipmi_sim` until the block ends, on a free port unless one is given.
 
-    It could be many BMCs in one process, but dies of Get Chassis Status to all but the first. The
-    limits of its users and channels do not limit the sessions that it starts. Secrets in its
-    configuration have 19 characters at most. `commands` are lines of its own for the BMC, such as
-    sensors.
+    It can serve many BMCs in one process, but crashes on a Get Chassis Status to any but the first.
+    The limits of its users and channels do not limit the sessions that it starts. Secrets in its
+    configuration have 19 characters at most. `commands` are lines of its configuration for the BMC,
+    such as sensors.
     """
     port = port or unused_port()
     (directory / "state").mkdir(parents=True)
     key = "" if kg is None else f'  bmc_key "{kg}"\n'
     (directory / "lan.conf").write_text(_LAN.format(port=port, guid=GUID, key=key))
     (directory / "sim.emu").write_text(_COMMANDS.format(more=commands))
-    # With -n it would keep its words to itself.
+    # With -n it would log nothing.
     arguments = ["ipmi_sim", "-p", "-c", "lan.conf", "-f", "sim.emu", "-s", "state"]
     with serving(arguments, port, directory) as output:
         yield IpmiSim(f"127.0.0.1:{port}", output)

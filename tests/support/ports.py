@@ -1,4 +1,4 @@
-"""Ports of loopback that nobody has and nobody gets."""
+"""Ports of loopback that no process uses and the kernel hands out to none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNPRIVILEGED_FROM = 1024
 
 
 def _not_handed_out() -> Iterator[int]:
-    """Below those that the kernel gives to who asks for any; each process begins elsewhere."""
+    """Yield ports below the kernel's ephemeral ones; each process begins at another one."""
     ports = range(_UNPRIVILEGED_FROM, int(_RANGE.read_text().split()[0]))
     begin = os.getpid() * 997 % len(ports)
     return itertools.islice(itertools.cycle(ports), begin, None)
@@ -23,10 +23,9 @@ _PORTS = _not_handed_out()
 
 
 def unused_port(host: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
-    """A port where nobody listens, another one each time.
+    """Return a port on which nothing listens, another one each time.
 
-    One that the kernel picked and took back would be handed out again: to the next socket that any
-    test opens.
+    The kernel would hand out a port that it picked itself again, to the next socket of any test.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
@@ -35,5 +34,5 @@ def unused_port(host: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_D
             try:
                 sock.bind((host, port))
             except OSError:
-                continue  # somebody's
+                continue  # in use
         return port

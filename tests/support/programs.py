@@ -1,4 +1,4 @@
-"""Running the program itself, as its users do, against a simulator in a process of its own."""
+"""Run the program as its users do, against a simulator in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bmcmedic(*arguments: str) -> list[str]:
 def run(
     *arguments: str, stdin: str = "", password: str = PASSWORD, timeout_s: float = RUN_TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run `bmcmedic` to its end; never with a traceback, never with the password in its output."""
+    """Run `bmcmedic` to its end; assert no traceback and no password in its output."""
     done = subprocess.run(
         bmcmedic(*arguments),
         input=stdin,
@@ -40,7 +40,7 @@ def run(
 
 @dataclass(frozen=True)
 class Simulator(SimProcess):
-    """A running `bmcmedic sim bmc`, which is asked over its control door."""
+    """A running `bmcmedic sim bmc`, with a client of its control endpoint."""
 
     @property
     def triage_command(self) -> str:
@@ -49,20 +49,23 @@ class Simulator(SimProcess):
 
     @property
     def changes(self) -> int:
-        """Requests that change state: resets, the watchdog's Set and Reset, chassis control."""
+        """Return the number of requests that change state.
+
+        They are the resets, the watchdog's Set and Reset, and chassis control.
+        """
         return self.requests("06/02", "06/03", "06/22", "06/24", "00/02")
 
 
 @contextlib.contextmanager
 def simulator(*options: str) -> Iterator[Simulator]:
-    """Start a simulated BMC on free ports, and stop it in the end."""
+    """Run a simulated BMC on free ports until the block ends."""
     with sim_processes("bmc", "--lan", "127.0.0.1:0", *options) as (bmc,):
         yield Simulator(**asdict(bmc))
 
 
 @contextlib.contextmanager
 def simulated_rack(count: int, base_address: str, *options: str) -> Iterator[dict[str, Simulator]]:
-    """Start a rack of simulated BMCs on free ports, and stop it in the end; each by its name."""
+    """Run a rack of simulated BMCs on free ports until the block ends; yields them by name."""
     where = ("--count", str(count), "--base-address", base_address, "--port", "0")
     with sim_processes("rack", *where, *options) as bmcs:
         yield {bmc.name: Simulator(**asdict(bmc)) for bmc in bmcs}

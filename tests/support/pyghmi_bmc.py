@@ -16,13 +16,13 @@ from pyghmi.ipmi.bmc import Bmc
 from pyghmi.ipmi.private.session import Session
 
 BOOT_S = 1.0
-"""How long a restart takes; what comes in meanwhile is lost."""
+"""How long a restart takes, in seconds; datagrams that arrive meanwhile are lost."""
 
 _BOOTING = "PYGHMI_BMC_BOOTING"
 
 
 class ForeignBmc(Bmc):  # type: ignore[misc]
-    """Power is on; it writes down what it is asked, and restarts when it is told to, or not."""
+    """A BMC whose power is on; it prints each request, and restarts on a reset, or does not."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__({"admin": "secret"}, port=options.port, address=options.address)
@@ -74,7 +74,7 @@ def main() -> None:
     bmc = ForeignBmc(options)
     while not bmc.is_told_to_restart:
         Session.wait_for_rsp(timeout=30)
-    # Here the answer has left. A new program has no sessions, and no sockets of the old one.
+    # The answer has left. A new program has neither the sessions nor the sockets of the old one.
     if options.mode == "restarts":
         os.execve(  # noqa: S606 - no shell wanted
             sys.executable, [sys.executable, *sys.argv], os.environ | {_BOOTING: "1"}

@@ -47,16 +47,19 @@ def sim_bmc(
 
 
 def send_command(
-    bmc: SimBmc, request: Command[Any], now: float, door: Interface = Interface.LAN
+    bmc: SimBmc, request: Command[Any], now: float, interface: Interface = Interface.LAN
 ) -> HandlerAnswer | None:
-    """Give the BMC a request."""
+    """Send the BMC a request; return its answer, or None for silence."""
     message = RequestMessage(int(request.netfn), request.command, request.encode())
-    return execute(bmc, message, door, now)
+    return execute(bmc, message, interface, now)
 
 
-def ask(bmc: SimBmc, request: Command[R], now: float, door: Interface = Interface.LAN) -> R:
-    """The decoded response; raises CompletionCodeError, and AssertionError for silence."""
-    answer = send_command(bmc, request, now, door)
+def ask(bmc: SimBmc, request: Command[R], now: float, interface: Interface = Interface.LAN) -> R:
+    """Send the BMC a request and return its decoded response.
+
+    Raises: CompletionCodeError, and AssertionError for silence.
+    """
+    answer = send_command(bmc, request, now, interface)
     assert answer is not None, "the BMC is silent"
     return request.decode_response(answer.completion_code, answer.data)
 
@@ -74,27 +77,27 @@ class RunningRack:
         return found
 
     def address(self, name: str = "bmc1") -> Address:
-        """Where that BMC's LAN side is."""
+        """Return the address of that BMC's LAN side."""
         return self._rack.port(name).address
 
     @property
     def control(self) -> Address:
-        """Where the control door is."""
+        """The address of the control endpoint."""
         assert self._rack.control is not None
         return self._rack.control
 
     def get(self, path: str) -> tuple[int, Json]:
-        """GET from the control door."""
+        """GET a path from the control endpoint."""
         return self.request("GET", path)
 
     def status(self, name: str = "bmc1") -> Json:
-        """What the control door tells of that BMC."""
+        """Return what the control endpoint shows of that BMC."""
         status, body = self.get(f"/bmcs/{name}")
         assert status == http.client.OK
         return body
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Json]:
-        """Any request to the control door."""
+        """Send a request to the control endpoint; return its status and JSON."""
         connection = http.client.HTTPConnection(*self.control, timeout=START_TIMEOUT_S)
         try:
             connection.request(method, path, body)
@@ -104,7 +107,7 @@ class RunningRack:
             connection.close()
 
     def set_faults(self, *specs: str, name: str = "bmc1") -> Json:
-        """Replace a BMC's faults over the control door."""
+        """Replace a BMC's faults over the control endpoint."""
         body = json.dumps({"faults": specs}).encode()
         status, answer = self.request("POST", f"/bmcs/{name}/faults", body)
         assert status == http.client.OK, answer
@@ -119,7 +122,7 @@ def running_rack(
     control: Address = ("127.0.0.1", 0),
     seed: int | None = None,
 ) -> Iterator[RunningRack]:
-    """Run a rack with a control door until the block ends."""
+    """Run a rack with a control endpoint until the block ends."""
     rack = Rack(specs, account=account, control=control, seed=seed)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
@@ -134,7 +137,7 @@ def running_rack(
     def thread() -> None:
         try:
             loop.run_until_complete(run())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the rack was asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the test's thread
             failure.append(error)
         finally:
             ready.set()

@@ -1,4 +1,4 @@
-"""A host with our driver on real threads, over the registers of a simulated BMC; and its proxy."""
+"""A host with bmcmedic's driver on real threads and a simulated BMC, and its loopback proxy."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from bmcmedic.transport.port_io import PortIo
 WAIT_S_MAX = 60.0
 LIMITS = DriverLimits(breaker=BreakerLimits(failures_max=2, probe_s_min=0.2, probe_s_max=0.5))
 KCS_LIMITS = KcsLimits(recoveries_max=1, exchange_s=10.0)
-"""Of a BMC that answers: on a busy machine an exchange of two threads takes a second."""
+"""Limits for a BMC that answers: on a busy machine an exchange of two threads takes a second."""
 HANG_LIMITS = KcsLimits(recoveries_max=1, exchange_s=2.0)
-"""The shipped figures would make each test of a hang take half a minute."""
+"""Limits for a BMC that hangs: with those that ship, each test would take half a minute."""
 
 
 class SimHost:
-    """BMC, driver and socket."""
+    """A simulated BMC, its driver and the driver's socket."""
 
     def __init__(self, directory: Path, kcs_limits: KcsLimits = KCS_LIMITS) -> None:
         now = time.monotonic()
@@ -90,14 +90,14 @@ class SimHost:
             self.registers.changed()
 
     def requests(self, key: str | None = None) -> int:
-        """How many requests have reached the BMC: all, or those of one kind, such as `06/01`."""
+        """Return how many requests reached the BMC: all, or those of one command (`06/01`)."""
         with self.registers.lock:
             counts: dict[str, int] = self.bmc.describe(time.monotonic())["requests"]
         return sum(counts.values()) if key is None else counts.get(key, 0)
 
 
 class BridgingPortIo(PortIo):
-    """Port I/O that reaches the controllers behind the BMC too, as /dev/ipmi0 does."""
+    """Port I/O that also reaches the controllers behind the BMC, as /dev/ipmi0 does."""
 
     def __init__(self, host: SimHost, limits: KcsLimits) -> None:
         super().__init__(host.registers, limits=limits)
@@ -199,7 +199,7 @@ def running_proxy(
     def thread() -> None:
         try:
             asyncio.run(run())
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked for the proxy
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
             failures.append(error)
         finally:
             ready.set()

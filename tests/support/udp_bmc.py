@@ -30,14 +30,14 @@ Answer = tuple[int, bytes] | None
 
 
 def chassis_on(incoming: IncomingRequest) -> Answer:
-    """Power is on; everything else is not supported."""
+    """Answer that power is on; no other command is supported."""
     key = incoming.message.netfn, incoming.message.command
     return (0, b"\x21\x10\x40") if key == (0, 1) else (0xC1, b"")
 
 
 @dataclass
 class UdpBmc:
-    """One BMC and its socket; its attributes may be changed while it runs."""
+    """One BMC and its socket; a test may change its attributes while it runs."""
 
     sock: socket.socket
     managed: ManagedSystem
@@ -50,7 +50,7 @@ class UdpBmc:
 
     @property
     def address(self) -> Address:
-        """Where it listens; as it listened, once its port is closed."""
+        """The address at which it listens, or listened before its port was closed."""
         return self._address
 
     def __post_init__(self) -> None:
@@ -62,12 +62,12 @@ class UdpBmc:
         return f"[{host}]:{port}" if len(self.address) == 4 else f"{host}:{port}"
 
     def close_port(self) -> None:
-        """From now on the kernel answers that nothing listens there."""
+        """Close the port: from now on the kernel answers with ICMP port unreachable."""
         with self.lock:
             self.sock.close()
 
     def restart(self) -> None:
-        """Forget every session."""
+        """Restart the BMC, which forgets every session."""
         with self.lock:
             self.managed.forget_sessions()
 
@@ -76,7 +76,7 @@ class UdpBmc:
             return self.managed.session_count
 
     def lets_all_sessions_go(self) -> bool:
-        """Whether none is left, once the datagrams that are on their way have been worked on."""
+        """Return whether all sessions are closed once the datagrams on their way are handled."""
         until = time.monotonic() + STOP_TIMEOUT_S
         while self.sessions() and time.monotonic() < until:
             time.sleep(0.001)
@@ -107,7 +107,7 @@ class UdpBmc:
 
 
 class UdpBmcs:
-    """Many of them, and the thread that serves them."""
+    """Many BMCs, and the thread that serves them."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -117,7 +117,7 @@ class UdpBmcs:
         self._thread = threading.Thread(target=self._run, name="udp-bmcs")
 
     def add(self, host: str = "127.0.0.1", port: int = 0, **options: Any) -> UdpBmc:  # noqa: ANN401
-        """Start one more on a free port."""
+        """Start one more BMC, on a free port unless one is given."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM)
         sock.bind((host, port))
@@ -156,7 +156,7 @@ class UdpBmcs:
 
 @contextlib.contextmanager
 def udp_bmcs() -> Iterator[UdpBmcs]:
-    """A server for BMCs, which ends with the block."""
+    """Run a server for BMCs until the block ends."""
     server = UdpBmcs()
     server.start()
     try:
@@ -166,14 +166,14 @@ def udp_bmcs() -> Iterator[UdpBmcs]:
 
 
 def closed_address(host: str = "127.0.0.1") -> Address:
-    """An address of loopback where nothing listens, another one each time."""
+    """Return an address of loopback at which nothing listens, another one each time."""
     port = unused_port(host)
     return (host, port, 0, 0) if ":" in host else (host, port)
 
 
 @contextlib.contextmanager
 def silent_address(host: str = "127.0.0.1") -> Iterator[Address]:
-    """An address that takes datagrams and never answers."""
+    """Yield an address that receives datagrams and never answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
         yield sock.getsockname()

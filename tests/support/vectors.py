@@ -17,10 +17,10 @@ def _file(name: str) -> dict[str, dict[str, str]]:
 
 
 def vector(file: str, name: str) -> bytes:
-    """One vector's bytes."""
+    """Return the bytes of one vector."""
     return bytes.fromhex(_file(file)[name]["bytes"])
 
 
 def vector_names(file: str) -> set[str]:
-    """Every vector of a file, so that a test can see that all are used."""
+    """Return the names of all vectors of a file, so that a test can check that all are used."""
     return set(_file(file))

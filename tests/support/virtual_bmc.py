@@ -1,7 +1,7 @@
 """A simulated BMC and the real session code, joined in memory and in virtual time.
 
-The remote console, the managed system and the BMC are the real ones; only the socket and the
-waiting are not: a clock that jumps to whatever is due next takes their place.
+The remote console, the managed system and the BMC are the real ones. Only the socket and the
+waiting are replaced, by a clock that jumps to the next event.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TRANSIT_S = 0.001
 
 
 class VirtualTime:
-    """Monotonic and epoch time that pass only when somebody waits."""
+    """Monotonic and epoch time, which pass only in a wait."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -62,7 +62,7 @@ class VirtualTime:
 
 
 class VirtualBmc:
-    """One simulated BMC behind its managed system; what it sends is due at some time."""
+    """One simulated BMC behind its managed system; each datagram that it sends has a due time."""
 
     def __init__(
         self,
@@ -96,15 +96,15 @@ class VirtualBmc:
         self._order = itertools.count()
         self._due: list[tuple[float, int, int, object, Callable[[], bytes | None]]] = []
         self.override: Override | None = None
-        """Lets a test answer for the BMC: a completion code and data, or None."""
+        """A test's answers in place of the BMC's: a completion code and data, or None."""
 
     def falls_sick(self, *faults: str) -> None:
-        """The faults begin now, after the host's watchdog daemon has armed the timer."""
+        """Set faults now, after the host's watchdog daemon has armed the timer."""
         self._catch_up()
         self.bmc.set_faults(FaultSet.parse(faults), self.time.now)
 
     def passes(self, seconds: float) -> None:
-        """Let time pass, and what happens by itself."""
+        """Let time pass, with the events that are due meanwhile."""
         self.receive(object(), self.time.now + seconds)
 
     @property
@@ -116,7 +116,7 @@ class VirtualBmc:
         return {f"{key >> 8:02x}/{key & 0xFF:02x}": n for key, n in self.bmc.requests.items()}
 
     def send(self, datagram: bytes, peer: object) -> None:
-        """A datagram arrives at the BMC now."""
+        """Deliver a datagram to the BMC now."""
         now, bmc = self.time.now, self.bmc
         loss = bmc.faults.lan_loss
         if loss and self.rng.random() < loss:
@@ -160,7 +160,7 @@ class VirtualBmc:
             self.managed.forget_sessions()
 
     def receive(self, peer: object, until: float) -> bytes | None:
-        """What the BMC sends to `peer` next, at the latest at `until`; the time moves on."""
+        """Return the BMC's next datagram to `peer`, or None at `until`; time passes meanwhile."""
         while self._due and self._due[0][0] <= until:
             when, _, restarts, to, build = heapq.heappop(self._due)
             self.time.now = max(self.time.now, when)
@@ -238,7 +238,7 @@ class VirtualSession:
         self._pump()
 
     def abandon(self) -> None:
-        """Nothing to drop."""
+        """Do nothing: there is nothing to drop."""
 
 
 class VirtualLink:
@@ -255,7 +255,7 @@ class VirtualLink:
         return not self.is_locked
 
     def release_reset_lock(self) -> None:
-        """Nobody waits for it."""
+        """Do nothing: no other process waits for the lock."""
 
     async def open_session(self, privilege: PrivilegeLevel, deadline: float) -> VirtualSession:
         session = VirtualSession(self._virtual, privilege, self.password, self._retransmit_first_s)
@@ -301,7 +301,7 @@ class VirtualHost:
 def report_of(
     virtual: VirtualBmc, change: Callable[[Json], Json] = lambda seen: seen
 ) -> HostReport:
-    """What the host sees now; `change` edits the document before it is read."""
+    """Return the host's report now; `change` edits the document before it is decoded."""
     seen = virtual.bmc.triage(virtual.time.now)
     if seen is None:
         raise TriageFailed("nothing runs on the host")

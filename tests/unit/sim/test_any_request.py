@@ -1,4 +1,4 @@
-"""Whatever is asked, in whatever order and state, the BMC answers as the specification allows."""
+"""The BMC's answer to any request, in any order and state, is one that the specification allows."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_any_sequence_of_requests_faults_and_waiting_goes_well(
             bmc.set_faults(FaultSet.parse(step), now)
         else:
             assert isinstance(step, tuple)
-            message, door = step
-            answer = execute(bmc, message, door, now)
+            message, interface = step
+            answer = execute(bmc, message, interface, now)
             if answer is None:
                 continue
             assert 0 <= answer.completion_code <= 0xFF

@@ -56,7 +56,7 @@ def armed(action: TimeoutAction = TimeoutAction.HARD_RESET) -> SetWatchdogTimerR
 
 
 def events(bmc: SimBmc) -> list[tuple[int, int]]:
-    """Sensor type and offset of everything that was logged after the factory's three entries."""
+    """Return sensor type and offset of each entry after the three of the factory's log."""
     found = []
     record_id = 0
     while record_id != 0xFFFF:
@@ -115,8 +115,8 @@ def test_a_cold_reset_is_answered_then_done_and_takes_its_boot_time() -> None:
     down = START + RESTART_DELAY_S
     bmc.handle_timer(down)
     assert (bmc.cold_resets, bmc.state, bmc.restarts) == (1, "booting", 1)
-    for door in Interface:
-        assert send_command(bmc, GetDeviceIdReq(), down + 29.9, door) is None
+    for interface in Interface:
+        assert send_command(bmc, GetDeviceIdReq(), down + 29.9, interface) is None
     assert ask(bmc, GetDeviceIdReq(), down + 30.1).available
     assert bmc.state == "up"
     assert bmc.host.power_changes == 0
@@ -215,7 +215,10 @@ def test_a_bmc_that_hangs_towards_its_host_answers_over_lan(fault: str) -> None:
 def test_a_dead_bmc_is_silent_everywhere_and_counts_nothing() -> None:
     bmc = sim_bmc("dead")
     assert bmc.state == "dead"
-    assert [send_command(bmc, GetDeviceIdReq(), START, door) for door in Interface] == [None, None]
+    assert [send_command(bmc, GetDeviceIdReq(), START, interface) for interface in Interface] == [
+        None,
+        None,
+    ]
     assert bmc.describe(START)["requests"] == {}
     bmc.set_faults(FaultSet.parse([]), START + 1)
     assert bmc.state == "up"

@@ -1,4 +1,4 @@
-"""`bmcmedic sim` as a process, as its users start it."""
+"""`bmcmedic sim` as a process, started as its users do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BMCMEDIC = (sys.executable, "-m", "bmcmedic")
 
 @contextlib.contextmanager
 def sim(*words: str) -> Iterator[tuple[dict[str, tuple[str, int]], subprocess.Popen[str]]]:
-    """A simulator that has said `ready`; the addresses that it printed, and the process."""
+    """Yield the addresses that a simulator printed, and its process, once it is ready."""
     process = subprocess.Popen([*BMCMEDIC, "sim", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -124,18 +124,18 @@ def test_triage_of_a_rack_tells_the_sick_from_the_well() -> None:
     more = ("--control", "127.0.0.1:0", "--fault", "bmc00002=hang", "--watchdog-armed", "*=60")
     with sim("rack", *words, *more) as (addresses, _):
         host, port = addresses["control"]
-        door = f"{host}:{port}"
+        control = f"{host}:{port}"
         assert get(addresses["control"], "/bmcs/bmc00001")["watchdog"] is not None
-        well = run("triage", "bmc00001", "--control", door, "--json")
+        well = run("triage", "bmc00001", "--control", control, "--json")
         assert well.returncode == 0
         assert json.loads(well.stdout)["symptoms"] == []
-        sick = run("triage", "--control", door, "bmc00002", "--json")
+        sick = run("triage", "--control", control, "bmc00002", "--json")
         assert sick.returncode == 1
         assert "bmc-not-answering" in json.loads(sick.stdout)["symptoms"]
-        people = run("triage", "--control", door, "bmc00002")
+        people = run("triage", "--control", control, "bmc00002")
         assert people.returncode == 1
         assert "kipmi0: 100 % of a core" in people.stdout
-        unknown = run("triage", "--control", door, "bmc00003")
+        unknown = run("triage", "--control", control, "bmc00003")
         assert unknown.returncode == 2
         assert "there is no BMC 'bmc00003'" in unknown.stderr
 

@@ -9,13 +9,13 @@ from bmcmedic.sim.rack import DEFAULT_USERS
 from tests.support.sim import sim_bmc
 
 BMCS = 300
-BYTES_A_BMC_MAX = 6 * 1024
-"""Of Python's memory, without sessions; the promise is 20 KiB resident with everything."""
+BYTES_PER_BMC_MAX = 6 * 1024
+"""Most bytes of Python's memory for each BMC without sessions; 20 KiB resident are promised."""
 
 
 def test_a_bmc_costs_little_memory() -> None:
     front = LanFront(users=DEFAULT_USERS)
-    sim_bmc()  # the shared parts are not one BMC's
+    sim_bmc()  # the shared parts do not count for one BMC
     gc.collect()
     tracemalloc.start()
     try:
@@ -29,4 +29,4 @@ def test_a_bmc_costs_little_memory() -> None:
     finally:
         tracemalloc.stop()
         front.close()
-    assert (after - before) / BMCS < BYTES_A_BMC_MAX
+    assert (after - before) / BMCS < BYTES_PER_BMC_MAX

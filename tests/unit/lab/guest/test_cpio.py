@@ -9,7 +9,7 @@ HEADER_BYTES = 110
 
 
 def entries(data: bytes) -> Iterator[tuple[str, int, bytes, tuple[int, int]]]:
-    """Name, mode, content and device of each, read as the kernel describes the format."""
+    """Yield name, mode, content and device of each entry, decoded as the kernel documents it."""
     at = 0
     while at < len(data):
         assert data[at : at + 6] == b"070701"

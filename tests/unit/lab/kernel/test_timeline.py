@@ -1,4 +1,4 @@
-"""What is read from a run on a real kernel."""
+"""The figures that are computed from a run on a real kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bmcmedic.lab.kernel.timeline import (
 
 
 def sample(at: float, kipmi_s: float | None = 0.0, **more: object) -> Sample:
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "at": at,
         "kipmi_s": kipmi_s,
         "idle_s": 0.0,
@@ -36,7 +36,7 @@ def sample(at: float, kipmi_s: float | None = 0.0, **more: object) -> Sample:
         "throttle": None,
         **more,
     }
-    return Sample.from_json(json.dumps(told).encode())
+    return Sample.from_json(json.dumps(fields).encode())
 
 
 def test_a_sample_is_what_the_guest_wrote() -> None:
@@ -48,7 +48,7 @@ def test_a_sample_is_what_the_guest_wrote() -> None:
 
 
 def test_shares_are_of_the_guests_own_clock() -> None:
-    # At rest for 5 s, a whole core for 5 s, at rest again.
+    # Idle for 5 s, a whole core for 5 s, idle again.
     seen = [sample(float(at), float(min(max(at - 5, 0), 5))) for at in range(16)]
     assert kipmi_percent(seen) == pytest.approx(100 * 5 / 15)
     assert highest_percent(seen, 5.0) == pytest.approx(100)
@@ -69,7 +69,7 @@ def test_the_median_share_is_not_that_of_one_look() -> None:
 
 
 def test_a_window_is_never_shorter_than_asked_for() -> None:
-    # Looks that came late: the only window of 5 s and more is the whole.
+    # Late samples: the only window of at least 5 s is the whole run.
     seen = [sample(0.0, 0.0), sample(1.5, 1.0), sample(6.0, 1.0)]
     assert highest_percent(seen, 5.0) == pytest.approx(100 / 6)
 

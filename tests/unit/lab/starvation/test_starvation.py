@@ -136,9 +136,9 @@ def test_the_result_has_the_documented_keys() -> None:
     record = record_of(1.0, 2.0, 0.5)
     record.waits.append(Wait(5.0, 5.25))
     record.pretimeouts += [Pretimeout(1.0, is_false=True), Pretimeout(2.0, is_false=False)]
-    told = record.to_json()
-    assert list(told) == KEYS
-    assert told == {
+    facts = record.to_json()
+    assert list(facts) == KEYS
+    assert facts == {
         "design": "direct",
         "seed": 7,
         "pats": 3,
@@ -146,7 +146,7 @@ def test_the_result_has_the_documented_keys() -> None:
         "false_pretimeouts": 1,
         "longest_starvation_s": 0.25,
     }
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(facts)) == facts
 
 
 def test_quantiles_are_values_that_were_seen() -> None:
@@ -155,9 +155,9 @@ def test_quantiles_are_values_that_were_seen() -> None:
 
 
 def test_a_run_without_a_pat_has_no_latency() -> None:
-    told = record_of().to_json()
-    assert told["pat_latency_s"] == {"median": None, "p99": None, "max": None}
-    assert told["longest_starvation_s"] == 0
+    facts = record_of().to_json()
+    assert facts["pat_latency_s"] == {"median": None, "p99": None, "max": None}
+    assert facts["longest_starvation_s"] == 0
 
 
 def test_a_pat_that_never_came_back_counts_up_to_the_end() -> None:

@@ -1,4 +1,4 @@
-"""What a machine writes to port 0x80, over a real socket, and what becomes of its BMC."""
+"""A machine's writes to port 0x80, over a real socket, and their effect on its BMC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.sim import START, sim_bmc
 DEADLINE_S = 30.0
 SMALL_BYTES = 4 << 20
 WRITES_TO_THE_END = 9_011
-"""Of 4 MiB 80 % are free, and 1 MiB of them stays; 256 bytes a write."""
+"""Writes until the BMC reboots: of 4 MiB 80 % are free, 1 MiB stays; a write costs 256 bytes."""
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +64,7 @@ def test_every_byte_is_a_write_and_the_last_one_reboots_the_bmc() -> None:
             assert described()["answer_latency_s"] > 0.03
             machine.write(b"*")
             await eventually_in_loop(lambda: described()["own_watchdog_reboots"] == 1)
-            # Nobody takes the writes while it boots; then it is as fresh as ever.
+            # A booting BMC ignores the writes; afterwards all of its memory is free again.
             machine.write(bytes(100))
             await eventually_in_loop(lambda: described()["state"] == "up")
             assert described()["memory_free_fraction"] == 0.8

@@ -1,4 +1,4 @@
-"""The simulator as the BMC of a virtual machine: a machine in memory, over real sockets."""
+"""The simulator as the BMC of a virtual machine, which is modelled here, over real sockets."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 class Machine:
-    """A virtual machine: QEMU's end of the protocol at a socket."""
+    """A virtual machine: QEMU's end of the protocol on a socket."""
 
     def __init__(self, host: VmHost) -> None:
         self.host = host
         self.answers: list[VmResponse] = []
-        self.told: list[VmControlCode] = []
+        self.codes_received: list[VmControlCode] = []
         self.damaged = 0
         self.is_gone = False
         self._writer: asyncio.StreamWriter | None = None
@@ -84,7 +84,7 @@ class Machine:
                     if isinstance(event, VmResponse):
                         self.answers.append(event)
                     elif isinstance(event, ControlMessage):
-                        self.told.append(event.code)
+                        self.codes_received.append(event.code)
                     else:
                         assert isinstance(event, DamagedFrame)
                         self.damaged += 1
@@ -120,8 +120,8 @@ class Machine:
         return await self.answer()
 
     async def is_told(self, *codes: VmControlCode) -> None:
-        await eventually_in_loop(lambda: set(codes) <= set(self.told))
-        self.told.clear()
+        await eventually_in_loop(lambda: set(codes) <= set(self.codes_received))
+        self.codes_received.clear()
 
 
 @contextlib.asynccontextmanager
@@ -135,7 +135,7 @@ async def port_of(bmc: SimBmc) -> AsyncIterator[VmPort]:
 
 
 def fresh(*faults: str, power_on: bool = True) -> SimBmc:
-    """A BMC whose clock is the running loop's."""
+    """Return a BMC that uses the clock of the running event loop."""
     now = asyncio.get_running_loop().time()
     return SimBmc(
         "bmc1",
@@ -152,7 +152,7 @@ def fresh(*faults: str, power_on: bool = True) -> SimBmc:
 async def machine_at(
     *faults: str, power_on: bool = True, host: VmHost | None = None
 ) -> AsyncIterator[tuple[Machine, VmPort]]:
-    """A machine and its BMC, introduced to each other."""
+    """Yield a machine and its BMC after their introduction."""
     async with port_of(fresh(*faults, power_on=power_on)) as port:
         machine = Machine(host or VmHost())
         await machine.connect(port.address)
@@ -351,7 +351,7 @@ def test_the_watchdog_acts_on_the_machine(action: TimeoutAction, code: VmControl
         async with machine_at() as (machine, port):
             await machine.ask(watchdog(action))
             await machine.ask(ResetWatchdogTimerReq())
-            assert machine.told == []
+            assert machine.codes_received == []
             await machine.is_told(code)
             assert port.bmc.host.power_on is (action is TimeoutAction.HARD_RESET)
 
@@ -363,7 +363,7 @@ def test_a_watchdog_that_nobody_started_leaves_the_machine_alone() -> None:
         async with machine_at() as (machine, port):
             await machine.ask(watchdog(TimeoutAction.HARD_RESET))
             assert port.bmc.timer is None
-            assert machine.told == []
+            assert machine.codes_received == []
 
     run(story)
 
@@ -396,8 +396,8 @@ def test_chassis_control_over_lan_acts_on_the_machine(
     async def story() -> None:
         async with machine_at() as (machine, port):
             over_lan(port, ChassisControlReq(action))
-            await eventually_in_loop(lambda: bool(machine.told))
-            assert machine.told == [code]
+            await eventually_in_loop(lambda: bool(machine.codes_received))
+            assert machine.codes_received == [code]
 
     run(story)
 
@@ -407,8 +407,8 @@ def test_a_machine_that_can_do_little_is_not_asked_for_more() -> None:
         async with machine_at(host=VmHost(VmCapability.RESET)) as (machine, port):
             over_lan(port, ChassisControlReq(ChassisControlAction.DIAGNOSTIC_INTERRUPT))
             over_lan(port, ChassisControlReq(ChassisControlAction.HARD_RESET))
-            await eventually_in_loop(lambda: bool(machine.told))
-            assert machine.told == [Code.RESET]
+            await eventually_in_loop(lambda: bool(machine.codes_received))
+            assert machine.codes_received == [Code.RESET]
 
     run(story)
 
@@ -431,7 +431,7 @@ def test_a_bmc_that_takes_its_host_along_resets_the_machine() -> None:
             over_lan(port, ColdResetReq())
             await machine.is_told(Code.RESET)
             await eventually_in_loop(lambda: port.bmc.host.power_changes == 2)
-            assert Code.POWER_OFF not in machine.told
+            assert Code.POWER_OFF not in machine.codes_received
 
     run(story)
 
@@ -454,7 +454,7 @@ def test_one_machine_at_a_time() -> None:
             second = Machine(VmHost())
             await second.connect(port.address)
             await eventually_in_loop(lambda: second.is_gone)
-            assert second.told == []
+            assert second.codes_received == []
             await second.close()
             assert port.refused_clients == 1
             assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
@@ -509,7 +509,7 @@ def test_who_does_not_say_what_it_is_makes_room(monkeypatch: pytest.MonkeyPatch)
 
 
 async def flooded(client: socket.socket, flood: bytes) -> None:
-    """Send and read nothing for as long as the other side takes it."""
+    """Send without reading, for as long as the other side accepts data."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DEADLINE_S
     while loop.time() < deadline:
@@ -538,7 +538,7 @@ def test_a_frame_that_a_lost_connection_cut_off_does_not_spoil_the_next() -> Non
             await machine.close()
             await eventually_in_loop(lambda: not port.is_connected)
             await machine.connect(port.address)
-            # QEMU has let go of its lines with the connection.
+            # QEMU has cleared its lines with the end of the connection.
             await machine.is_told(Code.VERSION, Code.NO_ATTENTION, Code.DISABLE_IRQ)
             assert (await machine.ask(GetDeviceIdReq())).completion_code == 0
             assert port.discarded_frames == 0

@@ -35,10 +35,10 @@ READING = GetSensorReadingReq(0xBE)
 
 
 def bridged(
-    bmc: SimBmc, target: int, door: Interface = Interface.LAN
+    bmc: SimBmc, target: int, interface: Interface = Interface.LAN
 ) -> tuple[RequestMessage, HandlerAnswer]:
     request = RequestMessage(int(READING.netfn), READING.command, READING.encode(), sequence=9)
-    answer = execute(bmc, Bridge(6, target).wrap(request), door, START)
+    answer = execute(bmc, Bridge(6, target).wrap(request), interface, START)
     assert answer is not None
     return request, answer
 

@@ -22,7 +22,7 @@ LIMITS = KcsLimits(ibf_s=5.0, obf_s=5.0, recoveries_max=3, exchange_s=60.0, abse
 
 
 class Claim:
-    """A claim that can be taken away."""
+    """An interface claim that a test can lose."""
 
     def __init__(self) -> None:
         self.lost = False
@@ -35,8 +35,8 @@ class Claim:
         return self.lost or (recovering and self.lost_in_recovery)
 
 
-class Bench:
-    """A BMC behind its interface, and one exchange with it."""
+class KcsHost:
+    """A BMC behind its KCS interface, and one exchange with it."""
 
     def __init__(self, *faults: str, limits: KcsLimits = LIMITS, spins: bool = False) -> None:
         self.world = World()
@@ -63,7 +63,7 @@ class Bench:
         deadline: float = NEVER,
         idempotent: bool = True,
     ) -> float:
-        """How long it took."""
+        """Perform an exchange; return how long it took, in seconds."""
 
         begun_at = self.world.now + start_at
 
@@ -87,115 +87,115 @@ class Bench:
 
 
 def test_a_well_bmc_answers_within_milliseconds() -> None:
-    bench = Bench()
-    assert 0.001 < bench.exchange() < 0.01
-    assert bench.response is not None
-    assert bench.response[:3] == b"\x1c\x01\x00"
-    assert bench.bmc.requests == {0x0601: 1}
+    host = KcsHost()
+    assert 0.001 < host.exchange() < 0.01
+    assert host.response is not None
+    assert host.response[:3] == b"\x1c\x01\x00"
+    assert host.bmc.requests == {0x0601: 1}
 
 
 @pytest.mark.parametrize("spins", [False, True])
 def test_a_slow_one_takes_its_time(spins: bool) -> None:
-    bench = Bench("slow:2", spins=spins)
-    assert 2.0 < bench.exchange() < 2.5
-    assert bench.response is not None
+    host = KcsHost("slow:2", spins=spins)
+    assert 2.0 < host.exchange() < 2.5
+    assert host.response is not None
 
 
 def test_one_that_is_too_slow_is_asked_again_and_given_up() -> None:
-    bench = Bench("slow:6")
-    assert 4 * LIMITS.obf_s < bench.exchange() < 4 * LIMITS.obf_s + 2
-    assert bench.fault() is KcsFault.OBF_MISSING
-    assert bench.bmc.requests == {0x0601: 4}
+    host = KcsHost("slow:6")
+    assert 4 * LIMITS.obf_s < host.exchange() < 4 * LIMITS.obf_s + 2
+    assert host.fault() is KcsFault.OBF_MISSING
+    assert host.bmc.requests == {0x0601: 4}
 
 
 def test_what_must_not_run_twice_is_not_sent_again() -> None:
-    bench = Bench("slow:6")
-    assert bench.exchange(b"\x28\x42", idempotent=False) < LIMITS.obf_s + 1
-    assert bench.bmc.requests == {0x0A42: 1}
+    host = KcsHost("slow:6")
+    assert host.exchange(b"\x28\x42", idempotent=False) < LIMITS.obf_s + 1
+    assert host.bmc.requests == {0x0A42: 1}
 
 
 def test_a_wedged_one_takes_as_long_as_it_takes_the_real_machine() -> None:
     limits = KcsLimits(poll_s_max=0.5)
     pair = Pair(host=HostKcs(limits), firmware_back_at=NEVER)
     real_s = pair.exchange(GET_DEVICE_ID).took_s
-    bench = Bench("kcs-stuck:ibf", limits=limits)
-    assert bench.exchange() == pytest.approx(real_s, abs=0.2)
-    assert bench.fault() is KcsFault.IBF_STUCK
+    host = KcsHost("kcs-stuck:ibf", limits=limits)
+    assert host.exchange() == pytest.approx(real_s, abs=0.2)
+    assert host.fault() is KcsFault.IBF_STUCK
 
 
 def test_an_exchange_ends_by_its_limit_and_by_its_deadline() -> None:
-    bench = Bench("kcs-stuck:ibf", limits=KcsLimits(exchange_s=10.0))
-    assert bench.exchange() == pytest.approx(10.0)
-    assert bench.fault() is KcsFault.EXCHANGE_LIMIT
-    assert bench.kcs.exchange_s_max >= 10.0
-    bench = Bench("slow:4")
-    assert bench.exchange(deadline=3.0) == pytest.approx(3.0)
+    host = KcsHost("kcs-stuck:ibf", limits=KcsLimits(exchange_s=10.0))
+    assert host.exchange() == pytest.approx(10.0)
+    assert host.fault() is KcsFault.EXCHANGE_LIMIT
+    assert host.kcs.exchange_s_max >= 10.0
+    host = KcsHost("slow:4")
+    assert host.exchange(deadline=3.0) == pytest.approx(3.0)
 
 
 def test_a_bmc_that_boots_is_not_there() -> None:
-    bench = Bench("boot:30")
-    bench.bmc.schedule_restart(0.0, cold=True)
-    bench.kcs.arm_timer()
-    assert bench.exchange(start_at=1.0) == pytest.approx(LIMITS.absent_s)
-    assert isinstance(bench.error, NothingThere)
+    host = KcsHost("boot:30")
+    host.bmc.schedule_restart(0.0, cold=True)
+    host.kcs.arm_timer()
+    assert host.exchange(start_at=1.0) == pytest.approx(LIMITS.absent_s)
+    assert isinstance(host.error, NothingThere)
 
 
 def test_a_bmc_that_is_just_back_is_waited_for() -> None:
-    bench = Bench("boot:30")
-    bench.bmc.schedule_restart(0.0, cold=True)
-    bench.kcs.arm_timer()
-    assert 0.2 < bench.exchange(start_at=29.8) < 0.4
-    assert bench.response is not None
+    host = KcsHost("boot:30")
+    host.bmc.schedule_restart(0.0, cold=True)
+    host.kcs.arm_timer()
+    assert 0.2 < host.exchange(start_at=29.8) < 0.4
+    assert host.response is not None
 
 
 def test_a_bmc_whose_memory_ends_in_the_middle_is_gone_half_a_second_later() -> None:
-    bench = Bench("slow:4", "port80-flood:1000000", "boot:30")
-    gone_at = bench.bmc.timer
+    host = KcsHost("slow:4", "port80-flood:1000000", "boot:30")
+    gone_at = host.bmc.timer
     assert gone_at is not None
-    assert bench.exchange(start_at=gone_at - 1.0) == pytest.approx(1.0 + LIMITS.absent_s, abs=0.1)
-    assert isinstance(bench.error, NothingThere)
-    assert bench.bmc.own_watchdog_reboots >= 1
+    assert host.exchange(start_at=gone_at - 1.0) == pytest.approx(1.0 + LIMITS.absent_s, abs=0.1)
+    assert isinstance(host.error, NothingThere)
+    assert host.bmc.own_watchdog_reboots >= 1
 
 
 @pytest.mark.parametrize("spins", [False, True])
 def test_a_lost_claim_ends_it_at_the_next_look(spins: bool) -> None:
-    bench = Bench("slow:4", spins=spins)
+    host = KcsHost("slow:4", spins=spins)
 
     def lose(_: object) -> None:
-        bench.claim.lost = True
+        host.claim.lost = True
 
-    bench.world.at(1.5, lose)
-    assert bench.exchange() == pytest.approx(1.5, abs=0.01)
-    assert isinstance(bench.error, Interrupted)
-    assert bench.error.may_have_run
+    host.world.at(1.5, lose)
+    assert host.exchange() == pytest.approx(1.5, abs=0.01)
+    assert isinstance(host.error, Interrupted)
+    assert host.error.may_have_run
 
 
 def test_a_claim_that_is_lost_in_recovery_alone_lets_an_exchange_in_peace() -> None:
-    bench = Bench("slow:4")
-    bench.claim.lost_in_recovery = True
-    assert bench.exchange() > 4.0
-    assert bench.response is not None
-    bench = Bench("slow:6")
-    bench.claim.lost_in_recovery = True
-    assert bench.exchange() == pytest.approx(LIMITS.obf_s, abs=0.1)
-    assert isinstance(bench.error, Interrupted)
+    host = KcsHost("slow:4")
+    host.claim.lost_in_recovery = True
+    assert host.exchange() > 4.0
+    assert host.response is not None
+    host = KcsHost("slow:6")
+    host.claim.lost_in_recovery = True
+    assert host.exchange() == pytest.approx(LIMITS.obf_s, abs=0.1)
+    assert isinstance(host.error, Interrupted)
 
 
 def test_the_claim_is_asked_now_and_then_though_nothing_happens() -> None:
-    bench = Bench("kcs-stuck:ibf")
-    bench.exchange()
-    asked = bench.claim.asked_at
+    host = KcsHost("kcs-stuck:ibf")
+    host.exchange()
+    asked = host.claim.asked_at
     assert max(b - a for a, b in pairwise(asked)) <= CLAIM_S_MAX + 1e-9
 
 
 def test_the_bmcs_watchdog_runs_in_the_worlds_time() -> None:
-    bench = Bench()
-    bench.exchange(b"\x18\x24\x04\x01\x00\x00\x64\x00")  # 10 s, hard reset
-    bench.exchange(b"\x18\x22")
-    assert bench.bmc.host.boots == 1
+    host = KcsHost()
+    host.exchange(b"\x18\x24\x04\x01\x00\x00\x64\x00")  # 10 s, hard reset
+    host.exchange(b"\x18\x22")
+    assert host.bmc.host.boots == 1
 
 
 def test_behind_the_bmc_nothing_is_reached() -> None:
-    bench = Bench()
+    host = KcsHost()
     with pytest.raises(Refused, match="0x2c"):
-        bench.kcs.send_bridged(b"\x18\x01", Ipmb(6, 0x2C), 1.0, bench.claim, lambda _: None)
+        host.kcs.send_bridged(b"\x18\x01", Ipmb(6, 0x2C), 1.0, host.claim, lambda _: None)

@@ -85,7 +85,7 @@ def test_those_who_compute_share_one_cpu_by_slices() -> None:
 
     def computes(name: str, seconds: float) -> Callable[[], None]:
         def body() -> None:
-            # Each turn of the CPU is a slice: it takes so many turns.
+            # The task computes for several slices, so it needs several turns on the CPU.
             for _ in range(round(seconds / SLICE_S)):
                 world.spin_until(world.now + SLICE_S / 2)
                 world.park(0.0)
@@ -110,15 +110,15 @@ def test_a_spinning_task_loses_its_cpu_at_the_end_of_the_slice_where_hogs_want_i
 
     task = world.spawn(spins, "spins")
 
-    def look(_: object) -> None:
+    def sample(_: object) -> None:
         on_cpu.append((world.now, task.cpu is not None))
 
     for number in range(12):
-        world.at(0.05 + number * SLICE_S, look)
+        world.at(0.05 + number * SLICE_S, sample)
     world.run(2.0)
-    *looks, (ended_at, _) = on_cpu
-    # A hog's slice, its own, and two hogs' again and again.
-    assert [on for _, on in looks] == [False, True, *[False, False, True] * 3, False]
+    *samples, (ended_at, _) = on_cpu
+    # First a hog's slice, then the task's own, then two hogs' slices, again and again.
+    assert [on for _, on in samples] == [False, True, *[False, False, True] * 3, False]
     assert ended_at == pytest.approx(1.3), "it has a CPU again only then"
 
 
@@ -147,7 +147,7 @@ def test_a_task_of_normal_priority_waits_for_a_slice_where_all_cpus_are_taken() 
 
     world.spawn(body, "normal")
     world.run(5.0)
-    # It began to sleep after the first hog's slice.
+    # The task began to sleep after the first hog's slice.
     assert woken == pytest.approx([0.5])
 
 
@@ -199,8 +199,8 @@ def test_a_frozen_task_that_spins_gives_its_cpu_away() -> None:
 # ------------------------------------------------------------------------------------- the lock
 
 
-def test_a_released_lock_is_had_by_the_thread_that_runs() -> None:
-    """The incident in small: a sleeper is woken and finds the lock taken again, every time."""
+def test_a_released_lock_goes_to_the_running_thread() -> None:
+    """The incident in small: a sleeping thread wakes to find the lock taken again, every time."""
     world = World(cpus=2, hogs=2, slice_s=SLICE_S)
     lock = AdaptiveLock(world, Random(1))
     had: list[tuple[str, float]] = []
