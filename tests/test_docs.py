@@ -458,14 +458,14 @@ def test_every_make_target_named_is_there(page: Path) -> None:
 def test_the_diagrams_are_those_of_the_tables(diagram: draw_states.Diagram) -> None:
     page = text(diagram.page)
     drawn = draw_states.mermaid(diagram.start, diagram.transitions)
-    assert draw_states.placed(page, diagram.name, drawn) == page, "run `make draw`"
+    assert draw_states.with_diagram(page, diagram.name, drawn) == page, "run `make draw`"
     shown = set(re.findall(r"\w+", drawn))
     assert {draw_states.identifier(state) for state in type(diagram.start)} <= shown
 
 
 def test_a_page_without_its_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="lacks '<!-- diagram: kcs -->'"):
-        draw_states.placed("# KCS\n", "kcs", "stateDiagram-v2\n")
+        draw_states.with_diagram("# KCS\n", "kcs", "stateDiagram-v2\n")
 
 
 # -------------------------------------------------------------------------------------- the prose

@@ -44,14 +44,14 @@ ANY_STATE = "any_state"
 
 def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
     """Return the state diagram: one arrow for each pair of states, in the order of the table."""
-    everywhere = taken_everywhere(start, transitions)
+    common_triggers = triggers_of_every_state(start, transitions)
     arrows: dict[tuple[str, Enum], dict[Enum, None]] = {}
     for (state, trigger), following in transitions.items():
-        origin = ANY_STATE if trigger in everywhere else identifier(state)
+        origin = ANY_STATE if trigger in common_triggers else identifier(state)
         arrows.setdefault((origin, following), {})[trigger] = None
     lines = ["stateDiagram-v2", f"    [*] --> {identifier(start)}"]
     for (origin, following), triggers in arrows.items():
-        label = ", ".join(words(trigger) for trigger in triggers)
+        label = ", ".join(trigger_label(trigger) for trigger in triggers)
         lines.append(f"    {origin} --> {identifier(following)}: {label}")
     left = {state for state, _ in transitions}
     ends = (state for state in dict.fromkeys(transitions.values()) if state not in left)
@@ -59,16 +59,18 @@ def mermaid(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def taken_everywhere(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> set[Enum]:
+def triggers_of_every_state(start: Enum, transitions: Mapping[tuple[Any, Any], Any]) -> set[Enum]:
     """Return the triggers that lead from every state to the same state."""
-    everything = set(type(start))
-    froms: dict[Enum, set[Enum]] = {}
+    every_state = set(type(start))
+    origins: dict[Enum, set[Enum]] = {}
     targets: dict[Enum, set[Enum]] = {}
     for (state, trigger), following in transitions.items():
-        froms.setdefault(trigger, set()).add(state)
+        origins.setdefault(trigger, set()).add(state)
         targets.setdefault(trigger, set()).add(following)
     return {
-        trigger for trigger in froms if froms[trigger] == everything and len(targets[trigger]) == 1
+        trigger
+        for trigger in origins
+        if origins[trigger] == every_state and len(targets[trigger]) == 1
     }
 
 
@@ -77,12 +79,12 @@ def identifier(state: Enum) -> str:
     return state.name.lower()
 
 
-def words(trigger: Enum) -> str:
+def trigger_label(trigger: Enum) -> str:
     """Return the label of a trigger; the messages of the key exchange are written RAKP."""
     return trigger.name.lower().replace("_", " ").replace("rakp", "RAKP")
 
 
-def placed(page: str, name: str, diagram: str) -> str:
+def with_diagram(page: str, name: str, diagram: str) -> str:
     """Return `page` with the diagram between its two marks.
 
     Raises: ValueError when the marks are not there.
@@ -101,7 +103,7 @@ def main(arguments: list[str]) -> int:
     for diagram in DIAGRAMS:
         path = ROOT / diagram.page
         page = path.read_text(encoding="utf-8")
-        drawn = placed(page, diagram.name, mermaid(diagram.start, diagram.transitions))
+        drawn = with_diagram(page, diagram.name, mermaid(diagram.start, diagram.transitions))
         if drawn == page:
             continue
         if "--check" in arguments:

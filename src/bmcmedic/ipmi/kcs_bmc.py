@@ -28,7 +28,7 @@ from bmcmedic.ipmi.kcs import (
 )
 
 DUMMY_BYTE = 0x00
-"""The byte that the BMC puts into data-out after the last byte of a response."""
+"""The byte that the BMC puts into data-out at the end of a transfer, and when it shows ERROR."""
 
 
 class KcsEvent(Enum):

@@ -10,7 +10,7 @@ hands the outcome and the time to `step`, until `step` returns `DONE` or `FAILED
     FAILED                       `error()`
 
 A driver pats a watchdog through this on a host that is out of memory. An exchange therefore
-allocates no memory beyond what the object has from its construction, and an exception is built only
+allocates no memory beyond what the object has from its construction. An exception is built only
 when the caller asks for it.
 """
 
