@@ -89,5 +89,5 @@ def test_the_screen_reads_well_on_a_console(shared_guest: Guest) -> None:
     shared_guest.write_file(COPY, build_pyz.script().encode())
     done = shared_guest.run(f"python3 -I {COPY} triage --interval 0.5")
     assert done.status == 0, done.output
-    assert "two looks, " in done.output
+    assert "two samples, " in done.output
     assert "Symptoms: none" in done.output

@@ -19,14 +19,14 @@ EXIT_INTERRUPTED = 130
 
 USAGE = """usage: bmcmedic-triage.pyz triage|relieve [options]
 
-  triage    look at this host: stuck IPMI clients, kipmi threads, and what ails its BMC
+  triage    examine this host: stuck IPMI clients, kipmi threads, and what ails its BMC
   relieve   end the clients that are proven stuck
 
 Each has --help."""
 
 
 def run() -> None:
-    """The whole program: run the command line, and end."""
+    """Run the whole program: the command line, and then the exit."""
     try:
         status = until_written("bmcmedic", main)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Output that does not arrive: a result that nobody gets must not look like one."""
+"""Detect output that could not be written: a result that nobody gets must not look like success."""
 
 import errno
 import os
@@ -7,15 +7,15 @@ import sys
 from bmcmedic.host.typed import Callable
 
 EXIT_NO_OUTPUT = 2
-"""As for wrong usage: there is no result."""
+"""The exit status of a run without a result, which is that of wrong usage."""
 
 _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def until_written(program: str, run: Callable[[], int], *, is_needed: bool = True) -> int:
-    """Run something and see its output off; returns its exit status, or that of no result.
+    """Run a program and write out its output; returns its exit status, or EXIT_NO_OUTPUT.
 
-    `is_needed`: where standard output is closed it is not run at all.
+    `is_needed`: do not run it at all if standard output is closed.
     """
     is_open = getattr(sys, "stdout", None) is not None
     if is_needed and not is_open:
@@ -28,7 +28,7 @@ def until_written(program: str, run: Callable[[], int], *, is_needed: bool = Tru
             if is_open:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has enough.
+        # The reader of our output has enough of it.
         _drop_the_rest()
     except OSError as error:
         if error.errno not in _NOT_WRITTEN:
@@ -44,5 +44,5 @@ def _say(line: str) -> None:
 
 
 def _drop_the_rest() -> None:
-    """What is still buffered goes nowhere, so that the interpreter does not complain at exit."""
+    """Send the buffered rest nowhere, so that the interpreter does not complain at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""The words of `typing`, which say nothing at run time, and records without it.
+"""The names of `typing`, which mean nothing at run time, and records without that module.
 
-To load `typing`, and to have it build the records, took 6 of the 100 ms that a triage may take.
-Only who checks the types reads it; to all others a record is the named tuple that it is with it.
+Loading `typing`, and building records with it, took 6 of the 100 ms that a triage may take. Only a
+type checker loads it. For every other reader a record is the same named tuple.
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections import namedtuple
 
 TYPE_CHECKING = False
 
-# From Python 3.14 on, the body of a class keeps its annotations elsewhere.
+# From Python 3.14 on, a class body keeps its annotations elsewhere.
 if TYPE_CHECKING or sys.version_info >= (3, 14):
     from typing import (
         Any,
@@ -47,7 +47,7 @@ else:
             return record
 
     class NamedTuple(metaclass=_RecordType):
-        """A record: what its class body names and annotates are its fields."""
+        """A record: the annotated names in its class body are its fields."""
 
 
 __all__ = [

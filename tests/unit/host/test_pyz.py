@@ -78,7 +78,7 @@ def test_it_looks_at_this_host(program: Path, name: str) -> None:
     done = run([interpreter(name), str(program), "triage", "--interval", "0.1"])
     assert done.returncode in (0, 1)
     assert done.stderr == ""
-    assert "two looks" in done.stdout
+    assert "two samples" in done.stdout
 
 
 @pytest.mark.parametrize("name", INTERPRETERS)

@@ -1,4 +1,4 @@
-"""The file that stops every action of ours on a host, and nothing else of the host."""
+"""The file that stops every action of this program on a host, and nothing else on the host."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ KILL_SWITCH = "/etc/bmcmedic/disabled"
 
 
 def why_disabled(path: str = KILL_SWITCH) -> Optional[str]:
-    """Why nothing may be done on this host; None: it may.
+    """Return why nothing may be done on this host; None: it is allowed.
 
-    Whatever lies at the path counts, and what cannot be told from it.
+    Anything at the path counts, and so does a path that cannot be read.
     """
     try:
         os.lstat(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
-        return f"{path} cannot be looked at: {error.strerror}"
+        return f"{path} cannot be read: {error.strerror}"
     return f"{path} exists"

@@ -1,8 +1,8 @@
-"""`kipmid_max_busy_us`: what the kernel's polling thread may burn while its BMC does not answer.
+"""`kipmid_max_busy_us`: the limit on the kernel's polling thread while its BMC does not answer.
 
-The kernel keeps one number an interface, and shows as many as were written: none until the first
-write, which means the same as zeros (no limit). Only what was set here is put back, and only if it
-still stands: what an operator has set since is the operator's.
+The kernel keeps one number for each interface, and shows as many as were written. Before the first
+write it shows none, which means the same as zeros (no limit). Relief puts back only what it set
+itself, and only if its own value is still there. A value that an operator has set since then stays.
 """
 
 import os
@@ -14,22 +14,25 @@ from bmcmedic.host.relieve.undo_journal import Change, JournalError, UndoJournal
 from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 MAX_BUSY_US = 100
-"""Takes a thread that spins at 100 % of a core to 2 to 3 %."""
+"""The limit that relief sets, in µs. A thread that spins at 100 % of a core falls to 2 to 3 %."""
 
 INTERFACES_MAX = 4
-"""The kernel's own limit for its list."""
+"""Number of interfaces in the kernel's list, which is the kernel's own limit."""
 
 HOT_PERCENT = 5.0
-"""Above this share of a core a polling thread waits for a BMC; idle it is at 0."""
+"""Share of a core above which a polling thread waits for a BMC, in percent; idle it is at 0."""
 IDLE_PERCENT = 0.5
-"""Above this it is at work, if only with what busy others leave to a thread of its niceness."""
+"""Share of a core above which a thread is at work, in percent.
+
+On a busy host it may get no more, because the kernel runs it with a high nice value.
+"""
 
 _LIST = re.compile(r"-?[0-9]{1,10}(?:,-?[0-9]{1,10})*\Z")
 _NUMBER = re.compile(r"kipmi([0-9]{1,3})\Z")
 
 
 class ThrottleSetting(NamedTuple):
-    """What was done to the parameter, or would be."""
+    """What was done to the parameter, or would be done."""
 
     action: str
     """`set`, `put back`, `keep` or `none`."""
@@ -43,7 +46,7 @@ class KipmidThrottle:
     """The parameter of one host, changed under its undo journal."""
 
     def __init__(self, sys_root: str, journal: UndoJournal, now: Callable[[], float]) -> None:
-        """`now`: epoch seconds."""
+        """`now` returns epoch seconds."""
         self.path = os.path.join(sys_root, PARAMETER)
         self._journal = journal
         self._now = now
@@ -56,10 +59,10 @@ class KipmidThrottle:
         may_act: bool,
         is_still: bool = False,
     ) -> ThrottleSetting:
-        """Set it in a hang, put it back after one; without `may_act` only say what would be done.
+        """Set the limit in a hang, and put it back afterwards. Never raises: see `failed`.
 
-        `is_still`: for long nothing has completed, so a thread is at work in vain that takes less.
-        Never raises: what fails stands in the result.
+        Without `may_act`, only return what would be done. `is_still`: nothing has completed for
+        long, so a thread that takes a smaller share works in vain as well.
         """
         from_percent = IDLE_PERCENT if is_still else HOT_PERCENT
         busy = [each for each in kipmi if (each.cpu_percent or 0.0) >= from_percent]
@@ -82,7 +85,7 @@ class KipmidThrottle:
     def set(
         self, kipmi: List[Kipmi], interfaces: List[InterfaceActivity], why: str, may_act: bool
     ) -> ThrottleSetting:
-        """Set it for these threads; never raises."""
+        """Set the limit for these threads; never raises."""
         before = self.read()
         if before is None:
             reason = "this kernel has no kipmid_max_busy_us"
@@ -98,7 +101,7 @@ class KipmidThrottle:
             with self._journal as journal:
                 self._set_journalled(journal, change)
         except JournalError as error:
-            # What could not be put back after a crash of ours is not changed at all.
+            # Relief changes nothing that it could not put back after a crash of its own.
             return ThrottleSetting("none", before, before, f"not set: {error}", failed=True)
         except OSError as error:
             return ThrottleSetting(
@@ -120,7 +123,7 @@ class KipmidThrottle:
             raise
 
     def put_back(self, why: str, may_act: bool) -> ThrottleSetting:
-        """Put back what was set here; never raises."""
+        """Put back what relief set; never raises."""
         before = self.read()
         try:
             changes = [each for each in self._journal.peek() if each.path == self.path]
@@ -152,16 +155,16 @@ class KipmidThrottle:
         if before == change.former:
             return ThrottleSetting("none", before, before, "it is as it was")
         if before not in (change.ours, change.was):
-            reason = f"somebody set it since (it was {change.ours} here): left alone"
+            reason = f"changed since by another program (relief had set {change.ours}): kept"
             return ThrottleSetting("none", before, before, reason)
-        # What had never been written cannot be made so again; zeros mean the same.
+        # A parameter that was never written cannot be made so again; zeros mean the same.
         former = change.former or ",".join("0" for _ in change.ours.split(","))
         if may_act:
             self._write(former)
         return ThrottleSetting("put back", before, self.read() if may_act else former, why)
 
     def read(self) -> Optional[str]:
-        """The list as the kernel shows it; None: there is none, or it cannot be read."""
+        """Return the list as the kernel shows it; None: there is none, or it cannot be read."""
         try:
             with open(self.path, encoding="ascii") as parameter:
                 text = parameter.read(256).strip()
@@ -170,7 +173,7 @@ class KipmidThrottle:
         return text if not text or _LIST.match(text) else None
 
     def _write(self, text: str) -> None:
-        # One write is one setting; the file is the kernel's, so there is no other to put in place.
+        # The kernel takes each write as one setting, and its file cannot be replaced.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(descriptor, text.encode("ascii"))
@@ -179,7 +182,7 @@ class KipmidThrottle:
 
 
 def throttled(before: str, kipmi: List[Kipmi]) -> str:
-    """The list with a limit for each of these threads; other interfaces keep theirs."""
+    """Return the list with a limit for each of these threads; other interfaces keep theirs."""
     values = [int(each) for each in before.split(",")] if before else []
     for thread in kipmi:
         found = _NUMBER.match(thread.name)
@@ -193,9 +196,9 @@ def throttled(before: str, kipmi: List[Kipmi]) -> str:
 
 
 def is_hung(busy: List[Kipmi], interfaces: List[InterfaceActivity]) -> Optional[str]:
-    """What shows that these threads poll a BMC that does not answer; None: it does not show.
+    """Return what shows that these threads poll a BMC that does not answer; None: nothing does.
 
-    For a host that has stuck clients: a busy BMC has a busy thread as well, but completes.
+    Call it for a host that has stuck clients. A busy BMC keeps its thread busy too, but answers.
     """
     if not busy or any(each.completed_delta for each in interfaces):
         return None
@@ -205,7 +208,7 @@ def is_hung(busy: List[Kipmi], interfaces: List[InterfaceActivity]) -> Optional[
 
 
 def is_silent(interfaces: List[InterfaceActivity]) -> bool:
-    """Whether the kernel had a message waiting all the time, and nothing completed."""
+    """Whether the kernel had a message waiting all the time, and none completed."""
     if any(each.completed_delta for each in interfaces):
         return False
     return any(
@@ -214,19 +217,19 @@ def is_silent(interfaces: List[InterfaceActivity]) -> bool:
 
 
 def is_still(interfaces: List[InterfaceActivity]) -> bool:
-    """Whether nothing completed, as the kernel counts it."""
+    """Whether the kernel counted no completed message."""
     return bool(interfaces) and all(each.completed_delta == 0 for each in interfaces)
 
 
 def has_recovered(
     change: Change, kipmi: List[Kipmi], interfaces: List[InterfaceActivity]
 ) -> Optional[str]:
-    """What shows that the BMC answers again; None: it does not show."""
+    """Return what shows that the BMC answers again; None: nothing does."""
     counted = {each.name: each.completed for each in interfaces if each.completed is not None}
     known = [name for name in change.completed if name in counted]
     is_polling = any((thread.cpu_percent or 0.0) >= IDLE_PERCENT for thread in kipmi)
     has_completed = any(each.completed_delta for each in interfaces)
-    # One answer is no recovery: what the kernel waits for now must come, too.
+    # One answer is no recovery: the answer for which the kernel waits now must come, too.
     if any(each.hosed_delta for each in interfaces) or (is_polling and not has_completed):
         return None
     if known:
@@ -240,7 +243,7 @@ def has_recovered(
 
 
 def _completed_since(then: Dict[str, int], now: Dict[str, int]) -> int:
-    # A count that fell is of a module that was loaded anew: all of it is since.
+    # A count that fell belongs to a reloaded module, and has grown from zero since.
     return sum(
         now[name] - count if now[name] >= count else now[name]
         for name, count in then.items()

@@ -25,19 +25,20 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 3
 
 STUCK_AFTER_S_MIN = 5.0
-"""A client that waits for one answer must not be taken for a stuck one."""
+"""Lowest age for `--stuck-after`, in seconds: a client may wait so long for one answer."""
 STUCK_AFTER_S_MAX = 30 * 86_400.0
+"""Highest age for `--stuck-after`, in seconds."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `bmcmedic relieve`."""
+    """Return the options of `bmcmedic relieve`."""
     arguments = argparse.ArgumentParser(
         prog="bmcmedic relieve",
         description="End the clients of this host's BMC that are proven stuck, and throttle kipmid"
-        " while the BMC hangs. The BMC is not asked. Without --yes nothing is changed.",
+        " while the BMC hangs. It sends the BMC nothing, and changes nothing without --yes.",
         epilog="Exit status: 0 nothing is left stuck; 1 something is, or would be without --yes;"
-        " 2 usage; 3 refused: no terminal and no --yes, this host is switched off, or /proc is of"
-        " another pid namespace.",
+        " 2 usage; 3 refused: no terminal and no --yes, relief is switched off on this host, or"
+        " /proc belongs to another pid namespace.",
     )
     arguments.add_argument(
         "--stuck-after",
@@ -51,20 +52,20 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be done, and do nothing; the default on a terminal",
+        help="print what would be done, and do nothing; the default on a terminal",
     )
-    how.add_argument("--yes", action="store_true", help="do it")
+    how.add_argument("--yes", action="store_true", help="do what is proven necessary")
     arguments.add_argument(
         "--undo",
         action="store_true",
-        help="only put back what an earlier relief has changed (kipmid_max_busy_us)",
+        help="only put back what an earlier relief changed (kipmid_max_busy_us)",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object")
     return arguments
 
 
 def main(arguments: Sequence[str], host: Optional[HostTrees] = None) -> int:
-    """Run it; returns the exit status."""
+    """Run the command; returns the exit status."""
     options = parser().parse_args(list(arguments))
     with contextlib.ExitStack() as stack:
         if host is None and options.yes:
@@ -81,7 +82,7 @@ def _run(options: argparse.Namespace, host: Optional[HostTrees]) -> int:
         report = relief.relieve(may_act=options.yes)
         after = _after(relief) if report.acted else None
     except ProcError as error:
-        print(f"bmcmedic relieve: /proc tells nothing: {error}", file=sys.stderr)
+        print(f"bmcmedic relieve: /proc cannot be read: {error}", file=sys.stderr)
         return EXIT_LEFT
     mode, why = _mode(report, options)
     left, hidden = report.left(options.stuck_after), host.proc.hidden()
@@ -90,14 +91,14 @@ def _run(options: argparse.Namespace, host: Optional[HostTrees]) -> int:
     if why is not None:
         print(f"bmcmedic relieve: nothing was done: {why}", file=sys.stderr)
     if hidden is not None:
-        print(f"bmcmedic relieve: what could not be seen: {hidden}", file=sys.stderr)
+        print(f"bmcmedic relieve: not seen: {hidden}", file=sys.stderr)
     if not is_root():
         print("bmcmedic relieve: not root: others' processes cannot be judged", file=sys.stderr)
     return _status(summary)
 
 
 def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[str]]:
-    """What this run was, and why it did nothing where it should have."""
+    """Return the mode of this run, and why it did nothing though it was requested."""
     if report.disabled is not None:
         return "disabled", report.disabled
     if options.yes:
@@ -108,7 +109,7 @@ def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[st
 
 
 def _after(relief: Relief) -> HostAfterRelief:
-    """The host once more, at work for a while since."""
+    """Scan the host once more, a while after relief."""
     relief.pause(SCAN_INTERVAL_S)
     judged = relief.scan()
     return HostAfterRelief(sum(each.verdict.is_stuck for each in judged), relief.kipmi)

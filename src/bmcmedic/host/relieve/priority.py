@@ -1,8 +1,8 @@
-"""Coming first on a host that is overloaded, for as long as it is being relieved.
+"""Run first on an overloaded host, for as long as relief lasts.
 
-Where the kernel shares the CPUs out by session (autogroup), a nice value counts within a session
-only, and each service and each login is a session of its own. So that of the session is changed as
-well. Where control groups share the CPUs out, their weights count, and neither of the two does.
+If the kernel shares the CPUs out by session (autogroup), a nice value only counts within a session,
+and each service and each login is a session of its own. So the session's nice value is changed as
+well. If control groups share the CPUs out, their weights count, and neither nice value does.
 """
 
 import contextlib
@@ -15,21 +15,26 @@ from types import FrameType
 from bmcmedic.host.typed import Any, Callable, Dict, Iterator, Optional
 
 NICE = -10
-"""With a load of 190 it is short work, and all others wait for it to be done."""
+"""The nice value during relief, which is short work and helps all, even with a load of 190."""
 AUTOGROUP = "/proc/self/autogroup"
 RETRY_S = 0.02
-"""The kernel takes one such change within 0.1 s from all who are not CAP_SYS_ADMIN."""
+"""Time between two tries, in seconds.
+
+Without CAP_SYS_ADMIN, the kernel takes one such change within 0.1 s from all processes together.
+"""
 RAISE_S_MAX = 0.2
+"""Time to raise the session's priority, in seconds."""
 PUT_BACK_S_MAX = 2.0
+"""Time to put the session's priority back, in seconds."""
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
-"""With these somebody ends or stops a program that was called by hand."""
+"""The signals that end or stop a program that was called by hand."""
 
 
 class RaisedPriority:
-    """The calling thread comes first within it, and so does its session, where that is allowed.
+    """A higher priority for the calling thread, and for its session if that is allowed.
 
-    It may be entered again within itself. What could not be put back is tried again at its next
-    end.
+    It may be entered again within itself. If something could not be put back, its next end tries
+    that again.
     """
 
     def __init__(
@@ -47,28 +52,28 @@ class RaisedPriority:
         self._session_before: Optional[int] = None
 
     def __enter__(self) -> None:
-        """Come first."""
+        """Raise the priority."""
         self._depth += 1
         if self._depth > 1:
             return
         with contextlib.suppress(OSError):
-            # On Linux each thread has a niceness of its own, and 0 is the one that asks.
+            # On Linux each thread has a nice value of its own, and 0 means the calling thread.
             before = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, 0, min(NICE, before))
             self._thread_before = before
         session = self._session_nice()
         if self._session_before is None and session is not None and session > NICE:
-            self._session_before = session  # a signal may put it back from here on
+            self._session_before = session  # from here on a signal may put it back
             self._session_before = session if self._write(NICE, RAISE_S_MAX) else None
 
     def __exit__(self, *_: object) -> None:
-        """Be as nice as before."""
+        """Put the priority back."""
         self._depth -= 1
         if self._depth == 0:
             self.put_back()
 
     def put_back(self) -> None:
-        """As it was; never raises."""
+        """Put both nice values back; never raises."""
         before, self._thread_before = self._thread_before, None
         if before is not None:
             with contextlib.suppress(OSError):
@@ -78,7 +83,7 @@ class RaisedPriority:
             self._session_before = None
 
     def _session_nice(self) -> Optional[int]:
-        """None: the kernel does not share out by session."""
+        """Return the session's nice value; None: the kernel does not share out by session."""
         try:
             with open(self._autogroup, encoding="ascii") as file:
                 return int(file.read().rpartition(" nice ")[2])
@@ -86,7 +91,7 @@ class RaisedPriority:
             return None
 
     def _write(self, nice: int, s_max: float) -> bool:
-        """Whether the session is as nice now."""
+        """Set the session's nice value; returns whether that worked."""
         until = self._monotonic() + s_max
         while True:
             try:
@@ -104,9 +109,10 @@ class RaisedPriority:
 
 @contextlib.contextmanager
 def ahead_until_the_end() -> Iterator[None]:
-    """The same for a program that is called by hand, whose session may be a person's.
+    """Raise the priority of a program that was called by hand, in a person's session maybe.
 
-    What ends or stops it puts back first, but for SIGKILL and SIGSTOP: those leave the session so.
+    A signal that ends or stops the program puts the priority back first. SIGKILL and SIGSTOP
+    cannot, and leave the session as it is.
     """
     ahead = RaisedPriority()
     before: Dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""A relief as JSON and as lines of text: what was found, what was done, before and after."""
+"""A relief as JSON and as lines of text: what was found and done, before and after."""
 
 import json
 import shlex
@@ -14,38 +14,38 @@ from bmcmedic.host.triage.diagnosis import duration
 from bmcmedic.host.typed import Any, Dict, List, NamedTuple, Optional
 
 ROWS_MAX = 1000
-"""Of one list in the JSON; the counts beside it stay right."""
+"""Longest list in the JSON, in rows; the counts beside it include the rest."""
 LINES_MAX = 20
-"""Clients of one kind in the text."""
+"""Number of clients of one kind in the text."""
 
 _COMMAND_CHARACTERS_MAX = 60
 
 
 class HostAfterRelief(NamedTuple):
-    """The host once more, when relief is done."""
+    """The host once more, after relief."""
 
     stuck_count: int
     kipmi: List[Kipmi]
 
 
 class ReliefSummary(NamedTuple):
-    """All that is told of a relief."""
+    """All that is reported of a relief."""
 
     report: Report
     mode: str
     """`relieve`, `dry-run`, `disabled` or `refused`."""
     why: Optional[str]
-    """Why nothing was done though it was asked for."""
+    """Why nothing was done though it was requested."""
     stuck_after_s: float
     after: Optional[HostAfterRelief]
     """None: nothing was done."""
     left: List[ReliefCase]
     hidden: Optional[str]
-    """What /proc does not show us; None: it hides nobody."""
+    """What /proc hides from this process; None: nothing."""
 
 
 def encoded(summary: ReliefSummary) -> str:
-    """The document that `--json` prints; docs/reference/relieve.md explains each key."""
+    """Return the document that `--json` prints; docs/reference/relieve.md explains each key."""
     report = summary.report
     return json.dumps(
         {
@@ -69,12 +69,12 @@ def encoded(summary: ReliefSummary) -> str:
 
 
 def encoded_undo(mode: str, setting: ThrottleSetting) -> str:
-    """The document that `--undo --json` prints."""
+    """Return the document that `--undo --json` prints."""
     return json.dumps({"mode": mode, "kipmid_max_busy_us": _setting(setting)})
 
 
 def outcome_of(case: ReliefCase) -> str:
-    """What came of a stuck client; what was only found would be ended."""
+    """Return what came of a stuck client, or `would end` if nothing was done."""
     return case.ending.outcome.value if case.ending is not None else "would end"
 
 
@@ -137,12 +137,12 @@ def _setting(setting: ThrottleSetting) -> Dict[str, Any]:
 
 
 def screen(summary: ReliefSummary, path: str) -> str:
-    """What was found and done, for a person; `path` is that of the kernel's parameter."""
+    """Return what was found and done, for a person; `path` is that of the kernel's parameter."""
     report = summary.report
     lines = _stuck_lines(summary)
     lines += _spared_lines(report)
     if report.unseen:
-        lines.append(f"{report.unseen} clients more than one look takes: run it again")
+        lines.append(f"{report.unseen} clients more than one scan takes: run it again")
     lines += setting_lines(report.setting, path, did=report.acted)
     lines += _kipmi_lines(summary)
     lines.append(_closing(summary))
@@ -150,7 +150,7 @@ def screen(summary: ReliefSummary, path: str) -> str:
 
 
 def setting_lines(setting: ThrottleSetting, path: str, *, did: bool) -> List[str]:
-    """What was done to the kernel's parameter, or would be."""
+    """Return what was done to the kernel's parameter, or would be done."""
     verbs = {"set": ("set", "would set"), "put back": ("put back", "would put back")}
     if setting.action not in verbs:
         return [f"kipmid_max_busy_us: {setting.why}"] if setting.failed else []
@@ -165,7 +165,7 @@ def _value(text: Optional[str]) -> str:
 
 
 def _stuck_lines(summary: ReliefSummary) -> List[str]:
-    """Each client that is ended, up to a screen of them, those that did not end at once first."""
+    """Return the stuck clients, up to a screen; those that did not end at once come first."""
     stuck = sorted(summary.report.stuck, key=lambda case: _rank(case, summary))
     lines = []
     for case in stuck[:LINES_MAX]:
@@ -212,12 +212,12 @@ def _command(case: ReliefCase) -> str:
 def _spared_lines(report: Report) -> List[str]:
     spared = _spared_cases(report)
     lines = [
-        f"left alone: pid {case.judged.client.identity.pid}: {_command(case)}:"
+        f"spared: pid {case.judged.client.identity.pid}: {_command(case)}:"
         f" {case.judged.verdict.finding.word}: {', '.join(case.judged.verdict.evidence)}"
         for case in spared[:LINES_MAX]
     ]
     more = len(spared) - LINES_MAX
-    return lines + ([f"left alone: {more} more"] if more > 0 else [])
+    return lines + ([f"spared: {more} more"] if more > 0 else [])
 
 
 def _kipmi_lines(summary: ReliefSummary) -> List[str]:
@@ -244,12 +244,12 @@ def _closing(summary: ReliefSummary) -> str:
     closing = f"{count} stuck"
     unknown = len(summary.left) - count
     if unknown > 0:
-        closing += f", {unknown} that cannot be told"
+        closing += f", {unknown} that cannot be judged"
     if summary.why is not None:
         return f"{closing}; nothing was done"  # standard error says why
     return f"{closing}; nothing was done (--yes does it)" if summary.report.is_to_do else closing
 
 
 def _visible(line: str) -> str:
-    """Nothing that another program is called by may steer the terminal."""
+    """Replace what is not printable: no name of another program may control the terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)

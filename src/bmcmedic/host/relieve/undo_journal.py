@@ -1,7 +1,8 @@
-"""What was changed on this host, and what it was before: written before the change is made.
+"""The undo journal: what relief changed on this host, and what was there before each change.
 
-It is a small file in a directory of root's in /run, so that it outlives a crash of ours and ends
-with the boot, as the changes do. The file is replaced as a whole: it is the old one or the new one.
+Relief writes the journal before it makes the change. The journal is a small file in root's
+directory in /run, so it outlives a crash of relief and ends with the boot, as the changes do. The
+file is only replaced as a whole: it is the old one or the new one.
 """
 
 import contextlib
@@ -15,10 +16,15 @@ from types import TracebackType
 from bmcmedic.host.typed import Any, Callable, Dict, List, NamedTuple, Optional, Type
 
 DIRECTORY = "/run/bmcmedic"
+"""Where the journal is."""
 FILE_BYTES_MAX = 64 << 10
+"""Longest journal that is read, in bytes."""
 CHANGES_MAX = 16
+"""Number of changes in one journal."""
 LOCK_WAIT_S = 2.0
+"""Time to wait for another run that holds the journal, in seconds."""
 LOCK_POLL_S = 0.02
+"""Time between two tries to lock the journal, in seconds."""
 
 _FILE = "undo.json"
 _LOCK = "undo.lock"
@@ -27,26 +33,26 @@ _VERSION = 1
 
 
 class JournalError(Exception):
-    """The journal cannot be read or written; the message says why. Nothing may be changed then."""
+    """The journal cannot be read or written, so nothing may be changed; the message says why."""
 
 
 class Change(NamedTuple):
-    """One change that is to be put back."""
+    """One change that must be put back."""
 
     path: str
     former: str
-    """What stood there; empty: nothing yet."""
+    """The value before the first change of relief; empty: nothing was written yet."""
     ours: str
     was: str
-    """What stood before `ours` was written: a crash in between leaves it."""
+    """The value right before `ours` was written; a crash in between leaves this value."""
     at: float
-    """When, in epoch seconds."""
+    """When it was changed, in epoch seconds."""
     completed: Dict[str, int]
-    """Transactions completed by then, by interface; empty where the kernel does not tell."""
+    """Transactions completed by then, by interface; empty: the kernel does not count them."""
 
 
 class UndoJournal:
-    """The journal of one host, held by one process at a time: `with journal:`."""
+    """The journal of one host. One process at a time holds it, by `with journal:`."""
 
     def __init__(
         self,
@@ -55,7 +61,7 @@ class UndoJournal:
         sleep: Callable[[float], None],
         directory: str = DIRECTORY,
     ) -> None:
-        """Nothing is opened or made before `with`."""
+        """Nothing is opened or created before `with`."""
         self._boot_id = boot_id
         self._monotonic = monotonic
         self._sleep = sleep
@@ -65,11 +71,11 @@ class UndoJournal:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """The path of the journal's file."""
         return os.path.join(self._directory, _FILE)
 
     def peek(self) -> List[Change]:
-        """The changes, without holding it or making anything; raises JournalError."""
+        """Return the changes without holding the journal or creating it; raises JournalError."""
         try:
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -83,7 +89,7 @@ class UndoJournal:
             os.close(descriptor)
 
     def is_torn(self) -> bool:
-        """Whether somebody was killed while writing it; who holds it next clears that away."""
+        """Whether a process was killed while it wrote. The next process that holds it cleans up."""
         return os.path.lexists(os.path.join(self._directory, _NEW))
 
     def __enter__(self) -> "UndoJournal":
@@ -110,11 +116,11 @@ class UndoJournal:
         self._close()
 
     def changes(self) -> List[Change]:
-        """What is to be put back, oldest first; raises JournalError."""
+        """Return the changes that must be put back, oldest first; raises JournalError."""
         return self._read(self._dir_fd)
 
     def write(self, changes: List[Change]) -> None:
-        """Replace it as a whole; raises JournalError, and then it is as it was."""
+        """Replace the journal; raises JournalError, and then the journal is unchanged."""
         if len(changes) > CHANGES_MAX:
             raise JournalError(f"{self.path}: more than {CHANGES_MAX} changes")
         try:
@@ -165,7 +171,7 @@ class UndoJournal:
             if content["version"] != _VERSION:
                 raise JournalError(f"{self.path} was written by another version of this program")
             if content["boot_id"] != self._boot_id:
-                return []  # another boot's changes ended with it
+                return []  # the changes of another boot ended with it
             return [_change(each) for each in content["changes"][:CHANGES_MAX]]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise JournalError(f"{self.path} is not what this program writes") from None

@@ -1,7 +1,7 @@
-"""`triage --capture`: what triage looked at, as a tar that --proc-root reads when it is unpacked.
+"""`triage --capture`: write what triage read to a tar, which --proc-root reads when it is unpacked.
 
-It holds what was read and nothing else, without secrets: arguments masked, no environment, no names
-of open files but the BMC's own devices.
+The tar holds what was read and nothing else, and no secrets: arguments are redacted, and it has no
+environment and no names of open files but the BMC's own devices.
 """
 
 import io
@@ -21,12 +21,12 @@ from bmcmedic.host.typed import Dict, List, Optional, Union
 
 _SHOWN_FILES = ("/dev/ipmi", "/dev/pts/", "/dev/port")
 _OTHER = "other"
-"""An executable that is nobody's business: there is one, so it is no kernel thread."""
+"""Stands for an executable that does not matter: it only shows that this is no kernel thread."""
 _SESSION_KEYS = ("UID=", "USER=", "SERVICE=", "CLASS=", "TYPE=", "REMOTE_HOST=", "TTY=")
 
 
 def write(roots: Roots, path: str) -> int:
-    """Write what was read to a new file that its owner alone can read; returns how many files.
+    """Write what was read to a new file that only its owner can read; returns the number of files.
 
     Raises OSError, and then leaves no file behind.
     """
@@ -75,7 +75,7 @@ def _recorded(tree: Optional[Tree]) -> Recorded:
 
 
 def _clean(tree: Optional[Tree]) -> Recorded:
-    """What was read of one tree, without what is nobody's business."""
+    """Return what was read of one tree, without the names that do not matter."""
     kept: Recorded = {}
     record = _recorded(tree)
     for name, content in record.items():
@@ -85,7 +85,7 @@ def _clean(tree: Optional[Tree]) -> Recorded:
             if target is not None:
                 kept[name] = target
         elif rest == "cmdline" and pid.isdigit():
-            # One that could not be read is none of the kernel's own, and cannot be read there.
+            # A process whose executable could not be read is no kernel thread in the capture too.
             kept.setdefault(f"{pid}/exe", b"")
             kept[name] = _redacted(content, record.get(f"{pid}/exe"))
         else:
@@ -94,7 +94,7 @@ def _clean(tree: Optional[Tree]) -> Recorded:
 
 
 def _target(link: str, target: str) -> Optional[str]:
-    """Where a link of a process leads, as far as it matters; None: it does not."""
+    """Return the target of a process's link as far as it matters; None: it does not."""
     if link == "exe":
         return target if program_of(target) or is_guest(target) else _OTHER
     if target.startswith("socket:"):
@@ -113,7 +113,7 @@ def _redacted(cmdline: bytes, executable: Union[bytes, str, None]) -> bytes:
     if is_cut:
         words.pop()
     shown_words = _joined(redacted(words, program))
-    # What was too long to be judged is so in the capture as well.
+    # Arguments that were too long to be judged are too long in the capture as well.
     return shown_words.ljust(len(cmdline), b"*") if is_cut else shown_words
 
 
@@ -131,7 +131,7 @@ def _sessions(run: Optional[Tree]) -> Dict[str, bytes]:
 
 
 def _users(roots: Roots) -> str:
-    """The names of the users that processes were seen to belong to."""
+    """Return the lines of /etc/passwd for the users of the processes that were read."""
     uids = []
     for name, content in _recorded(roots.again).items():
         if isinstance(content, bytes) and name.endswith("/loginuid") and content.isdigit():

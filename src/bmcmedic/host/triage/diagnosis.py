@@ -1,7 +1,7 @@
-"""From what was seen on the host to what ails it: pure, in words, with the evidence for it.
+"""From the facts that triage saw to what ails the host, with the evidence for it. This is pure.
 
-A hang is told by what does not move (transactions that complete, clients that wait), never by a
-share of a core alone. And a diagnosis says what it rules out, and what it cannot know from here.
+A hang shows in what does not move (transactions that complete, clients that wait), never in a share
+of a core alone. A diagnosis also says what it rules out, and what cannot be known from here.
 """
 
 from enum import Enum
@@ -14,18 +14,19 @@ from bmcmedic.host.triage.guests import KvmGuest
 from bmcmedic.host.typed import List, NamedTuple, Optional, Sequence
 
 KIPMI_AT_REST_PERCENT = 1.0
-"""Below this share of a core a `kipmi` thread is at rest: the kernel waits for nothing."""
+"""Share of a core below which a `kipmi` thread is at rest, in percent: nothing is awaited."""
 KIPMI_BUSY_PERCENT = 5.0
+"""Share of a core from which a `kipmi` thread without a limit awaits an answer, in percent."""
 KIPMI_SPINS_PERCENT = 50.0
-"""From this share on it is worth a symptom even where no counter tells what the BMC answers."""
+"""Share of a core from which a thread is a symptom even without the counters, in percent."""
 SLOW_AFTER_S = 0.1
-"""From this time to answer on, a BMC counts as slow; a healthy one takes some milliseconds."""
+"""Time to answer from which a BMC counts as slow, in seconds; a healthy one takes milliseconds."""
 DECIDED_AFTER_S = 10.0
-"""An interval of this length without one answer is no slow answer any more."""
+"""Interval after which a BMC that did not answer once is not merely slow, in seconds."""
 QUEUED_SHARE_MIN = 0.5
-"""Where messages wait less often than this, it may be by chance that they were seen to."""
+"""Share of moments below which waiting messages may have been seen by chance."""
 RUN_DELAY_PERCENT = 10.0
-"""From this share on a guest suffers."""
+"""Share of time for which a guest waits for a CPU, in percent, from which it suffers."""
 
 
 class HostDiagnosisKind(Enum):
@@ -44,34 +45,34 @@ class Facts(NamedTuple):
     """What triage saw; None: unknown."""
 
     captured_at: float
-    """Epoch seconds."""
+    """When it was seen, in epoch seconds."""
     interval_s: Optional[float]
     kipmi: List[Kipmi]
     interfaces: List[InterfaceActivity]
     stuck_for_s: List[float]
-    """For how long each stuck client has waited: since it last ran, else since it started."""
+    """How long each stuck client has waited: since it last ran or, if unknown, since its start."""
     not_proven: int
-    """Clients that may be stuck, but could not be looked at closely."""
+    """Number of clients that may be stuck, but could not be sampled."""
     load: Optional[float]
     cpus: Optional[int]
     guests: List[KvmGuest]
     max_busy_us: Optional[str]
     queued_share: Optional[float] = None
-    """Of the moments between the two looks, those at which a message had no answer."""
+    """Share of the moments between the two samples at which a message had no answer."""
     sees_interface: bool = True
-    """Whether this host has an interface to its BMC, as far as can be seen."""
+    """Whether an interface to the BMC can be seen on this host."""
     gone_interfaces: Sequence[str] = ()
-    """Those that went away between the two looks."""
+    """The interfaces that went away between the two samples."""
     stranded_for_s: Sequence[float] = ()
-    """Of `stuck_for_s` those whose device is gone: they wait for nothing that is there."""
+    """Those of `stuck_for_s` whose device is gone: nothing can answer these clients."""
     blind: Sequence[str] = ()
-    """What could not be seen, so that nothing which was seen proves the host well."""
+    """What could not be seen. If it is not empty, an empty `symptoms` proves nothing."""
     unwatched: int = 0
-    """Clients that may be stuck, but stood still before our eyes for too short a time."""
+    """Number of clients that may be stuck, but were not watched long enough."""
 
     @property
     def asking_for_s(self) -> List[float]:
-        """For how long the stuck clients have waited that may wait for this BMC."""
+        """How long each stuck client has waited that may wait for this BMC, in seconds."""
         asking = list(self.stuck_for_s)
         for stranded_s in self.stranded_for_s:
             asking.remove(stranded_s)
@@ -79,23 +80,23 @@ class Facts(NamedTuple):
 
     @property
     def kipmi_percent(self) -> Optional[float]:
-        """The busiest thread's share of a core."""
+        """The share of a core of the busiest thread, in percent."""
         shares = [each.cpu_percent for each in self.kipmi if each.cpu_percent is not None]
         return max(shares) if shares else None
 
     @property
     def completed(self) -> Optional[int]:
-        """Transactions that the BMC answered in the interval."""
+        """The number of transactions that the BMC answered in the interval."""
         return _sum([each.completed_delta for each in self.interfaces])
 
     @property
     def hosed(self) -> Optional[int]:
-        """Transactions that the kernel gave up in the interval."""
+        """The number of transactions that the kernel gave up in the interval."""
         return _sum([each.hosed_delta for each in self.interfaces])
 
     @property
     def is_busy(self) -> bool:
-        """Whether the kernel polls as it does when an answer is awaited."""
+        """Whether the kernel polls as if it awaited an answer."""
         is_throttled = self.max_busy_us not in (None, "0")
         enough = KIPMI_AT_REST_PERCENT if is_throttled else KIPMI_BUSY_PERCENT
         return self.kipmi_percent is not None and self.kipmi_percent >= enough
@@ -113,16 +114,16 @@ class Facts(NamedTuple):
 
     @property
     def is_kernel_waiting(self) -> bool:
-        """Whether the kernel waits for the BMC, as far as can be seen."""
+        """Whether the kernel seems to wait for the BMC."""
         return self.is_busy or bool(self.is_awaiting and self.completed == 0)
 
     @property
     def latency_s(self) -> Optional[float]:
-        """The time for one answer, at the least; None: unknown."""
+        """The shortest time that one answer takes, in seconds; None: unknown."""
         if not self.completed or self.interval_s is None:
             return None
         waited = (self.kipmi_percent or 0.0) / 100.0
-        # Newer kernels sleep while they poll; where the queue is seldom empty, its pace tells.
+        # Newer kernels sleep while they poll. If the queue is seldom empty, its pace is the BMC's.
         if self.queued_share is not None and self.queued_share >= QUEUED_SHARE_MIN:
             waited = max(waited, self.queued_share)
         return self.interval_s * waited / self.completed
@@ -138,11 +139,11 @@ class HostDiagnosis(NamedTuple):
     advice: List[str]
     symptoms: List[str]
     hung_since: Optional[float]
-    """Epoch seconds."""
+    """Since when the BMC has not answered, in epoch seconds; None: it does not hang."""
 
 
 def diagnose(facts: Facts) -> HostDiagnosis:
-    """What ails the host."""
+    """Return what ails the host."""
     kind = _kind(facts)
     return HostDiagnosis(
         kind=kind,
@@ -157,7 +158,7 @@ def diagnose(facts: Facts) -> HostDiagnosis:
 
 def _kind(facts: Facts) -> HostDiagnosisKind:
     kind = _kind_of_the_seen(facts)
-    # Who is blind finds no symptom anywhere.
+    # If not all can be seen, an absence of symptoms proves nothing.
     is_well = kind in (HostDiagnosisKind.NO_SYMPTOM, HostDiagnosisKind.BUSY)
     return HostDiagnosisKind.UNDECIDED if is_well and facts.blind else kind
 
@@ -186,7 +187,7 @@ def _kind_of_the_seen(facts: Facts) -> HostDiagnosisKind:
 
 def _symptoms(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     spins = (facts.kipmi_percent or 0.0) >= KIPMI_SPINS_PERCENT
-    # A kernel thread that polls for a BMC which answers does its work.
+    # A kernel thread that polls for a BMC which answers is doing its work.
     in_vain = not facts.completed if facts.completed is not None else spins
     found = [
         (
@@ -204,7 +205,7 @@ def _symptoms(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
 def _hung_since(kind: HostDiagnosisKind, facts: Facts) -> Optional[float]:
     if kind is not HostDiagnosisKind.HUNG:
         return None
-    # Who waits longest asked first, and from then on at the latest nothing was answered.
+    # The client that waits longest asked first. Nothing has been answered since then.
     for_s = max(facts.asking_for_s, default=facts.interval_s or 0.0)
     return round(facts.captured_at - for_s, 3)
 
@@ -221,22 +222,22 @@ def _words(kind: HostDiagnosisKind, facts: Facts) -> str:
         )
     if kind is HostDiagnosisKind.NO_INTERFACE:
         return (
-            f"{stuck} stuck, and no IPMI interface is to be seen here:"
+            f"{stuck} stuck, and no IPMI interface is visible here:"
             " whether the BMC answers is not known."
         )
     if kind is HostDiagnosisKind.LEFT_OVER and not facts.completed and not facts.asking_for_s:
         return f"{stuck} stuck, left over: the device that they have open is gone."
     if kind is HostDiagnosisKind.LEFT_OVER:
-        how = "answers" if facts.completed else "is not asked anything at present"
+        how = "answers" if facts.completed else "gets no requests at present"
         return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
     if kind is HostDiagnosisKind.UNDECIDED and facts.blind:
-        return "This host cannot be judged from here: not all that matters can be seen."
+        return "This host cannot be judged from here: not everything that matters can be seen."
     if kind is HostDiagnosisKind.UNDECIDED:
-        return "The kernel waits for the BMC; whether it hangs cannot be told yet."
+        return "The kernel waits for the BMC; whether it hangs is not known yet."
     if kind is HostDiagnosisKind.BUSY:
         return "The BMC is busy and answers."
     if not facts.interfaces and not facts.kipmi:
-        return "No IPMI interface is to be seen here, and no stuck client."
+        return "No IPMI interface and no stuck client is visible here."
     return "No symptom: nothing on this host waits for its BMC."
 
 
@@ -250,7 +251,7 @@ def _evidence(facts: Facts) -> List[str]:
         have = "has" if len(facts.stranded_for_s) == 1 else "have"
         who = _count(len(facts.stranded_for_s), "client")
         lines.append(f"{who} {have} a device open that is gone")
-    lines += [f"{name} went away while we looked" for name in facts.gone_interfaces]
+    lines += [f"{name} went away during triage" for name in facts.gone_interfaces]
     if not facts.sees_interface and facts.stuck_for_s:
         lines.append("neither an interface in /sys/class/ipmi nor a kipmi thread")
     for each in facts.interfaces:
@@ -307,19 +308,19 @@ def _advice(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
         lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
         lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
     if kind is HostDiagnosisKind.UNDECIDED and facts.is_kernel_waiting:
-        lines.append(f"look again for longer: --interval {DECIDED_AFTER_S:.0f}")
+        lines.append(f"sample for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.unwatched:
         lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")
     if facts.not_proven:
         clients = _count(facts.not_proven, "client")
-        lines.append(f"run it as root, with CAP_SYS_PTRACE: {clients} could not be looked at")
+        lines.append(f"run it as root, with CAP_SYS_PTRACE: {clients} could not be read")
     elif facts.blind and not facts.unwatched:
-        lines.append("run it as root: it sees everything")
+        lines.append("run it as root, which sees everything")
     return lines
 
 
 def duration(seconds: float) -> str:
-    """A length of time in an operator's words: its two largest units."""
+    """Return a length of time in an operator's words: its two largest units."""
     whole = int(seconds)
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if whole >= size:
@@ -334,6 +335,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _sum(numbers: List[Optional[int]]) -> Optional[int]:
-    """The sum of those that are known; None where none is."""
+    """Return the sum of the known numbers; None: none is known."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None

@@ -1,4 +1,4 @@
-"""KVM guests, and how long their virtual CPUs wait for a real one: the harm that is done."""
+"""KVM guests, and how long their virtual CPUs wait for a real one, which is the harm done."""
 
 import re
 
@@ -10,7 +10,7 @@ _NAME = re.compile(r"(?:.*,)?guest=([^,]+)")
 _NAMING = ("-name", "--name", "-uuid", "--id")
 NAME_CHARACTERS_MAX = 256
 THREADS_MAX = 1024
-"""Of one guest; more of them are not looked at."""
+"""Number of threads that are read of one guest."""
 
 
 class GuestMark(NamedTuple):
@@ -20,16 +20,16 @@ class GuestMark(NamedTuple):
     name: str
     uptime_s: float
     threads: Dict[int, "ThreadMark"]
-    """By thread id: its virtual CPUs, or all its threads where these have no names."""
+    """By thread id: its virtual CPUs, or all its threads if the virtual CPUs have no names."""
     has_vcpus: bool
 
 
 class ThreadMark(NamedTuple):
-    """What one thread has had up to now."""
+    """The CPU time and waiting time of one thread up to now."""
 
     run_ns: int
     delay_ns: int
-    """Time that it was ready to run and did not."""
+    """Time for which the thread was ready to run and did not, in nanoseconds."""
 
 
 class KvmGuest(NamedTuple):
@@ -39,13 +39,13 @@ class KvmGuest(NamedTuple):
     pid: int
     vcpus: Optional[int]
     cpu_percent: Optional[float]
-    """Of one core, over all its virtual CPUs."""
+    """Share of one core that all its virtual CPUs took together, in percent."""
     run_delay_percent: Optional[float]
-    """Of the interval, for which a virtual CPU of it waited for a real one on average."""
+    """Share of the interval for which its virtual CPUs waited for a real one, on average."""
 
 
 def mark(tree: Tree, processes: List[Stat]) -> List[GuestMark]:
-    """What each guest has had up to now; those that are gone are left out."""
+    """Return what each guest has had up to now; guests that have ended are left out."""
     marks = []
     for stat in processes:
         try:
@@ -61,7 +61,7 @@ def mark(tree: Tree, processes: List[Stat]) -> List[GuestMark]:
 
 
 def guest_name(argv: List[str]) -> Optional[str]:
-    """What QEMU was told to call the guest."""
+    """Return the name that QEMU was given for the guest."""
     for index, word in enumerate(argv[:-1]):
         if word in ("-name", "--name"):
             named = _NAME.match(argv[index + 1])
@@ -72,7 +72,7 @@ def guest_name(argv: List[str]) -> Optional[str]:
 
 
 def naming_words(argv: List[str]) -> List[str]:
-    """As much of a guest's arguments as names it: the others hold secrets in a hundred ways."""
+    """Return the arguments that name a guest: the others may hold secrets in many ways."""
     kept = argv[:1]
     for index, word in enumerate(argv[1:-1], 1):
         if word in _NAMING and argv[index - 1] not in _NAMING:
@@ -81,7 +81,7 @@ def naming_words(argv: List[str]) -> List[str]:
 
 
 def compare(first: List[GuestMark], again: Optional[List[GuestMark]]) -> List[KvmGuest]:
-    """What each guest got between two marks, and what it waited for."""
+    """Return the CPU time that each guest got between two marks, and how long it waited."""
     later = {mark.identity: mark for mark in again or ()}
     return [_compare_one(mark, later.get(mark.identity)) for mark in first]
 
@@ -104,7 +104,7 @@ def _compare_one(first: GuestMark, again: Optional[GuestMark]) -> KvmGuest:
 
 
 def _threads(process: Process) -> Tuple[Dict[int, ThreadMark], bool]:
-    """Its virtual CPUs, or all its threads; raises Gone or Unreadable."""
+    """Return the virtual CPUs, or all threads, of a process; raises Gone or Unreadable."""
     names = [name for name in process.names("task") if name.isdigit()][:THREADS_MAX]
     vcpus = [name for name in names if _VCPU.match(_comm(process, name))]
     marks = {}

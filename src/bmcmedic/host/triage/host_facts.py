@@ -1,4 +1,4 @@
-"""The host as a whole: who it is, how loaded, and what of it may write port 0x80."""
+"""Facts about the host as a whole: its identity, its load, and what may write port 0x80."""
 
 from bmcmedic.host.kernel.proc import ProcError, Tree, shown
 from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
@@ -10,30 +10,30 @@ _PRESSURES = ("cpu", "io", "memory")
 
 
 class HostId(NamedTuple):
-    """Who the symptoms are about; unknown is None."""
+    """The host that the symptoms are about; None: unknown."""
 
     hostname: Optional[str]
     product_uuid: Optional[str]
     bmc_guid: Optional[str]
-    """Always None: on the host only the BMC itself could tell it, and is not asked."""
+    """Always None: on the host only the BMC itself knows it, and triage never asks the BMC."""
     boot_id: Optional[str]
 
 
 class HostFacts(NamedTuple):
-    """One look at the host."""
+    """The host at one moment."""
 
     host_id: HostId
     kernel: Optional[str]
     cpus: Optional[int]
     load: List[float]
-    """Over 1, 5 and 15 minutes; empty: unknown."""
+    """The load over 1, 5 and 15 minutes; empty: unknown."""
     pressure: Dict[str, float]
-    """Percent of the last 10 s for which something waited; empty where the kernel keeps none."""
+    """Percent of the last 10 s for which something waited; empty: the kernel has no such figure."""
     io_delay_type: Optional[int]
 
 
 def read_host_facts(proc: Tree, sys: Optional[Tree]) -> HostFacts:
-    """What the host tells; never raises."""
+    """Read the facts about the host; never raises."""
     uuid = sys.text("class/dmi/id/product_uuid") if sys is not None else None
     return HostFacts(
         host_id=HostId(
@@ -51,7 +51,7 @@ def read_host_facts(proc: Tree, sys: Optional[Tree]) -> HostFacts:
 
 
 def boot_time_s(proc: Tree) -> Optional[int]:
-    """When it booted, in epoch seconds; None: unknown."""
+    """Return when the host booted, in epoch seconds; None: unknown."""
     for line in _lines(proc, "stat"):
         name, _, value = line.partition(b" ")
         if name == b"btime" and value.strip().isdigit():

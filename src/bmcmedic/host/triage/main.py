@@ -16,11 +16,11 @@ EXIT_USAGE = 2
 HELP_COLUMNS = 100
 
 
-# What does the work is imported within the functions: by then the garbage collector is off.
+# The working modules are imported within functions, after the garbage collector is switched off.
 
 
 class Options(NamedTuple):
-    """What `bmcmedic triage` was told."""
+    """The options that `bmcmedic triage` was given."""
 
     proc_root: Optional[str]
     interval: float
@@ -30,7 +30,7 @@ class Options(NamedTuple):
 
 
 def parser() -> "argparse.ArgumentParser":
-    """The options of `bmcmedic triage`."""
+    """Return the options of `bmcmedic triage`."""
     import argparse
 
     from bmcmedic.host.client.stuck import STUCK_AFTER_S
@@ -38,11 +38,12 @@ def parser() -> "argparse.ArgumentParser":
 
     arguments = argparse.ArgumentParser(
         prog="bmcmedic triage",
-        description="Look at this host: stuck IPMI clients, kipmi threads, the counters of the"
-        " interface, and what they say about its BMC. Nothing is changed, and the BMC not asked.",
-        # The usual one loads a great deal to learn the width of the terminal.
+        description="Examine this host: stuck IPMI clients, kipmi threads, the counters of the"
+        " interface, and what they show of its BMC. It changes nothing, and sends the BMC nothing.",
+        # The default one loads many modules to learn the width of the terminal.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_COLUMNS),
-        epilog="Exit status: 0 no symptom, 1 symptoms found or not to be judged, 2 usage.",
+        epilog="Exit status: 0 no symptom; 1 symptoms found, or the host cannot be judged;"
+        " 2 usage.",
     )
     arguments.add_argument(
         "--proc-root",
@@ -54,7 +55,7 @@ def parser() -> "argparse.ArgumentParser":
         metavar="S",
         type=_interval_s,
         default=INTERVAL_S,
-        help="seconds between the two looks, 0.1 to 300 (default: %(default)g)",
+        help="seconds between the two samples, 0.1 to 300 (default: %(default)g)",
     )
     arguments.add_argument(
         "--stuck-after",
@@ -67,34 +68,34 @@ def parser() -> "argparse.ArgumentParser":
     arguments.add_argument(
         "--capture",
         metavar="FILE",
-        help="write what was looked at to a tar file as well, with secrets masked",
+        help="also write what was read to a tar file, with secrets redacted",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object")
     return arguments
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it; returns the exit status."""
-    # What a run makes is little, and in no circles: to search it took a tenth of the time.
+    """Run the command; returns the exit status."""
+    # A run creates few objects and no cycles, but collecting garbage took a tenth of its time.
     gc.disable()
     try:
         return _run(arguments)
     finally:
-        # The interpreter searches it once more at its end, but for what is put aside (Python 3.7).
+        # The interpreter collects once more at its end, except for frozen objects (Python 3.7).
         getattr(gc, "freeze", int)()
         gc.enable()
 
 
 def options_of(arguments: Sequence[str]) -> Options:
-    """What the arguments say; ends the program where they say nothing that can be done."""
+    """Parse the arguments; ends the program if they are wrong."""
     plain = _plain(arguments)
     return plain if plain is not None else Options(**vars(parser().parse_args(list(arguments))))
 
 
 def _plain(arguments: Sequence[str]) -> Optional[Options]:
-    """The same for arguments that leave no doubt; None for others.
+    """Parse the arguments without argparse if they are plain; returns None if they are not.
 
-    To load argparse and to have it read them takes 3 of the 100 ms that a triage may take.
+    Loading argparse and parsing with it takes 3 of the 100 ms that a triage may take.
     """
     from bmcmedic.host.client.stuck import STUCK_AFTER_S
     from bmcmedic.host.triage.triage import INTERVAL_S

@@ -1,6 +1,7 @@
-"""One pass over all processes: clients, `kipmi` threads, guests, and who holds a device open.
+"""One scan of all processes: clients, `kipmi` threads, guests, and programs with a device open.
 
-It is the dear part of triage, so each process costs a few reads, and only those that matter more.
+The scan is the expensive part of triage, so it reads little of each process, and more only of those
+that matter.
 """
 
 import re
@@ -21,7 +22,7 @@ from bmcmedic.host.kernel.proc import (
 from bmcmedic.host.triage.guests import naming_words
 from bmcmedic.host.typed import List, NamedTuple, Optional
 
-# It is compiled where it is first asked: most hosts, and most runs, have no use for it.
+# It is compiled at its first use: most hosts, and most runs, do not need it.
 _HYPERVISOR = (
     r"(?:.*/)?(?:qemu-system-\w+|qemu-kvm|kvm|cloud-hypervisor|firecracker|crosvm)"
     r"(?: \(deleted\))?\Z"
@@ -36,31 +37,31 @@ class Opener(NamedTuple):
     identity: ProcessIdentity
     name: str
     argv: List[str]
-    """With all secrets masked, as many of them as are shown."""
+    """Its arguments as far as they are shown, with all secrets redacted."""
     devices: List[str]
 
 
 class ProcessScan(NamedTuple):
-    """All processes, sorted by what they are to triage."""
+    """All processes, sorted by what they mean to triage."""
 
     processes: int
     kipmi: List[Stat]
     clients: List[Client]
     guests: List[Stat]
     openers: List[Opener]
-    """Who has /dev/ipmi* open."""
+    """The processes that have /dev/ipmi* open."""
     port_openers: List[Opener]
-    """Who has /dev/port open, through which one byte at a time reaches port 0x80 too."""
+    """The processes that have /dev/port open, through which a byte can be written to port 0x80."""
     unread: int
-    """Processes whose open files cannot be read; not to be taken for none."""
+    """Number of processes whose open files cannot be read: they may have a device open."""
     sees_kernel: bool
     """Whether kernel threads can be seen: inside a container they cannot."""
     hidden: int
-    """Processes that tell nothing of themselves: /proc may be mounted so."""
+    """Number of processes that cannot be read at all, such as in a /proc that hides them."""
 
 
 def scan_processes(tree: Tree) -> ProcessScan:
-    """Look at every process once; what ends meanwhile is left out."""
+    """Read every process once; processes that end meanwhile are left out."""
     pids = sorted(tree.pids())
     found = ProcessScan(len(pids), [], [], [], [], [], 0, sees_kernel=False, hidden=0)
     unread = hidden = 0
@@ -72,7 +73,7 @@ def scan_processes(tree: Tree) -> ProcessScan:
                 if executable is not None:
                     unread += not _sort(process, executable, found)
                     continue
-                # The kernel's own, a zombie, or another user's that is not ours to look into.
+                # A kernel thread, a zombie, or a process that we may not read.
                 stat = process.stat()
                 if stat.is_kernel_thread:
                     sees_kernel = True
@@ -90,7 +91,7 @@ def scan_processes(tree: Tree) -> ProcessScan:
 
 
 def _sort(process: Process, executable: str, found: ProcessScan) -> bool:
-    """Put one process where it belongs; False: its open files cannot be read.
+    """Sort one process into the scan; returns whether its open files could be read.
 
     Raises Gone or Unreadable.
     """
@@ -112,7 +113,10 @@ def _sort(process: Process, executable: str, found: ProcessScan) -> bool:
 
 
 def _add_client(process: Process, executable: Optional[str], found: ProcessScan) -> bool:
-    """A client, with what it has open; False: that cannot be read. Raises Gone or Unreadable."""
+    """Add a client to the scan; returns whether its open files could be read.
+
+    Raises Gone or Unreadable.
+    """
     client = Client.of(process, executable)
     if client is None:
         return True

@@ -11,17 +11,18 @@ from bmcmedic.host.triage.triage import Spared, Stuck, Triage
 from bmcmedic.host.typed import Any, Dict, List, Optional, Tuple
 
 REPORT_BYTES_MAX = 900_000
-"""Below what readers of a report take; longer lists are cut, and `stuck_count` stays right."""
+"""Longest report that its readers take, in bytes; lists are cut to it, `stuck_count` is not."""
 
 ROWS_MAX = 1000
+"""Number of rows of one list in the JSON."""
 LINES_MAX = 8
-"""Of one list on the screen."""
+"""Number of lines of one list on the screen."""
 
 _COLUMNS = 100
 
 
 def to_json(seen: Triage) -> Dict[str, Any]:
-    """The document that `--json` prints; docs/reference/triage.md explains each key."""
+    """Return the document that `--json` prints; docs/reference/triage.md explains each key."""
     host, facts, diagnosis = seen.host, seen.facts, seen.diagnosis
     return {
         "host_id": dict(host.host_id._asdict()),
@@ -60,8 +61,8 @@ def to_json(seen: Triage) -> Dict[str, Any]:
 
 
 def encoded(seen: Triage) -> str:
-    """The same as one line of JSON, cut to a size that its readers take."""
-    import json  # no run that prints the screen has a use for it
+    """Return the same as one line of JSON, cut to a size that its readers take."""
+    import json  # a run that prints the screen does not need it
 
     document = to_json(seen)
     line = json.dumps(document)
@@ -120,14 +121,14 @@ def _opener(each: Opener) -> Dict[str, Any]:
 
 
 def screen(seen: Triage) -> str:
-    """What an operator wants to see first, in one screen."""
+    """Return one screen of text with what an operator wants to see first."""
     diagnosis = seen.diagnosis
     lines = [_heading(seen), "", diagnosis.words]
     lines += [f"  + {line}" for line in diagnosis.evidence]
     lines += [f"  - rules out {line}" for line in diagnosis.rules_out]
     lines += _section("Stuck clients", _stuck_lines(seen.stuck))
-    lines += _section("Left alone", _spared_lines(seen.spared))
-    lines += _section("Others that have the BMC's device open", _opener_lines(seen))
+    lines += _section("Spared", _spared_lines(seen.spared))
+    lines += _section("Other programs that have the BMC's device open", _opener_lines(seen))
     lines += _section("Guests", _guest_lines(seen))
     lines += _section("Host", _host_lines(seen))
     lines += _section("Next", diagnosis.advice)
@@ -139,7 +140,7 @@ def screen(seen: Triage) -> str:
 def _heading(seen: Triage) -> str:
     name = seen.host.host_id.hostname or "this host"
     apart_s = seen.facts.interval_s
-    over = "one look" if apart_s is None else f"two looks, {apart_s:.1f} s apart"
+    over = "one sample" if apart_s is None else f"two samples, {apart_s:.1f} s apart"
     return f"{name}: {seen.scan.processes} processes, {over}"
 
 
@@ -151,7 +152,7 @@ def _section(title: str, lines: List[str]) -> List[str]:
 
 
 def _stuck_lines(stuck: List[Stuck]) -> List[str]:
-    """Clients that were started alike stand in one line, the largest crowd first."""
+    """Return one entry for clients that were launched alike, the largest crowd first."""
     crowds: Dict[Tuple[str, str], List[Stuck]] = {}
     for each in stuck:
         key = (" ".join(each.client.argv), _launched_by(each.launcher))
@@ -225,10 +226,10 @@ def _host_lines(seen: Triage) -> List[str]:
             f"open files of {seen.scan.unread} processes could not be read: run it as root"
         )
     if not seen.scan.sees_kernel:
-        lines.append("no kernel thread is to be seen here: inside a container this is not the host")
+        lines.append("no kernel thread is visible here: inside a container this is not the host")
     return lines
 
 
 def _visible(line: str) -> str:
-    """Nothing that another program is called by may steer the terminal."""
+    """Replace what is not printable: no name of another program may control the terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)

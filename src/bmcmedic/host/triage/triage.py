@@ -1,4 +1,4 @@
-"""Triage: two looks at the host, some seconds apart, joined into one report."""
+"""Triage: sample the host twice, some seconds apart, and diagnose it."""
 
 import os
 import time
@@ -34,22 +34,24 @@ from bmcmedic.host.triage.process_scan import ProcessScan, scan_processes
 from bmcmedic.host.typed import Callable, List, NamedTuple, Optional, Tuple
 
 INTERVAL_S = 2.0
+"""Default time between the two samples, in seconds."""
 INTERVAL_S_MAX = 300.0
+"""Longest time between the two samples, in seconds."""
 
 QUEUE_SAMPLES = 10
-"""At the queue of messages, between the two looks."""
+"""Number of samples of the message queue between the two samples of the host."""
 
 
 class NoTree(Exception):
-    """What should be a captured tree is none; the message says why."""
+    """A directory is no captured tree; the message says why."""
 
 
 class Roots(NamedTuple):
-    """Where the kernel's files are; None: there are none, in a captured tree."""
+    """Where the kernel's files are; None: a captured tree does not hold them."""
 
     proc: Tree
     again: Optional[Tree]
-    """/proc at the second look; None: there is one look only."""
+    """/proc at the second sample; None: there is one sample only."""
     sys: Optional[Tree]
     sys_again: Optional[Tree]
     run: Optional[Tree]
@@ -58,7 +60,7 @@ class Roots(NamedTuple):
 
     @classmethod
     def live(cls, *, recording: bool = False) -> "Roots":
-        """The host itself; `recording`: everything that is read is noted, for a capture."""
+        """Return the roots of this host; `recording`: record every read, for a capture."""
 
         def tree(root: str) -> Tree:
             record: Recorded = {}
@@ -69,7 +71,7 @@ class Roots(NamedTuple):
 
     @classmethod
     def captured(cls, root: str) -> "Roots":
-        """A captured tree, or a bare proc tree; raises NoTree."""
+        """Return the roots of a captured tree, or of a bare proc tree; raises NoTree."""
 
         def tree(name: str) -> Optional[Tree]:
             path = os.path.join(root, name)
@@ -96,12 +98,12 @@ class Stuck(NamedTuple):
 
     @property
     def waits_s(self) -> float:
-        """Since when it has waited: since it last ran, else since it started."""
+        """How long it has waited: since it last ran or, if unknown, since its start."""
         return self.sample.age_s if self.sample.idle_s is None else self.sample.idle_s
 
     @property
     def is_stranded(self) -> bool:
-        """Whether what it waits for is gone: no device that it has open is there any more."""
+        """Whether every device that it has open is gone, and so what it waits for."""
         holds = self.client.holdings
         return holds is not None and bool(holds.devices) and all(map(is_gone, holds.devices))
 
@@ -146,9 +148,9 @@ def triage(
     sleep: Callable[[float], None] = time.sleep,
     epoch_s: Callable[[], float] = time.time,
 ) -> Triage:
-    """Look twice, and say what is wrong.
+    """Sample the host twice and diagnose it.
 
-    Without stacks it costs less, and tells nothing but those less: the screen does not show them.
+    Without stacks a triage costs less, and its result lacks nothing else. The screen shows none.
     """
     scan = scan_processes(roots.proc)
     first = _moment(roots.proc, roots.sys, scan)
@@ -199,20 +201,20 @@ def _gone(first: _Moment, again: Optional[_Moment]) -> List[str]:
 
 
 def _sees_interface(roots: Roots, last: _Moment, scan: ProcessScan) -> bool:
-    """Whether this host has an interface to its BMC, as far as can be seen."""
+    """Whether an interface to the BMC can be seen on this host."""
     if last.interfaces or last.kipmi:
         return True
     sys = roots.sys_again or roots.sys
     if sys is not None and os.path.isdir(sys.root + ("/class" if roots.is_live else "/class/ipmi")):
         return False
-    # A bare proc tree does not tell, but a device that somebody has open was one.
+    # A bare proc tree has no /sys, but a device that a process has open belongs to an interface.
     return not all(is_gone(device) for each in scan.openers for device in each.devices)
 
 
 def _wait(
     roots: Roots, first: _Moment, interval_s: float, sleep: Callable[[float], None]
 ) -> Optional[float]:
-    """Wait for the second look; tells how often messages waited meanwhile, where that is known."""
+    """Wait for the second sample; returns how often messages waited meanwhile, if that is known."""
     sys = roots.sys_again or roots.sys
     if sys is None or all(each.queued is None for each in first.interfaces):
         sleep(interval_s)
@@ -225,7 +227,7 @@ def _wait(
 
 
 def now_s(proc: Tree) -> float:
-    """Seconds since the boot; in a tree that lacks it, those when its youngest process began."""
+    """Return the seconds since the boot; without an uptime, the youngest process's start."""
     try:
         return uptime_s(proc)
     except ProcError:
@@ -238,10 +240,10 @@ def now_s(proc: Tree) -> float:
 def _judged(
     roots: Roots, scan: ProcessScan, stuck_after_s: float, watched_s: float, with_stacks: bool
 ) -> Tuple[List[Stuck], List[Spared]]:
-    """The clients that are proven stuck, oldest first, and the others that are still there."""
+    """Return the clients that are proven stuck, oldest first, and the others that remain."""
     tree = roots.proc if roots.again is None else roots.again
     if roots.again is None:
-        # Nobody has read the clocks for a bare proc tree. They were not behind any turn.
+        # No clock was read for a bare proc tree. Each is at least as late as the last turn there.
         now = Now(now_s(tree), latest_turns_s(tree))
     else:
         now = Now(now_s(tree), clocks_s(tree, cpus_of(scan.clients)))
@@ -268,7 +270,7 @@ def _judged(
 def _blind(
     roots: Roots, scan: ProcessScan, spared: List[Spared], stuck_after_s: float
 ) -> List[str]:
-    """What could not be seen that may be a client, and may be stuck."""
+    """Return what could not be seen and may be a stuck client."""
     reasons = []
     unknown = [
         each
@@ -281,15 +283,15 @@ def _blind(
         clients = "client" if len(unknown) == 1 else "clients"
         why = "; ".join(unknown[0].verdict.evidence)
         reasons.append(f"whether {len(unknown)} IPMI {clients} hang ({why})")
-    # A captured tree is not of this user, and need not hold everybody.
+    # A captured tree belongs to another user, and need not hold every process.
     if roots.is_live and scan.hidden:
-        reasons.append(f"what of the processes tells nothing of itself ({scan.hidden})")
+        reasons.append(f"what the processes are that cannot be read ({scan.hidden})")
     hidden = roots.proc.hidden() if roots.is_live else None
     return [*reasons, hidden] if hidden is not None else reasons
 
 
 def _captured_at(roots: Roots, epoch_s: Callable[[], float]) -> float:
-    """When the second look was, in epoch seconds."""
+    """Return when the second sample was taken, in epoch seconds."""
     if roots.is_live:
         return epoch_s()
     tree = roots.proc if roots.again is None else roots.again

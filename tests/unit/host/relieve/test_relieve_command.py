@@ -47,7 +47,7 @@ def test_where_others_are_hidden_nobody_is_said_to_be_relieved(
     status, document = as_json(host, capsys, "--yes")
     assert (status, document["blind"]) == (1, [host.place().proc.hidden()])
     assert main(["--yes"], host.place()) == 1
-    assert "could not be seen: the processes of others" in capsys.readouterr().err
+    assert "not seen: the processes of others" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("terminal")
@@ -67,7 +67,7 @@ def test_on_a_terminal_it_says_exactly_what_it_would_do(
             "    2 h 30 min old; state S, waits in do_select, has not run for 9000 s,"
             " has /dev/ipmi0 open; root, cron.service; not touched: 1 more of its process group"
         ),
-        "left alone: pid 1002: ipmitool mc info: left alone: on somebody's terminal",
+        "spared: pid 1002: ipmitool mc info: left alone: on somebody's terminal",
         (
             f"would set {host.parameter}: from nothing written yet to 100"
             " (kipmi0 at 98 %, and no transaction completed)"

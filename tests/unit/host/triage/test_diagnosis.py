@@ -176,7 +176,7 @@ def test_clients_that_are_stuck_where_no_interface_is_say_nothing_of_the_bmc() -
 def test_an_interface_that_went_away_is_named() -> None:
     told = no_interface(gone_interfaces=["ipmi0"], stranded_for_s=[90.0])
     assert told.kind is HostDiagnosisKind.NO_INTERFACE
-    assert "ipmi0 went away while we looked" in told.evidence
+    assert "ipmi0 went away during triage" in told.evidence
     assert "1 client has a device open that is gone" in told.evidence
 
 
@@ -206,7 +206,7 @@ def test_who_is_blind_calls_nothing_well(completed: int | None) -> None:
     assert told.symptoms == []
     assert "cannot be judged" in told.words
     assert "not seen: whether 3 IPMI clients hang (why)" in told.evidence
-    assert told.advice == ["run it as root: it sees everything"]
+    assert told.advice == ["run it as root, which sees everything"]
 
 
 def test_what_is_seen_counts_though_not_all_is() -> None:
@@ -221,7 +221,7 @@ def test_guests_that_wait_are_told() -> None:
 
 
 def test_who_could_not_be_looked_at_is_told() -> None:
-    assert "3 clients could not be looked at" in seen(not_proven=3).advice[0]
+    assert "3 clients could not be read" in seen(not_proven=3).advice[0]
     assert "--interval 17" in seen(unwatched=3, blind=["whether 3 hang"]).advice[0]
 
 

@@ -263,7 +263,7 @@ def test_a_module_that_is_unloaded_while_clients_hang_leaves_no_hang_behind(tmp_
     shutil.rmtree(root / "sys.2/class/ipmi/ipmi0")
     seen = report(root)
     assert seen["diagnosis"]["kind"] == "no-interface"
-    assert "ipmi0 went away while we looked" in seen["diagnosis"]["evidence"]
+    assert "ipmi0 went away during triage" in seen["diagnosis"]["evidence"]
     assert seen["interfaces"] == []
     assert seen["kipmi"] == []
 
@@ -431,7 +431,7 @@ def test_a_proc_that_hides_others_is_no_host_without_symptoms(tmp_path: Path) ->
     (root / "proc/1").mkdir()
     (root / "proc/1/stat").write_text("nothing that tells")
     seen = triage(hidden, interval_s=0.1, sleep=lambda _seconds: None)
-    assert seen.facts.blind == ["what of the processes tells nothing of itself (1)"]
+    assert seen.facts.blind == ["what the processes are that cannot be read (1)"]
     assert seen.diagnosis.kind.value == "undecided"
 
 
