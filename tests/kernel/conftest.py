@@ -1,4 +1,4 @@
-"""A kernel in QEMU for tests: what `make setup` prepares, and guests that tests share."""
+"""A kernel in QEMU for tests: the one that `make setup` prepares, and guests that tests share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bmcmedic.lab.sim_process import SimProcess, sim_bmc
 KERNEL_FOLDER = Path(__file__).resolve().parents[2] / "build" / "kernel"
 
 BootGuest = Callable[..., Guest]
-"""Boots a guest with these options (see `GuestOptions`), which ends with the test."""
+"""Boots a guest with options of `GuestOptions`; the guest ends with the test."""
 
 
 @pytest.fixture(scope="session")
 def kernel() -> Kernel:
-    """The kernel; a test that needs it fails where it is not, and says what to do."""
+    """Return the kernel; without one, the tests that need it fail and say how to set it up."""
     return Kernel.find(KERNEL_FOLDER)
 
 
 @pytest.fixture
 def boot_guest(kernel: Kernel) -> Iterator[BootGuest]:
-    """For a test that needs a machine of its own."""
+    """Yield a function that boots a guest for this test alone."""
     with contextlib.ExitStack() as guests:
 
         def boot(**options: Any) -> Guest:  # noqa: ANN401 - those of GuestOptions
@@ -38,13 +38,13 @@ def boot_guest(kernel: Kernel) -> Iterator[BootGuest]:
 
 @pytest.fixture(scope="module")
 def shared_bmc() -> Iterator[SimProcess]:
-    """The BMC of `shared_guest`; a test that makes it sick makes it well again."""
+    """Yield the BMC of `shared_guest`; a test that sets faults clears them again."""
     with sim_bmc() as bmc:
         yield bmc
 
 
 @pytest.fixture(scope="module")
 def shared_guest(kernel: Kernel, shared_bmc: SimProcess) -> Iterator[Guest]:
-    """A machine for all tests of a module that leave it as it was: /dev/ipmi0 and ipmitool."""
+    """Yield a guest with /dev/ipmi0 and ipmitool, for tests that do not change its state."""
     with Guest(kernel, bmc=shared_bmc.vm_socket, programs=("ipmitool",)) as guest:
         yield guest

@@ -1,6 +1,6 @@
-"""From a host's symptoms to the verdict, as an operator does it: triage by ssh, heal, relieve.
+"""From a host's symptoms to the verdict, as an operator works: triage over ssh, heal, relieve.
 
-A real kernel is the host, the simulator is its BMC. Nothing of ours is installed on the host.
+The host is a real kernel, its BMC is simulated. bmcmedic is not installed on the host.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIENTS = {
     "/usr/lib/monitoring/chassis": ASK
     + "import select; device = Ipmi(); select.select([device.fd], [], [])",
 }
-"""`mc info` waits for its answer, however long; that of `chassis status` was lost, so it stays."""
+"""Monitoring clients: `mc info` waits for its answer; `chassis status` lost it and never ends."""
 
 START = """\
 ln -f /usr/bin/python3 /usr/bin/ipmitool && cd /usr/lib/monitoring
@@ -51,15 +51,15 @@ for i in $(seq {forever}); do setsid ipmitool chassis status </dev/null >/dev/nu
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where the operator sits: a shell with `ssh`, `bmcmedic` and the one file."""
+class OperatorShell:
+    """The operator's shell, with `ssh`, `bmcmedic` and the one-file program."""
 
     guest: Guest
     bmc: SimProcess
     folder: Path
 
     def shell(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run what an operator types; never with a traceback, never with the password shown."""
+        """Run an operator's command; assert no traceback and no password in its output."""
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.folder,
@@ -86,39 +86,40 @@ class Desk:
 
     @property
     def triage_again(self) -> str:
-        """As heal runs it: without a shell, but for the one that it names."""
+        """The triage command as heal runs it: without a shell, except for the one in it."""
         return f"sh -c {shlex.quote(self.triage_command)}"
 
     def triage(self) -> tuple[int, dict[str, Any]]:
         done = self.shell(self.triage_command)
-        told: dict[str, Any] = json.loads(done.stdout)
-        return done.returncode, told
+        report: dict[str, Any] = json.loads(done.stdout)
+        return done.returncode, report
 
     def triage_and_heal(self, *options: str) -> tuple[int, dict[str, Any], str]:
-        """`triage --json | heal TARGET --symptoms -`."""
+        """Run `triage --json | heal TARGET --symptoms -`; return status, JSON and progress."""
         heal = f"bmcmedic heal {self.bmc.target} --symptoms - --yes --json {TIMES}"
         done = self.shell(f"{self.triage_command} | {heal} {shlex.join(options)}")
         assert done.stdout, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout)
-        return done.returncode, told, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return done.returncode, report, done.stderr
 
     def relieve(self) -> subprocess.CompletedProcess[str]:
         options = f"--yes --json --stuck-after {RELIEF_AFTER_S}"
         return self.shell(f"ssh node7 python3 - relieve {options} <triage.pyz")
 
     def ask(self, forever: int = 0) -> None:
-        """The host's monitoring asks its BMC."""
+        """Start clients of the host's monitoring."""
         self.guest.run(START.format(patient=PATIENT, forever=forever), check=True)
 
     def fall_ill(self, forever: int = 0) -> None:
-        """The BMC hangs towards its host, whose monitoring gets stuck."""
+        """Let the BMC hang towards its host, and wait until the monitoring is stuck."""
         self.bmc.set_faults("kcs-stuck:ibf", "boot:2")
         self.ask(forever)
 
         def is_seen() -> bool:
-            told = self.triage()[1]
+            report = self.triage()[1]
             return bool(
-                told["stuck_count"] == PATIENT + forever and "bmc-not-answering" in told["symptoms"]
+                report["stuck_count"] == PATIENT + forever
+                and "bmc-not-answering" in report["symptoms"]
             )
 
         eventually(is_seen, self.triage, timeout_s=SEEN_S_MAX)
@@ -132,8 +133,8 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """For all tests here; each leaves host and BMC well."""
+def operator(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorShell]:
+    """Yield the shell for all tests of this module; each leaves host and BMC healthy."""
     tmp_path = tmp_path_factory.mktemp("desk")
     script = build_pyz.script().encode()
     (tmp_path / "triage.pyz").write_bytes(script)
@@ -152,70 +153,72 @@ def desk(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             },
         )
         with Guest(kernel, options) as guest, ssh_to(guest, tmp_path, {script: PYZ}):
-            yield Desk(guest, bmc, tmp_path)
+            yield OperatorShell(guest, bmc, tmp_path)
 
 
-def step(told: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(each for each in told["steps"] if each["name"] == name)
+def step(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(each for each in report["steps"] if each["name"] == name)
 
 
-def test_triage_by_ssh_heal_and_relieve(desk: Desk) -> None:
-    """With what the host says afterwards, and without: `healed` and `healed-lan-only`."""
-    resets = desk.bmc.get()["cold_resets"]
-    status, told, _ = desk.triage_and_heal()
-    assert (status, told["verdict"], told["resets_sent"]) == (0, "healthy", 0), told
-    assert step(told, "identity")["outcome"] == "proven", told
+def test_triage_by_ssh_heal_and_relieve(operator: OperatorShell) -> None:
+    """Heal without the host's report afterwards, and with it: `healed-lan-only` and `healed`."""
+    resets = operator.bmc.get()["cold_resets"]
+    status, report, _ = operator.triage_and_heal()
+    assert (status, report["verdict"], report["resets_sent"]) == (0, "healthy", 0), report
+    assert step(report, "identity")["outcome"] == "proven", report
 
-    desk.fall_ill()
-    status, told, progress = desk.triage_and_heal()
-    assert (status, told["verdict"]) == (0, "healed-lan-only"), progress
-    assert step(told, "identity")["outcome"] == "proven", told
-    assert step(told, "diagnose")["outcome"] == "in-band-hung", told
-    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 1)
-    assert desk.host_ran_on()
-    desk.wait_until_well()
+    operator.fall_ill()
+    status, report, progress = operator.triage_and_heal()
+    assert (status, report["verdict"]) == (0, "healed-lan-only"), progress
+    assert step(report, "identity")["outcome"] == "proven", report
+    assert step(report, "diagnose")["outcome"] == "in-band-hung", report
+    assert (report["resets_sent"], operator.bmc.get()["cold_resets"]) == (1, resets + 1)
+    assert operator.host_ran_on()
+    operator.wait_until_well()
 
-    desk.fall_ill(forever=FOREVER)
-    status, told, progress = desk.triage_and_heal("--triage-command", desk.triage_again)
-    assert (status, told["verdict"]) == (0, "healed"), progress
-    assert told["host_untouched"] is True
-    assert (told["power_before"], told["power_after"]) == ("on", "on")
-    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 2)
-    assert desk.host_ran_on()
-    assert any("left over" in line for line in told["evidence"]), told
+    operator.fall_ill(forever=FOREVER)
+    status, report, progress = operator.triage_and_heal("--triage-command", operator.triage_again)
+    assert (status, report["verdict"]) == (0, "healed"), progress
+    assert report["host_untouched"] is True
+    assert (report["power_before"], report["power_after"]) == ("on", "on")
+    assert (report["resets_sent"], operator.bmc.get()["cold_resets"]) == (1, resets + 2)
+    assert operator.host_ran_on()
+    assert any("left over" in line for line in report["evidence"]), report
 
-    status, seen = desk.triage()
+    status, seen = operator.triage()
     assert (status, seen["symptoms"], seen["stuck_count"]) == (1, ["stuck-clients"], FOREVER), seen
-    done = desk.relieve()
+    done = operator.relieve()
     assert (done.returncode, json.loads(done.stdout)["outcomes"]) == (0, {"ended": FOREVER})
-    assert desk.triage()[0] == 0
+    assert operator.triage()[0] == 0
 
 
-def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(desk: Desk) -> None:
-    """After relief nobody may be asking the BMC: the word stands for what was seen before."""
-    resets = desk.bmc.get()["cold_resets"]
-    desk.fall_ill()
+def test_a_host_that_is_relieved_first_is_healed_by_the_operators_word(
+    operator: OperatorShell,
+) -> None:
+    """After relief no client may use the BMC; the option says what the operator saw before."""
+    resets = operator.bmc.get()["cold_resets"]
+    operator.fall_ill()
     eventually(
-        lambda: all(each["idle_s"] > WATCHED_S_MIN + 1 for each in desk.triage()[1]["stuck"]),
-        lambda: desk.triage()[1]["stuck"],
+        lambda: all(each["idle_s"] > WATCHED_S_MIN + 1 for each in operator.triage()[1]["stuck"]),
+        lambda: operator.triage()[1]["stuck"],
         timeout_s=SEEN_S_MAX,
     )
-    done = desk.relieve()
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["outcomes"]) == (0, {"ended": PATIENT}), told
-    assert told["kipmid_max_busy_us"]["action"] == "set", told
+    done = operator.relieve()
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["outcomes"]) == (0, {"ended": PATIENT}), report
+    assert report["kipmid_max_busy_us"]["action"] == "set", report
 
-    status, told, progress = desk.triage_and_heal(
-        "--in-band-hung", "--triage-command", desk.triage_again
+    status, report, progress = operator.triage_and_heal(
+        "--in-band-hung", "--triage-command", operator.triage_again
     )
-    assert (status, told["verdict"], told["host_untouched"]) == (0, "healed", True), progress
-    assert (told["resets_sent"], desk.bmc.get()["cold_resets"]) == (1, resets + 1)
-    assert desk.host_ran_on()
+    assert (status, report["verdict"], report["host_untouched"]) == (0, "healed", True), progress
+    assert (report["resets_sent"], operator.bmc.get()["cold_resets"]) == (1, resets + 1)
+    assert operator.host_ran_on()
 
-    desk.ask()
+    operator.ask()
     eventually(
-        lambda: json.loads(desk.relieve().stdout)["kipmid_max_busy_us"]["action"] == "put back",
-        lambda: json.loads(desk.relieve().stdout)["kipmid_max_busy_us"],
+        lambda: json.loads(operator.relieve().stdout)["kipmid_max_busy_us"]["action"] == "put back",
+        lambda: json.loads(operator.relieve().stdout)["kipmid_max_busy_us"],
         timeout_s=SEEN_S_MAX,
     )
-    assert desk.triage()[0] == 0
+    assert operator.triage()[0] == 0

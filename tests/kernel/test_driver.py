@@ -1,4 +1,4 @@
-"""The driver on a real kernel: a pat waits for one exchange, whoever and however many else ask."""
+"""The driver on a real kernel: a pat waits for one exchange, however many clients there are."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ PATS = 4
 PAT_PERIOD_S = 2.0
 SLOW_S = 1.0
 EMULATION_S = 5.0
-"""What an emulated processor, shared with the simulator and with whatever else runs, may add to two
-exchanges; all clients' would be a minute."""
+"""Longest delay that emulation on a busy machine adds to two exchanges, in seconds.
+
+The exchanges of all clients would take a minute.
+"""
 KERNEL_EXCHANGES_MAX = 6
-"""What the kernel has before a pat of its own: the exchange under way, and its own housekeeping."""
+"""Most exchanges before a pat of the kernel: the one under way, and its own housekeeping."""
 PRETIMEOUT_LIMIT_S = 5.0
 
 STATUS_LOOP = b"""#!/usr/bin/python3
-# A new interpreter for each look would cost the guest more than all else.
+# A new interpreter for each status would cost the guest more than everything else.
 import json, os, time
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
@@ -48,8 +50,8 @@ while True:
         time.sleep(0.2)
 """
 
-CLIENTS_OF_OURS = b"""#!/usr/bin/python3
-# Each asks for another sensor, so that no two questions are one.
+DRIVER_CLIENTS = b"""#!/usr/bin/python3
+# Each client asks for another sensor, so that no two requests are merged into one.
 import sys, threading
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
@@ -66,8 +68,8 @@ for number in range(int(sys.argv[1])):
     threading.Thread(target=ask, args=(number,)).start()
 """
 
-CLIENTS_OF_THE_KERNEL = b"""#!/usr/bin/python3
-# Each has the device open, and a question in the kernel at any time.
+KERNEL_CLIENTS = b"""#!/usr/bin/python3
+# Each client has the device open, and a request in the kernel at any time.
 import sys, threading
 from bmcmedic.errors import BmcmedicError
 from bmcmedic.transport.dev_ipmi_device import IpmiDevice
@@ -88,8 +90,8 @@ for number in range(int(sys.argv[1])):
 
 FILES = {
     "/usr/bin/status-loop": STATUS_LOOP,
-    "/usr/bin/clients-of-ours": CLIENTS_OF_OURS,
-    "/usr/bin/clients-of-the-kernel": CLIENTS_OF_THE_KERNEL,
+    "/usr/bin/driver-clients": DRIVER_CLIENTS,
+    "/usr/bin/kernel-clients": KERNEL_CLIENTS,
     "/usr/bin/fired": b"#!/bin/sh\ncut -d' ' -f1 /proc/uptime >>/tmp/fired\n",
 }
 
@@ -102,7 +104,7 @@ def bmc() -> Iterator[SimProcess]:
 
 @pytest.fixture(scope="module")
 def bare_guest(kernel: Kernel, bmc: SimProcess) -> Iterator[Guest]:
-    """A machine whose kernel knows nothing of the BMC."""
+    """Yield a guest whose kernel does not know its BMC."""
     with Guest(kernel, bmc=bmc.vm_socket, modules=(), files=FILES) as machine:
         machine.begin("status-loop")
         yield machine
@@ -110,7 +112,7 @@ def bare_guest(kernel: Kernel, bmc: SimProcess) -> Iterator[Guest]:
 
 @contextlib.contextmanager
 def driver(guest: Guest, *options: str) -> Iterator[Job]:
-    """The driver in the guest, from its first pat on; ended in order."""
+    """Run the driver in the guest, from its first pat until the block ends."""
     words = ("--pat-period", f"{PAT_PERIOD_S:g}", "--pretimeout-limit", f"{PRETIMEOUT_LIMIT_S:g}")
     job = guest.begin(" ".join(("exec", "bmcmedic", "driver", *words, *options)))
     try:
@@ -129,11 +131,11 @@ def has_patted(guest: Guest, job: Job) -> bool:
 
 
 def status(guest: Guest) -> dict[str, Any]:
-    """What the driver last said; nothing before it has said something."""
-    told: dict[str, Any] = json.loads(
+    """Return the driver's last status."""
+    status: dict[str, Any] = json.loads(
         guest.run("cat /tmp/status 2>/dev/null || echo {}").output or "{}"
     )
-    return told
+    return status
 
 
 def pats(guest: Guest) -> int:
@@ -147,7 +149,7 @@ def wait_for_pats(guest: Guest, more: int) -> None:
 
 @contextlib.contextmanager
 def slow_bmc_with(guest: Guest, bmc: SimProcess, clients: str) -> Iterator[Job]:
-    """So many clients that never stop asking, and a BMC that takes its time."""
+    """Run clients that send requests without a pause, and a slow BMC."""
     job = guest.begin(f"exec {clients} {CLIENTS}")
     try:
         bmc.set_faults(f"slow:{SLOW_S:g}")
@@ -162,7 +164,7 @@ def test_on_bare_ports_a_pat_waits_for_one_exchange_among_50_clients(
     bare_guest: Guest, bmc: SimProcess
 ) -> None:
     with driver(bare_guest, "--interface", "port-io", "--watchdog", "bmc") as job:
-        with slow_bmc_with(bare_guest, bmc, "clients-of-ours"):
+        with slow_bmc_with(bare_guest, bmc, "driver-clients"):
             bare_guest.wait_until(
                 lambda: status(bare_guest)["driver"]["client_requests"] >= CLIENTS // 2,
                 DEADLINE_S,
@@ -171,7 +173,7 @@ def test_on_bare_ports_a_pat_waits_for_one_exchange_among_50_clients(
             wait_for_pats(bare_guest, PATS)
             seen = status(bare_guest)
         assert seen["driver"]["interface"] == "port-io 0xca2"
-        # The exchange under way, and its own.
+        # The pat waits for the exchange under way, and takes its own.
         assert seen["watchdog"]["pat_latency_max_s"] < 2 * SLOW_S + EMULATION_S
         assert seen["driver"]["client_requests"] >= CLIENTS // 2
         assert seen["watchdog"]["counts"].get("failures", 0) == 0
@@ -195,7 +197,7 @@ def test_a_wedged_bmc_opens_the_breaker_fires_nothing_and_all_goes_on_after_its_
             lambda: status(bare_guest)["watchdog"]["failure"] is not None, DEADLINE_S, "a lost pat"
         )
         wedged = status(bare_guest)
-        # Patting was tried all the while: the BMC is silent, the host is not.
+        # The driver tried to pat all the time: the BMC is silent, the host is healthy.
         assert wedged["watchdog"]["last_pat_age_s"] > 2 * PRETIMEOUT_LIMIT_S
         assert wedged["watchdog"]["pretimeout"]["watching"] is True
         assert wedged["watchdog"]["pretimeout"]["fired"] == 0
@@ -252,8 +254,8 @@ def test_a_stopped_driver_makes_the_watcher_fire_and_goes_on_afterwards(
 
 @pytest.fixture(scope="module")
 def ipmi_guest(kernel: Kernel, bmc: SimProcess, bare_guest: Guest) -> Iterator[Guest]:
-    """A machine with /dev/ipmi0, room for many users of it, and /dev/watchdog; after the other."""
-    bare_guest.stop()  # a BMC has one machine
+    """Yield a guest with /dev/ipmi0 for many users and /dev/watchdog; it ends `bare_guest`."""
+    bare_guest.stop()  # a BMC can have one machine at a time
     modules = (
         "ipmi_msghandler max_users=200",
         "ipmi_devintf",
@@ -270,7 +272,7 @@ def test_around_the_driver_the_kernel_serves_a_pat_through_its_watchdog_first(
 ) -> None:
     with (
         driver(ipmi_guest, "--interface", "dev-ipmi", "--watchdog", "kernel"),
-        slow_bmc_with(ipmi_guest, bmc, "clients-of-the-kernel") as clients,
+        slow_bmc_with(ipmi_guest, bmc, "kernel-clients") as clients,
     ):
         folder = f"/proc/$(cat {JOBS_FOLDER}/{clients.number}.pid)/fd"
         opened = f"ls -l {folder} | grep -c /dev/ipmi0"
@@ -279,7 +281,7 @@ def test_around_the_driver_the_kernel_serves_a_pat_through_its_watchdog_first(
         )
         asked = bmc.requests("04/2d")
         wait_for_pats(ipmi_guest, PATS)
-        # Between any two pats somebody else was served: there is always somebody.
+        # Another client was served between any two pats: one always waits.
         assert bmc.requests("04/2d") >= asked + PATS - 1
         seen = status(ipmi_guest)["watchdog"]
     assert seen["path"] == "/dev/watchdog"
@@ -289,7 +291,7 @@ def test_around_the_driver_the_kernel_serves_a_pat_through_its_watchdog_first(
 
 
 def take_the_kernels_watchdog_away(guest: Guest) -> None:
-    """Two are never in charge, so with it the driver would not start."""
+    """Unload the kernel's watchdog driver: with it, bmcmedic's driver would not start."""
     guest.run("! grep -q ^ipmi_watchdog /proc/modules || rmmod ipmi_watchdog", check=True)
 
 
@@ -298,7 +300,7 @@ def test_on_the_kernels_device_a_pat_waits_for_one_exchange_among_50_clients(
 ) -> None:
     take_the_kernels_watchdog_away(ipmi_guest)
     with driver(ipmi_guest, "--interface", "auto", "--watchdog", "bmc"):
-        with slow_bmc_with(ipmi_guest, bmc, "clients-of-ours"):
+        with slow_bmc_with(ipmi_guest, bmc, "driver-clients"):
             ipmi_guest.wait_until(
                 lambda: status(ipmi_guest)["driver"]["client_requests"] >= CLIENTS // 2,
                 DEADLINE_S,
@@ -322,7 +324,7 @@ def test_an_interface_that_vanishes_under_the_driver_is_taken_again(
         ipmi_guest.wait_until(
             lambda: status(ipmi_guest)["watchdog"]["failure"] is not None, DEADLINE_S, "the loss"
         )
-        # The registers would answer; but the module that went may be about to probe them.
+        # The registers would answer, but a module that comes back may be about to probe them.
         assert status(ipmi_guest)["driver"]["interface"] == "no interface yet"
         ipmi_guest.run(f"echo add,{hotmod}", check=True)
         wait_for_pats(ipmi_guest, 2)
@@ -342,7 +344,7 @@ ORDER = (
     "try: print(D(timeout_s=30).{0})\n"
     'except BmcmedicError as error: print(f"{{type(error).__name__}}: {{error}}")\' </dev/null'
 )
-"""One call of the client's; what it gives or raises is printed."""
+"""A program that makes one call of the client, and prints its result or its error."""
 
 
 def test_a_parked_device_is_open_no_more_and_is_taken_again(

@@ -1,4 +1,4 @@
-"""What a real kernel can do to its BMC, and the BMC to it: floods, missed pats, pretimeouts."""
+"""A real kernel and its BMC: floods, missed pats and pretimeouts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_write_of_the_machine_leaks_and_the_bmc_gets_slow(
         lambda: bmc.get()["port80"]["writes"] >= before + 1000, DEADLINE_S, "a thousand writes"
     )
     assert bmc.get()["port80"]["writes"] < before + 2000
-    # To a tenth of what a fresh BMC has: 0.4 s an answer.
+    # Down to a tenth of a fresh BMC's memory: each answer takes 0.4 s.
     left_bytes = (bmc.get()["memory_free_fraction"] - 0.8 / 10) * MEMORY_BYTES
     guest.run(f"flood {int(left_bytes / WRITE_BYTES)}", DEADLINE_S, check=True)
     guest.wait_until(lambda: bmc.get()["answer_latency_s"] > 0.3, DEADLINE_S, "a slow BMC")
@@ -103,7 +103,7 @@ def test_a_host_that_pats_lives_and_one_that_stops_is_reset(guest: Guest, bmc: S
 
 
 def test_a_pretimeout_panics_a_kernel_that_asked_for_it(guest: Guest, bmc: SimProcess) -> None:
-    # The last of this module, as it leaves a machine that stands still.
+    # This is the last test of the module, as it leaves a machine that has panicked.
     guest.run(
         "insmod /mod/ipmi_watchdog.ko timeout=60 pretimeout=57 start_now=1 action=reset "
         "preaction=pre_nmi preop=preop_panic",

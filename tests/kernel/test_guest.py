@@ -1,4 +1,4 @@
-"""The guest itself: what other tests of this folder stand on."""
+"""The guest itself, which the other tests of this folder rely on."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_commands_run_beside_each_other(shared_guest: Guest) -> None:
     assert waiting.wait().output == "started\nword\n"
 
 
-def test_noise_on_the_console_disturbs_no_answer(shared_guest: Guest) -> None:
-    noise = "for i in $(seq 300); do echo '<0>end 1 0 hello noise' >/dev/kmsg; done"
-    job = shared_guest.begin(noise)
+def test_output_on_the_console_disturbs_no_answer(shared_guest: Guest) -> None:
+    flood = "for i in $(seq 300); do echo '<0>end 1 0 hello console' >/dev/kmsg; done"
+    job = shared_guest.begin(flood)
     assert [shared_guest.run(f"echo {n}").output for n in range(10)] == [
         f"{n}\n" for n in range(10)
     ]
     assert job.wait().status == 0
-    shared_guest.wait_for_console("hello noise", 30)
+    shared_guest.wait_for_console("hello console", 30)
 
 
 def test_a_command_that_takes_too_long_is_ended(shared_guest: Guest) -> None:

@@ -1,4 +1,4 @@
-"""The ways to the BMC from inside a host, on a real kernel with real registers."""
+"""The transports from a host to its BMC, on a real kernel with real registers."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ PAT = "1822"
 
 
 def begin(guest: Guest, code: str) -> Job:
-    """Start Python in the guest; `say(...)` gives what `said` returns."""
+    """Start Python code in the guest; `emit(...)` in it prints what `emitted` returns."""
     program = f"{PRELUDE}\nsay = lambda *what: print(json.dumps(what))\n{textwrap.dedent(code)}"
     name = f"/tmp/{time.monotonic_ns()}.py"  # noqa: S108 - the guest's
     guest.write_file(name, program.encode())
     return guest.begin(f"python3 -I {name}")
 
 
-def said(job: Job) -> list[Any]:
+def emitted(job: Job) -> list[Any]:
     done = job.wait()
     assert done.status == 0, done.output
     what: list[Any] = json.loads(done.output.splitlines()[-1])
@@ -69,11 +69,11 @@ def said(job: Job) -> list[Any]:
 
 
 def run(guest: Guest, code: str) -> list[Any]:
-    return said(begin(guest, code))
+    return emitted(begin(guest, code))
 
 
 def cold_reset(bmc: SimProcess) -> None:
-    """Over LAN, and wait until it is back."""
+    """Reset the BMC over LAN, and wait until it is back."""
 
     async def reset() -> None:
         host, _, port = bmc.target.rpartition(":")
@@ -102,14 +102,14 @@ def bmc() -> Iterator[SimProcess]:
 
 @pytest.fixture(scope="module")
 def machine(kernel: Kernel, bmc: SimProcess) -> Iterator[Guest]:
-    """Without ipmi_si; the tests load and unload what they need."""
+    """Yield a guest without ipmi_si; the tests load and unload the modules that they need."""
     with Guest(kernel, bmc=bmc.vm_socket, modules=("ipmi_devintf", "watchdog")) as guest:
         yield guest
 
 
 @pytest.fixture
 def guest(machine: Guest, bmc: SimProcess) -> Iterator[Guest]:
-    """As it was booted: no driver but ipmi_devintf, and a BMC that is well."""
+    """Yield the guest as it was booted: no driver but ipmi_devintf, and a healthy BMC."""
     bmc.set_faults(f"boot:{BOOT_S}")
     yield machine
     bmc.set_faults(f"boot:{BOOT_S}")
@@ -131,7 +131,7 @@ def test_port_io_reads_the_device_id_and_pats(guest: Guest, bmc: SimProcess) -> 
         f"""
         from bmcmedic.transport.port_io import PortIo
         ports = PortIo()
-        say(ports.name, *(ask(ports, what) for what in
+        emit(ports.name, *(ask(ports, what) for what in
             ("{DEVICE_ID}", "{PAT}", "{SET_60_S}", "{PAT}")))
         """,
     )
@@ -159,7 +159,7 @@ def test_port_io_gets_over_a_wedged_bmc_that_is_reset_over_lan(
         sick = ask(ports, "{DEVICE_ID}", 1.0)
         open("/tmp/sick", "w").close()
         while not os.path.exists("/tmp/reset"): time.sleep(0.05)
-        say(well, sick, ask(ports, "{DEVICE_ID}"), ask(ports, "{DEVICE_ID}"), ports.exchange_s_max)
+        emit(well, sick, ask(ports, "{DEVICE_ID}"), ask(ports, "{DEVICE_ID}"), ports.exchange_s_max)
         """,
     )
     _await_file(guest, "/tmp/well")  # noqa: S108 - the guest's
@@ -168,7 +168,7 @@ def test_port_io_gets_over_a_wedged_bmc_that_is_reset_over_lan(
     _await_file(guest, "/tmp/sick")  # noqa: S108
     cold_reset(bmc)
     guest.run("touch /tmp/reset")
-    well, sick, first, second, exchange_s_max = said(job)
+    well, sick, first, second, exchange_s_max = emitted(job)
     assert well[0].startswith("1c0100")
     assert sick[0].startswith("KcsTimeout: ")
     assert 1.0 <= sick[1] < 2.0
@@ -184,13 +184,13 @@ def test_port_io_keeps_off_ports_that_the_kernel_takes(guest: Guest, bmc: SimPro
         from bmcmedic.transport.port_io import PortIo
         ports = PortIo()
         threading.Timer(0.5, lambda: os.system("insmod /mod/ipmi_si.ko &")).start()
-        say(ask(ports, "{DEVICE_ID}"), ask(ports, "{DEVICE_ID}"), take(PortIo)[0])
+        emit(ask(ports, "{DEVICE_ID}"), ask(ports, "{DEVICE_ID}"), take(PortIo)[0])
         """,
     )
     bmc.set_faults()
     assert in_flight[0].startswith("InterfaceGone: port-io 0xca2: ")
     assert "ipmi_si has the ports 0x0ca2 to 0x0ca2" in in_flight[0]
-    assert 0.5 < in_flight[1] < 3.0  # hung, a BMC's answer takes 4 s in QEMU
+    assert 0.5 < in_flight[1] < 3.0  # QEMU answers for a BMC that hangs after 4 s
     assert later[0] == in_flight[0]
     assert later[1] < 0.1
     assert anew.startswith("ConfigurationError: port-io 0xca2 cannot be used: ")
@@ -213,7 +213,7 @@ def test_dev_ipmi_reads_the_device_id_and_pats(guest: Guest, bmc: SimProcess) ->
         f"""
         from bmcmedic.transport.dev_ipmi import DevIpmi
         device = DevIpmi()
-        say(device.name, *(ask(device, what) for what in
+        emit(device.name, *(ask(device, what) for what in
             ("{DEVICE_ID}", "{SET_60_S}", "{PAT}", "1833")))
         """,
     )
@@ -228,16 +228,16 @@ def test_dev_ipmi_reads_the_device_id_and_pats(guest: Guest, bmc: SimProcess) ->
 def test_dev_ipmi_reaches_behind_the_bmc(guest: Guest, bmc: SimProcess) -> None:
     load(guest, "ipmi_si")
     sent = bmc.requests("06/34")
-    returned, beside, told, no_ipmb = run(
+    returned, beside, results, no_ipmb = run(
         guest,
         f"""
         from bmcmedic.transport.dev_ipmi import DevIpmi
         from bmcmedic.transport.in_band import Ipmb
         device = DevIpmi()
-        told, both = [], threading.Semaphore(0)
+        results, both = [], threading.Semaphore(0)
         def bridged(target):
             def done(result):
-                told.append([target.address, result.hex()])
+                results.append([target.address, result.hex()])
                 both.release()
             request, deadline = bytes((0x10, 0x2d, 0xbe)), time.monotonic() + 3
             return take(device.send_bridged, request, target, deadline, claim, done)
@@ -245,17 +245,17 @@ def test_dev_ipmi_reaches_behind_the_bmc(guest: Guest, bmc: SimProcess) -> None:
         beside = ask(device, "{DEVICE_ID}")
         both.acquire(), both.acquire()
         returned = max(nobody[1], me[1])
-        say(returned, beside, sorted(told), bridged(Ipmb(3, 0x2c))[0])
+        emit(returned, beside, sorted(results), bridged(Ipmb(3, 0x2c))[0])
         device.close()
         """,
     )
-    # Nobody is at 0x2e, and the interface is free long before that is known.
+    # No controller has address 0x2e, and the interface is free long before that is known.
     assert returned < 2.0
     assert beside[0].startswith("1c0100")
     assert beside[1] < 1.0
-    assert told[0][0] == 0x2C
-    assert told[0][1].startswith("142d00")
-    assert told[1] == [0x2E, "142dc3"]
+    assert results[0][0] == 0x2C
+    assert results[0][1].startswith("142d00")
+    assert results[1] == [0x2E, "142dc3"]
     assert no_ipmb.startswith("Refused: /dev/ipmi0: the kernel cannot reach 0x2c: ")
     assert bmc.requests("06/34") == sent + 2
 
@@ -274,14 +274,14 @@ def test_dev_ipmi_vanishes_in_an_exchange_and_comes_back(guest: Guest, bmc: SimP
         gone = ask(device, "{DEVICE_ID}"), ask(device, "{DEVICE_ID}")
         open("/tmp/gone", "w").close()
         while not os.path.exists("/dev/ipmi0"): time.sleep(0.05)
-        say(*gone, ask(device, "{DEVICE_ID}"))
+        emit(*gone, ask(device, "{DEVICE_ID}"))
         """,
     )
     _await_file(guest, "/tmp/gone")  # noqa: S108
     bmc.set_faults()
     guest.run("rmmod ipmi_si", check=True)
     load(guest, "ipmi_si")
-    vanished, absent, back = said(job)
+    vanished, absent, back = emitted(job)
     assert vanished[0].startswith("InterfaceGone: /dev/ipmi0: No such device")
     assert vanished[1] < 3.0
     assert absent[0].startswith("InterfaceGone: /dev/ipmi0: No such file")
@@ -302,17 +302,17 @@ def test_dev_ipmi_gets_over_a_wedged_bmc_that_is_reset_over_lan(
         sick = ask(device, "{DEVICE_ID}", 1.0), ask(device, "{PAT}", 1.0)
         open("/tmp/sick", "w").close()
         while not os.path.exists("/tmp/reset"): time.sleep(0.05)
-        say(*sick, ask(device, "{PAT}", 60.0), ask(device, "{DEVICE_ID}"))
+        emit(*sick, ask(device, "{PAT}", 60.0), ask(device, "{DEVICE_ID}"))
         """,
     )
     _await_file(guest, "/tmp/sick")  # noqa: S108
     cold_reset(bmc)
     guest.run("touch /tmp/reset")
-    sick, waits, pat, device_id = said(job)
+    sick, waits, pat, device_id = emitted(job)
     assert sick[0].startswith("NoAnswer: /dev/ipmi0: no answer in time")
     assert waits[0].startswith("InterfaceBusy: /dev/ipmi0: the kernel still has an earlier")
     assert 1.0 <= waits[1] < 1.5
-    # The timer's setting went with the reset; and the pat that was not sent was not sent late.
+    # The reset lost the timer's setting, and the pat that failed was not sent later.
     assert pat[0] == "1c2280"
     assert device_id[0].startswith("1c0100")
     assert bmc.requests("06/22") == reset_before + 1
@@ -326,7 +326,7 @@ def test_dev_ipmi_says_when_the_kernel_lets_nobody_in(guest: Guest) -> None:
         from bmcmedic.transport.dev_ipmi import DevIpmi
         device, others = DevIpmi(), []
         first = ask(device, "{DEVICE_ID}")
-        device.close()  # else the next would be kept out for its sake
+        device.close()  # an open one would keep the next out
         try:
             while True: others.append(os.open("/dev/ipmi0", os.O_RDWR))
         except OSError:
@@ -334,7 +334,7 @@ def test_dev_ipmi_says_when_the_kernel_lets_nobody_in(guest: Guest) -> None:
         late = DevIpmi()
         last = ask(late, "{DEVICE_ID}")
         os.close(others.pop())
-        say(first, last, ask(late, "{DEVICE_ID}"))
+        emit(first, last, ask(late, "{DEVICE_ID}"))
         """,
     )
     assert first[0].startswith("1c0100")
@@ -353,10 +353,10 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
         """
         from bmcmedic.transport.dev_watchdog import DevWatchdog
         def step(name, call, *arguments, **named):
-            told.append(take(call, *arguments, **named)[0])
+            results.append(take(call, *arguments, **named)[0])
             open("/tmp/" + name, "w").close()
             while os.path.exists("/tmp/" + name): time.sleep(0.02)
-        told = []
+        results = []
         watchdog = DevWatchdog()
         watchdog.set(90)
         step("started", watchdog.pat)
@@ -373,7 +373,7 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
         watchdog.close(disarm=False)
         step("left", os.getpid)
         DevWatchdog().close(disarm=True)
-        say(watchdog.name, told[:4], second)
+        emit(watchdog.name, results[:4], second)
         """,
     )
     seen = {}
@@ -385,9 +385,9 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
             assert 80 < found["watchdog"]["present_countdown_s"] <= 90
             assert found["watchdog"]["timeout_action"] == 1
         guest.run(f"rm /tmp/{step}", check=True)
-    name, told, second = said(job)
+    name, results, second = emitted(job)
     assert name == "/dev/watchdog"
-    assert told == [None] * 4
+    assert results == [None] * 4
     assert "has /dev/watchdog. Only one may be in charge" in second
     assert [running for running, _ in seen.values()] == [
         True, True, False, True, False, True,
@@ -403,7 +403,7 @@ def test_dev_watchdog_is_told_from_another(guest: Guest) -> None:
             guest,
             """
             from bmcmedic.transport.dev_watchdog import DevWatchdog
-            say(take(DevWatchdog)[0])
+            emit(take(DevWatchdog)[0])
             """,
         )
         assert isinstance(found, str)

@@ -1,4 +1,4 @@
-"""The units as they are shipped, under a real systemd on a real kernel."""
+"""The units as they ship, under a real systemd on a real kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.systemd_host import DEADLINE_S, LAB_FILES, STRANGER_ADDRESS, 
 
 TIMEOUT_S = 90
 WATCHDOG_S = 10
-"""Instead of our units' 30 and 60 s, so that the test is shorter."""
+"""WatchdogSec= in place of the units' 30 and 60 s, to keep the test short."""
 RETRY_S_MIN = 10.0
 SCHED_RR = 2
 DRIVER_TOML = f"""\
@@ -65,20 +65,20 @@ DENIED = {
         "set-user-id bit",
     },
 }  # fmt: skip
-"""In both units, and how it is said."""
+"""What neither unit may do, and the error of each."""
 DENIED_SOMEHOW = {"read /root"}
 OF_DRIVER_ONLY = {
     "write /dev/kmsg", "open /dev/ipmi0", "open /dev/port", "real-time priority", "lock memory",
     "writable code",
 }  # fmt: skip
 OF_AGENT_ONLY = {"write /var/lib/bmcmedic", "send to others"}
-"""A driver that is started first finds no /var/lib/bmcmedic at all."""
+"""What only the agent may do; a driver that starts first has no /var/lib/bmcmedic at all."""
 CAPABILITIES = {"bmcmedic-driver": "18a4021", "bmcmedic-agent": "80025"}
 
 
 @contextlib.contextmanager
 def systemd_host(kernel: Kernel, **options: Any) -> Iterator[SystemdHost]:  # noqa: ANN401 - Guest's
-    """Both are installed as docs/reference/agent.md says, and not started yet."""
+    """Run a host with both units installed as docs/reference/agent.md says, and not started."""
     with (
         sim_bmc("--lan", "127.0.0.1:0") as bmc,
         Guest(
@@ -124,19 +124,19 @@ WOULD_BREAK = {
         "ProtectProc=invisible": set(),
     },
 }
-"""What the units say they do without, and what each would take away."""
+"""Settings that the units say they leave out, and what each would take away."""
 
 
 @pytest.fixture(scope="module")
 def host(kernel: Kernel) -> Iterator[SystemdHost]:
-    """For tests that leave it as it was."""
+    """Yield the host for tests that restore its state."""
     with systemd_host(kernel) as machine:
         yield machine
 
 
 @pytest.fixture
 def clean(host: SystemdHost) -> Iterator[SystemdHost]:
-    """Nothing of ours runs, before and after; drop-ins of a test go with it."""
+    """Yield the host with both units stopped; stop them and remove drop-ins after the test."""
     yield host
     for unit in UNITS:
         host.drop_in(unit, "")
@@ -146,7 +146,7 @@ def clean(host: SystemdHost) -> Iterator[SystemdHost]:
 
 @pytest.fixture
 def started(clean: SystemdHost) -> Iterator[SystemdHost]:
-    """Both run, with an armed watchdog, which has to be patted until the test ends."""
+    """Yield the host with both units running, and an armed watchdog that they pat."""
     clean.configure(DRIVER_TOML, AGENT_TOML)
     clean.systemctl("start", *UNITS)
     with PatWatch(clean.bmc) as watch:
@@ -205,27 +205,27 @@ def test_what_is_not_set_would_take_away_what_the_unit_says(clean: SystemdHost, 
             f"ExecStart=/usr/bin/lab-probe only\n{switch}\n",
         )
         host.systemctl("start", "lab-probe")
-        told = json.loads(host.run("cat /run/bmcmedic/probe.only; rm /run/bmcmedic/probe.only"))
-        return {what for what, error in told.items() if error is not None}
+        errors = json.loads(host.run("cat /run/bmcmedic/probe.only; rm /run/bmcmedic/probe.only"))
+        return {what for what, error in errors.items() if error is not None}
 
     before = denied("")
     for switch, taken in WOULD_BREAK[unit].items():
         assert denied(switch) - before == taken, switch
 
 
-def test_the_doors_are_open_to_whom_they_should_be(clean: SystemdHost) -> None:
+def test_sockets_and_files_are_open_to_the_right_users(clean: SystemdHost) -> None:
     host = clean
     group = 'group = "monitor"\n'
     host.configure(f"{DRIVER_TOML}[socket]\n{group}", f"{AGENT_TOML}[metrics]\n{group}")
     host.systemctl("start", *UNITS)
-    door = (
+    proxy = (
         "-I lanplus -H 127.0.0.1 -p 6230 -C 17 -U bmcmedic -f /run/bmcmedic/door/password mc info"
     )
-    direct = host.run(f"ipmitool {door}")
+    direct = host.run(f"ipmitool {proxy}")
     assert "Firmware Revision         : 3.23" in direct
     assert host.run("bmcmedic ipmitool mc info") == direct
     runs = host.run("ls /run/bmcmedic/shim")
-    assert re.search(r"^[0-9a-f]+\.ok$", runs, re.MULTILINE), "it went through the door"
+    assert re.search(r"^[0-9a-f]+\.ok$", runs, re.MULTILINE), "it used the proxy"
 
     in_group = json.loads(host.run("lab-ask 2000"))
     refused = 0xD4
@@ -234,8 +234,8 @@ def test_the_doors_are_open_to_whom_they_should_be(clean: SystemdHost) -> None:
     assert set(stranger) == set(in_group)
     assert not {0, True} & set(stranger.values())
     assert host.bmc.get()["cold_resets"] == 0
-    told = host.run("stat -c '%n %a %U:%G' /run/bmcmedic /run/bmcmedic/* /var/lib/bmcmedic")
-    modes = dict(line.split(" ", 1) for line in told.splitlines())
+    listed = host.run("stat -c '%n %a %U:%G' /run/bmcmedic /run/bmcmedic/* /var/lib/bmcmedic")
+    modes = dict(line.split(" ", 1) for line in listed.splitlines())
     assert modes.pop("/run/bmcmedic") == "755 root:root"
     for name in ("driver", "metrics"):
         assert modes.pop(f"/run/bmcmedic/{name}.sock") == "660 root:monitor"
@@ -283,8 +283,8 @@ def test_reload_and_restart_lose_no_pat_and_stop_leaves_what_it_should(
     )
     host.systemctl("reload", *UNITS)
     assert {unit: host.main_pid(unit) for unit in UNITS} == pids
-    assert host.has_said("bmcmedic-driver", "the configuration was read again: process.log_level")
-    assert host.has_said("bmcmedic-agent", "the configuration was read again: relief.mode")
+    assert host.has_logged("bmcmedic-driver", "the configuration was read again: process.log_level")
+    assert host.has_logged("bmcmedic-agent", "the configuration was read again: relief.mode")
 
     for unit in UNITS:
         host.systemctl("restart", unit)
@@ -305,14 +305,16 @@ def test_reload_and_restart_lose_no_pat_and_stop_leaves_what_it_should(
     assert {unit: host.show(unit, "Result", "ActiveState") for unit in UNITS} == {
         unit: {"Result": "success", "ActiveState": "inactive"} for unit in UNITS
     }
-    host.guest.wait_until(lambda: host.ours() == [], DEADLINE_S, "the last process of ours to end")
+    host.guest.wait_until(
+        lambda: host.processes() == [], DEADLINE_S, "the last process of bmcmedic to end"
+    )
     left = set(host.run("ls /run/bmcmedic").split())
     assert not left & {"driver.sock", "metrics.sock", "undo.json", "agent.acted"}
     assert host.kipmid() == before
 
 
 @pytest.mark.long
-def test_who_is_stuck_is_ended_says_where_it_stood_and_comes_back(started: SystemdHost) -> None:
+def test_a_stuck_service_is_killed_logs_its_stack_and_comes_back(started: SystemdHost) -> None:
     host = started
     for unit in UNITS:
         host.drop_in(unit, f"[Service]\nWatchdogSec={WATCHDOG_S}\n")
@@ -321,9 +323,9 @@ def test_who_is_stuck_is_ended_says_where_it_stood_and_comes_back(started: Syste
     host.run("kill -STOP " + " ".join(map(str, pids.values())))
     for unit, pid in pids.items():
         host.wait_until_active(unit, other_than=pid)
-        assert host.has_said(unit, f"Watchdog timeout (limit {WATCHDOG_S}s)!")
-        assert host.has_said(unit, "Fatal Python error: Aborted")
-        assert host.has_said(unit, "/bmcmedic/driver/process/supervisor.py")
+        assert host.has_logged(unit, f"Watchdog timeout (limit {WATCHDOG_S}s)!")
+        assert host.has_logged(unit, "Fatal Python error: Aborted")
+        assert host.has_logged(unit, "/bmcmedic/driver/process/supervisor.py")
     patted = host.bmc.requests("06/22")
     host.guest.wait_until(lambda: host.bmc.requests("06/22") > patted, DEADLINE_S, "a pat")
 
@@ -343,7 +345,7 @@ def test_a_crash_loop_fails_open_and_what_no_restart_mends_is_tried_now_and_then
     assert loud["PRIORITY"] == "3"
 
     host.configure("nonsense = 1\n", AGENT_TOML)
-    assert host.tried("restart", "bmcmedic-driver").status != 0
+    assert host.try_systemctl("restart", "bmcmedic-driver").status != 0
     said = "there is no section [nonsense]"
     host.guest.wait_until(
         lambda: len([1 for each in host.journal("bmcmedic-driver") if said in each["MESSAGE"]]) > 1,
@@ -375,7 +377,7 @@ def test_a_bmc_that_hangs_holds_up_neither_start_nor_stop(clean: SystemdHost) ->
         assert ended == {
             "ActiveState": "inactive",
             "Result": "success",
-            "ExecMainCode": "1",  # it has ended by itself
+            "ExecMainCode": "1",  # it has already ended
             "ExecMainStatus": "0",
         }
     host.bmc.set_faults()
@@ -407,9 +409,9 @@ def test_a_credential_of_systemd_opens_the_way_to_the_controller(
     host.systemctl("start", "bmcmedic-agent")
     report = "cat /run/lab/report"
     host.guest.wait_until(lambda: host.guest.run(report).status == 0, DEADLINE_S, "a report")
-    told = json.loads(host.run(report))
-    assert told["authorization"] == "Bearer from-systemd"
-    assert told["report"]["driver"] is not None, "the agent wants the driver started, too"
+    received = json.loads(host.run(report))
+    assert received["authorization"] == "Bearer from-systemd"
+    assert received["report"]["driver"] is not None, "the agent wants the driver started, too"
     server.kill()
 
 
@@ -440,9 +442,9 @@ def test_the_kernels_watchdog_is_patted_and_a_host_that_hangs_ends_in_a_panic(
         host.guest.wait_until(
             lambda: host.bmc.requests("06/22") > patted + 2, DEADLINE_S, "pats through the kernel"
         )
-        told = host.driver_status()["watchdog"]
-        assert "/dev/watchdog" in told["path"]
-        assert (told["check_failure"], told["pretimeout"]["fired"]) == (None, 0)
+        watchdog = host.driver_status()["watchdog"]
+        assert "/dev/watchdog" in watchdog["path"]
+        assert (watchdog["check_failure"], watchdog["pretimeout"]["fired"]) == (None, 0)
         host.run("touch /run/lab/hang")
         host.guest.wait_for_console("Kernel panic - not syncing: sysrq triggered crash", DEADLINE_S)
         assert "has not patted its watchdog" in host.guest.console

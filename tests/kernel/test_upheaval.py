@@ -1,7 +1,7 @@
 """Driver and agent killed at random, upgraded and rolled back, under an armed watchdog.
 
 The short form is drawn from one seed; the long one (`make test-long`) from many, with every kind of
-strike in it. What fails says the seed, and BMCMEDIC_UPHEAVAL_SEED repeats it.
+strike. A failure shows its seed, and BMCMEDIC_UPHEAVAL_SEED repeats it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ SHORT_SEED = 4711
 LONG_SEEDS = range(1, 7)
 WELL_STRIKES = 16
 HUNG_STRIKES = 4
-"""Each costs some seconds, and a hang must be over before the timer is, where that runs on."""
+"""Number of strikes in a hang; each takes seconds, and the hang must end before a running timer."""
 
 
-def end_and_look(host: Upheaval) -> None:
-    """They end, the timer is as `keep` leaves it, and nothing else is as they have made it."""
+def end_and_check(host: Upheaval) -> None:
+    """Stop both services; check that the timer is as `keep` leaves it, and all else is undone."""
     host.end()
     host.assert_host_untouched()
     host.assert_nothing_is_left()
 
 
 def kill_in_a_hang(host: Upheaval, plan: list[plans.Strike], *, timer_runs: bool) -> None:
-    """Clients that hang with the BMC are ended all the same, and what was changed comes back."""
+    """Strike in a hang; stuck clients still have to be ended, and all changes to be undone."""
     host.add_stuck_client()
     host.hang(timer_runs=timer_runs)
     host.strike(plan)
     if not host.watch.has_healed:
-        host.wait_until(lambda: "client" not in host.last_look["ours"], "the stuck client's end")
-        lefts = {end.get("kipmid_left", host.kipmid_before) for end in host.told("ended")}
+        host.wait_until(
+            lambda: "client" not in host.last_scan["processes"], "the stuck client's end"
+        )
+        lefts = {end.get("kipmid_left", host.kipmid_before) for end in host.events_of("ended")}
         assert lefts != {host.kipmid_before}, "no agent was killed that had throttled kipmi0"
     host.recover()
     host.wait_until_well()
     host.wait_until(
-        lambda: host.last_look["kipmid"] == host.kipmid_before, "kipmid's setting as before"
+        lambda: host.last_scan["kipmid"] == host.kipmid_before, "kipmid's setting as before"
     )
 
 
@@ -60,7 +62,7 @@ def test_after_kills_all_is_patted_served_and_put_back(kernel: Kernel, seed: int
         host.wait_until_well()
         plan = [plans.acting(dice), plans.having_throttled(dice)]
         kill_in_a_hang(host, plan, timer_runs=False)
-        end_and_look(host)
+        end_and_check(host)
 
 
 @pytest.mark.parametrize("seed", plans.seeds([SHORT_SEED]))
@@ -70,12 +72,12 @@ def test_an_upgrade_and_a_roll_back_lose_no_pat(kernel: Kernel, seed: int) -> No
         host.begin(loaded=False)
         host.switch_version("/opt", NEXT_VERSION)
         host.switch_version("", __version__)
-        end_and_look(host)
+        end_and_check(host)
 
 
 @pytest.mark.parametrize("seed", plans.seeds([SHORT_SEED]))
 def test_an_upgrade_while_the_bmc_hangs_lets_no_timer_run_out(kernel: Kernel, seed: int) -> None:
-    """No last pat gets through, and no first one: the timer runs on all the while."""
+    """Upgrade while no pat gets through, neither the last one nor the first, and the timer runs."""
     with upheaval(kernel, "dev-ipmi", seed) as host:
         host.add_version("/opt", NEXT_VERSION)
         host.begin(loaded=False)
@@ -83,7 +85,7 @@ def test_an_upgrade_while_the_bmc_hangs_lets_no_timer_run_out(kernel: Kernel, se
         host.switch_version_in_a_hang("/opt", NEXT_VERSION)
         host.recover(loaded=False)
         host.wait_until_well()
-        end_and_look(host)
+        end_and_check(host)
 
 
 @pytest.mark.long
@@ -91,7 +93,7 @@ def test_an_upgrade_while_the_bmc_hangs_lets_no_timer_run_out(kernel: Kernel, se
 def test_whatever_is_struck_whenever(kernel: Kernel, seed: int) -> None:
     dice = random.Random(seed)
     kind = dice.choice(["dev-ipmi", "port-io"])
-    with upheaval(kernel, kind, seed, all_doors=True) as host:
+    with upheaval(kernel, kind, seed, all_endpoints=True) as host:
         host.add_version("/opt", NEXT_VERSION)
         host.begin()
         host.strike(plans.well_plan(dice, WELL_STRIKES))
@@ -103,4 +105,4 @@ def test_whatever_is_struck_whenever(kernel: Kernel, seed: int) -> None:
         host.strike(plans.well_plan(dice, WELL_STRIKES // 4))
         host.wait_until_well()
         host.switch_version("", __version__)
-        end_and_look(host)
+        end_and_check(host)

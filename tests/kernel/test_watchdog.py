@@ -1,4 +1,4 @@
-"""The watchdog on a real kernel: what a shutdown leaves, and a host that hangs ends in a panic."""
+"""The watchdog on a real kernel: its timer after a shutdown, and the panic of a host that hangs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def guest(kernel: Kernel, bmc: SimProcess) -> Iterator[Guest]:
 
 
 def driver(guest: Guest, *options: str) -> Job:
-    """The driver in the guest, patting through the bare ports."""
+    """Start the driver in the guest; it pats through the bare ports."""
     words = ("--interface", "port-io", "--watchdog", "bmc", "--pat-period", "1")
     return guest.begin(" ".join(("exec", "bmcmedic", "driver", *words, *options)))
 

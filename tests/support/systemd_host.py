@@ -1,4 +1,4 @@
-"""A host with a real systemd that runs our units as they are shipped, and a look from inside."""
+"""A host with a real systemd that runs the units as they ship, and probes inside it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ STRANGER_ADDRESS = "10.9.9.9"
 """An address of the guest's own that is not localhost."""
 
 PROBE = rb"""#!/usr/bin/python3
-# Tries what a service should be able to do and what it should not: as ExecStartPre= of a unit it
-# has all that the unit sets, the seccomp filter, the control group and the mounts included.
+# Try what a service should be able to do and what it should not. As ExecStartPre= of a unit the
+# probe has every setting of the unit, including seccomp filter, control group and mounts.
 import ctypes, errno, json, mmap, os, socket, sys, time
 from bmcmedic.host.kernel.cpu_clocks import clocks_s
 from bmcmedic.host.kernel.proc import Tree
@@ -99,16 +99,16 @@ TRIED = {
     "others' processes": others_seen,
 }
 
-told = {}
+errors = {}
 for what, act in TRIED.items():
     try:
         act()
     except OSError as error:
-        told[what] = errno.errorcode[error.errno]
+        errors[what] = errno.errorcode[error.errno]
     else:
-        told[what] = None
+        errors[what] = None
 with open(f"/run/bmcmedic/probe.{sys.argv[1]}", "w") as file:
-    json.dump(told, file)
+    json.dump(errors, file)
 """
 
 DRIVER_STATUS = b"""#!/usr/bin/python3
@@ -120,7 +120,7 @@ with DriverClient(timeout_s=20) as client:
 """
 
 ASK = b"""#!/usr/bin/python3
-# lab-ask GROUP: as an ordinary user, what the doors in /run/bmcmedic say.
+# lab-ask GROUP: try the sockets and files in /run/bmcmedic as an ordinary user of that group.
 import json, os, socket, sys
 from bmcmedic.driver.socket.client import DriverClient
 from bmcmedic.errors import BmcmedicError
@@ -134,10 +134,10 @@ def change():
         return client.raw(0x06, 0x02, b"").completion_code
 
 def metrics():
-    with socket.socket(socket.AF_UNIX) as door:
-        door.connect("/run/bmcmedic/metrics.sock")
-        door.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
-        return door.makefile().readline().split()[1] == "200"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("/run/bmcmedic/metrics.sock")
+        client.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
+        return client.makefile().readline().split()[1] == "200"
 
 def secret():
     with open("/run/bmcmedic/door/password") as file:
@@ -146,17 +146,17 @@ def secret():
 os.setgroups([])
 os.setgid(int(sys.argv[1]))
 os.setuid(1000)
-told = {}
+results = {}
 for act in (read, change, metrics, secret):
     try:
-        told[act.__name__] = act()
+        results[act.__name__] = act()
     except (BmcmedicError, OSError) as error:
-        told[act.__name__] = type(error).__name__
-print(json.dumps(told))
+        results[act.__name__] = type(error).__name__
+print(json.dumps(results))
 """
 
 CLIENT = b"""\
-# As ipmitool up to 1.8.15 was: asks, and waits in select() for ever; and not as root.
+# Behave as ipmitool up to 1.8.15: send a request and wait in select() for ever; not as root.
 import os, select
 from bmcmedic.transport.dev_ipmi_device import IpmiDevice
 device = IpmiDevice("/dev/ipmi0")
@@ -167,15 +167,15 @@ select.select([], [], [])
 """
 
 CONTROLLER = b"""#!/usr/bin/python3
-# Keeps the last report and what came with it.
+# Keep the last report and its Authorization header.
 import http.server, json, os, ssl
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        told = {"authorization": self.headers["Authorization"], "report": json.loads(body)}
+        received = {"authorization": self.headers["Authorization"], "report": json.loads(body)}
         with open("/run/lab/report.new", "w") as file:
-            json.dump(told, file)
+            json.dump(received, file)
         os.rename("/run/lab/report.new", "/run/lab/report")
         self.send_response(204)
         self.end_headers()
@@ -188,7 +188,7 @@ server.serve_forever()
 """
 
 OTHER = b"""#!/usr/bin/python3
-# A process of another user's.
+# A process of another user.
 import os, time
 with open("/run/lab/other", "w") as file:
     file.write(str(os.getpid()))
@@ -212,13 +212,13 @@ LAB_FILES = {
 
 @dataclass(frozen=True)
 class SystemdHost:
-    """The guest, and what an operator does there."""
+    """The guest, and the commands of an operator in it."""
 
     guest: Guest
     bmc: SimProcess
 
     def run(self, command: str) -> str:
-        """A command that has to succeed; its output."""
+        """Run a command that has to succeed; return its output."""
         done = self.guest.run(command, DEADLINE_S)
         assert done.status == 0, f"{command}: {done.output}\n{self.log()}"
         return done.output
@@ -226,8 +226,8 @@ class SystemdHost:
     def systemctl(self, *words: str) -> str:
         return self.run("systemctl " + " ".join(words))
 
-    def tried(self, *words: str) -> Done:
-        """systemctl, whatever comes of it."""
+    def try_systemctl(self, *words: str) -> Done:
+        """Run systemctl, which may fail."""
         return self.guest.run("systemctl " + " ".join(words), DEADLINE_S)
 
     def configure(self, driver: str, agent: str) -> None:
@@ -235,7 +235,7 @@ class SystemdHost:
         self.guest.write_file("/etc/bmcmedic/agent.toml", agent.encode())
 
     def drop_in(self, unit: str, text: str) -> None:
-        """As `systemctl edit` makes it; empty takes it away."""
+        """Write a drop-in, as `systemctl edit` does; an empty text removes it."""
         folder = f"/etc/systemd/system/{unit}.service.d"
         self.run(f"mkdir -p {folder}; rm -f {folder}/lab.conf")
         if text:
@@ -243,8 +243,8 @@ class SystemdHost:
         self.systemctl("daemon-reload")
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        told = self.systemctl("show", "--property", ",".join(properties), unit)
-        return dict(line.split("=", 1) for line in told.splitlines())
+        output = self.systemctl("show", "--property", ",".join(properties), unit)
+        return dict(line.split("=", 1) for line in output.splitlines())
 
     def state(self, unit: str) -> str:
         return self.show(unit, "ActiveState")["ActiveState"]
@@ -253,7 +253,7 @@ class SystemdHost:
         return int(self.show(unit, "MainPID")["MainPID"])
 
     def start_stuck_clients(self, count: int) -> None:
-        """Of another user's, and without a parent."""
+        """Start stuck clients of another user, which have no parent."""
         self.run("mkdir -p /run/lab/bin; cp $(readlink -f /usr/bin/python3) /run/lab/bin/ipmitool")
         self.run(
             f"for i in $(seq {count}); do PYTHONHOME=/usr setsid /run/lab/bin/ipmitool -S"
@@ -261,17 +261,17 @@ class SystemdHost:
         )
 
     def threads(self, unit: str) -> list[tuple[int, int]]:
-        """Of each thread, its real-time priority and its policy."""
-        told = self.run(f"cut -d' ' -f40,41 /proc/{self.main_pid(unit)}/task/*/stat")
-        return [(int(a), int(b)) for a, b in (line.split() for line in told.splitlines())]
+        """Return the real-time priority and the policy of each thread."""
+        output = self.run(f"cut -d' ' -f40,41 /proc/{self.main_pid(unit)}/task/*/stat")
+        return [(int(a), int(b)) for a, b in (line.split() for line in output.splitlines())]
 
     def process_status(self, unit: str) -> dict[str, str]:
-        """/proc/PID/status of its main process."""
-        told = self.run(f"cat /proc/{self.main_pid(unit)}/status").splitlines()
-        return {key: value.strip() for key, _, value in (line.partition(":") for line in told)}
+        """Return /proc/PID/status of the unit's main process."""
+        output = self.run(f"cat /proc/{self.main_pid(unit)}/status").splitlines()
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in output)}
 
     def wait_until_active(self, unit: str, *, other_than: int = 0) -> int:
-        """Wait for a process that has said READY; its number."""
+        """Wait for a main process that has reported READY; return its pid."""
         seen: dict[str, str] = {}
 
         def is_active() -> bool:
@@ -286,12 +286,12 @@ class SystemdHost:
         return int(seen["MainPID"])
 
     def journal(self, unit: str, *options: str) -> list[dict[str, Any]]:
-        """What the unit and systemd about it have said, the entries as the journal has them."""
-        told = self.run(f"journalctl --boot --output json --unit {unit} {' '.join(options)}")
-        return [json.loads(line) for line in told.splitlines()]
+        """Return the journal's entries of the unit, and of systemd about it."""
+        output = self.run(f"journalctl --boot --output json --unit {unit} {' '.join(options)}")
+        return [json.loads(line) for line in output.splitlines()]
 
-    def has_said(self, unit: str, text: str) -> bool:
-        """Whether it says so, or will have in a moment: the journal comes after the word."""
+    def has_logged(self, unit: str, text: str) -> bool:
+        """Wait until the unit's journal has that text, as the journal lags behind the unit."""
         self.guest.wait_until(
             lambda: any(text in str(entry["MESSAGE"]) for entry in self.journal(unit)),
             DEADLINE_S,
@@ -307,14 +307,16 @@ class SystemdHost:
         ).output
 
     def driver_status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.run("lab-driver-status"))
-        return told
+        output: dict[str, Any] = json.loads(self.run("lab-driver-status"))
+        return output
 
     def kipmid(self) -> str:
-        """Where nobody has set it yet, the kernel tells nothing, and means 0."""
+        """Return kipmid_max_busy_us; the kernel shows nothing, and means 0, before it was set."""
         return self.guest.run(f"cat {KIPMID}").output.strip() or "0"
 
-    def ours(self) -> list[str]:
-        """The processes of ours that there are."""
-        told = self.run("for p in $(pidof python3); do tr '\\0' ' ' </proc/$p/cmdline; echo; done")
-        return [line for line in told.splitlines() if "bmcmedic" in line]
+    def processes(self) -> list[str]:
+        """Return the command lines of bmcmedic's processes."""
+        output = self.run(
+            "for p in $(pidof python3); do tr '\\0' ' ' </proc/$p/cmdline; echo; done"
+        )
+        return [line for line in output.splitlines() if "bmcmedic" in line]

@@ -1,4 +1,4 @@
-"""A host in the guest with driver, agent and load on it, and what its BMC saw of the pats."""
+"""A host in the guest with driver, agent and load, and the pats that its BMC received."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from tests.support.upheaval_plan import SEED_VARIABLE, Strike
 DEADLINE_S = 120
 PAT_PERIOD_S = 1.0
 TIMEOUT_S = 180
-"""Where twenty others want the processor too, a driver needs 45 s to start in the guest."""
+"""Time-out of the watchdog timer, in seconds.
+
+With twenty other runnable processes in the guest, a driver needs 45 s to start.
+"""
 PRETIMEOUT_S = 90
 SINCE_LAST_PAT_S_MAX = 10
-"""Between a driver's last pat and its end, by what is done to it here."""
+"""Longest time between a driver's last pat and its end by a strike, in seconds."""
 HEAL_S = 90
-"""Of the time on a timer that runs in a hang: enough for driver and kernel to find back."""
+"""A hang ends when a running timer has this much time left, in seconds.
+
+Driver and kernel can recover in that time.
+"""
 HUNG_S = 3 * PAT_PERIOD_S
 UNITS = ("driver", "agent")
 KEEPER = "/usr/lib/lab/upheaval_keeper.py"
@@ -61,12 +67,12 @@ loopback = {loopback}
 [process]
 starts_max = 100
 """
-"""A crash loop would make it observe only; that is tested elsewhere."""
+"""The agent's settings; `starts_max` is high, as a crash loop would make it observe only."""
 
 
-def agent_toml(*, all_doors: bool) -> bytes:
-    metrics = '"unix:/run/bmcmedic/metrics.sock"' if all_doors else '"off"'
-    return AGENT_TOML.format(metrics=metrics, loopback=str(all_doors).lower()).encode()
+def agent_toml(*, all_endpoints: bool) -> bytes:
+    metrics = '"unix:/run/bmcmedic/metrics.sock"' if all_endpoints else '"off"'
+    return AGENT_TOML.format(metrics=metrics, loopback=str(all_endpoints).lower()).encode()
 
 
 def driver_toml(kind: str, shutdown: str) -> bytes:
@@ -84,7 +90,7 @@ limit_s = {PRETIMEOUT_S}
 
 
 class Operator(PatWatch):
-    """Watches the pats, and cures the BMC in time where that is asked: none gets through to it."""
+    """Watches the pats; if `heals` is set, it ends a hang before the timer runs out."""
 
     def __init__(self, bmc: SimProcess) -> None:
         super().__init__(bmc)
@@ -99,7 +105,7 @@ class Operator(PatWatch):
 
 
 class Upheaval:
-    """A host with driver, agent and load on it."""
+    """A host that runs driver, agent and load."""
 
     def __init__(self, guest: Guest, bmc: SimProcess, kind: str, seed: int) -> None:
         self.guest = guest
@@ -108,8 +114,8 @@ class Upheaval:
         self.seed = seed
         self.watch = Operator(bmc)
         self.events: list[dict[str, Any]] = []
-        """All that the keeper has told, but for its looks."""
-        self.last_look: dict[str, Any] = {}
+        """All reports of the keeper except its scans."""
+        self.last_scan: dict[str, Any] = {}
         self._taken = 0
         self._plans = 0
         self._load: Job | None = None
@@ -119,23 +125,23 @@ class Upheaval:
         ).output.strip()
         self.kipmid_before = self.kipmid_before or "0"
 
-    # ------------------------------------------------------------------------ what is told
+    # ---------------------------------------------------------------------- the keeper's reports
 
     def take(self) -> None:
-        """Sort what the keeper has told since the last time."""
+        """Sort the keeper's reports since the last call."""
         reports = self.guest.reports
         while self._taken < len(reports):
-            told = json.loads(reports[self._taken])
+            event = json.loads(reports[self._taken])
             self._taken += 1
-            if "look" in told:
-                self.last_look = told
+            if "scan" in event:
+                self.last_scan = event
             else:
-                self.events.append(told)
+                self.events.append(event)
 
     def wait_until(
         self, condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S
     ) -> None:
-        """Wait for what the keeper tells."""
+        """Wait until the keeper's reports make the condition true."""
 
         def has_come() -> bool:
             self.take()
@@ -143,24 +149,24 @@ class Upheaval:
 
         self.guest.wait_until(has_come, timeout_s, what)
 
-    def told(self, kind: str, name: object = None) -> list[dict[str, Any]]:
-        """The events of one kind, such as `ended`; of one process, if it is named."""
+    def events_of(self, kind: str, name: object = None) -> list[dict[str, Any]]:
+        """Return the events of one kind, such as `ended`, of all processes or of a named one."""
         self.take()
         found = [event for event in self.events if kind in event]
         return found if name is None else [event for event in found if event[kind] == name]
 
-    def look(self) -> dict[str, Any]:
-        """What is there, all of it seen after this was called."""
+    def scan(self) -> dict[str, Any]:
+        """Return a scan that began after this call."""
         self.take()
-        number = self.last_look.get("look", 0)
-        # The one under way may have begun before.
-        self.wait_until(lambda: self.last_look.get("look", 0) >= number + 2, "a look")
-        return self.last_look
+        number = self.last_scan.get("scan", 0)
+        # The scan under way may have begun before.
+        self.wait_until(lambda: self.last_scan.get("scan", 0) >= number + 2, "a scan")
+        return self.last_scan
 
     def figures(self) -> str:
-        """In a line, for people (`pytest -rP`); a hang is a gap, but the timer may stand in it."""
+        """Return a summary line for `pytest -rP`; a hang is a gap, but its timer may be frozen."""
         armed = self.watch.armed
-        struck = [each["struck"] for each in self.told("struck") if each["pid"] is not None]
+        struck = [each["struck"] for each in self.events_of("struck") if each["pid"] is not None]
         return (
             f"seed {self.seed}, {self.kind}: {len(struck)} signals, {armed[-1].pats} pats, the"
             f" longest gap {self.watch.gap_s_max():.1f} s, never less than"
@@ -168,29 +174,29 @@ class Upheaval:
         )
 
     def story(self) -> str:
-        """For a failure: how to repeat it, what was done, and what driver and agent said."""
+        """Return a failure's report: how to repeat it, its events, and the logs."""
         with contextlib.suppress(Exception):
             self.take()
-        lines = ["", f"repeat it with {SEED_VARIABLE}={self.seed}", f"last look: {self.last_look}"]
+        lines = ["", f"repeat it with {SEED_VARIABLE}={self.seed}", f"last scan: {self.last_scan}"]
         lines += [json.dumps(event) for event in self.events]
         with contextlib.suppress(Exception):
             lines.append(self.guest.run(f"tail -n 60 /run/lab/*.log {KEEPER_LOG}").output)
         return "\n".join(lines)
 
-    # ---------------------------------------------------------------------------- what is done
+    # --------------------------------------------------------------------------------- actions
 
     def order(self, **what: Any) -> None:  # noqa: ANN401 - what JSON can say
-        """Tell the keeper what to do."""
+        """Send the keeper an order."""
         self.guest.run(
             f"echo {shlex.quote(json.dumps(what))} >{upheaval_keeper.ORDERS}", check=True
         )
 
     def configure(self, shutdown: str) -> None:
-        """What the driver is to do with the timer when it ends; for the next start of it."""
+        """Configure what the driver does with the timer when it ends, from its next start on."""
         self.guest.write_file("/etc/bmcmedic/driver.toml", driver_toml(self.kind, shutdown))
 
     def begin(self, *, loaded: bool = True) -> None:
-        """Both services first, then what burdens the host."""
+        """Start both services, then the load."""
         self.guest.run("mkdir -p /run/lab", check=True)
         self.guest.begin(f"exec python3 {KEEPER} >{KEEPER_LOG} 2>&1")
         self.wait_until_well(asks=False)
@@ -199,37 +205,37 @@ class Upheaval:
             self.begin_load()
 
     def begin_load(self) -> None:
-        """A busy loop, on one of the two processors."""
+        """Start a busy loop on one of the two processors."""
         self._load = self.guest.begin("while true; do :; done")
 
     def end_load(self) -> None:
-        """It would keep kipmi0, at nice 19, from being busy."""
+        """End the load, which would take the CPU from kipmi0 (nice 19)."""
         if self._load is not None:
             self._load.kill()
             self._load = None
 
     def strike(self, plan: Sequence[Strike]) -> None:
-        """Carry it out, wait for what was struck to end, and see that nothing else has."""
+        """Carry out a plan, wait for the struck processes to end, and check that no other ended."""
         self._plans += 1
         number = self._plans
         self.order(do="strike", plan=[each.order() for each in plan], number=number)
         self.wait_until(
-            lambda: bool(self.told("plan_done", number)),
+            lambda: bool(self.events_of("plan_done", number)),
             f"the end of plan {number}",
             upheaval_keeper.MOMENT_S_MAX + DEADLINE_S * len(plan),
         )
-        assert self.told("missed") == [] or self.watch.has_healed
-        killed = {each["pid"] for each in self.told("struck") if each["signal"] == "KILL"}
-        ours = {each["pid"] for each in self.told("started")} & killed
+        assert self.events_of("missed") == [] or self.watch.has_healed
+        killed = {each["pid"] for each in self.events_of("struck") if each["signal"] == "KILL"}
+        running = {each["pid"] for each in self.events_of("started")} & killed
         self.wait_until(
-            lambda: ours <= {each["pid"] for each in self.told("ended")},
+            lambda: running <= {each["pid"] for each in self.events_of("ended")},
             "all that was killed to have ended, and to be cleaned up after",
         )
-        self.assert_ended_as_told()
+        self.assert_ended_as_struck()
 
-    def assert_ended_as_told(self) -> None:
-        """Who was killed has died of it, who was asked to end did in order, and nobody else."""
-        for end in self.told("ended"):
+    def assert_ended_as_struck(self) -> None:
+        """Check that only struck processes ended: by SIGKILL, or with status 0 after SIGTERM."""
+        for end in self.events_of("ended"):
             allowed = {-9} if "KILL" in end["by"] else set()
             allowed |= {0} if "TERM" in end["by"] else set()
             assert end["code"] in allowed, end
@@ -239,20 +245,20 @@ class Upheaval:
                     assert end["kipmid"] == self.kipmid_before, end
 
     def wait_until_well(self, *, asks: bool = True) -> dict[str, Any]:
-        """Both are there, pats arrive, each client is served, and one watcher watches."""
-        before = self.look()
+        """Wait until both services run, pats arrive, clients get answers, and a watcher watches."""
+        before = self.scan()
         pats = self.watch.pats
 
         def is_well() -> bool:
-            now = self.last_look
-            driver, ours = now["driver"], now["ours"]
+            now = self.last_scan
+            driver, running = now["driver"], now["processes"]
             answered = [a > b for a, b in zip(now["answers"], before["answers"], strict=True)]
             return (
                 driver is not None
                 and bool(driver["settled"])
                 and bool(driver["pretimeout"]["watching"])
                 and driver["failure"] is None
-                and {name: ours.get(name) for name in (*UNITS, "watcher", "undo")}
+                and {name: running.get(name) for name in (*UNITS, "watcher", "undo")}
                 == {
                     **{name: [now["ready"][name]] for name in UNITS},
                     "watcher": [driver["pretimeout"]["watcher_pid"]],
@@ -263,19 +269,19 @@ class Upheaval:
             )
 
         self.wait_until(is_well, "driver and agent to be well")
-        return self.last_look
+        return self.last_scan
 
     def switch_version(self, folder: str, version: str) -> None:
-        """As `systemctl restart` after an upgrade."""
+        """Restart into another version, as `systemctl restart` after an upgrade."""
         self._restart(folder)
         self.wait_until_well()
         self._assert_that_runs(version)
 
     def switch_version_in_a_hang(self, folder: str, version: str) -> None:
-        """The same while no pat gets through: the next version waits for the BMC, and watches."""
+        """Restart in a hang: the next version has to wait for the BMC, and its watcher to watch."""
 
         def hangs() -> bool:
-            driver = self.last_look["driver"]
+            driver = self.last_scan["driver"]
             return driver is not None and (driver["last_pat_age_s"] or 0.0) > HUNG_S
 
         self.wait_until(lambda: hangs() or self.watch.has_healed, "no pat to get through")
@@ -283,15 +289,16 @@ class Upheaval:
         self._restart(folder)
 
         def waits() -> bool:
-            now = self.last_look
-            driver, ours = now["driver"], now["ours"]
+            now = self.last_scan
+            driver, running = now["driver"], now["processes"]
             return (
                 driver is not None
                 and not driver["settled"]
                 and bool(driver["pretimeout"]["watching"])
                 and driver["pretimeout"]["fired"] == 0
-                and [ours.get(name) for name in UNITS] == [[now["ready"][name]] for name in UNITS]
-                and ours.get("watcher") == [driver["pretimeout"]["watcher_pid"]]
+                and [running.get(name) for name in UNITS]
+                == [[now["ready"][name]] for name in UNITS]
+                and running.get("watcher") == [driver["pretimeout"]["watcher_pid"]]
             )
 
         self.wait_until(lambda: waits() or self.watch.has_healed, "the next version to wait")
@@ -300,17 +307,17 @@ class Upheaval:
         self._assert_that_runs(version)
 
     def _restart(self, folder: str) -> None:
-        ended, started = len(self.told("ended")), len(self.told("started"))
+        ended, started = len(self.events_of("ended")), len(self.events_of("started"))
         self.order(do="restart", folder=folder)
         self.wait_until(
             lambda: (
-                len(self.told("ended")) >= ended + len(UNITS)
-                and len(self.told("started")) >= started + len(UNITS)
+                len(self.events_of("ended")) >= ended + len(UNITS)
+                and len(self.events_of("started")) >= started + len(UNITS)
             ),
             "the former version to end",
         )
-        assert [end["code"] for end in self.told("ended")[ended:]] == [0] * len(UNITS)
-        self.assert_ended_as_told()
+        assert [end["code"] for end in self.events_of("ended")[ended:]] == [0] * len(UNITS)
+        self.assert_ended_as_struck()
 
     def _assert_that_runs(self, version: str) -> None:
         for name in UNITS:
@@ -318,7 +325,7 @@ class Upheaval:
             assert f"bmcmedic {version}: " in log.rpartition("--- start ")[2], log
 
     def add_version(self, folder: str, version: str) -> None:
-        """Another version of bmcmedic, for `switch_version`."""
+        """Install another version of bmcmedic, for `switch_version`."""
         self.guest.run(
             f"mkdir {folder}; set -- {STOCK}; cp -r $1 {folder};"
             f" sed -i 's/{__version__}/{version}/' {folder}/bmcmedic/__init__.py;"
@@ -327,51 +334,51 @@ class Upheaval:
         )
 
     def add_stuck_client(self) -> None:
-        """It asks when the BMC hangs, and never gets an answer."""
+        """Start a client that sends a request in the hang, and never gets an answer."""
         self.guest.run("ln -f /usr/bin/python3 /usr/bin/ipmitool", check=True)
         self._client = self.guest.begin("cd /usr/lib/lab; exec ipmitool mc info")
         self.guest.run("until ls /run/lab/client.* >/dev/null 2>&1; do usleep 100000; done")
 
     def hang(self, *, timer_runs: bool) -> None:
-        """The BMC answers nobody on the host; its timer stands still meanwhile, or runs on."""
+        """Let the BMC hang towards its host; its timer is frozen meanwhile, or runs on."""
         self.end_load()
         self.bmc.set_faults("kcs-stuck:ibf", *(() if timer_runs else ("hang",)))
         self.watch.heals = timer_runs
         self.guest.run(": >/run/lab/hangs", check=True)
 
     def recover(self, *, loaded: bool = True) -> None:
-        """It answers again; the throttle that the hang has brought goes."""
+        """Let the BMC answer again; the agent then removes kipmid's throttle."""
         self.watch.heals = False
         if self._client is not None:
-            self._client.kill()  # where the hang was too short, it was never stuck
+            self._client.kill()  # in a hang that was too short, it never got stuck
         self.bmc.set_faults()
         if loaded:
             self.begin_load()
 
     def end(self) -> None:
-        """Both are stopped in order."""
-        ended = len(self.told("ended"))
+        """Stop both services."""
+        ended = len(self.events_of("ended"))
         self.order(do="stop")
         self.wait_until(
-            lambda: len(self.told("ended")) >= ended + len(UNITS), "driver and agent to end"
+            lambda: len(self.events_of("ended")) >= ended + len(UNITS), "driver and agent to end"
         )
-        assert [end["code"] for end in self.told("ended")[ended:]] == [0] * len(UNITS)
-        self.assert_ended_as_told()
+        assert [end["code"] for end in self.events_of("ended")[ended:]] == [0] * len(UNITS)
+        self.assert_ended_as_struck()
 
-    # -------------------------------------------------------------------------- what must hold
+    # ---------------------------------------------------------------------------------- checks
 
     def assert_nothing_is_left(self) -> None:
-        left = self.look()
-        assert left["ours"] == {}
+        left = self.scan()
+        assert left["processes"] == {}
         assert left["holders"] == []
         assert left["kipmid"] == self.kipmid_before
         acting = {"driver.sock", "metrics.sock", "agent.acted", "agent.starts", "door/door"}
-        told = set(left["runtime"])
-        assert not acting & told, told
-        assert not [name for name in told if name.startswith("undo.json") or ".new" in name], told
+        files = set(left["runtime"])
+        assert not acting & files, files
+        assert not [name for name in files if name.startswith("undo.json") or ".new" in name], files
 
     def driverless_s_max(self) -> float:
-        """How long the host was without a driver that was ready, at the longest."""
+        """Return the longest time without a driver that was ready, in seconds."""
         longest, since = 0.0, None
         for event in self.events:
             if event.get("ended") == "driver" and since is None:
@@ -383,24 +390,24 @@ class Upheaval:
     def assert_host_untouched(self) -> None:
         described = self.bmc.get()
         assert not any(each.has_expired for each in self.watch.seen)
-        assert all(each.running for each in self.watch.armed), "the timer has stood still"
+        assert all(each.running for each in self.watch.armed), "the timer was not running"
         assert (described["host_power_changes"], self.guest.boots, self.guest.resets) == (0, 1, 0)
         if "has not patted its watchdog" in self.guest.console:
-            # It fires for a host without a driver, as it should, and for none that has one.
+            # The pretimeout has to fire on a host without a driver, and on no other.
             assert self.driverless_s_max() > PRETIMEOUT_S - SINCE_LAST_PAT_S_MAX
 
 
 @contextlib.contextmanager
 def upheaval(
-    kernel: Kernel, kind: str, seed: int, *, all_doors: bool = False
+    kernel: Kernel, kind: str, seed: int, *, all_endpoints: bool = False
 ) -> Iterator[Upheaval]:
-    """A host of that interface; what fails tells all that was done to it."""
+    """Run a host with that kind of interface; a failure shows all that was done to it."""
     files = {
         KEEPER: Path(upheaval_keeper.__file__).read_bytes(),
         "/usr/lib/lab/ipmi_device.py": IPMI_DEVICE.encode(),
         "/usr/lib/lab/mc": STUCK_CLIENT,
         "/etc/bmcmedic/driver.toml": driver_toml(kind, "keep"),
-        "/etc/bmcmedic/agent.toml": agent_toml(all_doors=all_doors),
+        "/etc/bmcmedic/agent.toml": agent_toml(all_endpoints=all_endpoints),
     }
     more: dict[str, Any] = {} if kind == "dev-ipmi" else {"modules": ()}
     with (

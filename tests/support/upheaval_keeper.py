@@ -1,9 +1,9 @@
-"""Runs in the guest: keeps driver and agent as systemd keeps our units, and strikes them.
+"""A program for the guest: it runs driver and agent as systemd runs their units, and strikes them.
 
-It is told what to do through a pipe, and tells all that happens as lines of JSON (`Guest.reports`).
-What is struck, when, and how is the test's to decide; here is what has to be certain: that a
-process that is struck is the one that lives now. Only who holds the unit's lock waits for a child,
-or strikes it: until it was waited for, its pid is nobody else's.
+It takes orders through a pipe, and reports every event as a line of JSON (`Guest.reports`). The
+test decides what is struck, when, and how. This program makes sure that a strike hits the process
+that lives now: only the holder of the unit's lock waits for a child or strikes it. Until a child
+was waited for, no other process can get its pid.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ PROGRAM = "/usr/bin/bmcmedic"
 DEVICES = ("/dev/ipmi0", "/dev/port", "/dev/watchdog")
 WATCHER = "pretimeout_watcher.py"
 CLIENTS = 3
-LOOK_S = 0.7
+SCAN_PERIOD_S = 0.7
 POLL_S = 0.01
 MOMENT_S_MAX = 300.0
-"""A moment that does not come in this time is told as missed."""
+"""A moment that has not come in this time, in seconds, is reported as missed."""
 STRIKER_NICE = -10
 CREDENTIALS = struct.Struct("iII")
 
 
-class Teller:
-    """Writes what happens, each in one write: the kernel keeps those apart."""
+class Reporter:
+    """Writes each event in one write, as the kernel does not mix single writes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,14 +63,14 @@ def text(path: Path) -> str:
 
 
 def kipmid() -> str:
-    """Where nobody has set it yet, the kernel tells nothing, and means 0."""
+    """Return kipmid_max_busy_us; the kernel shows nothing, and means 0, before it was set."""
     return text(KIPMID) or "0"
 
 
 class Unit:
     """One service: Type=notify, Restart=always, RestartSec=, KillMode=process, ExecStopPost=."""
 
-    def __init__(self, name: str, restart_s: float, tell: Teller, *, has_undo: bool) -> None:
+    def __init__(self, name: str, restart_s: float, report: Reporter, *, has_undo: bool) -> None:
         self.name = name
         self.changed = threading.Condition()
         self.pid: int | None = None
@@ -83,7 +83,7 @@ class Unit:
         self._struck: list[str] = []
         self._restart_s = restart_s
         self._has_undo = has_undo
-        self._tell = tell
+        self._report = report
         self._notify = LAB / f"{name}.notify"
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -107,14 +107,14 @@ class Unit:
         )
 
     def keep(self) -> None:
-        """The thread that starts it, again and again."""
+        """Start the service again and again; this is the body of a thread."""
         while True:
             with self.changed:
                 with (LAB / f"{self.name}.log").open("a") as log:
                     log.write(f"--- start {self.starts + 1}\n")
                 self.pid, self._struck = self._spawn(self.name), []
                 self.starts += 1
-                self._tell(started=self.name, pid=self.pid)
+                self._report(started=self.name, pid=self.pid)
                 self.changed.notify_all()
             pid, code = self._reap("pid")
             end = {"ended": self.name, "pid": pid, "code": code, "by": self._struck}
@@ -128,7 +128,7 @@ class Unit:
                 end["undo_by"] = self._struck
                 end["kipmid"] = kipmid()
             with self.changed:
-                self._tell(**end)
+                self._report(**end)
                 pause_s = 0.0 if self._at_once else self._restart_s
                 self.changed.wait_for(lambda: self.stopping or self._at_once, pause_s)
                 self._at_once = False
@@ -146,18 +146,18 @@ class Unit:
         return pid, code
 
     def listen(self) -> None:
-        """The thread that takes what it tells its service manager."""
+        """Receive the service's notifications; this is the body of a thread."""
         while True:
-            told, ancillary, _, _ = self._notified.recvmsg(4096, 256)
+            message, ancillary, _, _ = self._notified.recvmsg(4096, 256)
             pid, _, _ = CREDENTIALS.unpack(ancillary[0][2][: CREDENTIALS.size])
             with self.changed:
-                if b"READY=1" in told.split() and pid == self.pid:
+                if b"READY=1" in message.split() and pid == self.pid:
                     self.ready_pid = pid
-                    self._tell(ready=self.name, pid=pid)
+                    self._report(ready=self.name, pid=pid)
                     self.changed.notify_all()
 
     def strike(self, name: str, which: str = "pid") -> int | None:
-        """Send a signal to the process that lives now; None when there is none."""
+        """Send a signal to the present process; return its pid, or None when there is none."""
         with self.changed:
             pid: int | None = getattr(self, which)
             if pid is not None:
@@ -168,7 +168,7 @@ class Unit:
             return pid
 
     def end(self, *, for_good: bool, folder: str | None = None) -> None:
-        """As `systemctl stop` or `restart`."""
+        """Stop or restart the service, as `systemctl` does."""
         with self.changed:
             self.stopping = for_good
             self._at_once = True
@@ -179,7 +179,7 @@ class Unit:
 
 
 class Clients:
-    """Monitoring that asks through the driver, and counts the answers."""
+    """Monitoring that sends requests through the driver, and counts the answers."""
 
     def __init__(self) -> None:
         self.answers = [0] * CLIENTS
@@ -210,20 +210,20 @@ class Clients:
 
 
 def processes() -> tuple[dict[str, list[int]], list[int]]:
-    """Those of ours by what they are, and those that have a way to the BMC open."""
-    ours: dict[str, list[int]] = {}
+    """Return bmcmedic's processes by kind, and the processes that hold a device of the BMC."""
+    found: dict[str, list[int]] = {}
     holders = []
     for process in filter(lambda each: each.name.isdigit(), Path("/proc").iterdir()):
         try:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
             kind = _kind(words)
             if kind is not None:
-                ours.setdefault(kind, []).append(int(process.name))
+                found.setdefault(kind, []).append(int(process.name))
             if words[0] and any(str(each.readlink()) in DEVICES for each in _open(process)):
                 holders.append(int(process.name))
         except OSError:
             continue
-    return ours, holders
+    return found, holders
 
 
 def _open(process: Path) -> Iterator[Path]:
@@ -242,22 +242,22 @@ def _kind(words: list[str]) -> str | None:
     return None
 
 
-class Look:
-    """What is there, told again and again."""
+class Scanner:
+    """Scans processes, files and the driver, and reports each scan."""
 
-    def __init__(self, units: dict[str, Unit], clients: Clients, tell: Teller) -> None:
+    def __init__(self, units: dict[str, Unit], clients: Clients, report: Reporter) -> None:
         self._units = units
         self._clients = clients
-        self._tell = tell
+        self._report = report
         self._client = DriverClient(timeout_s=5)
 
     def driver(self) -> dict[str, Any] | None:
-        """What the driver says of its watchdog."""
+        """Return the driver's status of its watchdog, or None when it does not answer."""
         try:
-            told: dict[str, Any] | None = self._client.status()["watchdog"]
+            watchdog: dict[str, Any] | None = self._client.status()["watchdog"]
         except BmcmedicError:
             return None
-        return told
+        return watchdog
 
     def run(self) -> None:
         number = 0
@@ -265,12 +265,12 @@ class Look:
             number += 1
             begun_at = time.monotonic()
             driver = self.driver()
-            ours, holders = processes()
-            self._tell(
-                look=number,
+            found, holders = processes()
+            self._report(
+                scan=number,
                 begun_at=begun_at,
                 driver=driver,
-                ours=ours,
+                processes=found,
                 holders=holders,
                 runtime=sorted(
                     str(path.relative_to(RUNTIME)) for path in RUNTIME.rglob("*") if path.exists()
@@ -279,23 +279,23 @@ class Look:
                 kipmid=kipmid(),
                 ready={name: unit.ready_pid for name, unit in self._units.items()},
             )
-            time.sleep(LOOK_S)
+            time.sleep(SCAN_PERIOD_S)
 
 
 class Missed(Exception):
-    """The moment has not come, or nobody was there any more."""
+    """The moment has not come, or the process was gone."""
 
 
 class Striker:
     """Carries out strikes, one after the other."""
 
     def __init__(
-        self, units: dict[str, Unit], clients: Clients, driver: Callable[[], Any], tell: Teller
+        self, units: dict[str, Unit], clients: Clients, driver: Callable[[], Any], report: Reporter
     ) -> None:
         self._units = units
         self._clients = clients
         self._driver = driver
-        self._tell = tell
+        self._report = report
 
     def run(self, plan: list[dict[str, Any]], number: int) -> None:
         for order in plan:
@@ -309,8 +309,8 @@ class Striker:
                     for victim in order["victims"]:
                         self._strike(victim, each, order["moment"])
             except Missed as missed:
-                self._tell(missed=order, why=str(missed))
-        self._tell(plan_done=number)
+                self._report(missed=order, why=str(missed))
+        self._report(plan_done=number)
 
     def _strike(self, victim: str, name: str, moment: str) -> None:
         if victim == "watcher":
@@ -319,7 +319,7 @@ class Striker:
             pid = self._units["agent"].strike(name, "undo_pid")
         else:
             pid = self._units[victim].strike(name)
-        self._tell(struck=victim, pid=pid, signal=name, moment=moment)
+        self._report(struck=victim, pid=pid, signal=name, moment=moment)
 
     def _wait_for(self, moment: str, victim: str) -> None:
         unit = self._units.get({"undo": "agent", "watcher": "driver"}.get(victim, victim))
@@ -349,13 +349,13 @@ class Striker:
                 self._poll(lambda: kipmid().strip("0,") != "", moment)
 
     def _kill(self, unit: Unit) -> None:
-        """What comes next is to be struck."""
+        """Kill the present process: the strike is for its successor."""
         with unit.changed:
             if unit.pid is not None:
                 self._strike(unit.name, "KILL", "before")
 
     def _sleep_until_pat(self) -> bool:
-        """False when the driver cannot say when that is."""
+        """Sleep until the next pat; return False when the driver does not know its time."""
         driver = self._driver()
         if driver is None or driver["last_pat_age_s"] is None:
             return False
@@ -366,7 +366,7 @@ class Striker:
         return age_s < 2 * period_s
 
     def _watching(self) -> int | None:
-        """The watcher that watches, by its driver's word."""
+        """Return the pid of the watcher that its driver reports as watching, or None."""
         pretimeout = (self._driver() or {}).get("pretimeout") or {}
         return pretimeout["watcher_pid"] if pretimeout.get("watching") else None
 
@@ -384,7 +384,7 @@ class Striker:
 
 
 def strike_watcher(pid: int | None, name: str) -> int | None:
-    """It is no child of ours, so it is held by its descriptor while it is made sure of."""
+    """Strike the watcher. It is not a child, so a pidfd holds it while its identity is checked."""
     if pid is None:
         return None
     with contextlib.suppress(OSError):
@@ -402,17 +402,17 @@ def main() -> None:
     RUNTIME.mkdir(exist_ok=True)
     Path("/var/lib/bmcmedic").mkdir(parents=True, exist_ok=True)
     os.mkfifo(ORDERS)
-    tell = Teller()
+    report = Reporter()
     units = {
-        "driver": Unit("driver", 1.0, tell, has_undo=False),
-        # A little sooner than our unit does it.
-        "agent": Unit("agent", 2.0, tell, has_undo=True),
+        "driver": Unit("driver", 1.0, report, has_undo=False),
+        # This is a little sooner than the shipped unit restarts it.
+        "agent": Unit("agent", 2.0, report, has_undo=True),
     }
     clients = Clients()
-    look = Look(units, clients, tell)
-    striker = Striker(units, clients, Look(units, clients, tell).driver, tell)
+    scanner = Scanner(units, clients, report)
+    striker = Striker(units, clients, Scanner(units, clients, report).driver, report)
     bodies = [each for unit in units.values() for each in (unit.listen, unit.keep)]
-    for body in (*bodies, look.run):
+    for body in (*bodies, scanner.run):
         threading.Thread(target=body).start()
     with os.fdopen(os.open(ORDERS, os.O_RDWR)) as orders:  # with a writer, so that it never ends
         for line in orders:

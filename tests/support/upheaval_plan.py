@@ -1,4 +1,4 @@
-"""What is done to driver and agent in an upheaval, drawn from a seed."""
+"""The strikes against driver and agent in an upheaval, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 SEED_VARIABLE = "BMCMEDIC_UPHEAVAL_SEED"
-"""Set, it is the only seed: to repeat what failed."""
+"""Environment variable with the only seed to run, to repeat a failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """Signals for some processes, at a moment of the first one's life and so much later.
+    """Signals for some processes, some time after a moment in the life of the first one.
 
-    The moments: `alive` (at once), `ready` (has told so), `start` (is ended before, so that it
-    starts), `undo` (the same for what comes after the agent), `exchange` (a client waits for the
-    BMC), `pat` (one is due), `watching` (the watcher has taken over), `acted` (the agent is about
-    to change something), `throttled` (it has).
+    The moments: `alive` (it runs), `ready` (it has reported READY), `start` (it was killed and
+    starts again), `undo` (the agent was killed and its undo runs), `exchange` (a client waits for
+    the BMC), `pat` (a pat is due), `watching` (the watcher has taken over), `acted` (the agent is
+    about to change the host), `throttled` (it has throttled kipmid).
     """
 
     victims: tuple[str, ...]
     moment: str
     after_s: float
     signals: tuple[str | float, ...] = ("KILL",)
-    """One after the other; a number is a pause in seconds."""
+    """The signals, sent one after the other; a number is a pause in seconds."""
 
     def order(self) -> dict[str, Any]:
-        """As the keeper takes it."""
+        """Return the strike as an order for the keeper."""
         return asdict(self)
 
 
 def seeds(defaults: Sequence[int]) -> Sequence[int]:
-    """Those to run: these, or the one that is asked for."""
+    """Return the seeds to run: the defaults, or the one in the environment."""
     asked = os.environ.get(SEED_VARIABLE)
     return defaults if asked is None else (int(asked),)
 
@@ -44,32 +44,32 @@ def _delay_s(dice: random.Random, most_s: float) -> float:
 
 
 def starting(dice: random.Random, *victims: str) -> Strike:
-    """While it loads, claims its files, or asks its first question."""
+    """Strike during the start: it loads, claims its files, or sends its first request."""
     return Strike(victims, "start", _delay_s(dice, 3.0))
 
 
 def running(dice: random.Random, *victims: str) -> Strike:
-    """Some time after it was ready: among pats, looks and questions."""
+    """Strike some time after it was ready, among pats, samples and requests."""
     return Strike(victims, "ready", _delay_s(dice, 3.0))
 
 
 def exchanging(dice: random.Random, *victims: str) -> Strike:
-    """In the middle of a client's exchange with the BMC."""
+    """Strike in the middle of a client's exchange with the BMC."""
     return Strike(victims, "exchange", _delay_s(dice, 0.05))
 
 
 def patting(dice: random.Random) -> Strike:
-    """When the next pat is just due, or under way."""
+    """Strike the driver when the next pat is just due, or under way."""
     return Strike(("driver",), "pat", _delay_s(dice, 0.1))
 
 
 def unwatched(dice: random.Random) -> Strike:
-    """The pretimeout watcher dies, and its driver has to notice."""
+    """Kill the pretimeout watcher; its driver has to notice."""
     return Strike(("watcher",), "watching", _delay_s(dice, 1.0))
 
 
 def with_stopped_watcher(dice: random.Random) -> tuple[Strike, ...]:
-    """The watcher is stopped for good, and then its driver dies: the next one has to end it."""
+    """Stop the watcher for good, then kill its driver: the next driver has to end the watcher."""
     return (
         Strike(("watcher",), "watching", _delay_s(dice, 1.0), ("STOP",)),
         Strike(("driver",), "alive", _delay_s(dice, 1.0)),
@@ -77,40 +77,40 @@ def with_stopped_watcher(dice: random.Random) -> tuple[Strike, ...]:
 
 
 def stopped(dice: random.Random, victim: str) -> Strike:
-    """Stopped for a moment, and going on as if nothing had been."""
+    """Stop a process for a moment (SIGSTOP), then let it go on."""
     pause_s = 0.2 + _delay_s(dice, 3.0)
     return Strike((victim,), "ready", _delay_s(dice, 1.0), ("STOP", pause_s, "CONT"))
 
 
 def killed_while_stopped(dice: random.Random, victim: str) -> Strike:
-    """As a service manager ends one that does not move."""
+    """Kill a stopped process, as a service manager does."""
     pause_s = 0.2 + _delay_s(dice, 1.0)
     return Strike((victim,), "exchange", _delay_s(dice, 0.05), ("STOP", pause_s, "KILL"))
 
 
 def killed_while_ending(dice: random.Random, victim: str) -> Strike:
-    """It was asked to end, and is not given the time."""
+    """Kill a process shortly after it was asked to end."""
     pause_s = 0.001 + _delay_s(dice, 0.4)
     return Strike((victim,), "ready", _delay_s(dice, 1.0), ("TERM", pause_s, "KILL"))
 
 
 def undoing(dice: random.Random) -> Strike:
-    """What puts a killed agent's changes back dies, too."""
+    """Kill the process that undoes a killed agent's changes, too."""
     return Strike(("undo",), "undo", _delay_s(dice, 1.5))
 
 
 def acting(dice: random.Random) -> Strike:
-    """While the agent relieves the host."""
+    """Strike while the agent relieves the host."""
     return Strike(("agent",), "acted", _delay_s(dice, 1.5))
 
 
 def having_throttled(dice: random.Random) -> Strike:
-    """While the kernel's thread is held back by it."""
+    """Strike while the agent throttles the kernel's thread."""
     return Strike(("agent",), "throttled", _delay_s(dice, 0.5))
 
 
 def well_plan(dice: random.Random, count: int) -> list[Strike]:
-    """For a host whose BMC answers: each kind of strike before any comes twice."""
+    """Return strikes for a host whose BMC answers; no kind repeats before all have come."""
     kinds: list[Callable[[], Strike | tuple[Strike, ...]]] = [
         lambda: starting(dice, "driver"),
         lambda: starting(dice, "agent"),
@@ -139,7 +139,7 @@ def well_plan(dice: random.Random, count: int) -> list[Strike]:
 
 
 def hung_plan(dice: random.Random, count: int) -> list[Strike]:
-    """For one whose BMC hangs: first when the agent acts for the first time, and when it has."""
+    """Return strikes for a host whose BMC hangs; the first two hit the agent's first actions."""
     kinds: list[Callable[[], Strike]] = [
         lambda: running(dice, "driver"),
         lambda: running(dice, "agent"),
