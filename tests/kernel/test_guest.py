@@ -132,7 +132,7 @@ def test_it_is_up_in_time(kernel: Kernel) -> None:
         assert guest.uptimes_s[0] < BOOT_S_MAX
 
 
-def test_a_guest_that_cannot_start_says_why(kernel: Kernel) -> None:
+def test_a_guest_that_cannot_start_reports_the_reason(kernel: Kernel) -> None:
     with (
         pytest.raises(GuestError, match="QEMU did not start"),
         Guest(kernel, memory_mib=-1),

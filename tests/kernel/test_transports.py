@@ -318,7 +318,7 @@ def test_dev_ipmi_gets_over_a_wedged_bmc_that_is_reset_over_lan(
     assert bmc.requests("06/22") == reset_before + 1
 
 
-def test_dev_ipmi_says_when_the_kernel_lets_nobody_in(guest: Guest) -> None:
+def test_dev_ipmi_reports_that_the_kernel_refuses_users(guest: Guest) -> None:
     load(guest, "ipmi_si")
     first, last, freed = run(
         guest,
@@ -397,7 +397,7 @@ def test_dev_watchdog_really_pats_the_bmc(guest: Guest, bmc: SimProcess) -> None
     assert not bmc.get()["watchdog"]["running"]
 
 
-def test_dev_watchdog_is_told_from_another(guest: Guest) -> None:
+def test_dev_watchdog_of_another_driver_is_recognised(guest: Guest) -> None:
     def refusal() -> str:
         (found,) = run(
             guest,

@@ -90,7 +90,7 @@ def test_an_upgrade_while_the_bmc_hangs_lets_no_timer_run_out(kernel: Kernel, se
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", plans.seeds(LONG_SEEDS))
-def test_whatever_is_struck_whenever(kernel: Kernel, seed: int) -> None:
+def test_any_strike_at_any_moment(kernel: Kernel, seed: int) -> None:
     dice = random.Random(seed)
     kind = dice.choice(["dev-ipmi", "port-io"])
     with upheaval(kernel, kind, seed, all_endpoints=True) as host:

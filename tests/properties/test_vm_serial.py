@@ -69,7 +69,7 @@ def cut(stream: bytes, at: list[int]) -> list[bytes]:
 
 
 @given(st.lists(REQUESTS | CONTROLS, max_size=6), st.lists(st.integers(0, 1500), max_size=20))
-def test_what_a_machine_says_however_it_is_cut(
+def test_messages_of_a_machine_survive_any_cut(
     said: list[VmRequest | ControlMessage], at: list[int]
 ) -> None:
     stream = b"".join(each.encode() for each in said)
@@ -78,7 +78,7 @@ def test_what_a_machine_says_however_it_is_cut(
 
 
 @given(RESPONSES, st.lists(st.integers(0, 600), max_size=20))
-def test_what_a_bmc_says_however_it_is_cut(response: VmResponse, at: list[int]) -> None:
+def test_messages_of_a_bmc_survive_any_cut(response: VmResponse, at: list[int]) -> None:
     reader = FrameReader()
     (frame,) = [part for piece in cut(response.encode(), at) for part in reader.receive(piece)]
     assert not isinstance(frame, DamagedFrame)

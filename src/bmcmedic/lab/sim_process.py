@@ -63,7 +63,7 @@ class SimProcess:
 @contextlib.contextmanager
 def sim_processes(*arguments: str) -> Iterator[list[SimProcess]]:
     """Run `bmcmedic sim` with these arguments and a control endpoint until the block ends."""
-    process = subprocess.Popen(  # noqa: S603 - our own program
+    process = subprocess.Popen(  # noqa: S603 - bmcmedic itself
         [sys.executable, "-m", "bmcmedic", "sim", *arguments, "--control", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         text=True,
@@ -87,7 +87,9 @@ def sim_processes(*arguments: str) -> Iterator[list[SimProcess]]:
                     is_ready = True
                     break
         if not is_ready:
-            raise BmcmedicError("the simulator did not start; its own message above says why")
+            raise BmcmedicError(
+                "the simulator did not start; its own message above gives the reason"
+            )
         yield [SimProcess(name, control=control, **found) for name, found in addresses.items()]
     finally:
         process.terminate()

@@ -71,7 +71,7 @@ def events(bmc: SimBmc) -> list[tuple[int, int]]:
 # ---- dispatch
 
 
-def test_it_says_who_it_is() -> None:
+def test_it_identifies_itself() -> None:
     bmc = sim_bmc()
     device_id = ask(bmc, GetDeviceIdReq(), START)
     assert (device_id.ipmi_version, device_id.firmware, device_id.available) == (2, "3.23", True)

@@ -119,7 +119,7 @@ def test_a_bmc_takes_what_a_machine_writes_to_port_0x80() -> None:
         assert status["memory_free_fraction"] == pytest.approx(0.8 - 1024 * 256 / (4 << 20))
 
 
-def test_triage_of_a_rack_tells_the_sick_from_the_well() -> None:
+def test_triage_of_a_rack_distinguishes_sick_from_healthy() -> None:
     words = ("--count", "2", "--base-address", "127.0.88.1", "--port", "0")
     more = ("--control", "127.0.0.1:0", "--fault", "bmc00002=hang", "--watchdog-armed", "*=60")
     with sim("rack", *words, *more) as (addresses, _):
@@ -150,7 +150,7 @@ def test_triage_of_a_host_that_is_off_is_what_ssh_would_give() -> None:
 @pytest.mark.parametrize(
     "body", [b"[]", b"null", b"{}", b'{"symptoms": 1}', b'{"error": "x"}', b"<html>"]
 )
-def test_a_door_that_is_not_the_simulators_is_told_from_it(body: bytes) -> None:
+def test_another_program_at_the_control_address_is_reported(body: bytes) -> None:
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

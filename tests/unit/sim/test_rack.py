@@ -48,12 +48,12 @@ def test_a_name_may_be_a_pattern_and_the_last_one_counts() -> None:
         (2, "localhost", "base address 'localhost'"),
     ],
 )
-def test_a_rack_that_does_not_work_out_says_why(count: int, base: str, said: str) -> None:
+def test_an_impossible_rack_is_refused_with_the_reason(count: int, base: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         rack_specs(count, base)
 
 
-def test_a_fault_for_a_bmc_that_there_is_not_is_an_error() -> None:
+def test_a_fault_for_an_unknown_bmc_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="no BMC 'bmc9'; they are bmc00001 to bmc00003"):
         rack_specs(3, faults={"bmc9": FaultSet.parse(["dead"])})
     with pytest.raises(ConfigurationError, match="no BMC 'x'; they are bmc00001 to bmc00001"):
@@ -75,7 +75,7 @@ def test_addresses_are_read_and_written_alike(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "127.0.0.1", ":623", "::1:623", "[::1]", "a:b", "a:65536", "a:-1", "[a]:1", "a:²"]
 )
-def test_what_is_no_address_is_a_configuration_error(text: str) -> None:
+def test_an_invalid_address_is_a_configuration_error(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_address(text)
 
@@ -89,7 +89,7 @@ def test_binding_says_what_is_wrong_and_what_to_try() -> None:
         bind_udp(("192.0.2.1", 6230))
 
 
-def test_too_few_descriptors_are_said_clearly() -> None:
+def test_too_few_descriptors_are_reported_clearly() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         pytest.skip("this machine has no limit")

@@ -57,7 +57,7 @@ def test_a_pat_starts_the_countdown_over() -> None:
     assert timer.present_countdown_s(60.0) == pytest.approx(50.0)
 
 
-def test_set_stops_a_running_timer_unless_told_not_to() -> None:
+def test_set_stops_a_running_timer_unless_dont_stop_is_set() -> None:
     longer = replace(SETTINGS, initial_countdown_s=600.0)
     timer = WatchdogTimer(SETTINGS)
     timer.reset(0.0)

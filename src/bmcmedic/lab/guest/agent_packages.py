@@ -26,12 +26,12 @@ def agent_archive(cache: Path) -> Path:
     def build() -> bytes:
         archive = Archive()
         libraries = []
-        for path, place in files:
+        for path, inside in files:
             if path.suffix == ".py":
-                target = f"{SITE}/{place}c"
-                archive.file(target, compiled(path, f"/{SITE}/{place}"))
+                target = f"{SITE}/{inside}c"
+                archive.file(target, compiled(path, f"/{SITE}/{inside}"))
             else:
-                archive.file(f"{SITE}/{place}", path.read_bytes())
+                archive.file(f"{SITE}/{inside}", path.read_bytes())
                 libraries.append(path)
         add_libraries(archive, libraries)
         return archive.encode()
@@ -51,8 +51,8 @@ def _package_files() -> Iterator[tuple[Path, str]]:
 
 
 def _shared_object(name: str) -> Path:
-    place = sysconfig.get_config_var("DESTSHARED")
-    for path in sorted(Path(place).glob(f"{name}.*.so")) if place else ():
+    folder = sysconfig.get_config_var("DESTSHARED")
+    for path in sorted(Path(folder).glob(f"{name}.*.so")) if folder else ():
         return path
     return _found(name)
 

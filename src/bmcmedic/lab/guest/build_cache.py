@@ -20,10 +20,10 @@ def version(path: Path) -> str:
 def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Path:
     """Return the file of this stamp, and build it if needed; parallel builds do no harm."""
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:20]
-    place = cache / f"{kind}-{digest}"
-    if place.is_file():
-        place.touch()
-        return place
+    file = cache / f"{kind}-{digest}"
+    if file.is_file():
+        file.touch()
+        return file
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=cache, prefix="new-", delete=False) as new:
         try:
@@ -32,10 +32,10 @@ def cached(cache: Path, kind: str, stamp: str, build: Callable[[], bytes]) -> Pa
             Path(new.name).unlink()
             raise
     Path(new.name).chmod(0o644)
-    Path(new.name).replace(place)
+    Path(new.name).replace(file)
     for old in sorted(cache.glob(f"{kind}-*"), key=_last_used)[:-FILES_PER_KIND_MAX]:
         old.unlink(missing_ok=True)
-    return place
+    return file
 
 
 def _last_used(path: Path) -> float:

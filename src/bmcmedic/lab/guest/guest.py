@@ -365,11 +365,11 @@ class Guest:
 
     def write_file(self, path: str, content: bytes) -> None:
         """Copy a small file into the guest; large files belong into the options."""
-        place = shlex.quote(path)
-        self.run(f": >{place}", check=True)
+        quoted = shlex.quote(path)
+        self.run(f": >{quoted}", check=True)
         for start in range(0, len(content), CHUNK_BYTES):
             chunk = base64.b64encode(content[start : start + CHUNK_BYTES]).decode()
-            self.run(f"echo {chunk} | base64 -d >>{place}", check=True)
+            self.run(f"echo {chunk} | base64 -d >>{quoted}", check=True)
 
     def read_file(self, path: str) -> bytes:
         """Copy a file out of the guest."""

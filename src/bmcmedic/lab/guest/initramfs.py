@@ -90,8 +90,8 @@ def base_archive(kernel: Kernel, programs: Sequence[str], cache: Path) -> Path:
             archive.file(f"mod/{name}.ko", content)
         _add_python(archive, library, extensions)
         for name, path in found.items():
-            place = "bin/busybox" if name == "busybox" else f"usr/bin/{name}"
-            archive.file(place, path.read_bytes(), executable=True)
+            target = "bin/busybox" if name == "busybox" else f"usr/bin/{name}"
+            archive.file(target, path.read_bytes(), executable=True)
             for data in map(Path, _DATA_OF_PROGRAMS.get(name, ())):
                 if data.is_file():
                     archive.file(str(data), _first_lines(data))
@@ -136,10 +136,10 @@ def _standard_library() -> Iterator[tuple[Path, str]]:
 
 def _extensions() -> Iterator[Path]:
     """Yield the standard library's modules in C, sorted."""
-    place = sysconfig.get_config_var("DESTSHARED") or Path(
+    folder = sysconfig.get_config_var("DESTSHARED") or Path(
         sysconfig.get_path("stdlib"), "lib-dynload"
     )
-    for path in sorted(Path(place).glob("*.so")):
+    for path in sorted(Path(folder).glob("*.so")):
         if not path.name.startswith(_EXTENSIONS_LEFT_OUT):
             yield path
 
@@ -148,8 +148,8 @@ def _add_python(
     archive: Archive, library: Iterable[tuple[Path, str]], extensions: Iterable[Path]
 ) -> None:
     archive.file("usr/bin/python3", Path(sys.executable).resolve().read_bytes(), executable=True)
-    for path, place in library:
-        archive.file(place, compiled(path, f"/{place.removesuffix('c')}"))
+    for path, target in library:
+        archive.file(target, compiled(path, f"/{target.removesuffix('c')}"))
     for path in extensions:
         archive.file(f"{SITE}/lib-dynload/{path.name}", path.read_bytes())
 
@@ -189,8 +189,8 @@ def add_libraries(archive: Archive, binaries: Sequence[Path]) -> None:
                     f"the guest needs the library {name}, which is not installed"
                 )
     for name, library in sorted(libraries.items()):
-        place = name if name.startswith("/") else f"lib/{name}"
-        archive.file(place, library.read_bytes(), executable=True)
+        target = name if name.startswith("/") else f"lib/{name}"
+        archive.file(target, library.read_bytes(), executable=True)
 
 
 # ---- bmcmedic
@@ -213,12 +213,12 @@ def source_archive(cache: Path) -> Path:
         archive = Archive()
         for path in files:
             inside = path.relative_to(root)
-            place = f"{SITE}/bmcmedic/{inside}"
-            archive.file(place, path.read_bytes())
+            target = f"{SITE}/bmcmedic/{inside}"
+            archive.file(target, path.read_bytes())
             if path.suffix != ".py":
                 continue
-            cached = importlib.util.cache_from_source(place, optimization="")
-            archive.file(cached, compiled(path, f"/{place}"))
+            cached = importlib.util.cache_from_source(target, optimization="")
+            archive.file(cached, compiled(path, f"/{target}"))
         start = (
             "#!/usr/bin/python3\nimport sys\n\nfrom bmcmedic.cli import main\n\nsys.exit(main())\n"
         )

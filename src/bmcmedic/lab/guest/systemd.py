@@ -102,13 +102,13 @@ def systemd_archive(cache: Path) -> Path:
         archive = Archive()
         archive.file("init", INIT.encode(), executable=True)
         archive.link("lib/systemd", "/usr/lib/systemd")
-        for place, path in programs.items():
-            archive.file(place, path.read_bytes(), executable=True)
+        for target, path in programs.items():
+            archive.file(target, path.read_bytes(), executable=True)
         for path in units:
             archive.file(f"usr/lib/systemd/system/{path.name}", path.read_bytes())
         add_libraries(archive, libraries)
-        for place, content in _own_files().items():
-            archive.file(place, content.encode())
+        for target, content in _own_files().items():
+            archive.file(target, content.encode())
         own = "/usr/lib/systemd/system"
         archive.link(f"{own}/default.target", "multi-user.target")
         for wanting, wanted in (

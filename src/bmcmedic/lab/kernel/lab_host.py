@@ -194,7 +194,7 @@ class LabHost:
         """
         host, _, port = self.bmc.target.rpartition(":")
         command = ["ipmitool", "-I", "lanplus", "-C", "17", "-H", host, "-p", port]
-        done = subprocess.run(  # noqa: S603 - the arguments are ours
+        done = subprocess.run(  # noqa: S603 - the arguments come from the scenarios
             [*command, "-U", BMC_USER, "-E", *words],
             env={**os.environ, "IPMI_PASSWORD": BMC_PASSWORD},
             capture_output=True,

@@ -194,9 +194,9 @@ def _number_events(axis: Axes, record: ScenarioRecord) -> None:
             places.append((at, [number]))
     top = axis.get_ylim()[1]
     for at, numbers in places:
-        words = ",".join(map(str, numbers))
+        label = ",".join(map(str, numbers))
         axis.annotate(
-            words,
+            label,
             (at, top),
             xytext=(2, -2),
             textcoords="offset points",

@@ -1,4 +1,4 @@
-"""The scripts in the guest of `lab kernel`: a host's own monitoring and watchdog daemon, and ours.
+"""The scripts in the guest of `lab kernel`: monitoring, watchdog daemon, and sampling.
 
 `lab-watch` samples the guest and reports each sample. All scripts but `lab-driver-watch` work
 without bmcmedic: they need plain Python and a shell.

@@ -29,7 +29,7 @@ At = Callable[[float, Callable[[Any], None], object], None]
 
 
 class Observed:
-    """Records pats and pretimeouts, and says when the check command hangs."""
+    """Records pats and pretimeouts, and decides when the check command hangs."""
 
     def __init__(
         self, scenario: StarvationScenario, record: StarvationRecord, runtime: Runtime

@@ -22,7 +22,7 @@ def test_a_file_is_built_once_for_each_stamp(tmp_path: Path) -> None:
     assert built == ["a", "b"]
 
 
-def test_the_oldest_go_and_other_kinds_stay(tmp_path: Path) -> None:
+def test_the_oldest_files_are_deleted_and_other_kinds_stay(tmp_path: Path) -> None:
     other = cached(tmp_path, "other", "x", lambda: b"")
     places = []
     for number in range(FILES_PER_KIND_MAX + 3):
@@ -32,7 +32,7 @@ def test_the_oldest_go_and_other_kinds_stay(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_what_fails_to_build_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_file(tmp_path: Path) -> None:
     def build() -> bytes:
         raise OSError("no room")
 

@@ -23,7 +23,7 @@ def entries(data: bytes) -> Iterator[tuple[str, int, bytes, tuple[int, int]]]:
         at = start + (size + 3) // 4 * 4
 
 
-def test_what_goes_in_is_in_it_with_its_folders_before_it() -> None:
+def test_an_archive_has_its_files_after_their_folders() -> None:
     archive = Archive()
     archive.file("/usr/bin/program", b"#!/bin/sh\n", executable=True)
     archive.file("usr/bin/data", b"12345")

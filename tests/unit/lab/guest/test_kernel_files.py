@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_kernel_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_kernel_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"vmlinuz, package, modules missing; run `make setup`"
     ):

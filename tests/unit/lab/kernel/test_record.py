@@ -49,7 +49,7 @@ def test_young_clients_at_work_are_not_those_of_the_hang(oldest_at: float | None
     assert [each.ok for each in verdict.checks] == [ok]
 
 
-def test_it_is_ok_when_every_check_is() -> None:
+def test_a_record_is_ok_when_every_check_is() -> None:
     assert record().ok
     assert not record(ok=False).ok
     nothing = ScenarioRecord(ScenarioName.FLOOD, Timeline(), ScenarioVerdict(), "", {}, {})

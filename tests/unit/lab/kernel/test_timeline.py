@@ -59,7 +59,7 @@ def test_shares_are_of_the_guests_own_clock() -> None:
     assert kipmi_percent([sample(0, None), sample(1, None)]) is None
 
 
-def test_the_median_share_is_not_that_of_one_look() -> None:
+def test_the_median_share_is_not_that_of_one_sample() -> None:
     # 2 % a second, and once 90 %.
     shares = [0.0, 0.02, 0.04, 0.94, 0.96, 0.98]
     seen = [sample(float(at), kipmi_s) for at, kipmi_s in enumerate(shares)]
@@ -113,6 +113,6 @@ def test_a_pat_that_was_never_answered_is_not_forgotten() -> None:
     assert waited_s == pytest.approx(3.1)
 
 
-def test_numbers_as_people_read_them() -> None:
+def test_figures_are_formatted_for_people() -> None:
     assert [percent(None), percent(12.34)] == ["unknown", "12.3 %"]
     assert [seconds(None), seconds(0.0123), seconds(12.34)] == ["-", "12 ms", "12.3 s"]

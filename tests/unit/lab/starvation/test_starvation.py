@@ -71,7 +71,7 @@ def test_clients_ask_what_the_simulated_bmc_knows() -> None:
     ],
     ids=str,
 )
-def test_what_makes_no_run_is_refused(wrong: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         StarvationScenario(1, **wrong)  # type: ignore[arg-type]
 
@@ -175,7 +175,7 @@ def test_a_pat_that_never_came_back_counts_up_to_the_end() -> None:
 # ---------------------------------------------------------------------------------- the picture
 
 
-def test_the_picture_is_a_png_that_shows_each_design(tmp_path: Path) -> None:
+def test_the_plot_is_a_png_that_shows_each_design(tmp_path: Path) -> None:
     path = tmp_path / "starvation.png"
     scenario = StarvationScenario(1)
     draw([simulate(design, scenario, samples_bmc=True) for design in Design], path)
@@ -188,7 +188,7 @@ def test_the_picture_is_a_png_that_shows_each_design(tmp_path: Path) -> None:
     assert int.from_bytes(one.read_bytes()[20:24], "big") < height
 
 
-def test_a_picture_that_cannot_be_written_is_an_error_of_the_users(tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
     record = simulate(Design.DIRECT, StarvationScenario(1, duration_s=10.0), samples_bmc=True)
     with pytest.raises(ConfigurationError, match="cannot write"):
         draw([record], tmp_path / "no" / "such.png")

@@ -75,7 +75,7 @@ def test_triage_of_a_host_without_power_is_a_conflict() -> None:
         assert "nothing runs on the host of b" in answer["error"]
 
 
-def test_the_list_names_all_and_where_they_are() -> None:
+def test_the_list_has_all_names_and_addresses() -> None:
     specs = [BmcSpec("a", ("127.0.0.1", 0)), BmcSpec("b c")]
     with running_rack(specs) as rack:
         _, answer = rack.get("/bmcs")
@@ -104,7 +104,7 @@ def test_the_list_names_all_and_where_they_are() -> None:
         ("POST", "/bmcs/bmc1/faults", b'{"faults": ["slow"]}', 400, "such as slow:2.5"),
     ],
 )
-def test_a_wrong_request_is_told_so_as_json(
+def test_a_wrong_request_gets_an_error_in_json(
     rack: RunningRack, method: str, path: str, body: bytes | None, status: int, said: str
 ) -> None:
     answered, answer = rack.request(method, path, body)

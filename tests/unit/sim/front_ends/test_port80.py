@@ -112,7 +112,7 @@ def test_a_flood_by_fault_and_a_real_one_add_up() -> None:
     assert bmc.timer is not None
 
 
-def test_a_place_that_is_taken_is_said(tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported(tmp_path: Path) -> None:
     (tmp_path / "port80").write_text("a file of somebody's")
 
     async def story() -> None:

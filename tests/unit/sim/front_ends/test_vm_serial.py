@@ -494,7 +494,7 @@ def test_a_machine_that_was_away_during_the_reset_is_freed_when_it_comes() -> No
     run(story)
 
 
-def test_who_does_not_say_what_it_is_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_introduction_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vm, "INTRODUCTION_TIMEOUT_S", 0.05)
 
     async def story() -> None:
@@ -516,7 +516,7 @@ async def flooded(client: socket.socket, flood: bytes) -> None:
         await loop.sock_sendall(client, flood)
 
 
-def test_who_reads_nothing_is_let_go() -> None:
+def test_a_client_that_reads_nothing_is_disconnected() -> None:
     async def story() -> None:
         async with port_of(fresh()) as port:
             host = VmHost()
@@ -578,7 +578,7 @@ def test_a_machine_whose_interface_was_reset_gets_no_answer_to_what_was_before()
 # ---------------------------------------------------------------------------------------- places
 
 
-def test_a_place_is_an_address_or_a_path() -> None:
+def test_a_socket_is_an_address_or_a_path() -> None:
     assert parse_vm_socket("127.0.0.1:9002") == ("127.0.0.1", 9002)
     assert parse_vm_socket("[::1]:0") == ("::1", 0)
     assert parse_vm_socket("./bmc1.sock") == Path("bmc1.sock")
@@ -587,7 +587,7 @@ def test_a_place_is_an_address_or_a_path() -> None:
             parse_vm_socket(text)
 
 
-def test_a_path_is_taken_over_from_the_dead_and_left_to_the_living(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "bmc1.sock"
     dead = vm.bind_stream(path)
     dead.close()
@@ -602,14 +602,14 @@ def test_a_path_is_taken_over_from_the_dead_and_left_to_the_living(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a file", "no/folder", "x" * 200])
-def test_a_path_that_cannot_be_had_says_why(tmp_path: Path, name: str) -> None:
+def test_a_path_that_cannot_be_bound_is_reported_with_the_reason(tmp_path: Path, name: str) -> None:
     (tmp_path / "a file").write_text("precious")
     with pytest.raises(ConfigurationError, match="cannot listen for a virtual machine at"):
         vm.bind_stream(tmp_path / name)
     assert (tmp_path / "a file").read_text() == "precious"
 
 
-def test_a_rack_opens_the_door_and_clears_up_behind_it(tmp_path: Path) -> None:
+def test_a_rack_opens_the_socket_and_removes_it_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "bmc1.sock"
 
     async def story() -> None:
@@ -635,7 +635,7 @@ def test_a_rack_opens_the_door_and_clears_up_behind_it(tmp_path: Path) -> None:
     run(story)
 
 
-def test_a_bmc_without_a_machine_says_so() -> None:
+def test_a_bmc_without_a_machine_is_described_so() -> None:
     async def story() -> None:
         async with Rack([BmcSpec("bmc1")]) as rack:
             assert rack.describe("bmc1", asyncio.get_running_loop().time())["vm"] is None

@@ -55,7 +55,7 @@ def test_the_satellites_sensor_is_answered_in_two_parts() -> None:
     assert reading.available
 
 
-def test_nobody_at_an_address_is_a_nak() -> None:
+def test_an_address_without_a_controller_is_a_nak() -> None:
     _, answer = bridged(sim_bmc(), 0x2E)
     assert (answer.completion_code, answer.follow_up) == (0x83, None)
 

@@ -85,7 +85,7 @@ def test_clear_needs_the_latest_reservation_and_leaves_one_entry() -> None:
     assert ask(bmc, GetSelEntryReq(0), START).record_data[10] == 0x10
 
 
-def test_a_full_log_says_so_and_takes_no_more() -> None:
+def test_a_full_log_sets_its_overflow_flag_and_takes_no_more() -> None:
     bmc = sim_bmc()
     for _ in range(RECORDS_MAX - 3):
         ask(bmc, AddSelEntryReq(RECORD), START)
@@ -137,7 +137,7 @@ def test_partial_sdr_reads_need_the_reservation() -> None:
     assert refused_with(bmc, too_much) == CompletionCode.CANNOT_RETURN_BYTES
 
 
-def test_readings_lie_within_the_thresholds_and_vanish_with_the_power() -> None:
+def test_readings_are_within_the_thresholds_and_end_with_the_power() -> None:
     on, off = sim_bmc(), sim_bmc(power_on=False)
     for sensor in SENSORS:
         reading = ask(on, GetSensorReadingReq(sensor.number), START)

@@ -158,7 +158,7 @@ def test_a_bmc_whose_memory_ends_in_the_middle_is_gone_half_a_second_later() -> 
 
 
 @pytest.mark.parametrize("spins", [False, True])
-def test_a_lost_claim_ends_it_at_the_next_look(spins: bool) -> None:
+def test_a_lost_claim_ends_the_exchange_at_the_next_poll(spins: bool) -> None:
     host = KcsHost("slow:4", spins=spins)
 
     def lose(_: object) -> None:
@@ -170,7 +170,7 @@ def test_a_lost_claim_ends_it_at_the_next_look(spins: bool) -> None:
     assert host.error.may_have_run
 
 
-def test_a_claim_that_is_lost_in_recovery_alone_lets_an_exchange_in_peace() -> None:
+def test_a_claim_lost_only_in_recovery_does_not_stop_an_exchange() -> None:
     host = KcsHost("slow:4")
     host.claim.lost_in_recovery = True
     assert host.exchange() > 4.0
@@ -195,7 +195,7 @@ def test_the_bmcs_watchdog_runs_in_the_worlds_time() -> None:
     assert host.bmc.host.boots == 1
 
 
-def test_behind_the_bmc_nothing_is_reached() -> None:
+def test_no_controller_behind_the_bmc_is_reached() -> None:
     host = KcsHost()
     with pytest.raises(Refused, match="0x2c"):
         host.kcs.send_bridged(b"\x18\x01", Ipmb(6, 0x2C), 1.0, host.claim, lambda _: None)

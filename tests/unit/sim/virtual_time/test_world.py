@@ -33,7 +33,7 @@ def test_tasks_wait_in_virtual_time_and_in_the_order_that_they_asked() -> None:
     assert world.now == 10.0
 
 
-def test_what_a_task_raises_comes_out() -> None:
+def test_run_raises_the_exception_of_a_task() -> None:
     world = World()
 
     def fails() -> None:
@@ -62,7 +62,7 @@ def test_a_world_that_is_closed_ends_its_tasks_where_they_wait() -> None:
     assert ended == ["waits"]
 
 
-def test_a_parked_task_is_told_whether_it_was_woken_or_its_time_was_over() -> None:
+def test_park_returns_whether_the_task_was_woken_before_its_time_out() -> None:
     world = World()
     outcomes: list[tuple[bool, float]] = []
 
@@ -79,7 +79,7 @@ def test_a_parked_task_is_told_whether_it_was_woken_or_its_time_was_over() -> No
 # ------------------------------------------------------------------------------------- the CPUs
 
 
-def test_those_who_compute_share_one_cpu_by_slices() -> None:
+def test_tasks_that_compute_share_one_cpu_by_slices() -> None:
     world = World(cpus=1, slice_s=SLICE_S)
     done: dict[str, float] = {}
 
@@ -225,7 +225,7 @@ def test_a_released_lock_goes_to_the_running_thread() -> None:
     assert had[-1][1] > 5.0
 
 
-def test_who_wants_a_lock_spins_while_its_owner_runs_and_sleeps_when_it_does_not() -> None:
+def test_a_waiting_task_spins_while_the_owner_runs_and_sleeps_otherwise() -> None:
     world = World(cpus=2, slice_s=SLICE_S)
     lock = AdaptiveLock(world, Random(1))
 
@@ -249,7 +249,7 @@ def test_who_wants_a_lock_spins_while_its_owner_runs_and_sleeps_when_it_does_not
     assert lock.owner is task
 
 
-def test_a_thread_that_spins_for_a_lock_has_it_soon_after_its_release() -> None:
+def test_a_spinning_task_gets_the_lock_soon_after_its_release() -> None:
     world = World(cpus=2, slice_s=SLICE_S)
     lock = AdaptiveLock(world, Random(1))
     had_at: list[float] = []
