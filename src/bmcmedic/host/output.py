@@ -1,4 +1,4 @@
-"""Detect output that could not be written: a result that nobody gets must not look like success."""
+"""Write output: in words for a person, and never lost without an exit status that says so."""
 
 import errno
 import os
@@ -46,3 +46,19 @@ def _say(line: str) -> None:
 def _drop_the_rest() -> None:
     """Send the buffered rest nowhere, so that the interpreter does not complain at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in an operator's words: its two largest units."""
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    if whole >= 120:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole} s" if seconds >= 10 or seconds == whole else f"{seconds:.1f} s"
+
+
+def printable(line: str) -> str:
+    """Replace what is not printable: no name of another program may control the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -31,13 +31,14 @@ _NETFN_NAMES = {"application": 0x06, "transport": 0x0C}
 _NUMBER_CHARACTERS_MAX = 16
 
 _NAME = r"[\w.-]*(?:pass(?:w(?:or)?d|phrase)?|pwd|secret|token|kg(?:_?key)?|k[_-]g|community)"
-_NAMED = re.compile(rf"(?<![\w.-])({_NAME}[=:])(?!//).+\Z", re.DOTALL | re.IGNORECASE)
-_LONG_OPTION = re.compile(rf"--?{_NAME}\Z", re.IGNORECASE)
-_QEMU_SECRET = re.compile(r"(secret,(?:.*,)?data=).+", re.DOTALL)
-_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
-_SHELL_WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s;|&()`\\])+""", re.DOTALL)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_COMMAND_ENDS = re.compile(r"[;|&()`\n]")
+# Patterns are compiled at their first use: a host without a client needs none of them.
+_NAMED = rf"(?si)(?<![\w.-])({_NAME}[=:])(?!//).+\Z"
+_LONG_OPTION = rf"(?i)--?{_NAME}\Z"
+_QEMU_SECRET = r"(?s)(secret,(?:.*,)?data=).+"  # noqa: S105 - a pattern
+_IN_URL = r"(://[^/\s:@]*:)[^/\s@]+@"
+_SHELL_WORD = r"""(?s)(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s;|&()`\\])+"""
+_ESCAPED = r"(?s)\\(.)"
+_COMMAND_ENDS = r"[;|&()`\n]"
 
 
 def redacted(argv: List[str], program: Optional[str] = None) -> List[str]:
@@ -73,7 +74,7 @@ def _secrets_of_unknown_program(argv: List[str]) -> Dict[int, int]:
         if index == 0 or len(word) < 2 or word[0] != "-":
             continue
         is_short = word[1] != "-"
-        if _LONG_OPTION.match(word) or (is_short and word[-1] in _REDACTED_LETTERS):
+        if re.match(_LONG_OPTION, word) or (is_short and word[-1] in _REDACTED_LETTERS):
             # The next word may be an option itself, so it is checked as well.
             positions.setdefault(index + 1, 0)
         elif is_short and word[1] in _REDACTED_LETTERS:
@@ -87,7 +88,7 @@ def _secrets_of_client(program: str, argv: List[str]) -> Dict[int, int]:
     syntax = CLIENTS[program]
     positions = {o.position: o.start for o in options(syntax, argv) if o.letter in syntax.secret}
     for index in range(2, len(argv)):
-        if syntax is not IPMITOOL and _LONG_OPTION.match(argv[index - 1]):
+        if syntax is not IPMITOOL and re.match(_LONG_OPTION, argv[index - 1]):
             positions[index] = 0
     if syntax is IPMITOOL:
         positions.update((i, 0) for i in range(_first_secret_of_ipmitool(argv), len(argv)))
@@ -144,13 +145,13 @@ def _redacted_word(word: str, nesting: int, quotes: int = 0) -> str:
         if quotes >= _NESTING_MAX:
             return REDACTED
         return word[0] + _redacted_word(word[1:-1], nesting, quotes + 1) + word[-1]
-    named = _NAMED.match(word) if _has_words(word) else _NAMED.search(word)
-    named = named or _QEMU_SECRET.match(word)
+    named = (re.match if _has_words(word) else re.search)(_NAMED, word)
+    named = named or re.match(_QEMU_SECRET, word)
     if named:
         return word[: named.end(1)] + REDACTED
     if _has_words(word):
         return _redacted_line(word, nesting + 1) if nesting < _NESTING_MAX else REDACTED
-    return _IN_URL.sub(rf"\1{REDACTED}@", word)
+    return re.sub(_IN_URL, rf"\1{REDACTED}@", word)
 
 
 def _has_words(word: str) -> bool:
@@ -162,14 +163,14 @@ def _redacted_line(line: str, nesting: int) -> str:
 
     Continued lines are joined.
     """
-    line = _ESCAPED.sub(lambda found: "" if found.group(1) == "\n" else found.group(), line)
+    line = re.sub(_ESCAPED, lambda found: "" if found.group(1) == "\n" else found.group(), line)
     shown: List[str] = []
     words: List[str] = []
     gaps: List[str] = []
     end = 0
-    for found in _SHELL_WORD.finditer(line):
+    for found in re.finditer(_SHELL_WORD, line):
         gap = line[end : found.start()]
-        if words and _COMMAND_ENDS.search(gap):
+        if words and re.search(_COMMAND_ENDS, gap):
             shown += _joined(gaps, _redacted(words, None, nesting))
             if gap.lstrip()[:1] in ("(", "`") and _awaits_secret(words, nesting):
                 return "".join(shown) + gap + REDACTED  # another command writes the secret

@@ -7,10 +7,10 @@ from collections import Counter
 from bmcmedic.host.client.stuck import Finding
 from bmcmedic.host.kernel.kipmid import Kipmi
 from bmcmedic.host.kernel.proc import shortened
+from bmcmedic.host.output import duration, printable
 from bmcmedic.host.relieve.end_client import Outcome
 from bmcmedic.host.relieve.kipmid_throttle import ThrottleSetting
 from bmcmedic.host.relieve.relieve import ReliefCase, Report
-from bmcmedic.host.triage.diagnosis import duration
 from bmcmedic.host.typed import Any, Dict, List, NamedTuple, Optional
 
 ROWS_MAX = 1000
@@ -146,7 +146,7 @@ def screen(summary: ReliefSummary, path: str) -> str:
     lines += setting_lines(report.setting, path, did=report.acted)
     lines += _kipmi_lines(summary)
     lines.append(_closing(summary))
-    return "\n".join(_visible(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def setting_lines(setting: ThrottleSetting, path: str, *, did: bool) -> List[str]:
@@ -248,8 +248,3 @@ def _closing(summary: ReliefSummary) -> str:
     if summary.why is not None:
         return f"{closing}; nothing was done"  # standard error says why
     return f"{closing}; nothing was done (--yes does it)" if summary.report.is_to_do else closing
-
-
-def _visible(line: str) -> str:
-    """Replace what is not printable: no name of another program may control the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in line)

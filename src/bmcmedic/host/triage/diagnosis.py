@@ -10,6 +10,7 @@ from bmcmedic.host import symptoms
 from bmcmedic.host.client.stuck import WATCHED_S_MIN
 from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import Kipmi
+from bmcmedic.host.output import duration
 from bmcmedic.host.triage.guests import KvmGuest
 from bmcmedic.host.typed import List, NamedTuple, Optional, Sequence
 
@@ -317,17 +318,6 @@ def _advice(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     elif facts.blind and not facts.unwatched:
         lines.append("run it as root, which sees everything")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in an operator's words: its two largest units."""
-    whole = int(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
-    if whole >= 120:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole} s" if seconds >= 10 or seconds == whole else f"{seconds:.1f} s"
 
 
 def _count(number: int, noun: str) -> str:

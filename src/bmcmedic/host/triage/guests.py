@@ -5,8 +5,9 @@ import re
 from bmcmedic.host.kernel.proc import ProcError, Process, ProcessIdentity, Stat, Tree, uptime_s
 from bmcmedic.host.typed import Dict, List, NamedTuple, Optional, Tuple
 
-_VCPU = re.compile(r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z")
-_NAME = re.compile(r"(?:.*,)?guest=([^,]+)")
+# Patterns are compiled at their first use: a host without guests needs none of them.
+_VCPU = r"(?:CPU [0-9]+/\w+|vcpu[ _]?[0-9]+|fc_vcpu [0-9]+)\Z"
+_NAME = r"(?:.*,)?guest=([^,]+)"
 _NAMING = ("-name", "--name", "-uuid", "--id")
 NAME_CHARACTERS_MAX = 256
 THREADS_MAX = 1024
@@ -64,7 +65,7 @@ def guest_name(argv: List[str]) -> Optional[str]:
     """Return the name that QEMU was given for the guest."""
     for index, word in enumerate(argv[:-1]):
         if word in ("-name", "--name"):
-            named = _NAME.match(argv[index + 1])
+            named = re.match(_NAME, argv[index + 1])
             return named.group(1) if named else argv[index + 1].partition(",")[0]
         if word in ("-uuid", "--id"):
             return argv[index + 1]
@@ -106,7 +107,7 @@ def _compare_one(first: GuestMark, again: Optional[GuestMark]) -> KvmGuest:
 def _threads(process: Process) -> Tuple[Dict[int, ThreadMark], bool]:
     """Return the virtual CPUs, or all threads, of a process; raises Gone or Unreadable."""
     names = [name for name in process.names("task") if name.isdigit()][:THREADS_MAX]
-    vcpus = [name for name in names if _VCPU.match(_comm(process, name))]
+    vcpus = [name for name in names if re.match(_VCPU, _comm(process, name))]
     marks = {}
     for name in vcpus or names:
         raw = process.read_or_none(f"task/{name}/schedstat")

@@ -4,7 +4,7 @@ from collections import Counter
 
 from bmcmedic.host.client.launcher import Launcher
 from bmcmedic.host.kernel.proc import TICKS_PER_S, shortened
-from bmcmedic.host.triage.diagnosis import duration
+from bmcmedic.host.output import duration, printable
 from bmcmedic.host.triage.host_facts import IO_DELAY_TYPES
 from bmcmedic.host.triage.process_scan import Opener
 from bmcmedic.host.triage.triage import Spared, Stuck, Triage
@@ -134,7 +134,7 @@ def screen(seen: Triage) -> str:
     lines += _section("Next", diagnosis.advice)
     symptoms = ", ".join(diagnosis.symptoms) or ("none seen" if seen.facts.blind else "none")
     lines += ["", f"Symptoms: {symptoms}"]
-    return "\n".join(_visible(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _heading(seen: Triage) -> str:
@@ -228,8 +228,3 @@ def _host_lines(seen: Triage) -> List[str]:
     if not seen.scan.sees_kernel:
         lines.append("no kernel thread is visible here: inside a container this is not the host")
     return lines
-
-
-def _visible(line: str) -> str:
-    """Replace what is not printable: no name of another program may control the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in line)

@@ -6,12 +6,12 @@ import pytest
 
 from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import Kipmi
+from bmcmedic.host.output import duration
 from bmcmedic.host.triage.diagnosis import (
     Facts,
     HostDiagnosis,
     HostDiagnosisKind,
     diagnose,
-    duration,
 )
 from bmcmedic.host.triage.guests import KvmGuest
 
