@@ -15,7 +15,7 @@ PERIOD_S = 0.1
 
 @dataclass(frozen=True)
 class Seen:
-    """What the BMC's control door told at a moment."""
+    """The BMC's counters and timer at one moment, from its control endpoint."""
 
     at: float
     pats: int
