@@ -62,6 +62,8 @@ SHARED_OPTIONS_PAGE = "docs/reference/probe.md"
 
 OPTIONS_OF_OTHERS = {
     "--config-file",  # FreeIPMI
+    "--no-build-isolation",  # pip
+    "--no-deps",  # pip
     "--password",  # FreeIPMI
     "--require-hashes",  # pip
     "--rounds",  # bench/probe.py
