@@ -217,7 +217,7 @@ def test_two_agents_are_refused(tmp_path: Path) -> None:
         first.wait_for("event=start")
         with agent(tmp_path, file) as second:
             assert second.process.wait(DEADLINE_S) == 2
-            second.wait_for("another agent runs here")
+            second.wait_for("another agent is running")
         eventually((tmp_path / "run" / "m.sock").exists, lambda: first.said)
         assert first.end() == 0
 
@@ -424,7 +424,7 @@ def test_reports_arrive_are_held_back_while_it_is_away_and_arrive_again(
             assert first["triage"]["host_id"] == first["host_id"]
             assert "Authorization" not in controller.headers[0]
             controller.status = 503  # it is away, and takes nothing
-            running.wait_for("a report was not taken: the controller answered 503")
+            running.wait_for("a report was not accepted: the controller answered 503")
             seen = len(controller.reports)
             with driver_without_bmc(tmp_path):
                 eventually(
@@ -449,7 +449,7 @@ def test_a_controller_that_is_gone_and_comes_back_is_found_again(
     with controller.serving(certificate):
         file = configure(tmp_path, *reporting(controller, authority))
     with agent(tmp_path, file) as running:
-        running.wait_for("a report was not taken: ")
+        running.wait_for("a report was not accepted: ")
         with controller.serving(certificate):
             eventually(lambda: controller.reports, lambda: running.said)
         seen = len(controller.reports)
@@ -515,7 +515,7 @@ def test_a_broken_controller_costs_a_report_and_nothing_else(
     ):
         running.wait_for(said)
         controller.raw = None
-        running.wait_for("the controller takes reports")
+        running.wait_for("the controller accepts reports")
         assert running.end() == 0
 
 
@@ -603,7 +603,7 @@ def test_an_order_is_not_begun_where_it_cannot_be_remembered(
             eventually(lambda: controller.reports, lambda: running.said)
             controller.orders = [order(controller, "a", "disarm-watchdog")]
             eventually(lambda: "a" in controller.acknowledged(), lambda: running.said)
-            assert "cannot be remembered" in controller.acknowledged()["a"]["reason"]
+            assert "cannot be stored" in controller.acknowledged()["a"]["reason"]
             assert running.end() == 0
     assert watchdog.orders == []
 

@@ -164,7 +164,7 @@ def test_when_the_bmc_hangs_no_sensor_is_told_and_the_bmc_is_left_alone(tmp_path
         eventually(lambda: not host.driver.breaker.is_open)
         agent.sensors._last = None  # the next is due
         assert figures(agent.scrape())
-        assert agent.said[1:] == ["the sensors are read again"]
+        assert agent.said[1:] == ["the sensors can be read again"]
 
 
 # ------------------------------------------------------------------------------- ipmi_sim

@@ -91,7 +91,7 @@ def test_every_round_ends_in_time_with_all_readings_or_a_reason(
             time.now += pause_s
             reader.go_on(driver)
             assert time.now - began_at <= round_s_max
-        told = reader.told()
-        assert reader.up is (told is not None)
+        snapshot = reader.snapshot()
+        assert reader.up is (snapshot is not None)
         assert reader.up or said[-1].startswith("the sensors cannot be read: ")
         time.now += PERIOD_S

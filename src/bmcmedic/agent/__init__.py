@@ -1,4 +1,4 @@
-"""The agent on a host, beside the driver: it looks, relieves, measures and reports.
+"""The agent on a host, beside the driver: it watches, relieves, measures and reports.
 
-Ordinary priority and few rights; the BMC is only ever asked through the driver's socket.
+It runs with ordinary priority and few rights, and asks the BMC only through the driver's socket.
 """

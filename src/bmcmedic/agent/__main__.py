@@ -3,7 +3,7 @@
 from bmcmedic.service import startup_signals
 
 if __name__ == "__main__":
-    startup_signals.hold()  # before all that takes longer to load
+    startup_signals.hold()  # before the imports that take longer
     from bmcmedic.agent.main import main
 
     raise SystemExit(main())

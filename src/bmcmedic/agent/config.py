@@ -1,4 +1,4 @@
-"""The agent's settings: one TOML file. As they are, nothing on the host is changed."""
+"""The agent's settings, in one TOML file. With the defaults it changes nothing on the host."""
 
 from __future__ import annotations
 
@@ -31,19 +31,17 @@ from bmcmedic.service.settings_values import (
 
 CONFIG_FILE = Path("/etc/bmcmedic/agent.toml")
 STATE_DIRECTORY = "/var/lib/bmcmedic"
-_METRICS_PLACE = ListenAddress(f"{DIRECTORY}/metrics.sock")
+_METRICS_ADDRESS = ListenAddress(f"{DIRECTORY}/metrics.sock")
 
 DAY_S = 86_400.0
 STUCK_AFTER_S_MIN = 5.0
-"""A client that waits for one answer must not be taken for a stuck one."""
-
-
+"""Lower limit of `stuck_after_s`, in seconds: a client may have to wait for one answer."""
 SENSOR_PERIOD_S_MIN = 10.0
-"""Reading a hundred sensors takes about as long."""
+"""Lower limit of `sensor_period_s`, in seconds: reading a hundred sensors takes about as long."""
 
 
 class OrderKind(Enum):
-    """What a controller may order, where the configuration allows it."""
+    """The orders that a controller may give, if the configuration allows them."""
 
     LENGTHEN_WATCHDOG = "lengthen-watchdog"
     DISARM_WATCHDOG = "disarm-watchdog"
@@ -54,42 +52,43 @@ class OrderKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DriverConfig:
-    """The way to the in-band driver, and through it to the BMC."""
+    """The connection to the in-band driver, and through it to the BMC."""
 
     socket: str = setting(SOCKET_PATH_DEFAULT, AbsolutePath(), None, "The driver's socket.")
 
 
 @dataclass(frozen=True, slots=True)
 class TriageConfig:
-    """Looking at the host. The BMC is never asked for it."""
+    """How often the host is examined, without any request to the BMC."""
 
     period_s: float = setting(
         5.0,
         Seconds(1, 300),
         None,
-        "How often the interface's counters, kipmid and the driver are looked at, which costs next"
-        " to nothing. While anything there is odd, all processes are looked at every few seconds.",
+        "How often a sample is taken of the interface's counters, kipmid and the driver, which"
+        " costs next to nothing. While a sample shows an anomaly, all processes are scanned every"
+        " few seconds.",
         reload=True,
     )
     full_every_s: float = setting(
         300.0,
         Seconds(10, DAY_S),
         None,
-        "How often all processes are looked at while nothing is odd.",
+        "How often all processes are scanned while there is no anomaly.",
         reload=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ReliefConfig:
-    """Freeing the host of what hangs with its BMC: see docs/reference/relieve.md."""
+    """Relief of the host from clients that hang with its BMC: see docs/reference/relieve.md."""
 
     mode: str = setting(
         "observe",
         Choice(("observe", "act")),
         None,
-        "observe: only say what would be done. act: end clients that are proven stuck, and"
-        " throttle kipmid while the BMC hangs.",
+        "observe: only log what would be done. act: end clients that are proven stuck, and throttle"
+        " kipmid while the BMC hangs.",
         reload=True,
     )
     stuck_after_s: float = setting(
@@ -103,180 +102,202 @@ class ReliefConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControllerConfig:
-    """The controller that hears what is seen here."""
+    """The controller to which the agent reports."""
 
     url: str | None = setting(
-        None, HttpsUrl(), None, "Where reports are posted. Unset: nowhere.", reload=True
+        None,
+        HttpsUrl(),
+        None,
+        "The URL to which reports are posted; none are posted if it is unset.",
+        reload=True,
     )
     orders_allowed: tuple[str, ...] = setting(
         (),
         Words(tuple(kind.value for kind in OrderKind)),
         None,
-        "The orders that are carried out: " + ", ".join(kind.value for kind in OrderKind) + "."
-        " All others are refused, and the report says so.",
+        "The orders that this host carries out, out of "
+        + ", ".join(kind.value for kind in OrderKind)
+        + "."
+        " Other orders are refused, and the report gives the reason.",
         reload=True,
     )
     period_s: float = setting(
         10.0,
         Seconds(1, 3600),
         None,
-        "How often a report is posted; a changed symptom is posted at once.",
+        "How often a report is posted. A changed symptom is reported at once.",
         reload=True,
     )
     timeout_s: float = setting(
-        10.0, Seconds(1, 120), None, "A report takes this long at most.", reload=True
+        10.0, Seconds(1, 120), None, "Longest time for posting a report.", reload=True
     )
     back_off_s_max: float = setting(
         300.0,
         Seconds(1, 3600),
         None,
-        "While the controller is away, the time between attempts doubles up to this.",
+        "While the controller is away, the time between attempts doubles up to this limit.",
         reload=True,
     )
     ca_file: str | None = setting(
         None,
         AbsolutePath(optional=True),
         None,
-        "The authorities that the controller's certificate is checked against (PEM); those of the"
-        " system unless set.",
+        "The authorities (PEM) that verify the controller's certificate; those of the system if"
+        " unset.",
         reload=True,
     )
     client_certificate: str | None = setting(
         None,
         AbsolutePath(optional=True),
         None,
-        "Our own certificate and its chain (PEM); systemd's credential controller-certificate"
-        " unless set, where there is one.",
+        "The agent's own certificate and its chain (PEM); if unset, systemd's credential"
+        " controller-certificate, if there is one.",
         reload=True,
     )
     client_key: str | None = setting(
         None,
         AbsolutePath(optional=True),
         None,
-        "Its key (PEM); systemd's credential controller-key unless set, where there is one.",
+        "The key of that certificate (PEM); if unset, systemd's credential controller-key, if there"
+        " is one.",
         reload=True,
     )
     token_file: str | None = setting(
         None,
         AbsolutePath(optional=True),
         None,
-        "A bearer token; systemd's credential controller-token unless set, where there is one.",
+        "A file with a bearer token; if unset, systemd's credential controller-token, if there is"
+        " one.",
         reload=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LoopbackConfig:
-    """The door for tools that speak RMCP+ (lanplus), on 127.0.0.1."""
+    """The loopback proxy: RMCP+ (lanplus) on 127.0.0.1, and the shim that uses it."""
 
     loopback: bool = setting(
         False,
         Flag(),
         None,
-        "Whether it is open; what is asked through it goes to the driver.",
+        "Whether the loopback proxy is open. It forwards requests to the driver.",
     )
-    port: int = setting(6230, WholeNumber(0, 65535), None, "Its UDP port; 0: any.")
+    port: int = setting(
+        6230,
+        WholeNumber(0, 65535),
+        None,
+        "The UDP port of the loopback proxy; 0 for any free port.",
+    )
     request_s: float = setting(
-        15.0, Seconds(1, 300), None, "A request may take this long; then the tool is told 0xC3."
+        15.0,
+        Seconds(1, 300),
+        None,
+        "Longest time for a request; after it the tool gets completion code 0xC3.",
     )
     old_answer_s_max: float = setting(
         60.0,
         Seconds(0, DAY_S),
         None,
-        "While the BMC is silent, reads get answers up to this age.",
+        "While the BMC is silent, reads get stale answers up to this age.",
     )
     shim_deadline_s: float = setting(
         SHIM_DEADLINE_S,
         Seconds(1, 3600),
         None,
-        "A run of ipmitool through the shim may take this long; then it is ended.",
+        "Longest run of ipmitool through the shim; after it the run is ended.",
     )
     shim_long_deadline_s: float = setting(
         SHIM_LONG_DEADLINE_S,
         Seconds(1, 3600),
         None,
-        "The same for commands that take long, such as sdr and sel.",
+        "The same for commands with many requests, such as sdr and sel.",
     )
     shim_share_s: float = setting(
         SHIM_SHARE_S,
         Seconds(0, 60),
         None,
-        "A run that ended this long before the same is asked again is shared through the shim.",
+        "The shim shares a run with a caller that asks the same this long after its end.",
     )
     shim_old_output_s_max: float = setting(
         SHIM_CACHED_S_MAX,
         Seconds(0, DAY_S),
         None,
-        "While the BMC is silent, the shim gives output up to this age.",
+        "While the BMC is silent, the shim prints cached answers up to this age.",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """Figures for Prometheus."""
+    """The metrics for Prometheus."""
 
-    listen: ListenAddress | None = setting(  # noqa: RUF009 - a field like the others; a Place is frozen
-        _METRICS_PLACE,
+    listen: ListenAddress | None = setting(  # noqa: RUF009 - a field like the others; a ListenAddress is frozen
+        _METRICS_ADDRESS,
         Listening(),
         None,
-        "Where they are served: unix:/PATH, 127.0.0.1:PORT, [::1]:PORT, or off. Nobody on the"
-        " network can reach them.",
+        "Where metrics are served: unix:/PATH, 127.0.0.1:PORT, [::1]:PORT, or off. The network"
+        " cannot reach them.",
     )
     group: int | None = setting(
-        None, GroupName(), None, "The group that may open the Unix socket, besides root."
+        None, GroupName(), None, "The group that may open the Unix socket, in addition to root."
     )
     bmc_period_s: float = setting(
         60.0,
         Seconds(5, DAY_S),
         None,
-        "What only the BMC can tell is asked for when somebody scrapes, and then at most this"
-        " often; between, and while it does not answer, its last answer is served with its age.",
+        "How often the BMC is asked at most, and only when metrics are scraped. In between, and"
+        " while it does not answer, its last answer is served with its age.",
         reload=True,
     )
     sensors: bool = setting(
-        True, Flag(), None, "Whether the BMC's sensors are among the figures.", reload=True
+        True, Flag(), None, "Whether the metrics include the BMC's sensors.", reload=True
     )
     sensor_period_s: float = setting(
         120.0,
         Seconds(SENSOR_PERIOD_S_MIN, DAY_S),
         None,
-        "How often all sensors are read, while somebody scrapes: one request each, one at a time,"
-        " with pauses in between. While the BMC does not answer, none is served.",
+        "How often all sensors are read while metrics are scraped, with one request for each, one"
+        " at a time, and with pauses. While the BMC does not answer, no sensor is served.",
         reload=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AgentProcessConfig:
-    """The process itself."""
+    """The agent process."""
 
     kill_switch: str = setting(
         KILL_SWITCH,
         AbsolutePath(),
         None,
-        "While this file is there, nothing on the host is changed and no order is carried out.",
+        "While this file exists, nothing on the host is changed and no order is carried out.",
     )
     runtime_dir: str = setting(
-        DIRECTORY, AbsolutePath(), None, "The journal of changes to be undone, and the lock."
+        DIRECTORY,
+        AbsolutePath(),
+        None,
+        "The directory of the lock, and of the journal of changes to undo.",
     )
     state_dir: str = setting(
-        STATE_DIRECTORY, AbsolutePath(), None, "What must outlive a boot: which orders were done."
+        STATE_DIRECTORY,
+        AbsolutePath(),
+        None,
+        "The directory of what must survive a reboot: the orders that were carried out.",
     )
     starts_max: int = setting(
         5,
         WholeNumber(2, 100),
         None,
-        "An agent that was started this often without an orderly end in between is in a crash loop:"
-        " it only observes then.",
+        "An agent that was started this often without an orderly end in between is in a crash loop,"
+        " and only observes.",
     )
     starts_window_s: float = setting(
-        600.0, Seconds(10, DAY_S), None, "The time in which those starts are counted."
+        600.0, Seconds(10, DAY_S), None, "The time window in which those starts are counted."
     )
     log_level: str = setting(
         "info",
         Choice(("debug", "info", "warning", "error")),
         None,
-        "The least that is written to stderr.",
+        "The lowest level that is written to stderr.",
         reload=True,
     )
 
@@ -295,7 +316,7 @@ class AgentConfig:
 
 
 def _contradictions(config: AgentConfig) -> Iterator[SettingsConflict]:
-    """What only shows when settings are seen together."""
+    """Yield conflicts between settings."""
     controller = config.controller
     if controller.orders_allowed and controller.url is None:
         yield SettingsConflict(
@@ -318,8 +339,8 @@ def _contradictions(config: AgentConfig) -> Iterator[SettingsConflict]:
 
 _TABLE = SettingsTable(
     AgentConfig,
-    "The agent of bmcmedic. What stands behind a # is not set. As it is, the agent changes nothing"
-    " on this host and tells nobody: it looks, and serves its figures on a Unix socket.",
+    "The agent of bmcmedic. A line behind a # is not set. With the defaults the agent changes"
+    " nothing on this host and reports to nobody: it watches, and serves metrics on a Unix socket.",
     _contradictions,
 )
 SETTINGS = _TABLE.settings

@@ -1,4 +1,4 @@
-"""What a setting of the agent may be, beyond what the driver has: URLs, listening places, words."""
+"""Kinds of values that only the agent's settings have: URLs, listening addresses, word lists."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from urllib.parse import urlsplit
 from bmcmedic.service.settings_values import SUN_PATH_BYTES_MAX, PlainText, TextList, UnusableValue
 
 URL_CHARACTERS_MAX = 2048
+"""Longest URL, in characters."""
 _PORT_MAX = 65535
 
 
 @dataclass(frozen=True, slots=True)
 class HttpsUrl(PlainText):
-    """Where a controller takes reports."""
+    """The URL to which reports are posted."""
 
     metavar: str = "URL"
 
     def check(self, value: object) -> str | None:
-        """An https URL without a password in it."""
+        """Return an https URL that holds no password, or None."""
         if value is None or value == "":
             return None
         if not isinstance(value, str) or len(value) > URL_CHARACTERS_MAX:
@@ -27,7 +28,7 @@ class HttpsUrl(PlainText):
                 'is no URL; give one such as "https://controller.example/api/v1/report"'
             )
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise UnusableValue("has characters in it that no URL has; write them as %xx")
+            raise UnusableValue("has characters that a URL cannot have; write them as %xx")
         try:
             parts = urlsplit(value)
             port_is_good = parts.port is None or 0 < parts.port <= _PORT_MAX
@@ -40,13 +41,13 @@ class HttpsUrl(PlainText):
         if parts.username is not None or parts.password is not None:
             raise UnusableValue("has a user or password in it; give controller.token_file instead")
         if parts.fragment:
-            raise UnusableValue("has a #fragment, which no server is ever told")
+            raise UnusableValue("has a #fragment, which is never sent to a server")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where metrics are served: one that is read from this host alone."""
+    """The address of the metrics endpoint, which only this host can reach."""
 
     unix_path: str | None
     address: str | None = None
@@ -61,12 +62,12 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True)
 class Listening(PlainText):
-    """A Unix socket, a port on a loopback address, or nowhere."""
+    """A Unix socket, a port on a loopback address, or off."""
 
     metavar: str = "unix:PATH|ADDRESS:PORT|off"
 
     def check(self, value: object) -> ListenAddress | None:
-        """`unix:PATH`, `127.0.0.1:PORT`, `[::1]:PORT` or `off`."""
+        """Return the address for `unix:PATH`, `127.0.0.1:PORT` or `[::1]:PORT`; None for `off`."""
         if isinstance(value, ListenAddress):
             return value
         advice = 'give "unix:/PATH", "127.0.0.1:PORT", "[::1]:PORT" or "off"'
@@ -89,7 +90,7 @@ class Listening(PlainText):
         try:
             address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
         except ValueError:
-            raise UnusableValue(f"is {value!r}, which names no address; {advice}") from None
+            raise UnusableValue(f"is {value!r}, which has no IP address; {advice}") from None
         if not address.is_loopback:
             raise UnusableValue(f"is {value!r}, which other hosts could reach; {advice}")
         return ListenAddress(None, str(address), int(port))
@@ -97,20 +98,20 @@ class Listening(PlainText):
 
 @dataclass(frozen=True, slots=True)
 class Words(TextList):
-    """Any of a few words, each once."""
+    """A list of words out of a few, each once."""
 
     words: tuple[str, ...]
 
     @property
     def metavar(self) -> str:
-        """The words, as a help text shows them."""
+        """The allowed words, as a help text shows them."""
         return ",".join(self.words)
 
     def check(self, value: object) -> tuple[str, ...]:
-        """A list of the words."""
+        """Return the words of a list, each once."""
         if not isinstance(value, list | tuple):
             raise UnusableValue(f"is {value!r}; give a list of {', '.join(self.words)}")
         for word in value:
             if word not in self.words:
-                raise UnusableValue(f"has {word!r} in it; give any of {', '.join(self.words)}")
+                raise UnusableValue(f"contains {word!r}; give any of {', '.join(self.words)}")
         return tuple(dict.fromkeys(value))

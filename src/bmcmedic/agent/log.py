@@ -1,7 +1,7 @@
-"""The agent's messages: the driver's log, with fields behind the text that programs can read.
+"""The agent's log: messages for people, followed by fields that programs can read.
 
-`… event=relief ended=3 spared=1`: what a person reads is first, and `grep` and the journal's users
-find the rest. It stays within the standard library, and is written by a thread of its own.
+A line ends in fields such as `event=relief ended=3 spared=1`, which `grep` and readers of the
+journal can find. The log needs the standard library only, and a thread of its own writes it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from bmcmedic.service.log import INFO, Log
 from bmcmedic.service.runtime import Runtime
 
 FIELD_CHARACTERS_MAX = 200
+"""Longest value of a field, in characters."""
 _PLAIN = re.compile(r"[\w.:/@+-]+\Z", re.ASCII)
 
 
 class AgentLog(Log):
-    """Messages with fields."""
+    """A log of messages with fields."""
 
     def __init__(
         self,
@@ -31,16 +32,16 @@ class AgentLog(Log):
         super().__init__(runtime, level, name="agent", fd=fd, environment=environment)
 
     def event(self, level: int, name: str, message: str, **fields: object) -> None:
-        """Say it, with what happened by name, and its numbers."""
-        told = "".join(f" {key}={_value(value)}" for key, value in fields.items())
-        self(level, f"{message} event={name}{told}")
+        """Log a message, with the name of the event and its fields."""
+        fields_text = "".join(f" {key}={_value(value)}" for key, value in fields.items())
+        self(level, f"{message} event={name}{fields_text}")
 
 
 def _value(value: object) -> str:
-    """One word, quoted where it has to be; it cannot pretend to be another field or line."""
+    """Return a value as one word, quoted if needed, so that it cannot imitate a field or a line."""
     text = str(value)[:FIELD_CHARACTERS_MAX]
     if _PLAIN.match(text):
         return text
-    shown = "".join(char if char.isprintable() else "?" for char in text)
-    escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
+    printable = "".join(char if char.isprintable() else "?" for char in text)
+    escaped = printable.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -24,43 +24,43 @@ NICE = 5
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = argparse.ArgumentParser(
         prog="bmcmedic agent",
-        description="Watch this host for a sick BMC, beside the driver: look, relieve (where that"
-        " is allowed), serve figures to Prometheus, report to a controller. Runs until SIGTERM,"
-        " and puts back what it changed; SIGHUP reads the configuration again.",
-        epilog="Exit status: 0 ended as asked; 1 a part of it died (start it again), or something"
-        " could not be put back; 2 usage or configuration.",
+        description="Watch this host for a sick BMC, beside the driver: relieve it (if that is"
+        " allowed), serve metrics to Prometheus, report to a controller. Runs until SIGTERM, and"
+        " puts back what it changed; SIGHUP reads the configuration again.",
+        epilog="Exit status: 0 ended as asked; 1 a part died (start it again), or something could"
+        " not be put back; 2 usage or configuration.",
         allow_abbrev=False,
     )
     parsed.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
-        help=f"TOML; {CONFIG_FILE} if it is there, unless said.",
+        help=f"TOML file; by default {CONFIG_FILE}, if it exists.",
     )
     only = parsed.add_mutually_exclusive_group()
     only.add_argument(
         "--print-config",
         action="store_true",
-        help="Print the configuration as a commented TOML file, and end.",
+        help="Print the configuration as a commented TOML file, and exit.",
     )
     only.add_argument(
         "--print-units",
         action="store_true",
-        help="Print the systemd units of driver and agent, and end.",
+        help="Print the systemd units of driver and agent, and exit.",
     )
     only.add_argument(
         "--install-units",
         metavar="DIR",
         type=Path,
-        help="Write them into a directory, such as /etc/systemd/system, and end.",
+        help="Write the units into a directory, such as /etc/systemd/system, and exit.",
     )
     only.add_argument(
         "--undo",
         action="store_true",
-        help="Put back what an agent has changed that was killed, and end.",
+        help="Put back what a killed agent has changed, and exit.",
     )
     return parsed
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     given = parser().parse_args(arguments)
     if given.print_units or given.install_units is not None or given.print_config or given.undo:
-        startup_signals.release()  # it ends by itself
+        startup_signals.release()  # the program ends soon by itself
     try:
         if given.print_units:
             sys.stdout.write(units.printed())
@@ -120,16 +120,16 @@ def lower_priority() -> None:
 
 
 def _readable(read: Callable[[], AgentConfig]) -> AgentConfig:
-    """A file that has become wrong keeps nobody from putting back what was changed."""
+    """Read the configuration, or use the defaults: a broken file must not prevent an undo."""
     try:
         return read()
     except ConfigurationError as error:
-        sys.stderr.write(f"bmcmedic agent: {error}; changes are looked for in the usual place\n")
+        sys.stderr.write(f"bmcmedic agent: {error}; looking for changes in the default place\n")
         return configuration.load(None, {})
 
 
 def undo(config: AgentConfig) -> int:
-    """Put back what an agent left behind; nothing, where none did."""
+    """Put back what an agent left changed, if anything, and return the exit status."""
     from bmcmedic.host.relieve.relieve import HostTrees, Relief
 
     if not has_acted(config.process.runtime_dir):

@@ -1,4 +1,4 @@
-"""The agent as a whole: its parts put together, its threads, its beginning and its end."""
+"""The agent as a process: it builds the parts, starts their threads, and ends them in order."""
 
 from __future__ import annotations
 
@@ -32,17 +32,22 @@ if TYPE_CHECKING:
     from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
 
 TICK_S = 2.0
+"""Period in which the process checks the host loop, in seconds."""
 STATUS_S_MAX = 1.0
-"""The driver says how it is without asking the BMC."""
+"""Longest wait for the driver's status, in seconds; the driver answers without asking the BMC."""
 EXCHANGE_S_MAX = 15.0
+"""Longest wait for an exchange with the BMC through the driver, in seconds."""
 LOOP_SILENT_S_MAX = 60.0
-"""A loop that was not seen alive for this long is stuck: systemd is told nothing any more."""
+"""Time without progress after which the host loop counts as stuck, in seconds.
+
+Systemd then gets no more keep-alives, and restarts the agent.
+"""
 LOOP_ENDS_S = 12.0
-"""A relief under way takes 5 s at most, a triage 2 s."""
+"""Longest wait for the host loop to end, in seconds: a relief takes 5 s at most, a triage 2 s."""
 
 
 class AgentService(ProcessService[AgentConfig, AgentLog]):
-    """Everything that runs."""
+    """The agent process."""
 
     tick_s = TICK_S
 
@@ -54,14 +59,14 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         place: HostTrees | None = None,
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
-        """`reread` gives the configuration as it stands now; `place` is the host.
+        """`reread` reads the configuration again; `place` is the host.
 
-        Raises: ConfigurationError for what cannot work, before anything is touched.
+        Raises: ConfigurationError before anything is changed, if the configuration cannot work.
         """
         super().__init__(config, reread, AgentLog, environment)
         self._started_at = time.time()
         self._state: HostState | None = None
-        self._driver_first: DriverView | None = None
+        self._first_driver_view: DriverView | None = None
         base = place if place is not None else HostTrees.here()
         self._place = base._replace(
             kill_switch=config.process.kill_switch, journal_directory=config.process.runtime_dir
@@ -78,7 +83,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             raise
 
     def _build(self, config: AgentConfig) -> None:
-        self._desk = OrderQueue(
+        self._orders = OrderQueue(
             Path(config.process.state_dir),
             Rules(
                 allowed=lambda: self._config.controller.orders_allowed,
@@ -89,12 +94,12 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             self._client,
             self._log,
             self._runtime,
-            self._news,
+            self._report_soon,
         )
         self._reporter = Reporter(
             lambda: self._config,
             self._about,
-            self._desk,
+            self._orders,
             self._link,
             self._log,
             self._runtime,
@@ -108,18 +113,20 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             self._log,
             self._runtime,
         )
-        self._metrics_door: MetricsEndpoint | None = None
+        self._metrics_endpoint: MetricsEndpoint | None = None
         self._bmc_reader: BmcReader | None = None
         if config.metrics.listen is not None:
             self._build_metrics(config)
-        self._door: LoopbackThread | None = None
+        self._loopback: LoopbackThread | None = None
         if config.doors.loopback:
             from bmcmedic.agent.loopback.thread import LoopbackThread
 
-            self._door = LoopbackThread(config, lambda line: self._log.event(WARNING, "door", line))
+            self._loopback = LoopbackThread(
+                config, lambda line: self._log.event(WARNING, "door", line)
+            )
 
     def _build_metrics(self, config: AgentConfig) -> None:
-        """Loaded only where they are wanted: they are a fifth of the agent's memory."""
+        """Build the metrics; their modules are a fifth of the agent's memory, so they load here."""
         from bmcmedic.agent.metrics.bmc_reader import BmcReader
         from bmcmedic.agent.metrics.collector import AgentCollector, Metrics
         from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
@@ -136,15 +143,15 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             self._client, lambda: self._config.metrics.bmc_period_s, self._runtime, sensors
         )
         collector = AgentCollector(
-            lambda: self._state, lambda: self._driver_first, self._own_figures, reader
+            lambda: self._state, lambda: self._first_driver_view, self._own_counters, reader
         )
         metrics = Metrics(collector, reader)
         self._bmc_reader = reader
-        self._metrics_door = MetricsEndpoint(
+        self._metrics_endpoint = MetricsEndpoint(
             config.metrics.listen, config.metrics.group, metrics.text
         )
 
-    # --------------------------------------------------------------------- what the parts are given
+    # ------------------------------------------------------------- callbacks that the parts get
 
     def _sensor_period_s(self) -> float | None:
         metrics = self._config.metrics
@@ -154,7 +161,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         return DriverClient(self._config.driver.socket, EXCHANGE_S_MAX)
 
     def _link(self, config: ControllerConfig) -> ReportLink:
-        # Loaded only where there is a controller: TLS is a third of the agent's memory.
+        # Loaded only if there is a controller: TLS is a third of the agent's memory.
         from bmcmedic.agent.controller.https_link import ControllerLink
 
         return ControllerLink(config, self._environment)
@@ -164,11 +171,11 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             view = DriverView(self._status_client.status())
         except BmcmedicError as error:
             view = DriverView(None, str(error))
-        self._driver_first = self._driver_first or view
+        self._first_driver_view = self._first_driver_view or view
         return view
 
-    def _news(self) -> None:
-        self._reporter.news()  # desk and reporter know each other
+    def _report_soon(self) -> None:
+        self._reporter.report_soon()  # queue and reporter refer to each other
 
     def _publish(self, state: HostState) -> None:
         self._state = state
@@ -184,13 +191,13 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             orders_allowed=config.controller.orders_allowed,
         )
 
-    def _own_figures(self) -> Any:  # noqa: ANN401 - Own is loaded with the metrics
+    def _own_counters(self) -> Any:  # noqa: ANN401 - AgentCounters is loaded with the metrics
         from bmcmedic.agent.metrics.collector import AgentCounters
 
         return AgentCounters(
             reports=dict(self._reporter.counts),
-            last_report_at=self._reporter.last_taken_at,
-            orders=dict(self._desk.states),
+            last_report_at=self._reporter.last_accepted_at,
+            orders=dict(self._orders.states),
             acts=self._config.relief.mode == "act" and self._permission.why_not() is None,
         )
 
@@ -199,17 +206,17 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
     def _start(self) -> None:
         supervisor = self._supervisor
         supervisor.start("log", self._log.run)
-        self._introduce()
+        self._log_start()
         supervisor.start("host", self._loop.run)
-        supervisor.start("orders", self._desk.run)
+        supervisor.start("orders", self._orders.run)
         supervisor.start("report", self._reporter.run)
-        if self._bmc_reader is not None and self._metrics_door is not None:
+        if self._bmc_reader is not None and self._metrics_endpoint is not None:
             supervisor.start("bmc", self._bmc_reader.run)
-            supervisor.start("metrics", self._metrics_door.run)
-        if self._door is not None:
-            supervisor.start("door", self._door.run)
+            supervisor.start("metrics", self._metrics_endpoint.run)
+        if self._loopback is not None:
+            supervisor.start("door", self._loopback.run)
 
-    def _introduce(self) -> None:
+    def _log_start(self) -> None:
         config = self._config
         self._log.event(INFO, "start", f"bmcmedic {__version__}: {self._status_line()}")
         why_not = self._permission.why_not()
@@ -221,7 +228,9 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             self._log.event(INFO, "orders", f"the controller may order {allowed}")
         if os.geteuid() != 0:
             self._log.event(
-                WARNING, "rights", "not root: others' processes can be neither judged nor ended"
+                WARNING,
+                "rights",
+                "not root: the agent can neither judge nor end the processes of other users",
             )
 
     def _status_line(self) -> str:
@@ -242,26 +251,26 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
     def _apply(self, new: AgentConfig) -> None:
         self._config = configuration.with_reloadable(self._config, new)
         self._loop.wake()
-        self._reporter.news()
+        self._reporter.report_soon()
 
     # ------------------------------------------------------------------------------------- the end
 
     def _end(self, died: str | None) -> None:
-        """What was changed is put back, whatever the reason; the watchdog is the driver's."""
+        """End the parts, and put back what was changed; the watchdog belongs to the driver."""
         supervisor = self._supervisor
         self._loop.stop()
-        self._desk.stop()
+        self._orders.stop()
         self._reporter.stop()
-        if self._bmc_reader is not None and self._metrics_door is not None:
+        if self._bmc_reader is not None and self._metrics_endpoint is not None:
             self._bmc_reader.stop()
-            self._metrics_door.stop()
+            self._metrics_endpoint.stop()
             supervisor.join("metrics")
-            self._metrics_door.close()
-        if self._door is not None:
-            self._door.stop()
+            self._metrics_endpoint.close()
+        if self._loopback is not None:
+            self._loopback.stop()
             supervisor.join("door")
         if not supervisor.join("host", LOOP_ENDS_S):
-            self._log.warning("the look at the host does not end; changes are put back without it")
+            self._log.warning("the host loop does not end; changes are put back without it")
             died = died or "host"
         if died is not None:
             self._loop.undo("the agent ends")

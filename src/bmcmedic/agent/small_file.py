@@ -1,4 +1,4 @@
-"""Small files that are replaced as a whole: after a crash it is the old one or the new one."""
+"""Small JSON files that are replaced as a whole: after a crash the old or the new one is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bmcmedic.errors import StoreError
 
 
 def read_json(path: Path, bytes_max: int) -> dict[str, Any] | None:
-    """The object in it; None where there is none. Raises: StoreError for anything else."""
+    """Return the object in a file, or None without a file. Raises: StoreError for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as opened:
@@ -28,12 +28,15 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any] | None:
         if not isinstance(found, dict):
             raise TypeError
     except (ValueError, TypeError, RecursionError):
-        raise StoreError(f"{path} is not what this program writes") from None
+        raise StoreError(f"{path} was not written by this program") from None
     return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace it, and return when it is on the disk. Raises: StoreError, and it is as it was."""
+    """Replace a file, and return when it is on disk.
+
+    Raises: StoreError; the old file is then unchanged.
+    """
     new = path.with_name(path.name + ".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -1,4 +1,4 @@
-"""What the agent knows at one moment: published by the loop, read by report and metrics."""
+"""The state of the host at one moment: the host loop publishes it, report and metrics read it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-DRIVER_UNAVAILABLE = "driver-unavailable"
-NO_INTERFACE = "no-interface"
-NOT_ANSWERING = "bmc-not-answering"
-PATS_FAILING = "pats-failing"
-CHECK_FAILING = "host-check-failing"
-"""Symptoms that the driver shows; the third is the same that triage may find."""
+from bmcmedic.host.symptoms import (
+    BMC_NOT_ANSWERING,
+    DRIVER_UNAVAILABLE,
+    HOST_CHECK_FAILING,
+    NO_INTERFACE,
+    PATS_FAILING,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DriverView:
-    """How the driver says that it is; `status` is None when it says nothing."""
+    """The status that the driver reports; `status` is None if it does not answer."""
 
     status: dict[str, Any] | None = None
     error: str | None = None
 
     def section(self, name: str) -> dict[str, Any]:
-        """One part of the status; empty where there is none."""
+        """Return one section of the status; empty if there is none."""
         found = (self.status or {}).get(name)
         return found if isinstance(found, dict) else {}
 
     @property
     def interface_missing(self) -> str | None:
-        """Why the driver has no interface to a BMC; None where it has one, or says nothing."""
+        """Why the driver has no interface to a BMC; None if it has one, or reports nothing."""
         missing = self.section("driver").get("interface_missing")
         return None if missing is None else str(missing)
 
     @property
     def restarts(self) -> tuple[int, int] | None:
-        """Grows when the BMC may have restarted; None while the driver says nothing."""
+        """Counters that grow if the BMC may have restarted; None without a status of the driver."""
         if self.status is None:
             return None
         breaker = self.section("driver").get("breaker") or {}
@@ -43,7 +44,7 @@ class DriverView:
 
     @property
     def symptoms(self) -> tuple[str, ...]:
-        """What of it is not as it should be."""
+        """The symptoms that the status shows."""
         if self.status is None:
             return (DRIVER_UNAVAILABLE,)
         breaker = self.section("driver").get("breaker") or {}
@@ -51,16 +52,16 @@ class DriverView:
         missing = self.interface_missing
         found = {
             NO_INTERFACE: missing,
-            NOT_ANSWERING: breaker.get("open") and not missing,
+            BMC_NOT_ANSWERING: breaker.get("open") and not missing,
             PATS_FAILING: watchdog.get("failure"),
-            CHECK_FAILING: watchdog.get("check_failure"),
+            HOST_CHECK_FAILING: watchdog.get("check_failure"),
         }
-        return tuple(symptom for symptom, is_there in found.items() if is_there)
+        return tuple(symptom for symptom, is_present in found.items() if is_present)
 
 
 @dataclass(frozen=True, slots=True)
 class KipmiView:
-    """One polling thread of the kernel."""
+    """One `kipmi` thread of the kernel."""
 
     name: str
     cpu_percent: float | None
@@ -69,31 +70,31 @@ class KipmiView:
 
 @dataclass(frozen=True, slots=True)
 class ReliefView:
-    """What relief has found and done; the last that was anything."""
+    """The findings and actions of relief."""
 
     mode: str = "observe"
     why_not: str | None = None
-    """Why nothing is done though the mode is to act."""
+    """Why relief does nothing although its mode is `act`; None if it may act."""
     stuck: int = 0
     throttled: bool = False
     actions: Counter[str] = field(default_factory=Counter)
-    """Since the start, by outcome."""
+    """Number of actions since the start, by outcome."""
     last: dict[str, Any] | None = None
-    """When and what, of the last look that found anything to do."""
+    """Time and contents of the last pass that found anything to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """All of it."""
+    """Everything that report and metrics show of the host."""
 
     at: float
-    """Epoch seconds."""
+    """In seconds since the epoch."""
     symptoms: tuple[str, ...] = ()
-    """Sorted, each once."""
-    odd: str | None = None
-    """Why the host is looked at closely; None: nothing is odd."""
+    """Sorted, each once; see `host.symptoms`."""
+    anomaly: str | None = None
+    """Why the host is scanned more often than usual; None without an anomaly."""
     triage: dict[str, Any] | None = None
-    """The last whole triage, as `bmcmedic triage --json` prints it, long lists cut."""
+    """The last complete triage, as `bmcmedic triage --json` prints it, with long lists cut."""
     kipmi: tuple[KipmiView, ...] = ()
     driver: DriverView = DriverView()
     relief: ReliefView = field(default_factory=ReliefView)

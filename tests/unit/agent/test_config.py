@@ -75,7 +75,7 @@ mode = "act"
     assert "line 3: relief.mode is 'kill'; give one of observe, act" in said
     assert "line 4: relief.stuck_after_s is 1 s; give 5 to" in said
     assert "line 6: controller.url begins with 'http'; give an https:// URL" in said
-    assert "line 7: controller.orders_allowed has 'reboot' in it" in said
+    assert "line 7: controller.orders_allowed contains 'reboot'" in said
     assert "line 9: metrics.listen is '0.0.0.0:9290', which other hosts could reach" in said
     assert "line 10: there is no section [reliefs]; did you mean relief?" in said
 

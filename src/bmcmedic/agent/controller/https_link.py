@@ -1,7 +1,7 @@
-"""The way to the controller: one HTTPS connection, kept while it is good. Standard library only.
+"""The HTTPS connection to the controller, which is reused while it works. Standard library only.
 
-Everything about it has a limit: a controller that is slow, broken or hostile costs the agent a
-report, and nothing else.
+Time and sizes are limited, so a controller that is slow, broken or hostile costs the agent a report
+and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from bmcmedic.agent.config import ControllerConfig
 from bmcmedic.errors import TransportError
 
 REPLY_BYTES_MAX = 64 * 1024
+"""Longest reply, in bytes."""
 TOKEN_BYTES_MAX = 8192
+"""Longest token file, in bytes."""
 HTTPS_PORT = 443
 _OK = range(200, 300)
 _READ_BYTES = 16 * 1024
@@ -33,11 +35,14 @@ CREDENTIALS = {
     "client_key": "controller-key",
     "token_file": "controller-token",
 }
-"""Settings, and systemd's credentials that take their place."""
+"""Settings that name files, and the systemd credentials that replace unset ones."""
 
 
-class NotTaken(TransportError):
-    """The report did not arrive, or was refused; `retry_after_s` is what the controller asked."""
+class ReportNotAccepted(TransportError):
+    """The report did not arrive, or the controller refused it.
+
+    `retry_after_s` is the wait that the controller asked for, in seconds.
+    """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -46,18 +51,18 @@ class NotTaken(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the controller said."""
+    """The reply of the controller."""
 
     orders: list[Any]
 
 
 class ControllerLink:
-    """Posts reports to one controller; for one thread."""
+    """Posts reports to one controller, for one thread."""
 
     def __init__(
         self, config: ControllerConfig, environment: Mapping[str, str] = os.environ
     ) -> None:
-        """Files are read when a connection is made, so that a renewed certificate is used."""
+        """The files are read at each new connection, so a renewed certificate is used."""
         assert config.url is not None
         self.config = config
         self._folder = environment.get("CREDENTIALS_DIRECTORY")
@@ -65,32 +70,32 @@ class ControllerLink:
         self._connection: http.client.HTTPSConnection | None = None
 
     def close(self) -> None:
-        """Hang up; the next report connects again."""
+        """Close the connection; the next report opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def post(self, report: dict[str, Any]) -> Reply:
-        """Post one report. Raises: NotTaken.
+        """Post one report. Raises: ReportNotAccepted.
 
-        A connection that was kept may have been closed meanwhile: then it is tried once more on a
-        new one. A report that arrives twice has the same `sequence`.
+        The controller may have closed a reused connection in the meantime. The report is then
+        posted once more on a new one. A report that arrives twice has the same `sequence`.
         """
         body = json.dumps(report, separators=(",", ":"), allow_nan=False).encode()
-        is_kept = self._connection is not None
+        is_reused = self._connection is not None
         try:
             with self._deadline():
                 return self._post(body)
-        except NotTaken:
+        except ReportNotAccepted:
             self.close()
             raise
         except (http.client.RemoteDisconnected, ConnectionError, BrokenPipeError) as error:
             self.close()
-            if not is_kept:
-                raise NotTaken(f"the connection broke: {error}") from None
+            if not is_reused:
+                raise ReportNotAccepted(f"the connection broke: {error}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
-            raise NotTaken(_told(error)) from None
+            raise ReportNotAccepted(_message_of(error)) from None
         return self.post(report)
 
     def _post(self, body: bytes) -> Reply:
@@ -104,19 +109,19 @@ class ControllerLink:
         while len(raw) <= REPLY_BYTES_MAX and (piece := response.read(_READ_BYTES)):
             raw += piece
         if response.status not in _OK:
-            raise NotTaken(
+            raise ReportNotAccepted(
                 f"the controller answered {response.status} {response.reason[:100]}",
                 _seconds(response.headers.get("Retry-After")),
             )
         if len(raw) > REPLY_BYTES_MAX:
-            raise NotTaken(f"the reply has more than {REPLY_BYTES_MAX} bytes")
+            raise ReportNotAccepted(f"the reply has more than {REPLY_BYTES_MAX} bytes")
         if response.will_close:
             self.close()
         return _read(raw)
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
-        """Whatever drips in, the whole exchange ends: a timer shuts the connection."""
+        """Limit the whole exchange, even if bytes trickle in: a timer shuts the connection down."""
         timer = threading.Timer(self.config.timeout_s, self._cut)
         timer.daemon = True
         timer.start()
@@ -130,7 +135,7 @@ class ControllerLink:
         found = None if connection is None else connection.sock
         if found is not None:
             with contextlib.suppress(OSError):
-                # The TCP connection itself: no TLS farewell is waited for.
+                # Shut TCP itself down, without waiting for a TLS close_notify.
                 socket.socket.shutdown(found, socket.SHUT_RDWR)
 
     # ---------------------------------------------------------------------------------- connecting
@@ -166,7 +171,7 @@ class ControllerLink:
         return headers
 
     def _file(self, name: str) -> str | None:
-        """A file that the configuration names, or the credential that systemd has put there."""
+        """Return the file that the configuration names, or else systemd's credential."""
         named: str | None = getattr(self.config, name)
         if named is not None or self._folder is None:
             return named
@@ -176,12 +181,12 @@ class ControllerLink:
 
 @contextlib.contextmanager
 def _naming(*files: str | None) -> Iterator[None]:
-    """Which files cannot be used: the TLS library's own errors do not say."""
+    """Add the names of unusable files to an error: the TLS library's own errors lack them."""
     try:
         yield
     except OSError as error:
         named = " or ".join(filter(None, files)) or "the system's certificates"
-        raise NotTaken(f"{named} cannot be used: {error.strerror or error}") from None
+        raise ReportNotAccepted(f"{named} cannot be used: {error.strerror or error}") from None
 
 
 def _token(path: str) -> str:
@@ -189,13 +194,13 @@ def _token(path: str) -> str:
         raw = opened.read(TOKEN_BYTES_MAX + 1)
     token = raw.strip().decode("ascii", errors="replace")
     if len(raw) > TOKEN_BYTES_MAX or not token or not token.isascii() or not token.isprintable():
-        raise NotTaken(f"{path} holds no token: one line of printable ASCII")
+        raise ReportNotAccepted(f"{path} holds no token: write one line of printable ASCII")
     return token
 
 
 def _no_password() -> str:
-    """Nobody is there to type one."""
-    raise NotTaken("the client's key is encrypted: nobody is there to give its password")
+    """Refuse an encrypted key: nobody can type its password."""
+    raise ReportNotAccepted("the client's key is encrypted: give a key without a password")
 
 
 def _read(raw: bytes) -> Reply:
@@ -204,19 +209,19 @@ def _read(raw: bytes) -> Reply:
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        raise NotTaken("the reply is no JSON") from None
+        raise ReportNotAccepted("the reply is not JSON") from None
     orders = found.get("orders", []) if isinstance(found, dict) else None
     if not isinstance(orders, list):
-        raise NotTaken('the reply is no object with a list of "orders"')
+        raise ReportNotAccepted('the reply is not an object with a list of "orders"')
     return Reply(orders)
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What Retry-After asks for; a date is not understood."""
+    """Return the wait that Retry-After asks for, in seconds; a date is ignored."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the controller's certificate is not trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):

@@ -1,7 +1,7 @@
-"""Orders from the reply that brought them to the report that acknowledges them.
+"""The order queue: it takes orders from replies, carries them out, and acknowledges them.
 
-They are carried out one after the other, by a thread of their own and through the driver's socket,
-so that a BMC that is slow to obey holds up no report.
+A thread of its own carries the orders out one after the other, through the driver's socket. So a
+slow BMC delays no report.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bmcmedic.agent.controller.orders import (
     OrderState,
     order_id_of,
     read_order,
-    why_forbidden,
+    reason_forbidden,
 )
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.driver.parking import PARK_S_DEFAULT
@@ -37,15 +37,20 @@ from bmcmedic.service.runtime import Runtime
 from bmcmedic.transport.in_band import InterfaceBusy, Interrupted
 
 ACKNOWLEDGEMENTS_MAX = 8192
-"""That wait for a report, more than orders fit into one reply; the oldest goes first."""
+"""Acknowledgements that wait for a report; the oldest is dropped first.
+
+The limit is above the number of orders that fit into one reply.
+"""
 ACKNOWLEDGEMENTS_A_REPORT = 128
+"""Acknowledgements in one report; the others wait for the next."""
 LINES_A_REPLY = 16
-"""Of the log, for refused orders; what is beyond is counted."""
+"""Log lines for the refused orders of one reply; further ones are only counted."""
 SETTLE_S_MAX = 60.0
-"""So long an order to the driver is waited for until all is as it was ordered."""
+"""Longest wait for the driver to complete an order, in seconds."""
 SETTLE_POLL_S = 0.5
+"""Period in which the driver is asked meanwhile, in seconds."""
 COLD_RESET_APART_S = 3600.0
-"""Between two cold resets of one BMC from here, whatever is ordered."""
+"""Shortest time between two cold resets of the BMC by orders, in seconds."""
 
 _WATCHDOG = {
     OrderKind.LENGTHEN_WATCHDOG: WatchdogAction.LENGTHEN,
@@ -55,30 +60,30 @@ _WATCHDOG = {
 
 
 class OrderedDriver(Protocol):
-    """What orders need of the driver's socket."""
+    """The client of the driver's socket, as orders need it."""
 
     def watchdog(self, action: WatchdogAction, seconds: float | None = None) -> dict[str, Any]:
-        """Give the watchdog an order, or ask how it stands."""
+        """Send an action to the watchdog, and return its status."""
 
     def status(self) -> dict[str, Any]:
-        """How the driver is; `watchdog` is null where that is off."""
+        """Return the status of the driver; its `watchdog` is null if the watchdog is off."""
 
     def park(self, seconds: float) -> object:
-        """Let the interface go."""
+        """Make the driver release the interface."""
 
     def resume(self) -> None:
-        """Use the interface again."""
+        """Make the driver use the interface again."""
 
     def exchange(self, request: ColdResetReq) -> object:
         """Send the cold reset."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is allowed here, and for whom orders must be."""
+    """The rules for orders on this host, and the host that an order must name."""
 
     allowed: Callable[[], tuple[str, ...]]
     why_not: Callable[[], str | None]
@@ -87,7 +92,7 @@ class Rules:
 
 
 class OrderQueue:
-    """Takes orders, carries them out, and says what became of them."""
+    """Takes orders, carries them out, and acknowledges them."""
 
     def __init__(
         self,
@@ -96,53 +101,53 @@ class OrderQueue:
         driver: Callable[[], OrderedDriver],
         log: AgentLog,
         runtime: Runtime,
-        news: Callable[[], None],
+        report_soon: Callable[[], None],
     ) -> None:
-        """`driver` makes a client for one order; `news`: there is something to report at once."""
+        """`driver` makes a client for one order; `report_soon` asks for a report at once."""
         self._folder = folder
         self._rules = rules
         self._driver = driver
         self._log = log
         self._runtime = runtime
-        self._news = news
+        self._report_soon = report_soon
         self._wakeup = runtime.signal()
         self._stopping = False
         self._lock = threading.Lock()
         self._waiting: deque[ControllerOrder] = deque()
-        self._reported: OrderedDict[str, Acknowledgement] = OrderedDict()
-        self._memory: OrderStore | None = None
+        self._acknowledgements: OrderedDict[str, Acknowledgement] = OrderedDict()
+        self._store: OrderStore | None = None
         self.states: Counter[str] = Counter(
             {state.value: 0 for state in OrderState if state.is_final}
         )
-        """What became of orders since the start."""
+        """Number of orders since the start, by their final state."""
         with self._lock:
             try:
-                for each in self._remembered().interrupted():
+                for each in self._open_store().interrupted():
                     self._acknowledge(each)
             except StoreError as error:
                 log.event(WARNING, "orders", f"no order can be carried out: {error}")
 
-    def _remembered(self) -> OrderStore:
-        """The memory, read when it can be; raises StoreError."""
-        if self._memory is None:
+    def _open_store(self) -> OrderStore:
+        """Return the store, and read it at the first success. Raises: StoreError."""
+        if self._store is None:
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreError(f"{self._folder} cannot be made: {error.strerror}") from None
-            self._memory = OrderStore(self._folder)
-        return self._memory
+                raise StoreError(f"cannot make {self._folder}: {error.strerror}") from None
+            self._store = OrderStore(self._folder)
+        return self._store
 
     # -------------------------------------------------------------------------- the report's side
 
     def take(self, raw_orders: list[Any]) -> None:
-        """What a reply brought."""
+        """Take the orders of a reply."""
         with self._lock:
-            refused = [each for raw in raw_orders if (each := self._take(raw)) is not None]
+            refused = [each for raw in raw_orders if (each := self._take_one(raw)) is not None]
             for each in refused:
                 self._acknowledge(each)
                 self.states[each.state.value] += 1
             for each in refused[:LINES_A_REPLY]:
-                self._tell(each)
+                self._log_state(each)
             if len(refused) > LINES_A_REPLY:
                 self._log.event(
                     WARNING,
@@ -151,74 +156,76 @@ class OrderQueue:
                     f" {refused[-1].reason}",
                     id=refused[-1].order_id,
                 )
-            self._sum_up_nameless([each for each in refused if not each.order_id])
+            self._acknowledge_without_id([each for each in refused if not each.order_id])
         self._wakeup.set()
 
-    def _sum_up_nameless(self, refused: list[Acknowledgement]) -> None:
-        """Those without a usable id share one acknowledgement, which says how many they are."""
+    def _acknowledge_without_id(self, refused: list[Acknowledgement]) -> None:
+        """Acknowledge refused orders without a usable id together, with their number."""
         if len(refused) > 1:
             reason = f"{refused[0].reason} ({len(refused)} of one reply have no usable id)"
             self._acknowledge(replace(refused[0], reason=reason))
 
-    def _take(self, raw: object) -> Acknowledgement | None:
-        """Let it wait for its turn, or say why it is refused."""
+    def _take_one(self, raw: object) -> Acknowledgement | None:
+        """Queue an order, or return its refusal. None also if the order is known already."""
         order_id = order_id_of(raw)
         if order_id is not None and self._is_known(order_id):
             return None
         now = self._rules.epoch_s()
         try:
             order = read_order(raw, self._rules.host_id(), now)
-            forbidden = why_forbidden(order, self._rules.allowed(), self._rules.why_not())
+            forbidden = reason_forbidden(order, self._rules.allowed(), self._rules.why_not())
             if forbidden is not None:
                 raise BadOrder(forbidden, order.order_id, order.kind.value)
             if len(self._waiting) >= ORDERS_MAX:
-                raise BadOrder("too many orders wait here", order.order_id, order.kind.value)
+                raise BadOrder(
+                    "too many orders are waiting on this host", order.order_id, order.kind.value
+                )
         except BadOrder as error:
             return Acknowledgement(error.order_id, error.kind, OrderState.REFUSED, str(error), now)
         self._waiting.append(order)
         return None
 
     def _is_known(self, order_id: str) -> bool:
-        """Whether it was sent before; then it is only acknowledged again."""
+        """Return whether an order was sent before; then it is only acknowledged again."""
         if any(each.order_id == order_id for each in self._waiting):
             return True
         try:
-            known = self._remembered().get(order_id)
+            known = self._open_store().get(order_id)
         except StoreError:
-            return False  # it cannot be begun, either
+            return False  # without the store it will not be started, either
         if known is not None:
             self._acknowledge(known)
         return known is not None
 
     def acknowledgements(self) -> list[Acknowledgement]:
-        """What the next report says of orders; the others are told by those after it."""
+        """Return the acknowledgements for the next report; later reports have the others."""
         with self._lock:
-            # What was done here goes before a flood of what was not.
-            told = sorted(
-                self._reported.values(), key=lambda each: each.state is OrderState.REFUSED
+            # Orders that were carried out come before a flood of refused ones.
+            reported = sorted(
+                self._acknowledgements.values(), key=lambda each: each.state is OrderState.REFUSED
             )
-            return told[:ACKNOWLEDGEMENTS_A_REPORT]
+            return reported[:ACKNOWLEDGEMENTS_A_REPORT]
 
-    def delivered(self, told: list[Acknowledgement]) -> None:
-        """A report with these has arrived: what is final need not be said again."""
+    def delivered(self, reported: list[Acknowledgement]) -> None:
+        """Forget final acknowledgements that a report has delivered."""
         with self._lock:
-            for each in told:
-                if each.state.is_final and self._reported.get(each.order_id) == each:
-                    del self._reported[each.order_id]
+            for each in reported:
+                if each.state.is_final and self._acknowledgements.get(each.order_id) == each:
+                    del self._acknowledgements[each.order_id]
 
     def _acknowledge(self, acknowledgement: Acknowledgement) -> None:
-        self._reported[acknowledgement.order_id] = acknowledgement
-        self._reported.move_to_end(acknowledgement.order_id)
-        while len(self._reported) > ACKNOWLEDGEMENTS_MAX:
-            self._reported.popitem(last=False)
+        self._acknowledgements[acknowledgement.order_id] = acknowledgement
+        self._acknowledgements.move_to_end(acknowledgement.order_id)
+        while len(self._acknowledgements) > ACKNOWLEDGEMENTS_MAX:
+            self._acknowledgements.popitem(last=False)
 
     def _settle(self, acknowledgement: Acknowledgement) -> None:
-        """Report it, log it, count it."""
+        """Acknowledge, count and log a final state."""
         self._acknowledge(acknowledgement)
         self.states[acknowledgement.state.value] += 1
-        self._tell(acknowledgement)
+        self._log_state(acknowledgement)
 
-    def _tell(self, acknowledgement: Acknowledgement) -> None:
+    def _log_state(self, acknowledgement: Acknowledgement) -> None:
         self._log.event(
             WARNING,
             "order",
@@ -231,19 +238,19 @@ class OrderQueue:
     # ------------------------------------------------------------------------------ the own thread
 
     def run(self) -> None:
-        """Carry out what was taken, until `stop`."""
+        """Carry out queued orders until `stop`."""
         while not self._stopping:
             self._wakeup.wait()
             while self.carry_out_next():
                 pass
 
     def stop(self) -> None:
-        """Begin no more; what is under way is recorded as it is found at the next start."""
+        """Start no further order; one under way is settled at the next start of the agent."""
         self._stopping = True
         self._wakeup.set()
 
     def carry_out_next(self) -> bool:
-        """Carry out the order that has waited longest; False when none waits."""
+        """Carry out the oldest order, and return False if none waits."""
         with self._lock:
             if self._stopping or not self._waiting:
                 return False
@@ -254,22 +261,22 @@ class OrderQueue:
             state, reason = self._carry_out(order)
             with self._lock:
                 self._end(order, state, reason)
-        self._news()
+        self._report_soon()
         return True
 
     def _begin(self, order: ControllerOrder) -> bool:
-        """Whether it is to be carried out; it is noted on the disk then."""
+        """Return whether an order may be carried out; if so, it is in the store."""
         now = self._rules.epoch_s()
-        why = why_forbidden(order, self._rules.allowed(), self._rules.why_not())
+        why = reason_forbidden(order, self._rules.allowed(), self._rules.why_not())
         if order.expires_at <= now:
-            why = "it expired while it waited here"
+            why = "it expired while it waited in the queue"
         if why is None:
             try:
-                why = self._why_not_again(order.kind, now)
+                why = self._reason_too_soon(order.kind, now)
                 if why is None:
-                    self._remembered().begin(order, now)
+                    self._open_store().begin(order, now)
             except StoreError as error:
-                why = f"that it was begun cannot be remembered: {error}"
+                why = f"the order cannot be stored: {error}"
         if why is not None:
             refused = Acknowledgement(
                 order.order_id, order.kind.value, OrderState.REFUSED, why, now
@@ -281,13 +288,13 @@ class OrderQueue:
         )
         return True
 
-    def _why_not_again(self, kind: OrderKind, now: float) -> str | None:
-        """Why it is too soon for the next of its kind; raises StoreError."""
-        last = self._remembered().last_at(kind.value)
+    def _reason_too_soon(self, kind: OrderKind, now: float) -> str | None:
+        """Return why it is too soon for such an order, or None. Raises: StoreError."""
+        last = self._open_store().last_at(kind.value)
         if kind is OrderKind.COLD_RESET and last is not None and now < last + COLD_RESET_APART_S:
             return (
-                f"this BMC was sent a cold reset {now - last:.0f} s ago; there are at least"
-                f" {COLD_RESET_APART_S:.0f} s between two"
+                f"this BMC was sent a cold reset {now - last:.0f} s ago; the next may follow after"
+                f" {COLD_RESET_APART_S:.0f} s"
             )
         return None
 
@@ -298,10 +305,10 @@ class OrderQueue:
             order.order_id, order.kind.value, state, reason, self._rules.epoch_s()
         )
         try:
-            self._remembered().end(ended)
+            self._open_store().end(ended)
         except StoreError as error:
-            # It stands there as begun, so it will not be carried out again.
-            ended = replace(ended, reason=f"{reason or 'done'}; not kept on the disk: {error}")
+            # The store has it as started, so it will not be carried out again.
+            ended = replace(ended, reason=f"{reason or 'done'}; not stored: {error}")
         self._settle(ended)
 
     def _carry_out(self, order: ControllerOrder) -> tuple[OrderState, str | None]:
@@ -309,7 +316,10 @@ class OrderQueue:
         try:
             if order.kind is OrderKind.COLD_RESET:
                 driver.exchange(ColdResetReq())
-                return OrderState.DONE, "the BMC took it; whether it restarts shows in its answers"
+                return (
+                    OrderState.DONE,
+                    "the BMC accepted it; its answers will show whether it restarts",
+                )
             if order.kind is OrderKind.PARK:
                 return self._park(order, driver)
             if order.kind is OrderKind.RESUME:
@@ -335,31 +345,33 @@ class OrderQueue:
         self, order: ControllerOrder, driver: OrderedDriver
     ) -> tuple[OrderState, str | None]:
         driver.watchdog(_WATCHDOG[order.kind], order.seconds)
-        return self._settled(lambda: _is_as_ordered(order, driver.watchdog(WatchdogAction.GET)))
+        return self._wait_until(lambda: _is_in_effect(order, driver.watchdog(WatchdogAction.GET)))
 
     def _park(self, order: ControllerOrder, driver: OrderedDriver) -> tuple[OrderState, str | None]:
         driver.park(PARK_S_DEFAULT if order.seconds is None else order.seconds)
 
-        def is_let_go() -> bool:
+        def is_released() -> bool:
             parked = (driver.status().get("driver") or {}).get("parked")
             return bool(parked and parked.get("closed"))
 
-        return self._settled(is_let_go)
+        return self._wait_until(is_released)
 
-    def _settled(self, is_so: Callable[[], bool]) -> tuple[OrderState, str | None]:
-        """Wait until the driver has carried it out, which may take it an exchange or two."""
+    def _wait_until(self, is_done: Callable[[], bool]) -> tuple[OrderState, str | None]:
+        """Wait until the driver has completed an order, which may take an exchange or two."""
         until = self._runtime.monotonic() + SETTLE_S_MAX
         while not self._stopping:
-            if is_so():
+            if is_done():
                 return OrderState.DONE, None
             if self._runtime.monotonic() >= until:
                 break
             self._runtime.sleep(SETTLE_POLL_S)
-        why = f"the driver took it and goes on trying; after {SETTLE_S_MAX:g} s it was not settled"
+        why = (
+            f"the driver accepted it and keeps trying; it was not complete after {SETTLE_S_MAX:g} s"
+        )
         return OrderState.UNKNOWN, why
 
 
-def _is_as_ordered(order: ControllerOrder, watchdog: dict[str, Any]) -> bool:
+def _is_in_effect(order: ControllerOrder, watchdog: dict[str, Any]) -> bool:
     if not watchdog.get("settled"):
         return False
     if order.kind is OrderKind.LENGTHEN_WATCHDOG:

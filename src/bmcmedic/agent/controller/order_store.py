@@ -1,7 +1,7 @@
-"""Which orders were begun here: kept on the disk, so that none is ever carried out twice.
+"""The order store: the orders that were started here, on disk, so that none is carried out twice.
 
-It is written before an order is begun. What is found begun and not ended at a start may have been
-carried out, and is never tried again.
+An order is written before it is started. If the agent finds an order at its start that did not end,
+that order may have been carried out, and is never tried again.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from bmcmedic.errors import StoreError
 
 FILE = "orders.json"
 FILE_BYTES_MAX = 1 << 20
-REMEMBERED_MAX = 512
-KEPT_S = 7 * 86_400.0
-"""How long after its expiry an order is remembered, where there is room."""
-INTERRUPTED = "the agent ended while it was carried out: it may have been"
+"""Largest file that is read, in bytes."""
+ORDERS_MAX = 512
+"""Orders in the store."""
+RETENTION_S = 7 * 86_400.0
+"""How long an order is stored after its expiry if there is room, in seconds."""
+INTERRUPTED = "the agent ended during the order, which may have been carried out"
 
 
 class OrderStore:
-    """The orders of one host; not for two threads at once."""
+    """The stored orders of one host; one thread at a time may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: StoreError when what is there cannot be read: no order may be begun then."""
+        """Raises: StoreError if the file cannot be read; no order may be started then."""
         self._path = folder / FILE
         self._known: dict[str, tuple[Acknowledgement, float]] = {}
         for order_id, entry in self._entries():
             try:
                 self._known[order_id] = _read(order_id, entry)
             except (KeyError, TypeError, ValueError):
-                raise StoreError(f"{self._path} is not what this program writes") from None
+                raise StoreError(f"{self._path} was not written by this program") from None
 
     def _entries(self) -> list[tuple[str, Any]]:
         found = read_json(self._path, FILE_BYTES_MAX)
@@ -45,16 +47,19 @@ class OrderStore:
             return []
         orders = found.get("orders")
         if not isinstance(orders, dict):
-            raise StoreError(f"{self._path} is not what this program writes")
+            raise StoreError(f"{self._path} was not written by this program")
         return list(orders.items())
 
     def get(self, order_id: str) -> Acknowledgement | None:
-        """What became of an order that was begun here."""
+        """Return the acknowledgement of an order that was started here, or None."""
         known = self._known.get(order_id)
         return None if known is None else known[0]
 
     def last_at(self, kind: str) -> float | None:
-        """When an order of this kind was last carried out, or may have been; epoch seconds."""
+        """Return when an order of this kind was last carried out, or may have been.
+
+        Units: seconds since the epoch.
+        """
         undone = (OrderState.FAILED, OrderState.REFUSED)
         times = [
             known.at
@@ -64,7 +69,7 @@ class OrderStore:
         return max(times, default=None)
 
     def interrupted(self) -> list[Acknowledgement]:
-        """Those that were begun by an agent that is gone; from now on they count as unknown."""
+        """Mark orders that a former agent left unfinished as unknown, and return them."""
         found = []
         for order_id, (known, expires_at) in list(self._known.items()):
             if not known.state.is_final:
@@ -76,26 +81,29 @@ class OrderStore:
         return found
 
     def begin(self, order: ControllerOrder, now: float) -> None:
-        """Note that it is about to be carried out. Raises: StoreError, and it must not be."""
-        kept = {
-            order_id: entry for order_id, entry in self._known.items() if now < entry[1] + KEPT_S
+        """Store an order that is about to be carried out.
+
+        Raises: StoreError, and then the order must not be carried out.
+        """
+        stored = {
+            order_id: entry
+            for order_id, entry in self._known.items()
+            if now < entry[1] + RETENTION_S
         }
-        if len(kept) >= REMEMBERED_MAX:  # the oldest of those that nobody can send again
+        if len(stored) >= ORDERS_MAX:  # drop the oldest of those that have expired
             expired = sorted(
-                (entry[1], order_id) for order_id, entry in kept.items() if entry[1] <= now
+                (entry[1], order_id) for order_id, entry in stored.items() if entry[1] <= now
             )
             if not expired:
-                raise StoreError(
-                    f"{REMEMBERED_MAX} orders are remembered that may still come again"
-                )
-            del kept[expired[0][1]]
+                raise StoreError(f"the store is full: {ORDERS_MAX} orders in it have not expired")
+            del stored[expired[0][1]]
         begun = Acknowledgement(order.order_id, order.kind.value, OrderState.STARTED, None, now)
-        kept[order.order_id] = (begun, order.expires_at)
-        self._write(kept)
-        self._known = kept
+        stored[order.order_id] = (begun, order.expires_at)
+        self._write(stored)
+        self._known = stored
 
     def end(self, acknowledgement: Acknowledgement) -> None:
-        """Note what became of it. Raises: StoreError; it is known until the agent ends, then."""
+        """Store how an order ended. Raises: StoreError; the result is then known in memory only."""
         _, expires_at = self._known[acknowledgement.order_id]
         self._known[acknowledgement.order_id] = (acknowledgement, expires_at)
         self._write(self._known)

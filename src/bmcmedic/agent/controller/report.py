@@ -1,12 +1,11 @@
-"""What a report says, and when the next one leaves. Pure: state and time come in.
+"""The contents of a report. The module is pure: state and time are arguments.
 
-Only the newest state is ever sent. What is kept while the controller is away is bounded: the last
-changes of the symptoms, and how many reports were never sent.
+Only the newest state is ever sent. While the controller is away, the agent remembers a bounded
+number of symptom changes, and how many reports were never sent.
 """
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,36 +17,32 @@ from bmcmedic.agent.state import HostState
 
 REPORT_VERSION = 1
 CHANGES_MAX = 64
-GAP_S_MIN = 1.0
-"""Between two reports, however fast symptoms change."""
-BACK_OFF_FACTOR = 2.0
-JITTER = 0.2
-"""Of the wait: so that a controller that comes back is not asked by everybody at once."""
+"""Symptom changes that are remembered; the oldest is forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Which agent this is."""
+    """The facts about the agent itself that every report has."""
 
     host_id: dict[str, str | None]
     started_at: float
     mode: str
     why_not: str | None
-    """Why nothing is changed here, whatever the mode."""
+    """Why nothing may be changed on this host, whatever the mode; None if it may."""
     orders_allowed: tuple[str, ...]
 
 
 class History:
-    """What a controller that was away has missed: bounded, the newest kept."""
+    """The newest symptom changes that the controller has not received, up to a limit."""
 
     def __init__(self) -> None:
         self._changes: deque[dict[str, Any]] = deque(maxlen=CHANGES_MAX)
         self.lost = 0
-        """Changes that were forgotten."""
+        """Number of changes that were forgotten."""
         self._symptoms: tuple[str, ...] | None = None
 
     def note(self, state: HostState) -> bool:
-        """Take a new state; whether its symptoms differ from those before."""
+        """Take a new state, and return whether its symptoms differ from the last ones."""
         if state.symptoms == self._symptoms:
             return False
         is_first = self._symptoms is None
@@ -58,11 +53,11 @@ class History:
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """Oldest first."""
+        """The remembered changes, oldest first."""
         return list(self._changes)
 
     def delivered(self, changes: Sequence[dict[str, Any]]) -> None:
-        """These have arrived."""
+        """Forget changes that a report has delivered."""
         for each in changes:
             if self._changes and self._changes[0] is each:
                 self._changes.popleft()
@@ -79,7 +74,7 @@ def document(
     history: History,
     orders: Sequence[Acknowledgement],
 ) -> dict[str, Any]:
-    """The report; docs/reference/agent.md explains each key."""
+    """Return the report. Its keys are explained in docs/reference/agent.md."""
     driver, relief = state.driver, state.relief
     return {
         "version": REPORT_VERSION,
@@ -98,7 +93,7 @@ def document(
         "changes": history.changes,
         "changes_lost": history.lost,
         "reports_missed": missed,
-        "odd": state.odd,
+        "odd": state.anomaly,
         "driver": driver.status,
         "driver_error": driver.error,
         "relief": {
@@ -112,44 +107,3 @@ def document(
         "triage": state.triage,
         "orders": [each.to_json() for each in orders],
     }
-
-
-class Pace:
-    """When the next report is due."""
-
-    def __init__(self, now: float, rng: random.Random) -> None:
-        self._rng = rng
-        self._due_at = now
-        self._last_at: float | None = None
-        self._wait_s = 0.0
-        self.failures = 0
-        """In a row."""
-
-    def due_in_s(self, now: float) -> float:
-        """How long until the next report; 0: now."""
-        return max(0.0, self._due_at - now)
-
-    def news(self) -> None:
-        """A symptom has changed: at once, unless the controller is away."""
-        if self.failures == 0:
-            self._due_at = 0.0 if self._last_at is None else self._last_at + GAP_S_MIN
-
-    def succeeded(self, now: float, period_s: float) -> None:
-        """It took the report."""
-        self.failures = 0
-        self._last_at = now
-        self._due_at = now + max(GAP_S_MIN, period_s)
-
-    def failed(
-        self, now: float, period_s: float, back_off_s_max: float, asked_s: float | None
-    ) -> None:
-        """It did not; `asked_s` is how long it asked to be left alone."""
-        most_s = max(period_s, back_off_s_max)
-        self._wait_s = (
-            max(GAP_S_MIN, period_s) if self.failures == 0 else self._wait_s * BACK_OFF_FACTOR
-        )
-        self._wait_s = min(self._wait_s, most_s)
-        self.failures += 1
-        self._last_at = now
-        wait_s = max(self._wait_s, min(asked_s or 0.0, most_s))
-        self._due_at = now + wait_s * (1 + JITTER * self._rng.random())

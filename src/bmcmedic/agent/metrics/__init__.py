@@ -1,1 +1,1 @@
-"""The figures for Prometheus: what is read, what it is called, and the HTTP endpoint."""
+"""The metrics for Prometheus: what is read from the BMC, the names, and the HTTP endpoint."""

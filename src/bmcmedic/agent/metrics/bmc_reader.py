@@ -1,6 +1,6 @@
-"""What only the BMC can tell, for metrics: asked when somebody scrapes, and no more often than set.
+"""The reader of the metrics that only the BMC knows: it asks after a scrape, and not too often.
 
-Nobody who scrapes waits for the BMC: what it said last is served, with its age.
+No scrape waits for the BMC: its last answers are served, with their age.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ QUESTIONS: dict[str, Command[Any]] = {
     "dcmi": GetPowerReadingReq(),
     "sel": GetSelInfoReq(),
 }
-"""By the collectors' names that ipmi_exporter has."""
+"""The requests, by the names of ipmi_exporter's collectors."""
 
 OPTIONAL = frozenset({"dcmi"})
-"""What many BMCs do not have: where one says so, it is not a failure."""
+"""Collectors that many BMCs do not support. If a BMC says so, that is no failure."""
 
 
 class BmcClient(Protocol):
-    """The driver's client."""
+    """The client of the driver's socket."""
 
     def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each has its own
-        """Ask, and wait for the answer."""
+        """Send a request, and return the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +45,26 @@ class CachedAnswer:
     """The last answer to one question."""
 
     up: bool
-    """Whether the last time it was asked, it was answered."""
+    """Whether the last request was answered."""
     answer: Any = None
-    """The last good one."""
+    """The last good answer."""
     answered_at: float | None = None
-    """When that was; monotonic."""
+    """When it came, as a monotonic time in seconds."""
     took_s: float = 0.0
     exists: bool = True
-    """False where the BMC has said that it does not know such a question."""
+    """False if the BMC answered that it does not support the command."""
 
 
-_UNKNOWN = (CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN)
+_UNSUPPORTED = (CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN)
 
 RETRY_S = 5.0
-"""Where nothing was answered, as before the driver is there, it is asked again so soon."""
+"""Time to the next attempt if nothing was answered, such as without a driver, in seconds."""
 
 
 class BmcReader:
-    """Asks the BMC from a thread of its own, one question at a time, when somebody wants to know.
+    """Asks the BMC from a thread of its own, one question at a time, after a scrape.
 
-    The sensors, which are many, come after everything else.
+    The sensors are many, so they come after everything else.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BmcReader:
         runtime: Runtime,
         sensors: SensorReader,
     ) -> None:
-        """`driver` gives a client that is used by this thread alone."""
+        """`driver` makes a client that only this thread uses."""
         self._make_driver = driver
         self._period_s = period_s
         self._runtime = runtime
@@ -84,12 +84,12 @@ class BmcReader:
         self.known: dict[str, CachedAnswer] = {}
         self.sensors = sensors
 
-    def want(self) -> None:
-        """Somebody scrapes; any thread, at once."""
+    def request_refresh(self) -> None:
+        """Ask for newer answers, without waiting; any thread may call this."""
         self._wanted.set()
 
     def run(self) -> None:
-        """Ask when it is wanted, until `stop`."""
+        """Ask the BMC after each request for newer answers, until `stop`."""
         driver = self._make_driver()
         while not self._stopping:
             if self._wanted.wait(self.sensors.pause_s) and not self._stopping:
@@ -100,12 +100,12 @@ class BmcReader:
                 self.sensors.go_on(driver)
 
     def stop(self) -> None:
-        """End; a question under way ends by its own deadline."""
+        """Ask the thread to end; a question under way ends by its own deadline."""
         self._stopping = True
         self._wanted.set()
 
     def is_due(self) -> bool:
-        """Whether the last time is long enough ago."""
+        """Return whether the period since the last questions has passed."""
         asked_at = self._asked_at
         if self._stopping:
             return False
@@ -130,24 +130,24 @@ class BmcReader:
             answer = driver.exchange(request)
         except BmcmedicError as error:
             now = self._runtime.monotonic()
-            if name in OPTIONAL and is_unknown(error):
+            if name in OPTIONAL and is_unsupported(error):
                 return CachedAnswer(up=True, took_s=now - began_at, exists=False)
             if before is None:
                 return CachedAnswer(up=False, took_s=now - began_at)
-            # Silence does not say that it has got what it said it has not.
+            # Silence does not show that the BMC now supports what it refused before.
             exists = before.exists or isinstance(error, CompletionCodeError)
             return CachedAnswer(False, before.answer, before.answered_at, now - began_at, exists)
         now = self._runtime.monotonic()
         return CachedAnswer(True, answer, now, now - began_at)
 
     def answers(self) -> Iterator[tuple[str, Any, float]]:
-        """Collector, its last good answer, and the age of that."""
+        """Yield each collector's name, its last good answer, and the age of that, in seconds."""
         now = self._runtime.monotonic()
         for name, known in list(self.known.items()):
             if known.answered_at is not None:
                 yield name, known.answer, now - known.answered_at
 
 
-def is_unknown(error: BmcmedicError) -> bool:
-    """Whether the BMC has said that it has no such command."""
-    return isinstance(error, CompletionCodeError) and error.code in _UNKNOWN
+def is_unsupported(error: BmcmedicError) -> bool:
+    """Return whether the BMC answered that it does not support a command."""
+    return isinstance(error, CompletionCodeError) and error.code in _UNSUPPORTED

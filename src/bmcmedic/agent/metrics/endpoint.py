@@ -1,7 +1,7 @@
-"""The HTTP door for metrics: a Unix socket or a loopback port, GET /metrics and nothing else.
+"""The HTTP endpoint for metrics: GET /metrics on a Unix socket or a loopback port, nothing else.
 
-Scrapers are served side by side, each with a deadline, and where there are too many the oldest
-goes: a client that says nothing, drips or does not read costs the others nothing.
+Clients are served concurrently, each with a deadline. If there are too many, the oldest is closed.
+So a client that sends nothing, trickles, or does not read costs the others nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from bmcmedic.agent.config_values import ListenAddress
 from bmcmedic.errors import ConfigurationError
 
 REQUEST_BYTES_MAX = 8192
+"""Longest request, in bytes."""
 CLIENT_S_MAX = 2.0
+"""Longest time for reading a request, and for sending the answer, in seconds."""
 CLIENTS_MAX = 64
+"""Clients that are connected at the same time."""
 BACKLOG = 64
 _END = b"\r\n\r\n"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _HttpClient:
-    """One that is connected, and how far it is."""
+    """A connected client, and its progress."""
 
     __slots__ = ("answer", "request", "socket", "until")
 
@@ -40,35 +43,37 @@ class _HttpClient:
 
 
 class MetricsEndpoint:
-    """Serves one text."""
+    """Serves the text of the metrics."""
 
-    def __init__(self, place: ListenAddress, group: int | None, text: Callable[[], bytes]) -> None:
-        """Listens at once. Raises: ConfigurationError."""
-        self._place = place
+    def __init__(
+        self, address: ListenAddress, group: int | None, text: Callable[[], bytes]
+    ) -> None:
+        """Listen at once. Raises: ConfigurationError."""
+        self._address = address
         self._text = text
         self._inode = 0
         try:
-            self._listener = self._listen(place, group)
+            self._listener = self._listen(address, group)
         except OSError as error:
             raise ConfigurationError(
-                f"metrics cannot be served at {place}: {error.strerror or error}"
+                f"metrics cannot be served at {address}: {error.strerror or error}"
             ) from None
         self._listener.setblocking(False)
         self._wakeup_read, self._wakeup_write = socket.socketpair()
 
-    def _listen(self, place: ListenAddress, group: int | None) -> socket.socket:
-        if place.unix_path is None:
-            version = ipaddress.ip_address(str(place.address)).version
+    def _listen(self, address: ListenAddress, group: int | None) -> socket.socket:
+        if address.unix_path is None:
+            version = ipaddress.ip_address(str(address.address)).version
             made = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
         else:
-            _clear(Path(place.unix_path))
+            _remove_stale_socket(Path(address.unix_path))
             made = socket.socket(socket.AF_UNIX)
         try:
-            if place.unix_path is None:
+            if address.unix_path is None:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                made.bind((str(place.address), place.port))
+                made.bind((str(address.address), address.port))
             else:
-                self._inode = _bind(made, Path(place.unix_path), group)
+                self._inode = _bind(made, Path(address.unix_path), group)
             made.listen(BACKLOG)
         except OSError:
             made.close()
@@ -77,7 +82,7 @@ class MetricsEndpoint:
 
     @property
     def port(self) -> int:
-        """The port that was taken, for a place with port 0."""
+        """The port in use, if the address has port 0."""
         number: int = self._listener.getsockname()[1]
         return number
 
@@ -95,7 +100,7 @@ class MetricsEndpoint:
                     client.socket.close()
 
     def _serve(self, selector: selectors.BaseSelector, clients: list[_HttpClient]) -> bool:
-        """Whatever is to be done now; False when it was told to stop."""
+        """Serve what is ready, and return False after `stop`."""
         until = min((each.until for each in clients), default=None)
         left_s = None if until is None else max(0.0, until - time.monotonic())
         over = []
@@ -109,7 +114,7 @@ class MetricsEndpoint:
                 over.append(client)
         now = time.monotonic()
         for client in [each for each in clients if each in over or each.until <= now]:
-            _hang_up(selector, clients, client)
+            _disconnect(selector, clients, client)
         return True
 
     def _accept(self, selector: selectors.BaseSelector, clients: list[_HttpClient]) -> None:
@@ -118,18 +123,18 @@ class MetricsEndpoint:
         except BlockingIOError:
             return
         except OSError:
-            if clients:  # no descriptor is left, perhaps
-                _hang_up(selector, clients, clients[0])
+            if clients:  # perhaps no file descriptor is left
+                _disconnect(selector, clients, clients[0])
             return
         if len(clients) >= CLIENTS_MAX:
-            _hang_up(selector, clients, clients[0])
+            _disconnect(selector, clients, clients[0])
         connected.setblocking(False)
         client = _HttpClient(connected)
         clients.append(client)
         selector.register(connected, selectors.EVENT_READ, client)
 
     def _go_on(self, selector: selectors.BaseSelector, client: _HttpClient) -> bool:
-        """Read what it asks, or send what it is told; False when it is over."""
+        """Read the request or send the answer; return False when the client is done."""
         try:
             if not client.answer:
                 piece = client.socket.recv(REQUEST_BYTES_MAX)
@@ -139,7 +144,7 @@ class MetricsEndpoint:
                 if _END not in client.request and len(client.request) < REQUEST_BYTES_MAX:
                     return True
                 client.answer = memoryview(self._answer_to(client.request))
-                client.until = time.monotonic() + CLIENT_S_MAX  # what took so long is not its fault
+                client.until = time.monotonic() + CLIENT_S_MAX  # collecting may have taken long
                 selector.modify(client.socket, selectors.EVENT_WRITE, client)
             client.answer = client.answer[client.socket.send(client.answer) :]
         except BlockingIOError:
@@ -149,18 +154,18 @@ class MetricsEndpoint:
         return bool(client.answer)
 
     def stop(self) -> None:
-        """End soon."""
+        """Ask the endpoint to end."""
         with contextlib.suppress(OSError):
             self._wakeup_write.send(b"\0")
 
     def close(self) -> None:
-        """Stop listening, and take the socket away if it is still ours."""
+        """Stop listening, and remove the socket if it is still ours."""
         self._listener.close()
         self._wakeup_read.close()
         self._wakeup_write.close()
-        if self._place.unix_path is not None:
+        if self._address.unix_path is not None:
             with contextlib.suppress(OSError):
-                path = Path(self._place.unix_path)
+                path = Path(self._address.unix_path)
                 if path.lstat().st_ino == self._inode:
                     path.unlink()
 
@@ -175,15 +180,15 @@ class MetricsEndpoint:
     def _answer(self, request: bytes) -> tuple[str, bytes]:
         words = request.partition(b"\r\n")[0].split()
         if _END not in request or len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-            return "400 Bad Request", b"this is no HTTP request\n"
+            return "400 Bad Request", b"this is not an HTTP request\n"
         if words[0] not in (b"GET", b"HEAD"):
             return "405 Method Not Allowed", b"only GET is served here\n"
         if words[1].partition(b"?")[0] != b"/metrics":
-            return "404 Not Found", b"there is /metrics, and nothing else\n"
+            return "404 Not Found", b"only /metrics is served here\n"
         return "200 OK", b"" if words[0] == b"HEAD" else self._text()
 
 
-def _hang_up(
+def _disconnect(
     selector: selectors.BaseSelector, clients: list[_HttpClient], client: _HttpClient
 ) -> None:
     clients.remove(client)
@@ -191,17 +196,17 @@ def _hang_up(
     client.socket.close()
 
 
-def _clear(path: Path) -> None:
-    """The agent's lock says that no other agent serves it: a socket that is there is left over."""
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket that a former agent left: our lock proves that none serves it now."""
     if os.path.lexists(path):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigurationError(f"{path} is there and is no socket; it was left alone")
+            raise ConfigurationError(f"{path} exists and is not a socket; it was not changed")
         path.unlink()
 
 
 def _bind(made: socket.socket, path: Path, group: int | None) -> int:
-    """Make the file, for its owner and `group` alone; returns its inode."""
-    os.fchmod(made.fileno(), 0o600)  # what the file is made with
+    """Make the socket, for its owner and `group` only, and return its inode."""
+    os.fchmod(made.fileno(), 0o600)  # the mode with which the file is made
     made.bind(str(path))
     if group is not None:
         os.chown(path, -1, group, follow_symlinks=False)

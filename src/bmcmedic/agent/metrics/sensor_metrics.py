@@ -1,4 +1,4 @@
-"""The figures of sensors: ipmi_exporter's names, by their units."""
+"""The metrics of sensors, with ipmi_exporter's names, which depend on the unit."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from bmcmedic.ipmi.sensor_types import (
 )
 
 COLLECTOR: Final = "ipmi"
-"""What ipmi_exporter calls sensors."""
+"""The name of ipmi_exporter's collector for sensors."""
 
 _SEVERITY = "nominal (0), warning (1), critical (2)."
 _ABOUT: Final = {
-    "ipmi_temperature_celsius": "What a temperature sensor reads.",
+    "ipmi_temperature_celsius": "Value of a temperature sensor, in degrees Celsius.",
     "ipmi_temperature_state": f"Temperature: {_SEVERITY}",
-    "ipmi_fan_speed_rpm": "Turns of a fan in a minute.",
-    "ipmi_fan_speed_ratio": "Speed of a fan, of the fastest that it turns.",
+    "ipmi_fan_speed_rpm": "Speed of a fan, in revolutions per minute.",
+    "ipmi_fan_speed_ratio": "Speed of a fan, as a share of its highest speed.",
     "ipmi_fan_speed_state": f"Speed of a fan: {_SEVERITY}",
-    "ipmi_voltage_volts": "What a voltage sensor reads.",
+    "ipmi_voltage_volts": "Value of a voltage sensor, in volts.",
     "ipmi_voltage_state": f"Voltage: {_SEVERITY}",
-    "ipmi_current_amperes": "What a current sensor reads.",
+    "ipmi_current_amperes": "Value of a current sensor, in amperes.",
     "ipmi_current_state": f"Current: {_SEVERITY}",
-    "ipmi_power_watts": "What a power sensor reads.",
+    "ipmi_power_watts": "Value of a power sensor, in watts.",
     "ipmi_power_state": f"Power: {_SEVERITY}",
-    "ipmi_sensor_value": "What any other sensor reads; its type says more than its number.",
+    "ipmi_sensor_value": "Value of any other sensor; the label `type` gives its meaning.",
     "ipmi_sensor_state": f"Any other sensor: {_SEVERITY}",
 }
 _BY_UNIT: Final[Mapping[int, tuple[str, str]]] = {
@@ -48,7 +48,7 @@ _PERCENT: Final = 100.0
 
 
 def sensor_metrics(readings: Iterable[SensorReading]) -> Iterator[Metric]:
-    """Value and state of each; NaN where there is none, as ipmi_exporter has it."""
+    """Yield value and state of each sensor; NaN if there is none, as in ipmi_exporter."""
     families: dict[str, GaugeMetricFamily] = {}
     for reading in readings:
         names = _names(reading.sensor)

@@ -1,9 +1,9 @@
-"""The BMC's sensors, for metrics: read in rounds, one request at a time, behind everything else.
+"""The reader of the BMC's sensors: it reads in rounds, one request at a time, after all others.
 
-A round asks whether the repository of records has changed, and then each sensor. The records are
-read when they have changed, or the BMC may have restarted. After each few requests the interface is
-left to others for longer than it was used; whoever comes meanwhile waits for one answer at most.
-What is slow or fails costs a sick BMC less and less: the pauses grow, and what was read is served.
+A round asks whether the repository of records has changed, and then reads each sensor. The records
+are read again if they have changed, or if the BMC may have restarted. After a few requests the
+interface is free for longer than it was used, so another client waits for one answer at most. If
+rounds are slow or fail, the pauses grow, so a sick BMC is asked less and less.
 """
 
 from __future__ import annotations
@@ -41,57 +41,71 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[Command[Any], Any, T]
 
 INTERFACE_SHARE_MAX = 0.25
-"""Of the interface's time, at most, while a round goes on."""
+"""Greatest share of the interface's time that a round uses."""
 BURST_S_MAX = 0.1
-"""Of the BMC's answers without a pause. Waking up for each costs a host more than the answer."""
+"""Longest time of answers without a pause, in seconds.
+
+Waking up for each answer would cost a host more than the answer.
+"""
 BURST_REQUESTS_MAX = 16
+"""Requests without a pause."""
 PAUSE_S_MIN = 0.05
+"""Shortest pause, in seconds."""
 GIVE_WAY_S = 2.0
-"""When the driver's queue is full, or a pat needed the interface: then the same is asked again."""
+"""Wait before a request is repeated, in seconds.
+
+It is repeated if the driver's queue was full, or if a pat needed the interface.
+"""
 ROUND_S_MAX = 600.0
-"""Then those sensors come first the next time that were not reached."""
+"""Longest round, in seconds. The next round begins with the sensors that were not reached."""
 WALK_S_MAX = 1800.0
-"""Reading the records: 240 take 960 s where a BMC needs 1 s for each, at a quarter of its time."""
+"""Longest reading of all records, in seconds.
+
+240 records take 960 s at a quarter of the interface's time, if a BMC needs 1 s for each.
+"""
 FAILED_PAUSE_S_MAX = 600.0
-"""From a failed round's end to the next; a period after the first, doubled after each."""
+"""Longest wait after a failed round, in seconds. It begins with a period and doubles each time."""
 WALK_AGAIN_S_MIN = 600.0
-"""Some BMCs give another time stamp each time, and some have records that nobody can read: they
-are read no more often than this."""
+"""Shortest time between two readings of the records, in seconds.
+
+Field: some BMCs report a new time stamp each time, and some have unreadable records.
+"""
 DRIVER_RETRY_S = 5.0
-"""Where there was no driver, which may only just begin."""
-PERIODS_KEPT = 3
-"""What is older is no longer told: nobody has scraped meanwhile."""
-FACTORS_KEPT_MAX = 512
+"""Wait after a round without a driver, which may be starting, in seconds."""
+SERVED_PERIODS = 3
+"""Periods for which a reading is served; no scrape has asked for a newer one meanwhile."""
+FACTORS_CACHED_MAX = 512
+"""Reading factors in the cache."""
 
 _BMC_NOT_ASKED = (DriverUnavailable, InterfaceBusy, InterfaceGone, Refused)
-"""Rounds that end so cost the BMC nothing, so they need not become fewer."""
+"""Errors for which the BMC was not asked, so they do not lengthen the pauses."""
 
 
 class AskingAnyLun(Protocol):
-    """The driver's client."""
+    """The client of the driver's socket."""
 
     def exchange(self, request: Command[Any], *, lun: int = 0) -> Any:  # noqa: ANN401 - each its own
-        """Ask, and wait for the answer."""
+        """Send a request, and return the answer."""
 
 
 class OutOfTime(TransportError):
-    """What takes so long is left for another time."""
+    """A round or a reading of the records took too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class SensorSnapshot:
-    """What is known of all sensors, each as it was read last."""
+    """The last reading of each sensor that may be served."""
 
     readings: tuple[SensorReading, ...]
     oldest_at: float
-    """When the first of them was read; monotonic."""
+    """When the oldest of them was read, as a monotonic time in seconds."""
     took_s: float
-    """How long the BMC's answers took together in the last round."""
+    """Time that all answers of the last round took together, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """The last one."""
+    """The times of the last round."""
 
     began_at: float
     ended_at: float
@@ -102,13 +116,13 @@ class _Round:
         return self.ended_at - self.began_at
 
     def age_s_max(self, period_s: float) -> float:
-        """How long a reading may be told: until a next round as slow as this has read it again."""
-        return PERIODS_KEPT * period_s + 2 * self.wall_s
+        """Return how long a reading is served: until another round as slow has read it again."""
+        return SERVED_PERIODS * period_s + 2 * self.wall_s
 
 
 @dataclass(frozen=True, slots=True)
 class _KnownSensors:
-    """What the repository was found to hold."""
+    """The sensors in the repository, as last read."""
 
     stamp: RepositoryStamp
     restarts: Hashable
@@ -116,31 +130,31 @@ class _KnownSensors:
 
 
 class SensorReader:
-    """Reads them; all but `up` and `round` is for the thread that steps."""
+    """Reads the sensors in steps; only `up`, `snapshot` and `age_s` are for other threads."""
 
     def __init__(
         self,
         period_s: Callable[[], float | None],
         restarts: Callable[[], Hashable],
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         runtime: Runtime,
     ) -> None:
-        """`period_s` is None while sensors are not wanted.
+        """`period_s` is None while sensors are off.
 
-        `restarts` changes when the driver has seen that the BMC restarted; None: it has not been
-        heard. `tell` gets a line when rounds begin to fail, and when that has another reason.
+        `restarts` changes when the driver saw the BMC restart; it is None without a status of the
+        driver. `report` gets a line when rounds begin to fail, or fail for a new reason.
         """
         self._period_s = period_s
         self._restarts = restarts
-        self._tell = tell
+        self._report = report
         self._runtime = runtime
         self.up: bool | None = None
-        """Whether the last round read sensors; None before the first has ended."""
-        self._taken: dict[int, tuple[SensorReading, float]] = {}
-        """By record: what is served, and when it was read."""
+        """Whether the last round read sensors; None before the end of the first."""
+        self._readings: dict[int, tuple[SensorReading, float]] = {}
+        """Each served reading and its time, by the id of the record."""
         self._last: _Round | None = None
         self._failures = 0
-        """Rounds in a row that failed though the BMC was asked."""
+        """Failed rounds in a row in which the BMC was asked."""
         self._steps: Steps[None] | None = None
         self._request: Command[Any] | None = None
         self._lun = 0
@@ -158,38 +172,38 @@ class SensorReader:
         self._walk_problem: str | None = None
         self._slow: str | None = None
         self._first_record_id: int | None = None
-        """Which comes first in this round, since the last had no time for it."""
+        """The record to begin with, because the last round did not reach it."""
         self._problem: str | None = None
 
     # ------------------------------------------------------------------------------ for the metrics
 
-    def told(self) -> SensorSnapshot | None:
-        """What may be told: nothing that is old, nothing at all once the last round is."""
+    def snapshot(self) -> SensorSnapshot | None:
+        """Return the readings that may be served: none that is stale, or None if the round is."""
         last, period_s, now = self._last, self._period_s(), self._runtime.monotonic()
         if not self.up or last is None or period_s is None:
             return None
         if now > last.began_at + last.age_s_max(period_s):
             return None
         fresh_from = now - last.age_s_max(period_s)
-        fresh = [each for each in list(self._taken.values()) if each[1] >= fresh_from]
+        fresh = [each for each in list(self._readings.values()) if each[1] >= fresh_from]
         oldest_at = min((at for _, at in fresh), default=last.began_at)
         return SensorSnapshot(tuple(reading for reading, _ in fresh), oldest_at, last.took_s)
 
-    def age_s(self, told: SensorSnapshot) -> float:
-        """How old its first reading is."""
-        return self._runtime.monotonic() - told.oldest_at
+    def age_s(self, snapshot: SensorSnapshot) -> float:
+        """Return the age of the oldest reading, in seconds."""
+        return self._runtime.monotonic() - snapshot.oldest_at
 
     # ------------------------------------------------------------------------------ for the thread
 
     @property
     def pause_s(self) -> float | None:
-        """How long until `go_on` has something to do; None: until somebody scrapes."""
+        """Time until `go_on` has work, in seconds; None to wait for the next scrape."""
         if self._steps is None:
             return None
         return max(0.0, self._next_at - self._runtime.monotonic())
 
     def begin_if_due(self) -> None:
-        """Somebody scrapes: begin a round, unless one goes on, or it is not time yet."""
+        """Begin a round after a scrape, unless one is under way or it is too early."""
         period_s, now = self._period_s(), self._runtime.monotonic()
         if self._steps is not None:
             return
@@ -199,9 +213,11 @@ class SensorReader:
         if now < self._due_at(period_s):
             return
         if self._last is not None:
-            # What is old already is not told again because the round that begins is a slow one.
+            # Drop stale readings, or a slow new round would make them valid again.
             fresh_from = now - self._last.age_s_max(period_s)
-            self._taken = {key: each for key, each in self._taken.items() if each[1] >= fresh_from}
+            self._readings = {
+                key: each for key, each in self._readings.items() if each[1] >= fresh_from
+            }
         self._began_at = self._stage_began_at = self._next_at = now
         self._stage_s_max = ROUND_S_MAX
         self._took_s, self._retry_s, self._slow = 0.0, None, None
@@ -214,7 +230,7 @@ class SensorReader:
         if last is None:
             return 0.0
         if self.up:
-            # A slow BMC is let alone for as long as it was asked.
+            # A slow BMC has a pause as long as the round.
             return max(last.began_at + period_s, last.ended_at + last.wall_s)
         if self._retry_s is not None:
             return last.ended_at + min(period_s, self._retry_s)
@@ -224,7 +240,7 @@ class SensorReader:
         return due_at if self._known is not None else max(due_at, self._walk_again_at)
 
     def go_on(self, driver: AskingAnyLun) -> None:
-        """Ask the next thing, if its time has come."""
+        """Send the next request if it is due."""
         now = self._runtime.monotonic()
         if self._request is None or now < self._next_at:
             return
@@ -232,7 +248,7 @@ class SensorReader:
             self._steps = self._request = None
             self._forget()
         elif now > self._stage_began_at + self._stage_s_max:
-            late = OutOfTime(f"they were not read within {self._stage_s_max:g} s")
+            late = OutOfTime(f"the sensors were not read within {self._stage_s_max:g} s")
             self._advance(lambda steps: steps.throw(late))
         else:
             self._ask(driver, self._request, now)
@@ -272,45 +288,45 @@ class SensorReader:
             self._fail(error)
 
     def _end(self) -> None:
-        self._over()
+        self._finish_round()
         self.up = True
         self._failures = 0
         if self._slow is not None:
-            self._note("slow", self._slow)
+            self._report_once("slow", self._slow)
         elif self._walk_problem is not None:
-            self._note("records", self._walk_problem)
+            self._report_once("records", self._walk_problem)
         elif self._problem is not None:
             self._problem = None
-            self._tell("the sensors are read again")
+            self._report("the sensors can be read again")
 
     def _fail(self, error: BmcmedicError) -> None:
-        self._over()
+        self._finish_round()
         self.up = False
-        self._taken.clear()
+        self._readings.clear()
         if isinstance(error, DriverUnavailable):
             self._retry_s = DRIVER_RETRY_S
         if not isinstance(error, _BMC_NOT_ASKED):
             self._failures += 1
-        self._note(type(error).__name__, f"the sensors cannot be read: {error}")
+        self._report_once(type(error).__name__, f"the sensors cannot be read: {error}")
 
-    def _over(self) -> None:
+    def _finish_round(self) -> None:
         self._steps = self._request = None
         now = self._runtime.monotonic()
         self._last = _Round(self._began_at, now, self._took_s)
 
     def _forget(self) -> None:
-        """They are not wanted, or not any more."""
+        """Forget the rounds and readings: sensors are off."""
         self.up = self._last = self._problem = None
         self._failures = 0
-        self._taken.clear()
+        self._readings.clear()
 
-    def _note(self, problem: str, line: str) -> None:
-        """Say it once."""
+    def _report_once(self, problem: str, line: str) -> None:
+        """Report a problem, unless it is the same as before."""
         if problem != self._problem:
             self._problem = problem
-            self._tell(line)
+            self._report(line)
 
-    # ------------------------------------------------------------------------------ what is asked
+    # ------------------------------------------------------------------- the steps of a round
 
     def _round(self) -> Steps[None]:
         self._lun = 0
@@ -337,7 +353,7 @@ class SensorReader:
         return stamp != known.stamp or (restarts is not None and restarts != known.restarts)
 
     def _walk(self, info: GetSdrRepositoryInfoRsp, restarts: Hashable) -> Steps[None]:
-        """Read the records anew; where that cannot be done, those stay that are known."""
+        """Read the records again; if that fails, the known ones stay in use."""
         self._stage_began_at = self._runtime.monotonic()
         self._stage_s_max = WALK_S_MAX
         try:
@@ -347,12 +363,12 @@ class SensorReader:
             if self._known is None:
                 raise
             self._walk_problem = (
-                "the records of the sensors cannot be read again, and are taken as they were: "
+                "the records of the sensors cannot be read again, and the former ones stay in use: "
                 f"{error}"
             )
         except NoAnswer:
             if self._known is not None:
-                self._walked()  # the sensors are read the next time, whatever record it was
+                self._walked()  # the next round reads the sensors, not the records
             raise
         else:
             self._walked()
@@ -370,12 +386,12 @@ class SensorReader:
         sensors = tuple(each for each in sensors_in(repository.records) if each.is_owned_by_bmc)
         self._known = _KnownSensors(repository.stamp, restarts, sensors)
         self._factors.clear()
-        # The driver's breaker, which a silent sensor opens, is a reason to read the records: what
-        # is known of that sensor must outlive it.
+        # A silent sensor opens the driver's breaker, which makes the agent read the records again.
+        # What is known of its silences must survive that.
         same = {each.record_id for each in sensors if each in before}
         self._silent.keep(same)
-        for record_id in self._taken.keys() - same:
-            del self._taken[record_id]
+        for record_id in self._readings.keys() - same:
+            del self._readings[record_id]
 
     def _read_all(self, sensors: tuple[Sensor, ...]) -> Steps[None]:
         order = self._in_order(sensors)
@@ -389,30 +405,30 @@ class SensorReader:
                 self._first_record_id = sensor.record_id
                 self._slow = (
                     f"only {place} of {len(order)} sensors were read within {ROUND_S_MAX:g} s; the "
-                    "others come first the next time"
+                    "others come first in the next round"
                 )
                 return
             except NoAnswer:
                 was_suspect = sensor in self._silent
                 self._was_silent(sensor)
                 if was_suspect and place > 0:
-                    return  # it is the sensor, and what was read before it holds
+                    return  # the sensor is the cause, and the readings before it are valid
                 raise
             self._silent.answered(sensor)
             if reading is None:
-                self._taken.pop(sensor.record_id, None)
+                self._readings.pop(sensor.record_id, None)
             else:
-                self._taken[sensor.record_id] = reading, self._runtime.monotonic()
+                self._readings[sensor.record_id] = reading, self._runtime.monotonic()
 
     def _in_order(self, sensors: tuple[Sensor, ...]) -> list[Sensor]:
-        """From where the last round had no time any more; those that may be silent again last."""
+        """Return the sensors from where the last round ended, with the silent ones last."""
         ids = [each.record_id for each in sensors]
         first = ids.index(self._first_record_id) if self._first_record_id in ids else 0
         turned = sensors[first:] + sensors[:first]
         return self._silent.last_in(turned, self._runtime.monotonic())
 
     def _read(self, sensor: Sensor) -> Steps[SensorReading | None]:
-        """One sensor; None where it says nothing, or the BMC says no."""
+        """Read one sensor; None if it has no reading, or the BMC refuses it."""
         self._lun = sensor.lun
         try:
             response: GetSensorReadingRsp = yield GetSensorReadingReq(sensor.number)
@@ -431,16 +447,16 @@ class SensorReader:
                 sensor.number, raw
             )
             known = answer.factors
-            if len(self._factors) >= FACTORS_KEPT_MAX:
+            if len(self._factors) >= FACTORS_CACHED_MAX:
                 self._factors.clear()
             self._factors[key] = known
         return known
 
     def _was_silent(self, sensor: Sensor) -> None:
-        self._taken.pop(sensor.record_id, None)
+        self._readings.pop(sensor.record_id, None)
         rest_s = self._silent.was_silent(sensor, self._runtime.monotonic())
         if rest_s > 0:
-            self._tell(
-                f"the BMC falls silent when it is asked for sensor {sensor.name!r} (record "
-                f"{sensor.record_id}): it is let alone for {rest_s / 3600:g} h"
+            self._report(
+                f"the BMC falls silent at requests for sensor {sensor.name!r} (record "
+                f"{sensor.record_id}), which is not read for {rest_s / 3600:g} h"
             )

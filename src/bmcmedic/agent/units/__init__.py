@@ -1,4 +1,4 @@
-"""The systemd units of driver and agent, as they are shipped: each switch with its reason."""
+"""The systemd units of driver and agent, and the code that prints and installs them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NAMES = ("bmcmedic-driver.service", "bmcmedic-agent.service")
 PROGRAM_DEFAULT = "/usr/bin/bmcmedic"
 _PLACEHOLDER = "@BMCMEDIC@"
 _HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
-"""What ProtectHome= and PrivateTmp= hide from both."""
+"""Directories that ProtectHome= and PrivateTmp= hide from both services."""
 
 
 def program() -> str:
-    """Where the program is that is to be started: beside this interpreter, else on the path."""
+    """Return the path of `bmcmedic`: beside this interpreter, or else on the PATH."""
     beside = Path(sys.executable).with_name("bmcmedic")
     if beside.exists():
         return str(beside)
@@ -23,19 +23,19 @@ def program() -> str:
 
 
 def text(name: str, path: str | None = None) -> str:
-    """One unit, for the program at `path`."""
+    """Return the text of one unit, for the program at `path`."""
     raw = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return raw.replace(_PLACEHOLDER, _escaped(path if path is not None else program()))
 
 
 def _escaped(path: str) -> str:
-    """As a word of ExecStart=; quotes and backslashes systemd takes in no program's name."""
+    """Return a path as a word of ExecStart=; systemd allows no quotes or backslashes in it."""
     escaped = path.replace("%", "%%")
     return f'"{escaped}"' if " " in path else escaped
 
 
 def hidden(paths: Iterable[str]) -> str | None:
-    """The first of these, links followed, that the services would not see; None: they see all."""
+    """Return the first path that is hidden from the services, links followed, or None."""
     for path in paths:
         for each in (Path(path), Path(path).resolve()):
             if any(each.is_relative_to(folder) for folder in _HIDDEN):
@@ -44,12 +44,12 @@ def hidden(paths: Iterable[str]) -> str | None:
 
 
 def printed() -> str:
-    """All of them, each under its name."""
+    """Return the text of all units, each under its name."""
     return "\n".join(f"# {name}\n{text(name)}" for name in NAMES)
 
 
 def install(folder: Path) -> Iterator[Path]:
-    """Write them; what of that name is there is replaced. Raises: OSError."""
+    """Write the units into a directory, replacing existing ones. Raises: OSError."""
     for name in NAMES:
         path = folder / name
         path.write_text(text(name), encoding="utf-8")

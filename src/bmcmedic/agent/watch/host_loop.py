@@ -1,8 +1,8 @@
-"""The agent's eye on its host: a cheap look always, a close one when something is odd, and relief.
+"""The loop that watches the host: cheap samples, scans of all processes on an anomaly, and relief.
 
-How often all processes are looked at follows from what that costs here, so that a host with a
-hundred thousand of them is not slowed down by being watched. Relief is in time all the same: of
-each client that was seen it is known when it may be proven stuck.
+The cost of a scan determines how often one is made, so watching never slows down a host with a
+hundred thousand processes. Relief is in time all the same, because the loop knows when each client
+that it has seen can be proven stuck.
 """
 
 from __future__ import annotations
@@ -30,61 +30,65 @@ from bmcmedic.host.triage.triage import INTERVAL_S, Roots, Triage, triage
 from bmcmedic.service.log import INFO, WARNING
 from bmcmedic.service.runtime import Runtime
 
-ODD_ROUND_S = 5.0
-"""Between two rounds while something is odd, at the most."""
-CLOSE_S_MIN = 2.0
-"""Between two looks at all processes while something is odd, at the least."""
-CLOSE_S_MAX = 30.0
-CLOSE_S_MAX_LEAST = 5.0
-"""But in half the time that makes a client stuck all are seen, or in this."""
+ANOMALY_ROUND_S = 5.0
+"""Longest time between two rounds during an anomaly, in seconds."""
+SCAN_GAP_S_MIN = 2.0
+"""Shortest time between two scans of all processes during an anomaly, in seconds."""
+SCAN_GAP_S_MAX = 30.0
+"""Longest time between two such scans, in seconds."""
+SCAN_GAP_S_MAX_LEAST = 5.0
+"""Lower bound of that longest time, in seconds.
+
+The longest time is half of `stuck_after_s`, but at least this.
+"""
 COST_SHARE = 200
-"""Such a look is made so seldom that it takes half a per cent of a core, within those limits."""
+"""Within those limits, scans take one part in this many of a core: half a per cent."""
 OBSERVING_FACTOR = 2.0
-"""Where nothing may be done anyway it is made half as often."""
+"""Factor on the time between scans if relief may not act."""
 DUE_WITHIN_S = 1.0
-"""Clients that get stuck so soon one after the other are ended together."""
-TRIAGE_ODD_S = 60.0
-"""Between two whole triages while something is odd and nothing changes."""
+"""Clients that get stuck within this time of each other are ended together, in seconds."""
+TRIAGE_ANOMALY_S = 60.0
+"""Time between two complete triages during an anomaly without changes, in seconds."""
 TRIAGE_GAP_S = 10.0
-"""Between two that are made because something has changed."""
+"""Shortest time between two triages that are made because of a change, in seconds."""
 ROWS_MAX = 50
-"""Of each list of a triage that goes into a report."""
-TOLD_MAX = 20
-"""Clients that the log names for one relief."""
+"""Rows of each list of a triage that a report contains."""
+LOGGED_CLIENTS_MAX = 20
+"""Clients that the log names for one pass of relief."""
 
 
 class Permitted(Protocol):
-    """Whether anything may be changed here."""
+    """The permission to change the host."""
 
     @property
     def acted(self) -> bool:
-        """Whether something may be left to be put back."""
+        """Whether something may have to be put back."""
 
     def why_not(self) -> str | None:
-        """Why nothing may be changed; None: it may."""
+        """Return why nothing may be changed, or None if it may."""
 
     def note_act(self) -> bool:
-        """About to change something; False: it must not be."""
+        """Record that something is about to be changed; False if it must not be."""
 
     def note_undone(self) -> None:
-        """All is put back."""
+        """Record that everything is put back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The host as the loop reaches it; tests hand in another."""
+    """The loop's access to the host; tests pass a different one."""
 
     place: HostTrees
     driver: Callable[[], DriverView]
     cpu_s: Callable[[], float]
-    """What the calling thread has cost so far."""
+    """Returns the CPU time of the calling thread so far, in seconds."""
     epoch_s: Callable[[], float]
     first: AbstractContextManager[None] = field(default_factory=RaisedPriority)
-    """What the loop does within comes before others' work."""
+    """Context in which the loop has a higher priority than the host's own work."""
 
 
 class HostLoop:
-    """Looks at one host, round by round."""
+    """Watches one host, round by round."""
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class HostLoop:
         log: AgentLog,
         runtime: Runtime,
     ) -> None:
-        """`config` is asked each round; `publish` gets what was seen, and must not block."""
+        """`config` is called each round; `publish` gets each new state, and must not block."""
         self._host = host
         self._config = config
         self._permission = permission
@@ -105,41 +109,41 @@ class HostLoop:
         self._wakeup = runtime.signal()
         self._stopping = False
         self._relief = Relief(host.place, config().relief.stuck_after_s)
-        self._quick = Sampler(host.place.proc, host.place.sys)
-        self._seen: dict[str, Any] | None = None
-        self._seen_symptoms: list[str] = []
-        self._seen_at: float | None = None
-        self._look_at = -math.inf
-        """When all processes are looked at again."""
+        self._sampler = Sampler(host.place.proc, host.place.sys)
+        self._last_triage: dict[str, Any] | None = None
+        self._triage_symptoms: list[str] = []
+        self._triaged_at: float | None = None
+        self._scan_at = -math.inf
+        """When all processes are scanned again, as a monotonic time in seconds."""
         self._may_act = False
-        """Whether anything could be ended at the last look."""
+        """Whether relief was allowed to end clients at the last scan."""
         self._is_pressing = False
-        """Whether somebody may be proven stuck then, and be ended."""
-        self._allowance = CpuBudget(runtime.monotonic())
+        """Whether a client can be proven stuck, and be ended, at the next scan."""
+        self._cpu_budget = CpuBudget(runtime.monotonic())
         self._view = ReliefView()
-        self._odd: str | None = None
+        self._anomaly: str | None = None
         self._noted = (True, True, 0, self._view.actions)
-        """What makes a triage worth while when it has changed."""
+        """Facts of the last round; a change of one of them calls for a triage."""
         self._is_triage_wanted = False
-        self._told = ""
+        self._last_message = ""
         self.progressed_at = runtime.monotonic()
-        """When it was last seen alive."""
+        """When the loop last made progress, as a monotonic time in seconds."""
 
     # -------------------------------------------------------------------------------- its thread
 
     def run(self) -> None:
-        """Look until `stop`, and put back what was changed."""
+        """Watch until `stop`, then put back what was changed."""
         while not self._stopping:
             self._wait(self.round())
         self.undo("the agent ends")
 
     def stop(self) -> None:
-        """End soon; a relief under way is ended first."""
+        """Ask the loop to end; a pass of relief that is under way ends first."""
         self._stopping = True
         self._wakeup.set()
 
     def wake(self) -> None:
-        """Look at once: the configuration has changed."""
+        """Begin a round at once: the configuration has changed."""
         self._wakeup.set()
 
     def _wait(self, seconds: float) -> None:
@@ -148,87 +152,92 @@ class HostLoop:
             if not self._stopping:
                 self._wakeup.wait(seconds)
             self.progressed_at = self._runtime.monotonic()
-            if self._is_pressing and self.progressed_at >= self._look_at and not self._stopping:
-                # Before anything else, while it comes first.
-                self._relieve(self._followed())
+            if self._is_pressing and self.progressed_at >= self._scan_at and not self._stopping:
+                # Scan first, while this thread still has the higher priority.
+                self._relieve(self._apply_config())
 
     # --------------------------------------------------------------------------------- one round
 
     def round(self) -> float:
-        """Look once, act if that is wanted, publish; returns how long to wait."""
-        config = self._followed()
-        driver = self._host.driver()  # before all else: it costs little, and figures wait for it
-        quick = self._quick.look()
-        self._odd = self._oddity(quick, driver)
-        if self._odd is not None:
+        """Sample, relieve on an anomaly, publish; return how long to wait, in seconds."""
+        config = self._apply_config()
+        driver = self._host.driver()  # first: it is cheap, and the metrics wait for it
+        sample = self._sampler.take()
+        self._anomaly = self._find_anomaly(sample, driver)
+        if self._anomaly is not None:
             self._relieve(config)
-        noted = (self._odd is None, quick.odd is None, self._view.stuck, self._view.actions)
+        noted = (
+            self._anomaly is None,
+            sample.anomaly is None,
+            self._view.stuck,
+            self._view.actions,
+        )
         self._is_triage_wanted |= noted != self._noted
         self._noted = noted
         if self._is_triage_due(config):
             self._triage(config)
-        self._publish(self._state(quick, driver))
+        self._publish(self._state(sample, driver))
         return self._pause_s(config)
 
-    def _followed(self) -> AgentConfig:
-        """The configuration as it is now; what it and the kill switch say is done."""
+    def _apply_config(self) -> AgentConfig:
+        """Return the current configuration, after obeying it and the kill switch."""
         config = self._config()
         if config.relief.stuck_after_s != self._relief.stuck_after_s:
             self._relief = Relief(self._host.place, config.relief.stuck_after_s)
-            self._look_at = -math.inf
+            self._scan_at = -math.inf
         why_not = self._permission.why_not()
         if self._permission.acted and (config.relief.mode != "act" or why_not is not None):
-            self.undo(why_not or "relief is to observe only")
+            self.undo(why_not or "relief only observes")
         return config
 
-    def _oddity(self, quick: SampleDelta, driver: DriverView) -> str | None:
-        if quick.odd is not None:
-            return quick.odd
+    def _find_anomaly(self, sample: SampleDelta, driver: DriverView) -> str | None:
+        if sample.anomaly is not None:
+            return sample.anomaly
         breaker = driver.section("driver").get("breaker") or {}
         if breaker.get("open") and driver.interface_missing is None:
             return "the driver's breaker is open"
-        if self._view.stuck or STUCK_CLIENTS in self._seen_symptoms:
+        if self._view.stuck or STUCK_CLIENTS in self._triage_symptoms:
             return "clients are stuck"
         if self._permission.acted:
-            return "kipmid's limit is to be put back"
+            return "kipmid's limit must be put back"
         return None
 
     def _is_triage_due(self, config: AgentConfig) -> bool:
-        if self._seen_at is None:
+        if self._triaged_at is None:
             return True
-        ago_s = self._runtime.monotonic() - self._seen_at
-        if self._is_triage_wanted and ago_s >= TRIAGE_GAP_S:
+        since_s = self._runtime.monotonic() - self._triaged_at
+        if self._is_triage_wanted and since_s >= TRIAGE_GAP_S:
             return True
-        every_s = TRIAGE_ODD_S if self._odd is not None else config.triage.full_every_s
-        return ago_s >= min(every_s, config.triage.full_every_s)
+        every_s = TRIAGE_ANOMALY_S if self._anomaly is not None else config.triage.full_every_s
+        return since_s >= min(every_s, config.triage.full_every_s)
 
     def _pause_s(self, config: AgentConfig) -> float:
-        if self._odd is None:
+        if self._anomaly is None:
             return config.triage.period_s
-        pause_s = max(0.0, self._look_at - self._runtime.monotonic())
-        # In even parts: what moves in a moment tells nothing.
-        return pause_s if pause_s <= ODD_ROUND_S else min(ODD_ROUND_S, pause_s / 2)
+        pause_s = max(0.0, self._scan_at - self._runtime.monotonic())
+        # Rounds of even length: a change within a moment would prove nothing.
+        return pause_s if pause_s <= ANOMALY_ROUND_S else min(ANOMALY_ROUND_S, pause_s / 2)
 
-    def _next_look_at(self, config: AgentConfig, report: Report, cost_s: float) -> float:
-        """As seldom as it is dear, but when somebody may be proven stuck, and can be ended."""
+    def _next_scan_at(self, config: AgentConfig, report: Report, cost_s: float) -> float:
+        """Return when to scan again: by cost, or earlier if a client can be ended then."""
         now = self._runtime.monotonic()
         if self._is_pressing:
-            self._allowance.spend(cost_s, now)
+            self._cpu_budget.spend(cost_s, now)
         self._is_pressing = False
         if not self._may_act:
-            pause_s = OBSERVING_FACTOR * max(CLOSE_S_MIN, COST_SHARE * cost_s)
-            return now + min(CLOSE_S_MAX, pause_s)
-        pause_s = min(CLOSE_S_MAX, max(CLOSE_S_MAX_LEAST, config.relief.stuck_after_s / 2))
-        look_at = now + min(pause_s, max(CLOSE_S_MIN, COST_SHARE * cost_s))
+            pause_s = OBSERVING_FACTOR * max(SCAN_GAP_S_MIN, COST_SHARE * cost_s)
+            return now + min(SCAN_GAP_S_MAX, pause_s)
+        pause_s = min(SCAN_GAP_S_MAX, max(SCAN_GAP_S_MAX_LEAST, config.relief.stuck_after_s / 2))
+        scan_at = now + min(pause_s, max(SCAN_GAP_S_MIN, COST_SHARE * cost_s))
         due_at = self._relief.next_due_at(DUE_WITHIN_S)
         if report.unseen and any(is_gone(case) for case in report.stuck):
-            due_at = now  # there is room for those that were beyond the limit of one look
-        if due_at is None or due_at >= look_at:
-            return look_at
+            due_at = now  # the scan had no room for further clients
+        if due_at is None or due_at >= scan_at:
+            return scan_at
         self._is_pressing = True
-        # From the look on: what ending took of that time is passed already.
-        gap_ends_at = self._relief.scanned_at + self._allowance.gap_s(cost_s, now)
-        return min(look_at, max(due_at, gap_ends_at))
+        # The gap counts from the scan, so the time that ending took is part of it.
+        gap_ends_at = self._relief.scanned_at + self._cpu_budget.gap_s(cost_s, now)
+        return min(scan_at, max(due_at, gap_ends_at))
 
     # ------------------------------------------------------------------------------ triage, relief
 
@@ -246,14 +255,14 @@ class HostLoop:
                 epoch_s=self._host.epoch_s,
             )
         except ProcError as error:
-            self._log.event(WARNING, "triage-failed", f"/proc tells nothing: {error}")
+            self._log.event(WARNING, "triage-failed", f"/proc cannot be read: {error}")
             return
-        self._seen_at = self._runtime.monotonic()
+        self._triaged_at = self._runtime.monotonic()
         self._is_triage_wanted = False
-        self._quick.threads = seen.scan.kipmi
-        self._seen = _shortened(seen)
+        self._sampler.threads = seen.scan.kipmi
+        self._last_triage = _shortened(seen)
         symptoms = seen.diagnosis.symptoms
-        if symptoms != self._seen_symptoms:
+        if symptoms != self._triage_symptoms:
             self._log.event(
                 WARNING if symptoms else INFO,
                 "triage",
@@ -261,52 +270,52 @@ class HostLoop:
                 symptoms=",".join(symptoms) or "none",
                 stuck=len(seen.stuck),
             )
-        self._seen_symptoms = symptoms
+        self._triage_symptoms = symptoms
 
     def _wait_out(self, seconds: float) -> None:
-        """The time between the looks of one triage; relief does not wait for it."""
+        """Wait between the two samples of a triage; relief goes on meanwhile."""
         until = self._runtime.monotonic() + seconds
         while not self._stopping:
             now = self.progressed_at = self._runtime.monotonic()
             if now >= until:
                 return
-            config = self._followed()
-            if self._odd is not None and now >= self._look_at:
+            config = self._apply_config()
+            if self._anomaly is not None and now >= self._scan_at:
                 self._relieve(config)
                 continue
-            wanted_at = self._look_at if self._odd is not None else until
+            wanted_at = self._scan_at if self._anomaly is not None else until
             self._wakeup.wait(min(until, wanted_at) - now)
 
     def _relieve(self, config: AgentConfig) -> None:
         wants, why_not = config.relief.mode == "act", self._permission.why_not()
         if wants and why_not is None and not self._permission.note_act():
-            why_not = "that something is changed here cannot be noted: is the disk full?"
+            why_not = "a change of the host cannot be recorded: is the disk full?"
         may_act = wants and why_not is None
-        is_look = self._runtime.monotonic() >= self._look_at or may_act > self._may_act
+        is_scan = self._runtime.monotonic() >= self._scan_at or may_act > self._may_act
         self._may_act = may_act
         cost_before_s = self._host.cpu_s()
         try:
-            report = self._look(may_act) if is_look else self._relief.watch(may_act)
+            report = self._scan(may_act) if is_scan else self._relief.watch(may_act)
         except ProcError as error:
-            self._look_at = self._runtime.monotonic() + CLOSE_S_MIN
-            self._log.event(WARNING, "relief-failed", f"/proc tells nothing: {error}")
+            self._scan_at = self._runtime.monotonic() + SCAN_GAP_S_MIN
+            self._log.event(WARNING, "relief-failed", f"/proc cannot be read: {error}")
             return
-        if is_look:
+        if is_scan:
             cost_s = self._host.cpu_s() - cost_before_s
-            self._look_at = self._next_look_at(config, report, cost_s)
-        self._view = self._viewed(config, report, why_not if wants else None)
-        self._tell(report)
+            self._scan_at = self._next_scan_at(config, report, cost_s)
+        self._view = self._view_of(config, report, why_not if wants else None)
+        self._log_report(report)
         setting = report.setting
         is_clean = not report.stuck and setting.action in ("none", "put back")
         if may_act and is_clean and not setting.failed:
             self._permission.note_undone()
 
-    def _look(self, may_act: bool) -> Report:
+    def _scan(self, may_act: bool) -> Report:
         with self._host.first if may_act else nullcontext():
             return self._relief.step(may_act)
 
     def undo(self, why: str) -> None:
-        """Put back what agents have changed on this host."""
+        """Put back what an agent has changed on this host."""
         if not self._permission.acted:
             return
         setting = self._relief.undo(may_act=True)
@@ -324,11 +333,11 @@ class HostLoop:
                 after=setting.after,
             )
 
-    # ----------------------------------------------------------------------------------- telling
+    # ---------------------------------------------------------------------- state and log
 
-    def _viewed(self, config: AgentConfig, report: Report, why_not: str | None) -> ReliefView:
+    def _view_of(self, config: AgentConfig, report: Report, why_not: str | None) -> ReliefView:
         actions = Counter(self._view.actions)
-        actions.update(map(outcome_of, _dealt_with(report)))
+        actions.update(map(outcome_of, _newly_ended(report)))
         if report.acted and report.setting.action in ("set", "put back"):
             actions[f"kipmid {report.setting.action}"] += 1
         last = self._view.last
@@ -358,50 +367,52 @@ class HostLoop:
             last=self._view.last,
         )
 
-    def _tell(self, report: Report) -> None:
-        """One line for what was done, and one when what would be done has changed."""
+    def _log_report(self, report: Report) -> None:
+        """Log a line for each action, and a line if what relief would do has changed."""
         outcomes = Counter(map(outcome_of, report.stuck))
         setting = report.setting
         ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         parts = [ended] if ended else []
         if setting.action in ("set", "put back") or setting.failed:
             parts.append(f"kipmid_max_busy_us: {setting.action} ({setting.why})")
-        told = "; ".join(parts)
-        is_done = report.acted and (_dealt_with(report) or setting.action in ("set", "put back"))
-        if not told or (told == self._told and not is_done):
-            self._told = told
+        message = "; ".join(parts)
+        is_done = report.acted and (_newly_ended(report) or setting.action in ("set", "put back"))
+        if not message or (message == self._last_message and not is_done):
+            self._last_message = message
             return
-        self._told = told
-        named = "; ".join(" ".join(c.judged.client.argv)[:60] for c in report.stuck[:TOLD_MAX])
+        self._last_message = message
+        named = "; ".join(
+            " ".join(c.judged.client.argv)[:60] for c in report.stuck[:LOGGED_CLIENTS_MAX]
+        )
         verb = "relief" if report.acted else "relief would act (nothing was done)"
         self._log.event(
             WARNING,
             "relief",
-            f"{verb}: {told}",
+            f"{verb}: {message}",
             acted=str(report.acted).lower(),
             stuck=len(report.stuck),
             clients=named,
         )
 
-    def _state(self, quick: SampleDelta, driver: DriverView) -> HostState:
-        symptoms = set(self._seen_symptoms) | set(driver.symptoms)
+    def _state(self, sample: SampleDelta, driver: DriverView) -> HostState:
+        symptoms = set(self._triage_symptoms) | set(driver.symptoms)
         if self._view.stuck:
             symptoms.add(STUCK_CLIENTS)
         return HostState(
             at=self._host.epoch_s(),
             symptoms=tuple(sorted(symptoms)),
-            odd=self._odd,
-            triage=self._seen,
+            anomaly=self._anomaly,
+            triage=self._last_triage,
             kipmi=tuple(
-                KipmiView(each.name, each.cpu_percent, each.cpu_total_s) for each in quick.kipmi
+                KipmiView(each.name, each.cpu_percent, each.cpu_total_s) for each in sample.kipmi
             ),
             driver=driver,
             relief=self._view,
         )
 
 
-def _dealt_with(report: Report) -> list[ReliefCase]:
-    """Clients to which something was done just now."""
+def _newly_ended(report: Report) -> list[ReliefCase]:
+    """Return the clients that this pass has dealt with."""
     return [case for case in report.stuck if case.ending is not None and not case.is_earlier]
 
 
@@ -416,7 +427,7 @@ def _last(report: Report) -> dict[str, Any]:
 
 
 def _shortened(seen: Triage) -> dict[str, Any]:
-    """As `bmcmedic triage --json` has it, with lists that fit into a report; counts stay right."""
+    """Return a triage as `bmcmedic triage --json` prints it, with lists cut but counts right."""
     document = to_json(seen)
     for key in ("stuck", "spared", "direct_openers", "guests"):
         document[key] = document[key][:ROWS_MAX]

@@ -1,7 +1,8 @@
-"""Whether the agent may act on its host: alone, not switched off, and not in a crash loop.
+"""Whether the agent may act: it must be the only one, not disabled, and not in a crash loop.
 
-A mark in the runtime directory says that an agent acted here: it is made before the first change,
-and taken away when all is put back, so that nothing is put back that an operator has changed.
+A mark in the runtime directory records that an agent changed something. It is made before the first
+change and removed when everything is put back. So the agent never overwrites a value that an
+operator has set.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ LOCK = "agent.lock"
 MARK = "agent.acted"
 STARTS = "agent.starts"
 STARTS_BYTES_MAX = 16_384
+"""Largest file of starts that is read, in bytes."""
 
 
 class Permission:
-    """What one agent process may do."""
+    """The permission of one agent process to change its host."""
 
     def __init__(self, config: AgentProcessConfig, now: Callable[[], float]) -> None:
-        """`now`: seconds since the boot, so that a clock that is set does not count.
+        """`now` returns seconds since the boot, which setting the clock does not change.
 
-        Raises: ConfigurationError when another agent runs here, or its directory cannot be made.
+        Raises: ConfigurationError if another agent runs here, or the directory cannot be made.
         """
         self._config = config
         self._now = now
@@ -49,7 +51,7 @@ class Permission:
         except OSError:
             os.close(self._lock_fd)
             raise ConfigurationError(
-                f"another agent runs here: it holds {self._folder / LOCK}"
+                f"another agent is running: it holds {self._folder / LOCK}"
             ) from None
         self._open_until: float | None = None
         self._why_open = ""
@@ -60,13 +62,13 @@ class Permission:
     def _count_this_start(self) -> None:
         now, window_s = self._now(), self._config.starts_window_s
         try:
-            kept = (read_json(self._starts, STARTS_BYTES_MAX) or {}).get("starts")
+            recorded = (read_json(self._starts, STARTS_BYTES_MAX) or {}).get("starts")
         except StoreError:
-            kept = None  # it is written anew below, or that fails and says why
-        # Times of another boot may be later than now.
+            recorded = None  # the file is written anew below; if that fails, the error says why
+        # A time from another boot may be later than now.
         starts = (
-            [at for at in kept if _is_time(at) and now - window_s <= at <= now]
-            if (isinstance(kept, list))
+            [at for at in recorded if _is_time(at) and now - window_s <= at <= now]
+            if isinstance(recorded, list)
             else []
         )
         starts = [*starts, now][-self._config.starts_max :]
@@ -78,7 +80,7 @@ class Permission:
         try:
             write_json(self._starts, {"starts": starts})
         except StoreError as error:
-            self._fail_open(f"starts cannot be counted, so it only observes: {error}")
+            self._fail_open(f"starts cannot be counted, so the agent only observes: {error}")
 
     @property
     def _starts(self) -> Path:
@@ -90,24 +92,24 @@ class Permission:
 
     @property
     def failed_open(self) -> str | None:
-        """Why it only observes, whatever the configuration says; None: it need not."""
+        """Why the agent only observes, whatever the configuration says; None if it may act."""
         if self._open_until is None or self._now() >= self._open_until:
             return None
         return self._why_open
 
     def why_not(self) -> str | None:
-        """Why nothing may be changed on this host now; None: it may."""
+        """Return why nothing may be changed on this host now, or None if it may."""
         return why_disabled(self._config.kill_switch) or self.failed_open
 
-    # ------------------------------------------------------------------------------- what is left
+    # ---------------------------------------------------------------------------------- the mark
 
     @property
     def acted(self) -> bool:
-        """Whether an agent has changed something here that may not be put back yet."""
+        """Whether an agent has changed something that may not be put back yet."""
         return os.path.lexists(self._folder / MARK)
 
     def note_act(self) -> bool:
-        """Leave the mark; False where that cannot be done: nothing may be changed then."""
+        """Make the mark. If that fails, return False, and nothing may be changed."""
         try:
             (self._folder / MARK).touch(mode=0o600)
         except OSError:
@@ -115,12 +117,12 @@ class Permission:
         return True
 
     def note_undone(self) -> None:
-        """All is put back."""
+        """Remove the mark: everything is put back."""
         with contextlib.suppress(OSError):
             (self._folder / MARK).unlink()
 
     def close(self, *, in_order: bool) -> None:
-        """Let another agent run here; an orderly end is no part of a crash loop."""
+        """Release the lock; an orderly end also clears the count of starts."""
         if in_order:
             with contextlib.suppress(OSError):
                 self._starts.unlink()
@@ -128,7 +130,7 @@ class Permission:
 
 
 def has_acted(runtime_dir: str) -> bool:
-    """Whether an agent left changes behind; for who puts them back after a crash."""
+    """Return whether an agent left changes behind, which `--undo` must put back."""
     return os.path.lexists(Path(runtime_dir) / MARK)
 
 

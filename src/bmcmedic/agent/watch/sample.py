@@ -1,6 +1,6 @@
-"""The cheap look: a few numbers that the kernel keeps, which tell whether more is worth looking at.
+"""The sample: a few counters of the kernel that show whether a scan of all processes is worthwhile.
 
-It reads some ten small files and no process but the kernel's polling threads.
+A sample reads about ten small files, and of all processes only the kernel's `kipmi` threads.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from bmcmedic.host.triage.diagnosis import KIPMI_AT_REST_PERCENT
 
 @dataclass(frozen=True, slots=True)
 class SampleDelta:
-    """What moved since the look before."""
+    """The changes since the sample before."""
 
     kipmi: list[Kipmi]
     interfaces: list[InterfaceActivity]
 
     @property
-    def odd(self) -> str | None:
-        """What is worth a closer look; None: nothing.
+    def anomaly(self) -> str | None:
+        """Why a closer scan is worthwhile, or None.
 
-        Queued messages that wait while none completes, transactions that the kernel gave up, and a
-        polling thread at work: the kernel waits for the BMC. Whether it waits in vain is not told
-        by this.
+        There are three reasons: queued messages while none completes, transactions that the kernel
+        gave up, and a busy polling thread. Each shows that the kernel waits for the BMC. None of
+        them proves that it waits in vain.
         """
         for each in self.interfaces:
             if each.hosed_delta:
@@ -41,23 +41,23 @@ class SampleDelta:
 
 
 class Sampler:
-    """One look after the other."""
+    """Takes one sample after the other."""
 
     def __init__(self, proc: Tree, sys: Tree | None) -> None:
-        """`threads` are found by whoever looks at all processes."""
+        """The caller sets `threads` to the `kipmi` threads that a scan has found."""
         self._proc = proc
         self._sys = sys
         self.threads: list[Stat] = []
         self._kipmi: list[KipmiMark] = []
         self._counters: list[InterfaceCounters] | None = None
 
-    def look(self) -> SampleDelta:
-        """Look once more; the first tells little, as nothing is known before it."""
+    def take(self) -> SampleDelta:
+        """Take a sample; the first shows few changes, because there is none before it."""
         marks = kipmid.mark(self._proc, self.threads)
         counters = interface.read(self._sys, self._proc)
-        seen = SampleDelta(
+        delta = SampleDelta(
             kipmid.compare(self._kipmi, marks),
             interface.compare(self._counters or counters, counters),
         )
         self._kipmi, self._counters = marks, counters
-        return seen
+        return delta

@@ -62,7 +62,7 @@ def order(order_id: str = "o1", kind: object = "resume", **others: object) -> di
         (order("a\nb"), "id is 1 to 128"),
         (order(kind="reboot"), "there is no order 'reboot'"),
         (order(kind=...), "there is no order ''"),
-        (order(force=True), "there is no key 'force'"),
+        (order(force=True), "an order has no key 'force'"),
         (order(host_id=...), "host_id is missing"),
         (order(host_id={}), "host_id is missing"),
         (order(host_id="uuid-1"), "host_id is missing"),
@@ -71,14 +71,14 @@ def order(order_id: str = "o1", kind: object = "resume", **others: object) -> di
         (order(host_id={"boot_id": "boot-2"}), "another host or boot: boot_id is 'boot-2'"),
         (order(host_id={"boot_id": "boot-1", "hostname": "node2"}), "another host or boot"),
         (order(host_id={"boot_id": "boot-1", "bmc_guid": "g"}), "another host or boot"),
-        (order(host_id={"serial": "1"}), "there is no 'serial' in a host_id"),
+        (order(host_id={"serial": "1"}), "a host_id has no key 'serial'"),
         (order(expires_at=...), "expires_at is missing"),
         (order(expires_at="soon"), "expires_at is missing"),
         (order(expires_at=True), "expires_at is missing"),
         (order(expires_at=float("nan")), "expires_at is missing"),
         (order(expires_at=10**400), "expires_at is missing"),
         (order(expires_at=NOW), "it expired 0 s ago"),
-        (order(expires_at=NOW + 3601), "good for more than 3600 s"),
+        (order(expires_at=NOW + 3601), "valid for more than 3600 s"),
         (order(seconds=5), "seconds has no meaning for resume"),
         (order(kind="park", seconds=0), "seconds is how long to park, 1 to 3600 s"),
         (order(kind="park", seconds=3601), "seconds is how long to park"),
@@ -269,7 +269,7 @@ def test_an_order_that_expires_while_it_waits_is_refused(tmp_path: Path) -> None
     desk = Desk(tmp_path)
     desk.desk.take([order("a", "cold-reset")])
     desk.time.now += 61
-    assert desk.send()["a"] == ("refused", "it expired while it waited here")
+    assert desk.send()["a"] == ("refused", "it expired while it waited in the queue")
     assert desk.driver.orders == []
 
 
@@ -315,7 +315,7 @@ def test_a_timer_that_does_not_settle_is_not_called_done(tmp_path: Path) -> None
     desk.driver.settles = False
     state, reason = desk.send(order("a", "disarm-watchdog"))["a"]
     assert state == "unknown"
-    assert "goes on trying" in str(reason)
+    assert "keeps trying" in str(reason)
     assert desk.time.now <= NOW + 61
 
 
@@ -337,7 +337,7 @@ def no_room(folder: Path) -> None:
     (folder / f"{FILE}.new").mkdir(parents=True)
 
 
-def spoil(folder: Path) -> None:
+def corrupt(folder: Path) -> None:
     (folder / FILE).write_text("{]")
 
 
@@ -346,17 +346,17 @@ def no_folder(folder: Path) -> None:
     folder.write_text("a file")
 
 
-@pytest.mark.parametrize("spoilt", [no_room, spoil, no_folder])
-def test_what_cannot_be_remembered_is_not_begun(
-    tmp_path: Path, spoilt: Callable[[Path], None]
+@pytest.mark.parametrize("break_store", [no_room, corrupt, no_folder])
+def test_an_order_that_cannot_be_stored_is_not_started(
+    tmp_path: Path, break_store: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
-    spoilt(folder)
+    break_store(folder)
     desk = Desk(folder)
     state, reason = desk.send(order("a", "cold-reset"))["a"]
     assert (state, desk.driver.orders) == ("refused", [])
-    assert "cannot be remembered" in str(reason)
+    assert "cannot be stored" in str(reason)
 
 
 def test_a_park_is_done_when_the_interface_is_let_go_and_resume_ends_it(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_all_orders_that_fit_into_a_reply_are_acknowledged(tmp_path: Path) -> No
     told = told_by_all_reports(desk)
     assert list(told) == [f"o{number}" for number in range(40)]
     assert [state for state, _ in told.values()] == ["done"] * 16 + ["refused"] * 24
-    assert told["o39"][1] == "too many orders wait here"
+    assert told["o39"][1] == "too many orders are waiting on this host"
     assert desk.desk.states == {"done": 16, "failed": 0, "refused": 24, "unknown": 0}
 
 
@@ -453,18 +453,18 @@ def test_a_flood_of_refusals_does_not_flood_the_log(
     assert lines[-1].startswith("29984 more orders of one reply were refused: an order is a JSON")
 
 
-def test_the_memory_forgets_only_what_cannot_come_again(
+def test_the_store_drops_only_expired_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_store, "REMEMBERED_MAX", 8)
-    memory = OrderStore(tmp_path)
+    monkeypatch.setattr(order_store, "ORDERS_MAX", 8)
+    store = OrderStore(tmp_path)
     for number in range(8):
-        memory.begin(read_order(order(f"o{number}"), HOST, NOW), NOW)
-    with pytest.raises(StoreError, match="8 orders are remembered"):
-        memory.begin(read_order(order("more"), HOST, NOW), NOW)
+        store.begin(read_order(order(f"o{number}"), HOST, NOW), NOW)
+    with pytest.raises(StoreError, match="the store is full: 8 orders"):
+        store.begin(read_order(order("more"), HOST, NOW), NOW)
     late = read_order(order("more", expires_at=NOW + 100), HOST, NOW)
-    memory.begin(late, NOW + 61)
-    assert memory.get("more") is not None
+    store.begin(late, NOW + 61)
+    assert store.get("more") is not None
     assert len(json.loads((tmp_path / FILE).read_text())["orders"]) == 8
     assert OrderStore(tmp_path).get("o7") is not None
 
@@ -473,9 +473,9 @@ def test_the_memory_forgets_only_what_cannot_come_again(
     "content",
     ["[]", "{}", '{"orders": []}', '{"orders": {"a": {}}}', '{"orders": {"a": 5}}', "\x00"],
 )
-def test_a_memory_that_is_none_is_not_trusted(tmp_path: Path, content: str) -> None:
+def test_a_corrupt_store_is_not_trusted(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(StoreError, match="is not what this program writes"):
+    with pytest.raises(StoreError, match="was not written by this program"):
         OrderStore(tmp_path)
 
 

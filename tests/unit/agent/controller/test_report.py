@@ -11,9 +11,10 @@ from typing import Any, SupportsIndex
 import pytest
 
 from bmcmedic.agent.config import AgentConfig, ControllerConfig
-from bmcmedic.agent.controller.https_link import ControllerLink, NotTaken, Reply, _read
+from bmcmedic.agent.controller.https_link import ControllerLink, Reply, ReportNotAccepted, _read
 from bmcmedic.agent.controller.orders import Acknowledgement, OrderState
-from bmcmedic.agent.controller.report import CHANGES_MAX, About, History, Pace
+from bmcmedic.agent.controller.report import CHANGES_MAX, About, History
+from bmcmedic.agent.controller.report_schedule import ReportSchedule
 from bmcmedic.agent.controller.reporter import Reporter
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.state import DriverView, HostState
@@ -39,7 +40,7 @@ class Controller:
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
         self.got: list[dict[str, Any]] = []
-        self.away: NotTaken | None = None
+        self.away: ReportNotAccepted | None = None
         self.replies: list[list[Any]] = []
         self.closed = 0
 
@@ -160,7 +161,7 @@ def test_the_log_has_a_line_when_a_symptom_of_the_driver_comes_and_one_when_it_g
         (
             INFO,
             "symptom-gone",
-            f"{symptom} is no longer seen, after 20 s",
+            f"{symptom} is gone after 20 s",
             {"symptom": symptom, "lasted_s": 20},
         ),
     ]
@@ -221,7 +222,7 @@ def test_while_the_controller_is_away_only_the_newest_is_kept_and_a_bounded_past
     bench.see("first")
     bench.run_for(0.01)
     controller = bench.controller
-    controller.away = NotTaken("down")
+    controller.away = ReportNotAccepted("down")
     for number in range(200):
         bench.see(f"symptom-{number}", at=float(number))
         bench.run_for(10)
@@ -240,28 +241,28 @@ def test_while_the_controller_is_away_only_the_newest_is_kept_and_a_bounded_past
 
 
 def test_a_symptom_does_not_break_the_back_off() -> None:
-    pace = Pace(0.0, random.Random(1))
-    pace.failed(0.0, 10, 300, None)
-    before = pace.due_in_s(0.0)
-    pace.news()
-    assert pace.due_in_s(0.0) == before >= 10
+    schedule = ReportSchedule(0.0, random.Random(1))
+    schedule.failed(0.0, 10, 300, None)
+    before = schedule.due_in_s(0.0)
+    schedule.expedite()
+    assert schedule.due_in_s(0.0) == before >= 10
 
 
 def test_the_back_off_is_bounded_and_a_controller_that_asks_is_heard() -> None:
-    pace = Pace(0.0, random.Random(1))
+    schedule = ReportSchedule(0.0, random.Random(1))
     waits = []
     for _ in range(10):
-        pace.failed(0.0, 10, 300, None)
-        waits.append(pace.due_in_s(0.0))
+        schedule.failed(0.0, 10, 300, None)
+        waits.append(schedule.due_in_s(0.0))
     assert all(10 <= wait <= 360 for wait in waits)
     assert waits[-1] >= 300
-    pace.failed(0.0, 10, 300, 120.0)
-    pace.succeeded(0.0, 10)
-    pace.failed(0.0, 10, 300, 120.0)
-    assert 120 <= pace.due_in_s(0.0) <= 144
-    pace.succeeded(0.0, 10)
-    pace.failed(0.0, 10, 300, 1e9)
-    assert pace.due_in_s(0.0) <= 360
+    schedule.failed(0.0, 10, 300, 120.0)
+    schedule.succeeded(0.0, 10)
+    schedule.failed(0.0, 10, 300, 120.0)
+    assert 120 <= schedule.due_in_s(0.0) <= 144
+    schedule.succeeded(0.0, 10)
+    schedule.failed(0.0, 10, 300, 1e9)
+    assert schedule.due_in_s(0.0) <= 360
 
 
 def test_orders_go_to_the_desk_and_are_acknowledged_in_the_next_report() -> None:
@@ -284,7 +285,7 @@ def test_what_was_not_delivered_is_acknowledged_again() -> None:
     bench.see()
     bench.desk.waiting = [Acknowledgement("o1", "resume", OrderState.DONE)]
     bench.reporter.step()
-    bench.controller.away = NotTaken("down")
+    bench.controller.away = ReportNotAccepted("down")
     bench.desk.waiting = [Acknowledgement("o2", "resume", OrderState.DONE)]
     bench.run_for(11)
     bench.controller.away = None
@@ -313,7 +314,7 @@ def test_the_first_state_is_news_only_with_a_symptom() -> None:
     "raw", [b"[]", b"5", b"{", b'{"orders": {}}', b"\xff", b"[" * 60_000, b'{"orders": null}']
 )
 def test_a_reply_that_is_none_is_a_report_not_taken(raw: bytes) -> None:
-    with pytest.raises(NotTaken):
+    with pytest.raises(ReportNotAccepted):
         _read(raw)
 
 
@@ -331,5 +332,5 @@ def test_a_file_that_cannot_be_used_is_named(
         path.write_text(content)
     named: dict[str, Any] = {setting: str(path)}
     config = ControllerConfig(url="https://127.0.0.1:1/", **named)
-    with pytest.raises(NotTaken, match=r"file\.pem"):
+    with pytest.raises(ReportNotAccepted, match=r"file\.pem"):
         ControllerLink(config, {}).post({})

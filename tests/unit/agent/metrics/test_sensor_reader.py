@@ -17,8 +17,8 @@ from bmcmedic.agent.metrics.sensor_reader import (
     GIVE_WAY_S,
     INTERFACE_SHARE_MAX,
     PAUSE_S_MIN,
-    PERIODS_KEPT,
     ROUND_S_MAX,
+    SERVED_PERIODS,
     WALK_AGAIN_S_MIN,
     WALK_S_MAX,
     SensorReader,
@@ -103,9 +103,9 @@ class Bench:
         self.driver = FakeDriver(self.time, sensors or HARMLESS)
         self.period_s: float | None = PERIOD_S
         self.restarts: Hashable = (0, 0)
-        self.said: list[str] = []
+        self.reported: list[str] = []
         self.reader = SensorReader(
-            lambda: self.period_s, lambda: self.restarts, self.said.append, self.time
+            lambda: self.period_s, lambda: self.restarts, self.reported.append, self.time
         )
 
     def scrape(self) -> None:
@@ -130,8 +130,8 @@ class Bench:
             self.step()
 
     def values(self) -> dict[str, float | None]:
-        told = self.reader.told()
-        return {each.sensor.name: each.value for each in told.readings} if told else {}
+        snapshot = self.reader.snapshot()
+        return {each.sensor.name: each.value for each in snapshot.readings} if snapshot else {}
 
 
 def test_a_round_reads_every_sensor_once() -> None:
@@ -246,7 +246,7 @@ def test_a_driver_that_is_never_free_ends_the_round() -> None:
     assert bench.round() == {}
     assert bench.reader.up is False
     assert bench.time.now - began_at < PERIOD_S + 2 * ROUND_S_MAX
-    assert bench.said == ["the sensors cannot be read: they were not read within 600 s"]
+    assert bench.reported == ["the sensors cannot be read: the sensors were not read within 600 s"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,10 @@ def test_when_the_bmc_is_out_of_reach_nothing_is_told_and_nothing_more_asked(
     assert bench.reader.pause_s is None  # it is left in peace until the next period
     bench.driver.fails = {}
     assert len(bench.round()) == 3
-    assert bench.said == [f"the sensors cannot be read: {problem}", "the sensors are read again"]
+    assert bench.reported == [
+        f"the sensors cannot be read: {problem}",
+        "the sensors can be read again",
+    ]
 
 
 def test_a_driver_that_may_only_just_begin_is_tried_again_soon() -> None:
@@ -305,7 +308,7 @@ def test_a_bmc_without_a_repository_is_not_up() -> None:
     bench.driver.fails = {GetSdrRepositoryInfoReq: code}
     assert bench.round() == {}
     assert bench.reader.up is False
-    assert "invalid or unsupported command" in bench.said[0]
+    assert "invalid or unsupported command" in bench.reported[0]
 
 
 def test_a_busy_moment_does_not_lose_the_records() -> None:
@@ -322,11 +325,11 @@ def test_a_repository_that_cannot_be_read_says_why() -> None:
     bench.driver.fails = {GetSdrReq: cancelled}
     assert bench.round() == {}
     assert bench.reader.up is False
-    assert "cancelled the reservation" in bench.said[0]
+    assert "cancelled the reservation" in bench.reported[0]
     bench.time.now += WALK_AGAIN_S_MIN
     bench.round()
     assert bench.driver.asked
-    assert len(bench.said) == 1  # once, not each time
+    assert len(bench.reported) == 1  # once, not each time
 
 
 def test_a_sensor_that_silences_the_bmc_is_asked_last_and_ever_less_often() -> None:
@@ -345,8 +348,8 @@ def test_a_sensor_that_silences_the_bmc_is_asked_last_and_ever_less_often() -> N
         bench.time.now = silent_at + rest_h * 3600
         assert bench.round().keys() == {"Inlet", "12V"}
         assert bench.driver.asked[-1] == GetSensorReadingReq(2)
-    told = [line for line in bench.said if "'CPU' (record 5)" in line]
-    assert [line.rpartition("for ")[2] for line in told] == [
+    lines = [line for line in bench.reported if "'CPU' (record 5)" in line]
+    assert [line.rpartition("for ")[2] for line in lines] == [
         f"{rest_h} h" for rest_h in (1, 2, 4, 8, 16, 24, 24, 24)
     ]
     bench.driver.silent_at = set()
@@ -447,17 +450,17 @@ def test_what_a_round_had_time_for_is_told_and_the_rest_comes_first() -> None:
     read = bench.round().keys()
     assert bench.reader.up is True
     assert 100 < len(read) < 200
-    assert "sensors were read within 600 s" in bench.said[-1]
+    assert "sensors were read within 600 s" in bench.reported[-1]
     bench.time.now += ROUND_S_MAX
     rest = {f"T{number}" for number in range(1, 251)} - read
     assert bench.round().keys() >= rest
-    told = bench.reader.told()
-    assert told is not None
-    assert bench.reader.age_s(told) <= PERIODS_KEPT * PERIOD_S + 2 * (ROUND_S_MAX + 10)
+    snapshot = bench.reader.snapshot()
+    assert snapshot is not None
+    assert bench.reader.age_s(snapshot) <= SERVED_PERIODS * PERIOD_S + 2 * (ROUND_S_MAX + 10)
     bench.driver.takes_s = 0.001
     bench.time.now += ROUND_S_MAX
     assert len(bench.round()) == 250
-    assert bench.said[-1] == "the sensors are read again"
+    assert bench.reported[-1] == "the sensors can be read again"
 
 
 def lead_in_a_circle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,12 +500,12 @@ def test_records_that_cannot_be_read_again_do_not_take_the_known_sensors_away(
     for walks in (6, 0):
         assert len(bench.round()) == 3
         assert bench.driver.counts[GetSdrReq] == walks
-    assert len(bench.said) == 1
-    assert "has a circle of records" in bench.said[0]
+    assert len(bench.reported) == 1
+    assert "has a circle of records" in bench.reported[0]
     monkeypatch.undo()
     bench.time.now += WALK_AGAIN_S_MIN
     assert len(bench.round()) == 3
-    assert bench.said[1:] == ["the sensors are read again"]
+    assert bench.reported[1:] == ["the sensors can be read again"]
 
 
 @pytest.mark.parametrize("problem", [NoAnswer("silence"), QueueFull("full")], ids=repr)
@@ -542,14 +545,14 @@ def test_another_lun_is_asked_there() -> None:
     assert bench.driver.luns[2] == 1
 
 
-def test_what_nobody_scraped_for_long_is_not_told() -> None:
+def test_what_nobody_scraped_for_long_is_not_served() -> None:
     bench = Bench()
     bench.round()
-    told = bench.reader.told()
-    assert told is not None
-    bench.time.now += PERIODS_KEPT * PERIOD_S
+    snapshot = bench.reader.snapshot()
+    assert snapshot is not None
+    bench.time.now += SERVED_PERIODS * PERIOD_S
     assert bench.values()
-    assert bench.reader.age_s(told) > PERIODS_KEPT * PERIOD_S
+    assert bench.reader.age_s(snapshot) > SERVED_PERIODS * PERIOD_S
     bench.time.now += 2
     assert bench.values() == {}
 

@@ -14,7 +14,7 @@ import pytest
 from bmcmedic.agent.config import AgentConfig, ReliefConfig
 from bmcmedic.agent.log import AgentLog
 from bmcmedic.agent.state import DriverView, HostState
-from bmcmedic.agent.watch.host_loop import CLOSE_S_MAX, CLOSE_S_MIN, Host, HostLoop
+from bmcmedic.agent.watch.host_loop import SCAN_GAP_S_MAX, SCAN_GAP_S_MIN, Host, HostLoop
 from bmcmedic.agent.watch.sample import SampleDelta, Sampler
 from bmcmedic.host.kernel.proc import Unreadable
 from bmcmedic.host.relieve.end_client import JudgedClient
@@ -148,7 +148,7 @@ def test_a_host_that_is_well_is_seldom_looked_through(
     bench.host.add_interface(core_percent=0.0)
     bench.host.add(Fake(300, exe="/usr/sbin/sshd", comm="sshd", device=False))
     state = bench.rounds(1)
-    assert (state.odd, state.symptoms) == (None, ())
+    assert (state.anomaly, state.symptoms) == (None, ())
     assert state.triage is not None
     first_at = state.triage["captured_at"]
     for seen in (bench.host.processes[300],):
@@ -162,22 +162,22 @@ def test_a_host_that_is_well_is_seldom_looked_through(
     assert bench.loop.round() == 5.0
 
 
-def test_the_driver_is_asked_before_the_host_is_looked_at(
+def test_the_driver_is_asked_before_the_host_is_sampled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    look = Sampler.look
+    take = Sampler.take
 
-    def told(_: Bench) -> DriverView:
+    def ask_driver(_: Bench) -> DriverView:
         asked.append("driver")
         return DriverView(WELL)
 
-    def looked(quick: Sampler) -> SampleDelta:
+    def take_sample(sampler: Sampler) -> SampleDelta:
         asked.append("host")
-        return look(quick)
+        return take(sampler)
 
-    monkeypatch.setattr(Bench, "driver", property(told), raising=False)
-    monkeypatch.setattr(Sampler, "look", looked)
+    monkeypatch.setattr(Bench, "driver", property(ask_driver), raising=False)
+    monkeypatch.setattr(Sampler, "take", take_sample)
     bench.rounds(1)
     assert asked == ["driver", "host"]
 
@@ -189,7 +189,7 @@ def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> N
     for number in range(3):
         bench.host.add(Fake(400 + number))
     state = bench.rounds(4)
-    assert "kipmi0 is at 98 % of a core" in str(state.odd)
+    assert "kipmi0 is at 98 % of a core" in str(state.anomaly)
     assert "stuck-clients" in state.symptoms
     assert state.relief.stuck == 3
     assert state.kipmi[0].cpu_percent == pytest.approx(98.0)
@@ -222,7 +222,7 @@ def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: 
     assert bench.host.parameter.read_text().strip() == "0"
     assert state.relief.actions["kipmid put back"] == 1
     assert not state.relief.throttled
-    assert (state.odd, state.symptoms) == (None, ())
+    assert (state.anomaly, state.symptoms) == (None, ())
     assert " relief: kipmid_max_busy_us: put back (" in bench.said()
     assert not bench.permission.acted
 
@@ -319,7 +319,7 @@ def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> N
     bench.driver = DriverView(SILENT)
     bench.host.add(Fake(400))
     state = bench.rounds(4)
-    assert state.odd == "the driver's breaker is open"
+    assert state.anomaly == "the driver's breaker is open"
     assert set(state.symptoms) >= {"bmc-not-answering", "stuck-clients"}
 
 
@@ -331,7 +331,7 @@ def test_without_an_interface_that_is_the_symptom_and_no_reason_to_look_closely(
     bench.host.add_interface(core_percent=0.0)
     state = bench.rounds(2)
     assert state.symptoms == ("no-interface",)
-    assert state.odd is None
+    assert state.anomaly is None
 
 
 def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
@@ -339,11 +339,11 @@ def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -
     bench.host.add_interface(core_percent=0.0)
     state = bench.rounds(2)
     assert state.symptoms == ("driver-unavailable",)
-    assert state.odd is None
+    assert state.anomaly is None
 
 
 def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
-    assert bench.rounds(3).odd is None
+    assert bench.rounds(3).anomaly is None
 
 
 @pytest.fixture
@@ -367,7 +367,11 @@ def gaps(looks: list[float]) -> list[float]:
 
 @pytest.mark.parametrize(
     ("cost_s", "acting", "observing"),
-    [(0.0, CLOSE_S_MIN, 2 * CLOSE_S_MIN), (0.015, 3.0, 6.0), (10.0, CLOSE_S_MAX, CLOSE_S_MAX)],
+    [
+        (0.0, SCAN_GAP_S_MIN, 2 * SCAN_GAP_S_MIN),
+        (0.015, 3.0, 6.0),
+        (10.0, SCAN_GAP_S_MAX, SCAN_GAP_S_MAX),
+    ],
 )
 def test_close_looks_are_made_as_often_as_they_are_cheap(
     bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float

@@ -34,7 +34,7 @@ def start(folder: Path, clock: Clock) -> Permission:
 
 def test_two_agents_are_one_too_many(tmp_path: Path) -> None:
     first = start(tmp_path, Clock())
-    with pytest.raises(ConfigurationError, match="another agent runs here"):
+    with pytest.raises(ConfigurationError, match="another agent is running"):
         start(tmp_path, Clock())
     first.close(in_order=True)
     start(tmp_path, Clock()).close(in_order=True)
