@@ -472,18 +472,12 @@ def test_a_page_without_its_marks_is_an_error() -> None:
 
 # -------------------------------------------------------------------------------------- the prose
 
-REWRITTEN = [
-    *sorted(DOCS.glob("reference/*.md")),
-    DOCS / "measurements.md",
-    *sorted(ROOT.glob("C*.md")),
-]
-PROSE = REWRITTEN
-ENGLISH = [page for page in PROSE if not page.name.endswith(".zh-CN.md")]
+ENGLISH = [page for page in PAGES if not page.name.endswith(".zh-CN.md")]
 WORDS_IN_THEIR_PLACE: dict[str, set[str]] = {}
 """Refused words that a page needs all the same, as `refused` reports them."""
 
 
-@pytest.mark.parametrize("page", PROSE, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_line_is_too_wide(page: Path) -> None:
     assert prose.wide_lines(page.read_text(encoding="utf-8")) == []
 
@@ -498,6 +492,14 @@ def test_no_sentence_is_too_long(page: Path) -> None:
 def test_every_word_is_one_of_the_field(page: Path) -> None:
     found = prose.refused(page.read_text(encoding="utf-8"))
     assert found == WORDS_IN_THEIR_PLACE.get(name_of(page), set())
+
+
+def test_the_index_links_to_every_page() -> None:
+    index = DOCS / "README.md"
+    linked = {(DOCS / file).resolve() for file, _ in links(index) if file}
+    assert {name_of(page) for page in DOCS.rglob("*.md") if page != index} == {
+        name_of(page) for page in linked if page.suffix == ".md" and page.is_relative_to(DOCS)
+    }
 
 
 @pytest.mark.parametrize("folder", ["src", "bench", "tools", "tests"])

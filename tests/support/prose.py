@@ -24,7 +24,7 @@ _CODE_WORD: Final = "`code`"
 
 REFUSED_WORDS: Final[dict[str, str]] = {
     r"\bdoors?\b": "endpoint, proxy or front end",
-    r"\b(?:a|an|the|each|every|one|two|its|first|last|second|next|quick|whole|cheap) looks?\b": (
+    r"\b(?:a|an|the|each|every|one|two|its|first|last|second|next|quick|whole) looks?\b(?!-)": (
         "sample, scan or poll"
     ),
     r"\btold\b": "reported, logged or returned",
