@@ -20,7 +20,7 @@ from bmcmedic.agent.state import DriverView, HostState, KipmiView, ReliefView
 from bmcmedic.agent.watch.cpu_budget import CpuBudget
 from bmcmedic.agent.watch.sample import SampleDelta, Sampler
 from bmcmedic.host.kernel.proc import ProcError, Tree
-from bmcmedic.host.relieve.kipmid_throttle import ThrottleSetting
+from bmcmedic.host.relieve.kipmid_throttle import ThrottleAction, ThrottleSetting
 from bmcmedic.host.relieve.priority import RaisedPriority
 from bmcmedic.host.relieve.relieve import HostTrees, Relief, ReliefCase, Report, is_gone
 from bmcmedic.host.relieve.report import outcome_of
@@ -306,7 +306,10 @@ class HostLoop:
         self._view = self._view_of(config, report, why_not if wants else None)
         self._log_report(report)
         setting = report.setting
-        is_clean = not report.stuck and setting.action in ("none", "put back")
+        is_clean = not report.stuck and setting.action in (
+            ThrottleAction.NONE,
+            ThrottleAction.PUT_BACK,
+        )
         if may_act and is_clean and not setting.failed:
             self._permission.note_undone()
 
@@ -323,7 +326,7 @@ class HostLoop:
             self._log.event(WARNING, "undo-failed", f"could not put back: {setting.why}")
             return
         self._permission.note_undone()
-        if setting.action == "put back":
+        if setting.action is ThrottleAction.PUT_BACK:
             self._count_setting(setting)
             self._log.event(
                 INFO,
@@ -338,14 +341,14 @@ class HostLoop:
     def _view_of(self, config: AgentConfig, report: Report, why_not: str | None) -> ReliefView:
         actions = Counter(self._view.actions)
         actions.update(map(outcome_of, _newly_ended(report)))
-        if report.acted and report.setting.action in ("set", "put back"):
-            actions[f"kipmid {report.setting.action}"] += 1
+        if report.acted and report.setting.action.is_change:
+            actions[f"kipmid {report.setting.action.value}"] += 1
         last = self._view.last
         if report.is_to_do:
             last = _last(report)
         left = [case for case in report.stuck if not is_gone(case)]
-        throttled = report.setting.action == "keep" or (
-            report.acted and report.setting.action == "set"
+        throttled = report.setting.action is ThrottleAction.KEEP or (
+            report.acted and report.setting.action is ThrottleAction.SET
         )
         return ReliefView(
             mode=config.relief.mode,
@@ -358,7 +361,7 @@ class HostLoop:
 
     def _count_setting(self, setting: ThrottleSetting) -> None:
         actions = Counter(self._view.actions)
-        actions[f"kipmid {setting.action}"] += 1
+        actions[f"kipmid {setting.action.value}"] += 1
         self._view = ReliefView(
             mode=self._view.mode,
             why_not=self._view.why_not,
@@ -373,10 +376,10 @@ class HostLoop:
         setting = report.setting
         ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         parts = [ended] if ended else []
-        if setting.action in ("set", "put back") or setting.failed:
-            parts.append(f"kipmid_max_busy_us: {setting.action} ({setting.why})")
+        if setting.action.is_change or setting.failed:
+            parts.append(f"kipmid_max_busy_us: {setting.action.value} ({setting.why})")
         message = "; ".join(parts)
-        is_done = report.acted and (_newly_ended(report) or setting.action in ("set", "put back"))
+        is_done = report.acted and (_newly_ended(report) or setting.action.is_change)
         if not message or (message == self._last_message and not is_done):
             self._last_message = message
             return

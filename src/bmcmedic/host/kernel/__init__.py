@@ -1,1 +1,1 @@
-"""What the kernel says in /proc and /sys, and the system calls that act on a process."""
+"""What the kernel reports in /proc and /sys, and the system calls that act on a process."""

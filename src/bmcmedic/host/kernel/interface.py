@@ -74,11 +74,13 @@ def queued(sys: Tree, interfaces: List[InterfaceCounters]) -> int:
 def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
     """Return the counters in /proc/ipmi/N/si_stats, where kernels before 4.17 have them."""
     lines = (proc.text(f"ipmi/{number}/si_stats") or "").splitlines()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    stats = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     return {
-        ours: int(said[its])
+        ours: int(stats[its])
         for ours, its in _SAFE.items()
-        if its in said and re.match(r"[0-9]{1,20}\Z", said[its])
+        if its in stats and re.match(r"[0-9]{1,20}\Z", stats[its])
     }
 
 

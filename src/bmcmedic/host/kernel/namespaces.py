@@ -29,7 +29,7 @@ def depth_as_first(tree: Tree, process: Process) -> int:
         return 1
 
 
-def fellows(tree: Tree, first: Process, depth: int) -> List[Stat]:
+def others_in_namespace(tree: Tree, first: Process, depth: int) -> List[Stat]:
     """Return the other processes that live in a first process's namespace, or may live there.
 
     A process in another, deeper namespace may live within this one. Raises Gone or Unreadable.

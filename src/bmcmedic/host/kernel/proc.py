@@ -444,12 +444,12 @@ def _link(path: str, directory: Optional[int]) -> str:
     return target
 
 
-def _links(place: str, names: Iterable[str], directory: int) -> Dict[str, str]:
+def _links(folder: str, names: Iterable[str], directory: int) -> Dict[str, str]:
     """Return the targets of those links that exist."""
     found = {}
     for name in names:
         try:
-            found[name] = _link(place + name, directory)
+            found[name] = _link(folder + name, directory)
         except OSError:  # noqa: PERF203 - the other links are read all the same
             continue
     return found

@@ -1,1 +1,1 @@
-"""Relief: stuck clients are ended, `kipmid` is throttled, and everything can be undone."""
+"""Relief: end the clients that are stuck, throttle `kipmid`, and undo the throttle."""

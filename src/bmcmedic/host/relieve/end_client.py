@@ -26,7 +26,7 @@ from bmcmedic.host.client.stuck import (
     judge,
     unless_too_soon,
 )
-from bmcmedic.host.kernel.namespaces import depth_as_first, fellows
+from bmcmedic.host.kernel.namespaces import depth_as_first, others_in_namespace
 from bmcmedic.host.kernel.proc import (
     Gone,
     ProcError,
@@ -334,7 +334,7 @@ class Ender:
                 continue
             try:
                 with self._tree.hold(case.identity.pid) as process:
-                    living = fellows(self._tree, process, case.depth)
+                    living = others_in_namespace(self._tree, process, case.depth)
                 why = _why_excluded([s for s in living if s.identity not in identities])
             except Gone:
                 continue
@@ -402,7 +402,7 @@ class Ender:
         if not case.depth:
             return None
         name = Signals(number).name[3:]
-        living = fellows(self._tree, process, case.depth)
+        living = others_in_namespace(self._tree, process, case.depth)
         return _why_excluded(
             [stat for stat in living if name not in self._signals.get(stat.identity, [])]
         )

@@ -7,6 +7,7 @@ itself, and only if its own value is still there. A value that an operator has s
 
 import os
 import re
+from enum import Enum
 
 from bmcmedic.host.kernel.interface import InterfaceActivity
 from bmcmedic.host.kernel.kipmid import PARAMETER, Kipmi
@@ -31,11 +32,25 @@ _LIST = re.compile(r"-?[0-9]{1,10}(?:,-?[0-9]{1,10})*\Z")
 _NUMBER = re.compile(r"kipmi([0-9]{1,3})\Z")
 
 
+class ThrottleAction(Enum):
+    """What relief does to the parameter."""
+
+    NONE = "none"
+    SET = "set"
+    KEEP = "keep"
+    """It has set the limit, and leaves it set."""
+    PUT_BACK = "put back"
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the parameter gets another value."""
+        return self in (ThrottleAction.SET, ThrottleAction.PUT_BACK)
+
+
 class ThrottleSetting(NamedTuple):
     """What was done to the parameter, or would be done."""
 
-    action: str
-    """`set`, `put back`, `keep` or `none`."""
+    action: ThrottleAction
     before: Optional[str]
     after: Optional[str]
     why: str
@@ -72,13 +87,15 @@ class KipmidThrottle:
         try:
             changes = [change for change in self._journal.peek() if change.path == self.path]
         except JournalError as error:
-            return ThrottleSetting("none", self.read(), None, str(error), failed=True)
+            return ThrottleSetting(ThrottleAction.NONE, self.read(), None, str(error), failed=True)
         if not changes:
-            return ThrottleSetting("none", self.read(), None, "no hang that it would ease")
+            return ThrottleSetting(
+                ThrottleAction.NONE, self.read(), None, "no hang that it would ease"
+            )
         recovered = None if is_stuck else has_recovered(changes[-1], kipmi, interfaces)
         if recovered is None:
             return ThrottleSetting(
-                "keep", self.read(), None, "set here; the BMC has not recovered yet"
+                ThrottleAction.KEEP, self.read(), None, "set here; the BMC has not recovered yet"
             )
         return self.put_back(recovered, may_act)
 
@@ -89,12 +106,12 @@ class KipmidThrottle:
         before = self.read()
         if before is None:
             reason = "this kernel has no kipmid_max_busy_us"
-            return ThrottleSetting("none", None, None, reason, failed=may_act)
+            return ThrottleSetting(ThrottleAction.NONE, None, None, reason, failed=may_act)
         after = throttled(before, kipmi)
         if after == before:
-            return ThrottleSetting("keep", before, before, f"{why}; limited already")
+            return ThrottleSetting(ThrottleAction.KEEP, before, before, f"{why}; limited already")
         if not may_act:
-            return ThrottleSetting("set", before, after, why)
+            return ThrottleSetting(ThrottleAction.SET, before, after, why)
         completed = {each.name: each.completed for each in interfaces if each.completed is not None}
         change = Change(self.path, before, after, before, self._now(), completed)
         try:
@@ -102,12 +119,14 @@ class KipmidThrottle:
                 self._set_journalled(journal, change)
         except JournalError as error:
             # Relief changes nothing that it could not put back after a crash of its own.
-            return ThrottleSetting("none", before, before, f"not set: {error}", failed=True)
+            return ThrottleSetting(
+                ThrottleAction.NONE, before, before, f"not set: {error}", failed=True
+            )
         except OSError as error:
             return ThrottleSetting(
-                "none", before, self.read(), f"not set: {error.strerror}", failed=True
+                ThrottleAction.NONE, before, self.read(), f"not set: {error.strerror}", failed=True
             )
-        return ThrottleSetting("set", before, self.read(), why)
+        return ThrottleSetting(ThrottleAction.SET, before, self.read(), why)
 
     def _set_journalled(self, journal: UndoJournal, change: Change) -> None:
         earlier = journal.changes()
@@ -136,32 +155,39 @@ class KipmidThrottle:
                 if ours:
                     journal.write([each for each in changes if each.path != self.path])
         except JournalError as error:
-            return ThrottleSetting("none", before, self.read(), str(error), failed=True)
+            return ThrottleSetting(
+                ThrottleAction.NONE, before, self.read(), str(error), failed=True
+            )
         except OSError as error:
             reason = f"not put back: {error.strerror}"
-            return ThrottleSetting("none", before, self.read(), reason, failed=True)
+            return ThrottleSetting(ThrottleAction.NONE, before, self.read(), reason, failed=True)
         return done
 
     def _undo(
         self, changes: List[Change], before: Optional[str], why: str, may_act: bool
     ) -> ThrottleSetting:
         if not changes:
-            return ThrottleSetting("none", before, None, "nothing was changed here")
+            return ThrottleSetting(ThrottleAction.NONE, before, None, "nothing was changed here")
         change = changes[-1]
         if before is None:
             return ThrottleSetting(
-                "none", None, None, "the kernel's module is gone, and its limit with it"
+                ThrottleAction.NONE,
+                None,
+                None,
+                "the kernel's module is gone, and its limit with it",
             )
         if before == change.former:
-            return ThrottleSetting("none", before, before, "it is as it was")
+            return ThrottleSetting(ThrottleAction.NONE, before, before, "it is as it was")
         if before not in (change.ours, change.was):
             reason = f"changed since by another program (relief had set {change.ours}): kept"
-            return ThrottleSetting("none", before, before, reason)
+            return ThrottleSetting(ThrottleAction.NONE, before, before, reason)
         # A parameter that was never written cannot be made so again; zeros mean the same.
         former = change.former or ",".join("0" for _ in change.ours.split(","))
         if may_act:
             self._write(former)
-        return ThrottleSetting("put back", before, self.read() if may_act else former, why)
+        return ThrottleSetting(
+            ThrottleAction.PUT_BACK, before, self.read() if may_act else former, why
+        )
 
     def read(self) -> Optional[str]:
         """Return the list as the kernel shows it; None: there is none, or it cannot be read."""

@@ -11,6 +11,7 @@ from bmcmedic.host.relieve.priority import ahead_until_the_end
 from bmcmedic.host.relieve.relieve import SCAN_INTERVAL_S, HostTrees, Relief, Report, is_root
 from bmcmedic.host.relieve.report import (
     HostAfterRelief,
+    ReliefMode,
     ReliefSummary,
     encoded,
     encoded_undo,
@@ -97,15 +98,15 @@ def _run(options: argparse.Namespace, host: Optional[HostTrees]) -> int:
     return _status(summary)
 
 
-def _mode(report: Report, options: argparse.Namespace) -> Tuple[str, Optional[str]]:
+def _mode(report: Report, options: argparse.Namespace) -> Tuple[ReliefMode, Optional[str]]:
     """Return the mode of this run, and why it did nothing though it was requested."""
     if report.disabled is not None:
-        return "disabled", report.disabled
+        return ReliefMode.DISABLED, report.disabled
     if options.yes:
-        return "relieve", None
+        return ReliefMode.RELIEVE, None
     if options.dry_run or sys.stdin.isatty() or not report.is_to_do:
-        return "dry-run", None
-    return "refused", "stdin is no terminal: give --yes, or --dry-run"
+        return ReliefMode.DRY_RUN, None
+    return ReliefMode.REFUSED, "stdin is no terminal: give --yes, or --dry-run"
 
 
 def _after(relief: Relief) -> HostAfterRelief:
@@ -117,7 +118,7 @@ def _after(relief: Relief) -> HostAfterRelief:
 
 def _status(summary: ReliefSummary) -> int:
     report = summary.report
-    if summary.mode in ("disabled", "refused") and report.is_to_do:
+    if summary.mode.is_refusal and report.is_to_do:
         return EXIT_REFUSED
     if summary.left or report.unseen or summary.hidden or report.setting.failed:
         return EXIT_LEFT
@@ -129,7 +130,7 @@ def _status(summary: ReliefSummary) -> int:
 def _undo(relief: Relief, *, may_act: bool, as_json: bool) -> int:
     setting = relief.undo(may_act)
     if as_json:
-        print(encoded_undo("undo" if may_act else "dry-run", setting))
+        print(encoded_undo(ReliefMode.UNDO if may_act else ReliefMode.DRY_RUN, setting))
     else:
         lines = setting_lines(setting, relief.throttle.path, did=may_act)
         print("\n".join(lines) or f"kipmid_max_busy_us: {setting.why}")

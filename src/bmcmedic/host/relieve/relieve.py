@@ -116,7 +116,7 @@ class Report(NamedTuple):
     @property
     def is_to_do(self) -> bool:
         """Whether there was anything to do."""
-        return bool(self.stuck) or self.setting.action in ("set", "put back")
+        return bool(self.stuck) or self.setting.action.is_change
 
     def left(self, stuck_after_s: float) -> List[ReliefCase]:
         """Return what is still stuck, and the old clients that could not be judged."""

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections import Counter
+from enum import Enum
 
 from bmcmedic.host.client.stuck import Finding
 from bmcmedic.host.kernel.kipmid import Kipmi
@@ -21,6 +22,23 @@ LINES_MAX = 20
 _COMMAND_CHARACTERS_MAX = 60
 
 
+class ReliefMode(Enum):
+    """What a run of `relieve` was."""
+
+    RELIEVE = "relieve"
+    UNDO = "undo"
+    DRY_RUN = "dry-run"
+    DISABLED = "disabled"
+    """Something forbids relief on this host."""
+    REFUSED = "refused"
+    """There was something to do, but neither a terminal nor --yes."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the run did nothing though it was requested."""
+        return self in (ReliefMode.DISABLED, ReliefMode.REFUSED)
+
+
 class HostAfterRelief(NamedTuple):
     """The host once more, after relief."""
 
@@ -32,8 +50,7 @@ class ReliefSummary(NamedTuple):
     """All that is reported of a relief."""
 
     report: Report
-    mode: str
-    """`relieve`, `dry-run`, `disabled` or `refused`."""
+    mode: ReliefMode
     why: Optional[str]
     """Why nothing was done though it was requested."""
     stuck_after_s: float
@@ -50,7 +67,7 @@ def encoded(summary: ReliefSummary) -> str:
     return json.dumps(
         {
             "captured_at": round(report.at, 3),
-            "mode": summary.mode,
+            "mode": summary.mode.value,
             "why": summary.why,
             "stuck_after_s": summary.stuck_after_s,
             "stuck_before": len(report.stuck),
@@ -68,9 +85,9 @@ def encoded(summary: ReliefSummary) -> str:
     )
 
 
-def encoded_undo(mode: str, setting: ThrottleSetting) -> str:
+def encoded_undo(mode: ReliefMode, setting: ThrottleSetting) -> str:
     """Return the document that `--undo --json` prints."""
-    return json.dumps({"mode": mode, "kipmid_max_busy_us": _setting(setting)})
+    return json.dumps({"mode": mode.value, "kipmid_max_busy_us": _setting(setting)})
 
 
 def outcome_of(case: ReliefCase) -> str:
@@ -130,7 +147,7 @@ def _kipmi(before: List[Kipmi], after: Optional[HostAfterRelief]) -> List[Dict[s
 
 
 def _setting(setting: ThrottleSetting) -> Dict[str, Any]:
-    return dict(setting._asdict())
+    return {**setting._asdict(), "action": setting.action.value}
 
 
 # ---------------------------------------------------------------------------------------- the text
@@ -151,10 +168,9 @@ def screen(summary: ReliefSummary, path: str) -> str:
 
 def setting_lines(setting: ThrottleSetting, path: str, *, did: bool) -> List[str]:
     """Return what was done to the kernel's parameter, or would be done."""
-    verbs = {"set": ("set", "would set"), "put back": ("put back", "would put back")}
-    if setting.action not in verbs:
+    if not setting.action.is_change:
         return [f"kipmid_max_busy_us: {setting.why}"] if setting.failed else []
-    verb = verbs[setting.action][0 if did else 1]
+    verb = setting.action.value if did else f"would {setting.action.value}"
     return [
         f"{verb} {path}: from {_value(setting.before)} to {_value(setting.after)} ({setting.why})"
     ]

@@ -1,1 +1,1 @@
-"""Triage: what the host shows of its BMC, and what follows from it."""
+"""Triage: what a host shows of its BMC, and the diagnosis that follows from it."""

@@ -250,8 +250,8 @@ def _evidence(facts: Facts) -> List[str]:
         lines.append(f"{_count(len(facts.stuck_for_s), 'client')} without progress, {longest}")
     if facts.stranded_for_s:
         have = "has" if len(facts.stranded_for_s) == 1 else "have"
-        who = _count(len(facts.stranded_for_s), "client")
-        lines.append(f"{who} {have} a device open that is gone")
+        clients = _count(len(facts.stranded_for_s), "client")
+        lines.append(f"{clients} {have} a device open that is gone")
     lines += [f"{name} went away during triage" for name in facts.gone_interfaces]
     if not facts.sees_interface and facts.stuck_for_s:
         lines.append("neither an interface in /sys/class/ipmi nor a kipmi thread")

@@ -10,6 +10,7 @@ import pytest
 from bmcmedic.host.client.stuck import Client
 from bmcmedic.host.kernel.proc import Process, Tree
 from bmcmedic.host.relieve.end_client import ClientEnding, JudgedClient, Outcome
+from bmcmedic.host.relieve.kipmid_throttle import ThrottleAction
 from bmcmedic.host.relieve.relieve import Relief, Report
 from tests.support.relief_host import UPTIME_S, Fake, FakeHost
 
@@ -88,7 +89,7 @@ def test_a_dry_run_sends_nothing(host: FakeHost) -> None:
     report = relieve(host, may_act=False)
     assert host.sent == []
     assert outcomes(report) == {1001: None}
-    assert report.setting.action == "set"
+    assert report.setting.action is ThrottleAction.SET
     assert host.parameter.read_text() == "\n"
     assert not host.journal.exists()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bmcmedic.host.kernel.kipmid import Kipmi
-from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, throttled
+from bmcmedic.host.relieve.kipmid_throttle import KipmidThrottle, ThrottleAction, throttled
 from bmcmedic.host.relieve.relieve import Relief
 from bmcmedic.host.relieve.undo_journal import Change, JournalError, UndoJournal
 from tests.support.relief_host import BOOT_ID, Fake, FakeHost
@@ -45,7 +45,7 @@ def hung(host: FakeHost, max_busy_us: str = "") -> Relief:
     host.add_interface(max_busy_us)
     relief = relief_of(host)
     report = relief.relieve(may_act=True)
-    assert report.setting.action == "set"
+    assert report.setting.action is ThrottleAction.SET
     return relief
 
 
@@ -53,12 +53,14 @@ def test_it_is_set_in_a_hang_and_put_back_after_it(host: FakeHost) -> None:
     relief = hung(host, "500")
     assert shown(host) == "100"
     host.pass_time(1.0)
-    assert relief.step(may_act=True).setting.action == "keep"  # nothing has completed yet
+    assert (
+        relief.step(may_act=True).setting.action is ThrottleAction.KEEP
+    )  # nothing has completed yet
     assert shown(host) == "100"
     host.complete(1)
     host.pass_time(1.0)
     done = relief.step(may_act=True).setting
-    assert (done.action, done.before, done.after) == ("put back", "100", "500")
+    assert (done.action, done.before, done.after) == (ThrottleAction.PUT_BACK, "100", "500")
     assert shown(host) == "500"
     assert not journal_file(host).exists()
 
@@ -69,26 +71,26 @@ def test_one_answer_in_a_hang_is_no_recovery(host: FakeHost) -> None:
     host.pass_time(1.0)
     relief.scan()
     host.pass_time(1.0)
-    assert relief.step(may_act=True).setting.action == "keep"
+    assert relief.step(may_act=True).setting.action is ThrottleAction.KEEP
     host.processes[200].core_percent = 0.0
     host.pass_time(1.0)
-    assert relief.step(may_act=True).setting.action == "put back"
+    assert relief.step(may_act=True).setting.action is ThrottleAction.PUT_BACK
 
 
 def test_what_was_never_written_becomes_zeros(host: FakeHost) -> None:
     relief = hung(host)
     assert shown(host) == "100"
     setting = relief.undo(may_act=True)
-    assert (setting.action, setting.after) == ("put back", "0")
+    assert (setting.action, setting.after) == (ThrottleAction.PUT_BACK, "0")
     assert shown(host) == "0"
 
 
 def test_a_crash_of_ours_is_survived_by_the_journal(host: FakeHost) -> None:
     hung(host, "0")
     setting = relief_of(host).undo(may_act=True)
-    assert setting.action == "put back"
+    assert setting.action is ThrottleAction.PUT_BACK
     assert shown(host) == "0"
-    assert relief_of(host).undo(may_act=True).action == "none"
+    assert relief_of(host).undo(may_act=True).action is ThrottleAction.NONE
 
 
 def test_a_crash_before_the_setting_leaves_nothing_to_put_back(
@@ -108,7 +110,7 @@ def test_a_crash_before_the_setting_leaves_nothing_to_put_back(
             relief_of(host).relieve(may_act=True)
     assert journal_file(host).exists()
     setting = relief_of(host).undo(may_act=True)
-    assert (setting.action, setting.failed) == ("none", False)
+    assert (setting.action, setting.failed) == (ThrottleAction.NONE, False)
     assert shown(host) == "700"
     assert not journal_file(host).exists()
 
@@ -176,7 +178,7 @@ def test_what_an_operator_has_set_since_stays(host: FakeHost) -> None:
     relief = hung(host, "0")
     host.parameter.write_text("250\n")
     setting = relief.undo(may_act=True)
-    assert setting.action == "none"
+    assert setting.action is ThrottleAction.NONE
     assert "changed since by another program" in setting.why
     assert shown(host) == "250"
     assert not journal_file(host).exists()
@@ -184,7 +186,7 @@ def test_what_an_operator_has_set_since_stays(host: FakeHost) -> None:
 
 def test_where_nothing_was_changed_nothing_is_made(host: FakeHost) -> None:
     host.add_interface("0")
-    assert relief_of(host).undo(may_act=True).action == "none"
+    assert relief_of(host).undo(may_act=True).action is ThrottleAction.NONE
     assert not host.journal.exists()
 
 
@@ -204,13 +206,13 @@ def test_a_busy_bmc_is_not_throttled(host: FakeHost) -> None:
     host.when_slept.append(lambda: host.complete(3))
     report = relief_of(host).relieve(may_act=True)
     assert report.stuck
-    assert report.setting.action == "none"
+    assert report.setting.action is ThrottleAction.NONE
     assert shown(host) == "0"
 
 
 def test_a_spinning_thread_without_stuck_clients_is_not_throttled(host: FakeHost) -> None:
     host.add_interface("0")
-    assert relief_of(host).relieve(may_act=True).setting.action == "none"
+    assert relief_of(host).relieve(may_act=True).setting.action is ThrottleAction.NONE
     assert shown(host) == "0"
 
 
@@ -225,20 +227,20 @@ def test_a_hang_is_seen_without_stuck_clients_where_the_kernel_counts_what_waits
     relief.scan()
     for _ in range(3):
         host.pass_time(3.0)
-        assert relief.step(may_act=True).setting.action == "none"
+        assert relief.step(may_act=True).setting.action is ThrottleAction.NONE
     host.complete(1)
     host.pass_time(3.0)
-    assert relief.step(may_act=True).setting.action == "none"  # it was slow, not hung
+    assert relief.step(may_act=True).setting.action is ThrottleAction.NONE  # it was slow, not hung
     for _ in range(3):
         host.pass_time(3.0)
-        assert relief.step(may_act=True).setting.action == "none"
+        assert relief.step(may_act=True).setting.action is ThrottleAction.NONE
     host.pass_time(3.0)
-    assert relief.step(may_act=True).setting.action == "set"
+    assert relief.step(may_act=True).setting.action is ThrottleAction.SET
     assert shown(host) == "100"
     host.complete(1)
     waiting.write_text("0\n")
     host.pass_time(3.0)
-    assert relief.step(may_act=True).setting.action == "put back"
+    assert relief.step(may_act=True).setting.action is ThrottleAction.PUT_BACK
 
 
 def starved(host: FakeHost, core_percent: float) -> Relief:
@@ -257,7 +259,7 @@ def test_a_thread_that_is_starved_is_throttled_when_nothing_has_completed_for_lo
     actions = []
     for _ in range(5):
         host.pass_time(2.5)
-        actions.append(relief.step(may_act=True).setting.action)
+        actions.append(relief.step(may_act=True).setting.action.value)
     assert actions == ["none", "none", "none", "set", "keep"]
     assert shown(host) == "100"
 
@@ -271,7 +273,7 @@ def test_a_thread_at_rest_or_a_bmc_that_answers_is_not_throttled(
         if is_answering and number % 3 == 0:
             host.complete(1)
         host.pass_time(2.5)
-        assert relief.watch(may_act=True).setting.action == "none"
+        assert relief.watch(may_act=True).setting.action is ThrottleAction.NONE
     assert shown(host) == "0"
 
 
@@ -280,7 +282,7 @@ def test_a_starved_thread_is_left_alone_where_the_kernel_does_not_count(host: Fa
     shutil.rmtree(host.root / "sys/class/ipmi/ipmi0/device")
     for _ in range(10):
         host.pass_time(2.5)
-        assert relief.step(may_act=True).setting.action == "none"
+        assert relief.step(may_act=True).setting.action is ThrottleAction.NONE
 
 
 def test_what_moves_in_a_moment_tells_nothing(host: FakeHost) -> None:
@@ -293,16 +295,16 @@ def test_what_moves_in_a_moment_tells_nothing(host: FakeHost) -> None:
     host.pass_time(1.0)
     relief.scan()
     host.pass_time(0.3)
-    assert relief.step(may_act=True).setting.action == "none"
+    assert relief.step(may_act=True).setting.action is ThrottleAction.NONE
     host.pass_time(1.0)
-    assert relief.watch(may_act=True).setting.action == "set"
+    assert relief.watch(may_act=True).setting.action is ThrottleAction.SET
 
 
 def test_what_is_limited_already_stays(host: FakeHost) -> None:
     host.add(Fake(1001))
     host.add_interface("50")
     report = relief_of(host).relieve(may_act=True)
-    assert (report.setting.action, report.setting.failed) == ("keep", False)
+    assert (report.setting.action, report.setting.failed) == (ThrottleAction.KEEP, False)
     assert shown(host) == "50"
     assert not host.journal.exists()
 
