@@ -1,6 +1,6 @@
 # Everything runs in .venv/ from locked versions; a second run finds its stamps and does nothing.
 #
-#   make demo | test | lint | bench | lock | clean | help
+#   make demo | test | lint | bench | bench-NAME | lock | clean | help
 #
 # PYTHON=/usr/bin/python3.12 picks the interpreter that .venv/ is made with (3.11 or later).
 
@@ -61,8 +61,11 @@ draw: $(STAMPS)/dev ## the diagrams in docs/ anew, from the tables in the code
 	$(BIN)/python tools/draw_states.py
 
 .PHONY: bench
-bench: peers $(STAMPS)/dev ## what a probe costs, side by side with ipmipower
-	$(BIN)/python bench/probe.py
+bench: $(STAMPS)/dev ## list the benchmarks; `make bench-NAME ARGS="…"` runs one
+	@$(BIN)/python -m bench
+
+bench-%: peers $(STAMPS)/dev
+	@$(BIN)/python -m bench $* $(ARGS)
 
 # ---------------------------------------------------------------------------------------- set-up
 .PHONY: setup

@@ -1,7 +1,7 @@
 """Measures what driver and agent cost a host: processor and memory, idle and in a hang.
 
-    sudo .venv/bin/python bench/agent.py [--seconds 120] [--others 300] [--clients 200]
-        [--sensors 19]
+    sudo make bench-agent ARGS="[--seconds 120] [--others 300] [--clients 200]
+        [--sensors 19]"
 
 The whole of it runs: the driver with its watchdog over the registers of a simulated BMC (whose own
 work is in the driver's figures, so they are too high), the agent with metrics, loopback door and a
@@ -19,19 +19,19 @@ import json
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bench.hanging_driver import SOCKET, hang, hanging_driver, running
-from bench.pid_namespace import crowd, run_apart, until
+from bench.support.hanging_driver import SOCKET, hang, hanging_driver, running
+from bench.support.pid_namespace import crowd, run_apart, until
 from tests.support.agent_controller import Authority, Controller
 from tests.support.host_clients import HostClients
 from tests.support.programs import bmcmedic, simulator
+
+COMPARES = "prometheus-ipmi-exporter, scraped as often in the same minutes"
+FIGURE = "CPU of driver and agent, idle and in a hang, in % of one core; memory (PSS) in MiB"
 
 EXPORTER = "prometheus-ipmi-exporter"
 SCRAPE_S = 15.0

@@ -1,6 +1,6 @@
 """Measures how long a pat waits while 50 clients ask through all the doors at once.
 
-    sudo .venv/bin/python -m bench.loopback [--seconds 30] [--clients 50]
+    sudo make bench-loopback ARGS="[--seconds 30] [--clients 50]"
 
 Driver with its watchdog, over the registers of a simulated BMC; agent with its loopback door; and
 clients that ask as fast as they are answered, each something else, so that none is answered along:
@@ -30,8 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.loopback_roles import ASK_S, FIFO, PAT, SICKNESSES, Sickness
+from bench.support.loopback_roles import ASK_S, FIFO, PAT, SICKNESSES, Sickness
 from bmcmedic.agent import proxy_files
+
+COMPARES = "the same driver that serves in the order of arrival, in turns"
+FIGURE = "the longest wait of a pat less the longest exchange seen, in ms"
 
 DOORS = ("socket", "RMCP+", "shim")
 SERVED = "served"
@@ -115,7 +118,7 @@ def latest(late: list[tuple[float, float]], begin: float, end: float) -> float:
 @contextlib.contextmanager
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """This program once more, in another role."""
-    words = [sys.executable, "-m", "bench.loopback_roles", *map(str, arguments)]
+    words = [sys.executable, "-m", "bench.support.loopback_roles", *map(str, arguments)]
     with running(*words) as process:
         yield process
 

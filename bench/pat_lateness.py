@@ -1,6 +1,6 @@
 """Measures how late the driver's pats are while 100 processes keep this machine busy.
 
-    .venv/bin/python bench/pat_lateness.py [--seconds 20] [--hogs 100]
+    make bench-pat_lateness ARGS="[--seconds 20] [--hogs 100]"
 
 The whole driver runs as it ships, every thread under SCHED_RR, over KCS registers in its own memory
 that answer at once: what is left is the driver's own lateness and the machine's. A pat is due each
@@ -24,6 +24,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+COMPARES = "a bare SCHED_RR thread that only wakes up as often, in the same seconds"
+FIGURE = "how late a pat is answered, 99 % and maximum, in ms"
 
 PERIOD_S = 0.1
 PRIORITY = 10
@@ -171,7 +174,7 @@ def hogs(count: int) -> Iterator[None]:
 @contextlib.contextmanager
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """This program once more, in another role."""
-    words = [sys.executable, __file__, *map(str, arguments)]
+    words = [sys.executable, "-m", "bench.pat_lateness", *map(str, arguments)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         yield process

@@ -1,6 +1,6 @@
 """How late the pretimeout watcher fires beside busy processes, and how much memory it holds.
 
-`python bench/pretimeout.py [--busy 100] [--firings 10]`; as root, for SCHED_RR and locked memory.
+`make bench-pretimeout ARGS="[--busy 100] [--firings 10]"`; as root, for SCHED_RR and locked memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
     WatcherSettings,
 )
 from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
+
+COMPARES = "the limit that the watcher is set to"
+FIGURE = "how late the pretimeout watcher fires, in s; its memory in MiB"
 
 LIMIT_S = 1.0
 PRIORITY = 11

@@ -1,6 +1,6 @@
 """What the shim costs over ipmitool itself, and what 64 of it at once cost the BMC.
 
-`python -m bench.shim [RUNS]`: the real ipmitool asks a simulated BMC through driver and door, by
+`make bench-shim ARGS=[RUNS]`: the real ipmitool asks a simulated BMC through driver and door, by
 itself and by the shim, in turns; what is compared is the CPU time of the processes started.
 """
 
@@ -22,6 +22,9 @@ from bmcmedic.agent.shim import start
 from bmcmedic.agent.shim.install import script
 from tests.support.polling import eventually
 from tests.support.sim_host import RunningProxy, SimHost, running_proxy, sim_host
+
+COMPARES = "ipmitool itself, without the shim, in turns"
+FIGURE = "CPU time that the shim adds to one `mc info`, in ms"
 
 RUNS = 40
 CROWD = 64

@@ -1,6 +1,6 @@
 """A driver over the registers of a simulated BMC, in a process of its own, and how it is hung.
 
-    python bench/hanging_driver.py FOLDER [SENSORS]
+    python -m bench.support.hanging_driver FOLDER [SENSORS]
 
 Its socket is made in the folder; while a file `hang` is there, the BMC takes nothing more. It has
 so many sensors, or those of the simulated server.
@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bench.pid_namespace import until
+from bench.support.pid_namespace import until
 from bmcmedic.driver.process import config as driver_config
 from bmcmedic.driver.process.service import DriverService
 from bmcmedic.sim.bmc import SimBmc
@@ -43,7 +41,9 @@ def hang(folder: Path) -> None:
 @contextlib.contextmanager
 def hanging_driver(folder: Path, sensors: int = 0) -> Iterator[int]:
     """Such a driver, as long as it is wanted; its pid."""
-    with running(sys.executable, __file__, str(folder), str(sensors)) as pid:
+    with running(
+        sys.executable, "-m", "bench.support.hanging_driver", str(folder), str(sensors)
+    ) as pid:
         until((folder / SOCKET).exists)
         yield pid
 

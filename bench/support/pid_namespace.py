@@ -27,12 +27,17 @@ for _ in range(int(sys.argv[1])):
 """
 
 
+def is_inside() -> bool:
+    """Whether this process runs in the namespace that `run_apart` has made."""
+    return _INSIDE in os.environ
+
+
 def run_apart(work: Callable[[], None]) -> None:
     """Run this program once more, in a namespace, and do the work there; ends the process."""
-    if _INSIDE not in os.environ:
+    if not is_inside():
         os.execvpe(  # noqa: S606 - the same program, apart
             _NAMESPACE[0],
-            [*_NAMESPACE, sys.executable, *sys.argv],
+            [*_NAMESPACE, *sys.orig_argv],
             {**os.environ, _INSIDE: "1"},
         )
     raise SystemExit(_be_init(work))

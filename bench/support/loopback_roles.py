@@ -1,6 +1,6 @@
 """The processes that `bench.loopback` starts: the driver, a bare thread, and the clients.
 
-    python -m bench.loopback_roles driver|bare|sockets|sessions|shims FOLDER …
+    python -m bench.support.loopback_roles driver|bare|sockets|sessions|shims FOLDER …
 
 Each writes down what happened to it, as JSON, when it is ended.
 """
