@@ -1,4 +1,4 @@
-"""Measures how long a pat waits while 50 clients ask through all the doors at once.
+"""Measures how long a pat waits while 50 clients ask through every endpoint at once.
 
     sudo make bench-loopback ARGS="[--seconds 30] [--clients 50]"
 

@@ -1,4 +1,4 @@
-"""What the shim costs over ipmitool itself, and what 64 of it at once cost the BMC.
+"""Measures what the shim costs over ipmitool itself, and what 64 of it at once cost the BMC.
 
 `make bench-shim ARGS=[RUNS]`: the real ipmitool asks a simulated BMC through driver and door, by
 itself and by the shim, in turns; what is compared is the CPU time of the processes started.

@@ -20,6 +20,7 @@ import pytest
 
 import bmcmedic
 import bmcmedic.ipmi.commands
+from bench import __main__ as listing
 from bmcmedic.ipmi.commands.command import Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -361,6 +362,15 @@ def test_a_planted_circle_breaks_a_contract(program_copy: Path, where: str) -> N
         assert "circle" in broken_contracts(program_copy)
     finally:
         path.write_text(whole)
+
+
+def test_every_benchmark_says_what_it_compares_with_and_is_documented() -> None:
+    benchmarks = listing.names()
+    assert len(benchmarks) >= 8
+    page = (ROOT / "docs" / "measurements.md").read_text()
+    for name in benchmarks:
+        assert set(listing.facts(name)) == {"measures", "COMPARES", "FIGURE"}, name
+        assert f"`make bench-{name}`" in page, name
 
 
 def check_commits(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
