@@ -1,4 +1,4 @@
-"""Measures how late the pretimeout watcher fires beside busy processes, and how much memory it holds.
+"""Measures how late the pretimeout watcher fires beside busy processes, and its memory.
 
 `make bench-pretimeout ARGS="[--busy 100] [--firings 10]"`; as root, for SCHED_RR and locked memory.
 """
