@@ -1,14 +1,14 @@
-"""Measures what driver and agent cost a host: processor and memory, idle and in a hang.
+"""Measure the cost of driver and agent on a host: CPU and memory, idle and in a hang.
 
     sudo make bench-agent ARGS="[--seconds 120] [--others 300] [--clients 200]
         [--sensors 19]"
 
-The whole of it runs: the driver with its watchdog over the registers of a simulated BMC (whose own
-work is in the driver's figures, so they are too high), the agent with metrics, loopback door and a
-controller that takes its reports over HTTPS. In the hang the registers do not answer any more, and
-clients that are stuck stay, as the agent only observes: the worst case. Beside them, in the same
-minutes, Debian's prometheus-ipmi-exporter asks another simulated BMC over LAN, scraped as often.
-All of it is in a pid namespace of its own, with idle processes to look through.
+Everything runs: the driver with its watchdog over the registers of a simulated BMC, and the agent
+with metrics, the loopback proxy and a controller that accepts its reports over HTTPS. The driver's
+figures include the work of the simulated BMC, so they are too high. In the hang the registers stop
+answering, and stuck clients stay, because the agent only observes: the worst case. In the same
+minutes Debian's prometheus-ipmi-exporter asks another simulated BMC over LAN, scraped as often.
+All of it has a pid namespace of its own, with idle processes to scan.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ FIGURE = "CPU of driver and agent, idle and in a hang, in % of one core; memory 
 EXPORTER = "prometheus-ipmi-exporter"
 SCRAPE_S = 15.0
 SETTLE_S = 20.0
-"""From the start of a phase until it is measured: the breaker opens, clients are seen twice."""
+"""Time between the start of a phase and its measurement, in seconds.
+
+The breaker opens in it, and each client is seen twice.
+"""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

@@ -1,17 +1,17 @@
-"""Measures how long a pat waits while 50 clients ask through every endpoint at once.
+"""Measure how long a pat waits while 50 clients ask over socket, RMCP+ and shim at once.
 
     sudo make bench-loopback ARGS="[--seconds 30] [--clients 50]"
 
-Driver with its watchdog, over the registers of a simulated BMC; agent with its loopback door; and
-clients that ask as fast as they are answered, each something else, so that none is answered along:
-at the driver's socket, over RMCP+ sessions that stay open, and by the real ipmitool through the
-shim. The BMC takes 5 ms, 0.2 s or 1 s for an answer, or loses one of thirty, which the interface
-then has to recover from. Beside it, in turns, the same with a driver that serves in the order of
+The driver runs with its watchdog, over the registers of a simulated BMC, and the agent with its
+loopback proxy. Clients ask as fast as they are answered, each something else, so that no answer is
+shared. They ask at the driver's socket, over RMCP+ sessions that stay open, and by the real ipmitool
+through the shim. The BMC takes 5 ms, 0.2 s or 1 s for an answer, or loses one of thirty, from which
+the interface has to recover. In turns, the same runs with a driver that serves in the order of
 arrival.
 
-A pat waits from when its thread wants it until the exchange that carries it begins. The figure: the
-longest such wait less the longest exchange seen. The BMC's own work is done by the driver's
-process, so exchanges take longer here than on a host.
+A pat waits from the moment its thread wants it until the exchange that carries it begins. The
+figure is the longest such wait minus the longest exchange. The driver's process does the work of
+the BMC as well, so exchanges take longer here than on a host.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from bmcmedic.agent import proxy_files
 COMPARES = "the same driver that serves in the order of arrival, in turns"
 FIGURE = "the longest wait of a pat less the longest exchange seen, in ms"
 
-DOORS = ("socket", "RMCP+", "shim")
+INTERFACES = ("socket", "RMCP+", "shim")
 SERVED = "served"
 DESIGNS = (SERVED, FIFO)
 SOCKETS_SHARE, SESSIONS_SHARE = 0.4, 0.4
-"""Of the clients; the rest are shims, of which each run is two processes more."""
+"""Shares of the clients; the rest are shims, each run of which is two more processes."""
 SETTLE_S = 3.0
 SETTLE_ANSWERS = 10
 START_S = 60.0
@@ -51,15 +51,15 @@ POLL_S = 0.05
 @dataclass(frozen=True)
 class Run:
     waits_s: list[float]
-    """Of each pat, until its own exchange began, or it was given up."""
+    """The wait of each pat until its own exchange began, or it was given up."""
     beyond_s: list[float]
-    """What of that came after the end of the exchange that was under way."""
+    """The part of each wait after the end of the exchange that was under way."""
     patted_s: list[float]
-    """Until it was answered."""
+    """The time of each pat until it was answered."""
     overtaken_by: list[str]
     """The requests that went before the pat that waited longest beyond its exchange."""
     machine_late_s: float
-    """How late a bare thread was meanwhile, on any processor, at the same moment."""
+    """How late a bare thread was at the same moment, on any processor."""
     machine_late_s_max: float
     lost: int
     longest_exchange_s: float
@@ -77,7 +77,7 @@ def judged(driver: dict[str, Any], clients: dict[str, Any], begin: float, end: f
     waits, beyond, patted, lost = [], [], [], 0
     overtaken_by: list[str] = []
     moment = (begin, begin)
-    late = [each for told in clients.values() for each in told["late"]]
+    late = [each for record in clients.values() for each in record["late"]]
     for _due_at, begun_at, done_at, good in driver["pats"]:
         if not begin <= begun_at < end:
             continue
@@ -92,9 +92,9 @@ def judged(driver: dict[str, Any], clients: dict[str, Any], begin: float, end: f
             overtaken_by = [each[2] for each in exchanges if begun_at <= each[0] < began]
             moment = (began - beyond[-1], began)
     answered = {
-        name: sum(begin <= at < end for at in told["at"])
-        for name, told in clients.items()
-        if name in DOORS
+        name: sum(begin <= at < end for at in record["at"])
+        for name, record in clients.items()
+        if name in INTERFACES
     }
     return Run(
         waits,
@@ -106,7 +106,7 @@ def judged(driver: dict[str, Any], clients: dict[str, Any], begin: float, end: f
         lost,
         max(each[1] - each[0] for each in exchanges),
         answered,
-        {name: told["failed"] for name, told in clients.items()},
+        {name: record["failed"] for name, record in clients.items()},
     )
 
 
@@ -117,7 +117,7 @@ def latest(late: list[tuple[float, float]], begin: float, end: float) -> float:
 
 @contextlib.contextmanager
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """This program once more, in another role."""
+    """Start this program again, in another role."""
     words = [sys.executable, "-m", "bench.support.loopback_roles", *map(str, arguments)]
     with running(*words) as process:
         yield process
@@ -130,8 +130,8 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         if process.stdin is not None and not process.stdin.closed:
-            process.stdin.close()  # clients end then
-        process.terminate()  # driver and agent do, in order
+            process.stdin.close()  # which ends the clients
+        process.terminate()  # driver and agent end in order
         try:
             process.wait(END_S)
         finally:
@@ -185,10 +185,10 @@ def measured(design: str, sickness: Sickness, seconds: float, count: int) -> Run
         begin = time.monotonic()
         time.sleep(seconds * sickness.times)
         end = time.monotonic()
-        told = {kind: json.loads(each.communicate()[0]) for kind, each in asking.items()}
+        record = {kind: json.loads(each.communicate()[0]) for kind, each in asking.items()}
         driver.terminate()
         written = json.loads(driver.communicate(timeout=START_S)[0])
-        return judged(written, told, begin, end)
+        return judged(written, record, begin, end)
 
 
 def shown(design: str, run: Run) -> None:
@@ -202,8 +202,8 @@ def shown(design: str, run: Run) -> None:
     )
     print(f"  {design:<8}{len(run.waits_s):6}{run.lost:6}", end="")
     print("".join(f"{1000 * figure:12.1f}" for figure in figures), end="")
-    said = [f"{kind} {number} ({run.failed[kind]})" for kind, number in run.answered.items()]
-    print("   " + ", ".join(said), flush=True)
+    counts = [f"{kind} {number} ({run.failed[kind]})" for kind, number in run.answered.items()]
+    print("   " + ", ".join(counts), flush=True)
     if design == SERVED:
         overtaken_by = ", ".join(run.overtaken_by) or "nothing"
         moment_ms, longest_ms = 1000 * run.machine_late_s, 1000 * run.machine_late_s_max
@@ -234,7 +234,7 @@ def measure(sicknesses: Sequence[Sickness], seconds: float, clients: int) -> Non
 
 
 def stolen_s() -> float:
-    """Time that whoever runs this virtual machine has taken from all its processors together."""
+    """Return the time that the hypervisor has taken from all processors together, in seconds."""
     ticks = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8])
     return ticks / os.sysconf("SC_CLK_TCK")
 

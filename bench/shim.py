@@ -1,7 +1,7 @@
-"""Measures what the shim costs over ipmitool itself, and what 64 of it at once cost the BMC.
+"""Measure what the shim costs compared with ipmitool itself, and what 64 at once cost the BMC.
 
-`make bench-shim ARGS=[RUNS]`: the real ipmitool asks a simulated BMC through driver and door, by
-itself and by the shim, in turns; what is compared is the CPU time of the processes started.
+`make bench-shim ARGS=[RUNS]`: the real ipmitool asks a simulated BMC through driver and proxy, by
+itself and through the shim, in turns. The figures are the CPU times of the started processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHIM = "the shim, in ipmitool's place"
 
 
 def cpu_ms(words: Sequence[str], environment: dict[str, str]) -> float:
-    """Of one run, in user and kernel."""
+    """Return the CPU time of one run, in user and kernel mode, in milliseconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -82,7 +82,7 @@ def main(runs: int) -> None:
     if real is None:
         raise SystemExit("ipmitool is not installed")
     with tempfile.TemporaryDirectory() as name, sim_host(Path(name)) as host:
-        # Nobody shares an answer here, or the figures would be those of sharing.
+        # No run is shared here, or the figures would be those of sharing.
         nothing_shared = LoopbackSettings(port=0, shim={"share_s": "-1000"})
         with running_proxy(host.socket_path, Path(name) / "1", nothing_shared) as proxy:
             side_by_side(*ways_of(proxy, Path(name), real), runs)

@@ -2,7 +2,7 @@
 
     python -m bench.support.loopback_roles driver|bare|sockets|sessions|shims FOLDER …
 
-Each writes down what happened to it, as JSON, when it is ended.
+Each prints what happened to it, as JSON, when it is ended.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from bmcmedic.errors import BmcmedicError, CompletionCodeError
 
 PAT_PERIOD_S_MIN = 0.1
 PAT_PERIOD_ANSWERS = 2.7
-"""The period in answers of the BMC: others ask most of the time, and no pat meets the same moment
-of an exchange as the one before."""
+"""The period of the pats, in answers of the BMC.
+
+So others ask most of the time, and each pat meets a different moment of an exchange.
+"""
 PRIORITY = 10
 BARE_PERIOD_S = 0.005
 LATE_S_MIN = 0.002
 ASK_S = 120.0
-"""At 1 s an answer, clients wait that long; each has time for it, or the queue would be short."""
+"""Longest wait of a client, in seconds.
+
+At 1 s an answer clients wait that long; with less time the queue would be short.
+"""
 REPEAT_S = 5.0
 READ_FRU_DATA = (0x0A, 0x11)
 PAT = b"\x18\x22"
@@ -46,7 +51,7 @@ class Sickness:
     answer_s: float
     lost_one_of: int = 0
     times: int = 1
-    """As long as others, for all doors to be answered."""
+    """Factor on the length of the run, so that all interfaces are answered."""
 
     @property
     def pat_period_s(self) -> float:
@@ -62,7 +67,7 @@ SICKNESSES = (
 
 
 def byte_of_fru(number: int) -> bytes:
-    """Each client reads another byte of FRU 0."""
+    """Return the data of a read: each client reads a different byte of FRU 0."""
     return bytes((0, number, 0, 1))
 
 
@@ -70,7 +75,7 @@ def byte_of_fru(number: int) -> bytes:
 
 
 def be_driver(folder: str, design: str, sickness: Sickness) -> None:
-    """The driver, which writes down its exchanges and pats."""
+    """Run the driver, and record its exchanges and pats."""
     from bmcmedic.driver.process import config, realtime
     from bmcmedic.driver.process.service import DriverService
     from bmcmedic.driver.requests import Request, RequestQueues
@@ -84,7 +89,7 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
     exchanges: list[tuple[float, float, str]] = []
     pats: list[tuple[float, float, float, bool]] = []
 
-    class Forgetful(ServedRegisters):
+    class LossyRegisters(ServedRegisters):
         """Registers of a BMC that loses answers to clients."""
 
         requests = 0
@@ -97,7 +102,7 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
                 if sickness.lost_one_of and not self.requests % sickness.lost_one_of:
                     self._answers.pop()
 
-    class WrittenDown(PortIo):
+    class RecordedPortIo(PortIo):
         def attempt(
             self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
         ) -> bytes:
@@ -118,9 +123,9 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
             host = uuid.uuid4()
             bmc = SimBmc("bmc1", server_profile(0), now=now, epoch_offset_s=0.0, host_uuid=host)
             bmc.set_faults(FaultSet.parse([f"slow:{sickness.answer_s}"]), now)
-            registers = Forgetful(bmc, time.monotonic)
+            registers = LossyRegisters(bmc, time.monotonic)
             threading.Thread(target=registers.serve, daemon=True).start()
-            return WrittenDown(registers, base=base)
+            return RecordedPortIo(registers, base=base)
 
     def in_order_of_arrival(self: RequestQueues) -> Request | None:
         queues = [q for q in (self.pending_requests_highpri, self.pending_requests) if q]
@@ -148,7 +153,7 @@ def be_driver(folder: str, design: str, sickness: Sickness) -> None:
 
 
 def be_bare(processor: int) -> None:
-    """A thread under SCHED_RR that only wakes: when it was late, so was everybody there."""
+    """Run a thread under SCHED_RR that only wakes: if it is late, so is every thread there."""
     os.sched_setaffinity(0, (processor,))
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY + 1))
     counts = Counts()
@@ -164,14 +169,14 @@ def be_bare(processor: int) -> None:
             due_at = max(due_at + BARE_PERIOD_S, now)
 
     threading.Thread(target=wake, daemon=True).start()
-    counts.tell_at_the_end(late=late)
+    counts.print_at_the_end(late=late)
 
 
 # ------------------------------------------------------------------------------------- the clients
 
 
 class Counts:
-    """Of one kind of client, in a process of its own: written out when its input ends."""
+    """The counts of one kind of client, in a process of its own; printed when its input ends."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -185,14 +190,14 @@ class Counts:
         else:
             self.at.append(time.monotonic())
 
-    def tell_at_the_end(
+    def print_at_the_end(
         self, end: Callable[[], object] = lambda: None, late: Sequence[object] = ()
     ) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: None)  # what it has started is ended first
+        signal.signal(signal.SIGTERM, lambda *_: None)  # the processes that it started end first
         sys.stdin.read()
         end()
         print(json.dumps({"at": self.at, "failed": self.failed, "late": late}), flush=True)
-        os._exit(0)  # who still waits for an answer waits no more
+        os._exit(0)  # threads that still wait for an answer end with the process
 
 
 def be_sockets(folder: str, first: int, count: int) -> None:
@@ -207,7 +212,7 @@ def be_sockets(folder: str, first: int, count: int) -> None:
 
     for number in range(count):
         threading.Thread(target=ask, args=(first + number,), daemon=True).start()
-    counts.tell_at_the_end()
+    counts.print_at_the_end()
 
 
 def be_sessions(folder: str, first: int, count: int) -> None:
@@ -242,7 +247,7 @@ def be_sessions(folder: str, first: int, count: int) -> None:
         await asyncio.gather(*(ask(first + number) for number in range(count)))
 
     threading.Thread(target=lambda: asyncio.run(all_of_them()), daemon=True).start()
-    counts.tell_at_the_end()
+    counts.print_at_the_end()
 
 
 def be_shims(folder: str, first: int, count: int) -> None:
@@ -275,13 +280,13 @@ def be_shims(folder: str, first: int, count: int) -> None:
         threading.Thread(target=ask, args=(first + number,), daemon=True).start()
 
     def end() -> None:
-        """Each shim ends the ipmitool that it has started."""
+        """End the shims, each of which ends its ipmitool."""
         ending.set()
         for each in list(running.values()):
             each.terminate()
             each.wait()
 
-    counts.tell_at_the_end(end)
+    counts.print_at_the_end(end)
 
 
 def main(role: str, folder: str, one: str, two: str) -> None:

@@ -1,4 +1,4 @@
-"""The systemd units as they are shipped: valid, hardened, and without what would break them."""
+"""The shipped systemd units: valid, hardened, and without settings that would break them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bmcmedic.agent.main import NICE
 from bmcmedic.host.relieve.priority import NICE as FIRST
 
 EXPOSURE_MAX = {"bmcmedic-driver.service": 4.0, "bmcmedic-agent.service": 3.1}
-"""What `systemd-analyze security` may say at the most; 10 is the worst.
+"""Greatest exposure that `systemd-analyze security` may report; 10 is the worst.
 
-A tenth of the agent's is `setpriority`: relief comes first on a host that is overloaded.
+A tenth of the agent's is `setpriority`: relief has a higher priority on an overloaded host.
 """
 
 BREAKS = {
@@ -27,7 +27,7 @@ BREAKS = {
         "ProtectKernelTunables", "ProcSubset", "PrivateUsers", "PrivateNetwork", "IPAddressDeny",
     },
 }  # fmt: skip
-"""Switches that take away what the program needs; the unit says of each why it is not set."""
+"""Settings that take away what the program needs; the unit gives the reason for each."""
 
 
 def analyze(*words: str) -> str:
@@ -57,7 +57,7 @@ def settings(name: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", units.NAMES)
 def test_systemd_finds_nothing_wrong(installed: Path, name: str) -> None:
     said = analyze("verify", "--man=no", str(installed / name))
-    # Whatever else is wrong on this machine is no concern of ours.
+    # Problems of other units on this machine do not count.
     assert [line for line in said.splitlines() if "bmcmedic" in line] == []
 
 
