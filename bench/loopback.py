@@ -3,11 +3,11 @@
     sudo make bench-loopback ARGS="[--seconds 30] [--clients 50]"
 
 The driver runs with its watchdog, over the registers of a simulated BMC, and the agent with its
-loopback proxy. Clients ask as fast as they are answered, each something else, so that no answer is
-shared. They ask at the driver's socket, over RMCP+ sessions that stay open, and by the real ipmitool
-through the shim. The BMC takes 5 ms, 0.2 s or 1 s for an answer, or loses one of thirty, from which
-the interface has to recover. In turns, the same runs with a driver that serves in the order of
-arrival.
+loopback proxy. Clients ask as fast as they are answered, each something else, so that no answer
+is shared. They ask at the driver's socket, over RMCP+ sessions that stay open, and by the real
+ipmitool through the shim. The BMC takes 5 ms, 0.2 s or 1 s for an answer, or loses one of thirty,
+from which the interface has to recover. In turns, the same runs with a driver that serves in the
+order of arrival.
 
 A pat waits from the moment its thread wants it until the exchange that carries it begins. The
 figure is the longest such wait minus the longest exchange. The driver's process does the work of

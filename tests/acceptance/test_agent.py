@@ -1,4 +1,4 @@
-"""`bmcmedic agent` as a process of its own: what an operator and a controller meet."""
+"""`bmcmedic agent` as a process of its own, as an operator and a controller see it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class RunningAgent(Running):
-    """An agent, whose figures can be had."""
+    """A running agent, with access to its metrics."""
 
     def scrape(self) -> dict[str, float]:
         with socket.socket(socket.AF_UNIX) as client:
@@ -50,7 +50,7 @@ class RunningAgent(Running):
 
 
 def configure(folder: Path, *lines: str, socket_path: str | None = None) -> Path:
-    """The agent's file; everything it writes is below `folder`."""
+    """Write the agent's configuration; everything that the agent writes is below `folder`."""
     own = "\n".join(lines) + "\n"
     if "stuck_after_s" not in own:  # else it tells of what other tests start on this machine
         own += "" if "[relief]\n" in own else "[relief]\n"
@@ -90,7 +90,7 @@ def agent(
 
 @contextlib.contextmanager
 def process(words: list[str]) -> Iterator[None]:
-    """A program that says nothing that is read here."""
+    """Run a program whose output is not read."""
     started = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
     )
@@ -102,14 +102,14 @@ def process(words: list[str]) -> Iterator[None]:
 
 
 def driver_without_bmc(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """A real driver, which finds no interface."""
+    """Run a real driver, which finds no interface."""
     own = ("--real-time-priority", "0", "--lock-memory", "no", "--oom-score-adj", "0")
     device = ("--interface", "dev-ipmi", "--device", str(folder / "no-ipmi0"))
     return process(bmcmedic("driver", "--runtime-dir", str(folder), *device, *own))
 
 
 def driver_with_bmc(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """A real driver that pats the timer of a simulated BMC."""
+    """Run a real driver that pats the timer of a simulated BMC."""
     return process([sys.executable, "-m", "tests.support.driver_process", str(folder), "disarm"])
 
 
@@ -159,7 +159,7 @@ def test_it_is_a_module_too_and_the_help_lists_it() -> None:
     assert own.stdout == run("agent", "--help").stdout
 
 
-def test_a_wrong_configuration_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_reported_at_once_with_its_lines(tmp_path: Path) -> None:
     file = configure(tmp_path, "[relief]", 'mode = "kill"', "[controler]", "url = 5")
     done = run("agent", "--config", str(file))
     assert done.returncode == 2
@@ -222,7 +222,7 @@ def test_two_agents_are_refused(tmp_path: Path) -> None:
         assert first.end() == 0
 
 
-def test_a_crash_loop_only_observes_and_says_so(tmp_path: Path) -> None:
+def test_a_crash_loop_only_observes_and_logs_it(tmp_path: Path) -> None:
     file = configure(tmp_path, "starts_max = 3", "[relief]", 'mode = "act"')
     for _ in range(2):
         with agent(tmp_path, file) as running:
@@ -238,7 +238,7 @@ def test_a_crash_loop_only_observes_and_says_so(tmp_path: Path) -> None:
     assert "event=observe-only" not in running.said
 
 
-def test_systemd_hears_of_its_beginning_its_life_and_its_end(tmp_path: Path) -> None:
+def test_systemd_is_notified_of_start_life_and_end(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -301,7 +301,7 @@ def test_beside_a_real_driver_without_a_bmc_it_serves_what_there_is(tmp_path: Pa
     assert "Traceback" not in running.said
 
 
-def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: Path) -> None:
+def test_beside_a_driver_that_pats_a_bmc_it_serves_all_metrics(tmp_path: Path) -> None:
     file = configure(tmp_path)
     # Asked before the first pat, it would say for a minute that the timer stands.
     file.write_text(file.read_text().replace("[metrics]", "[metrics]\nbmc_period_s = 5"))
@@ -334,7 +334,7 @@ def test_beside_a_driver_that_pats_a_bmc_it_serves_all_of_its_figures(tmp_path: 
 
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-"""What an agent that may act sees here: nothing but what the test started."""
+"""Runs the agent in a pid namespace, where it sees only what the test started."""
 
 
 def has_namespaces() -> bool:
@@ -346,7 +346,7 @@ def has_namespaces() -> bool:
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="no pid namespace of our own (not root?)")
-def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -> None:
+def test_if_it_may_act_it_ends_stuck_clients_and_no_others(tmp_path: Path) -> None:
     clients = HostClients(tmp_path)
     file = configure(tmp_path, "[relief]", 'mode = "act"', "stuck_after_s = 5")
     # Without an interface it looks closely only when a whole triage has found somebody stuck.
@@ -387,7 +387,7 @@ def test_where_it_may_act_it_ends_who_is_stuck_and_nobody_else(tmp_path: Path) -
             host.communicate()
 
 
-def test_the_loopback_door_is_opened_where_that_is_wanted(tmp_path: Path) -> None:
+def test_the_loopback_proxy_is_opened_if_configured(tmp_path: Path) -> None:
     file = configure(
         tmp_path,
         "[doors]",
@@ -458,7 +458,7 @@ def test_a_controller_that_is_gone_and_comes_back_is_found_again(
         assert running.end() == 0
 
 
-def test_a_controller_that_is_not_trusted_hears_nothing(
+def test_a_controller_that_is_not_trusted_gets_nothing(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
 ) -> None:
     other = Authority(tmp_path_factory.mktemp("other"), "other")
@@ -472,7 +472,7 @@ def test_a_controller_that_is_not_trusted_hears_nothing(
     assert controller.reports == []
 
 
-def test_who_it_is_is_told_by_certificate_and_token(
+def test_it_identifies_itself_by_certificate_and_token(
     tmp_path: Path, authority: Authority, certificate: tuple[Path, Path]
 ) -> None:
     credentials = tmp_path / "credentials"
@@ -586,7 +586,7 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
     assert watchdog.orders == [("disarm", None)]
 
 
-def test_an_order_is_not_begun_where_it_cannot_be_remembered(
+def test_an_order_that_cannot_be_stored_is_not_started(
     tmp_path: Path, authority: Authority, certificate: tuple[Path, Path]
 ) -> None:
     (tmp_path / "state" / "orders.json.new").mkdir(parents=True)  # as good as a full disk

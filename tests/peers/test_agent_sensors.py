@@ -1,4 +1,4 @@
-"""The agent's sensors beside the real peers': ipmi_exporter, and OpenIPMI's `ipmi_sim`."""
+"""The agent's sensors compared with real peers: ipmi_exporter, and OpenIPMI's `ipmi_sim`."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ EXPORTER = "prometheus-ipmi-exporter"
 TOOL = "ipmimonitoring"
 TIMEOUT_S = 60.0
 LAST_DIGIT = 0.0051
-"""FreeIPMI prints two digits behind the point."""
+"""Tolerance of a value: FreeIPMI prints two digits after the point."""
 SENSORS = ("temperature", "fan_speed", "voltage", "current", "power", "sensor")
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def figures(text: str) -> Figures:
-    """Every sensor's, by name and labels."""
+    """Return the value of every sensor, by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -70,7 +70,7 @@ def figures(text: str) -> Figures:
 
 
 class Agent:
-    """What the agent has of the BMC, without the rest of it."""
+    """The part of the agent that reads the BMC."""
 
     def __init__(self, host: SimHost) -> None:
         self.said: list[str] = []
@@ -110,7 +110,7 @@ def exported(listens: str, proxy: RunningProxy) -> str | None:
 
 @pytest.mark.skipif(shutil.which(EXPORTER) is None, reason="ipmi_exporter is not installed")
 @pytest.mark.usefixtures("quick")
-def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path) -> None:
+def test_the_agent_and_ipmi_exporter_serve_the_same_values(tmp_path: Path) -> None:
     settings = LoopbackSettings(port=0, request_s=5.0, stale_answer_s_max=0.0)
     with (
         sim_host(tmp_path) as host,
@@ -146,7 +146,7 @@ def test_the_agent_and_ipmi_exporter_say_the_same_of_the_same_bmc(tmp_path: Path
 
 
 @pytest.mark.usefixtures("quick")
-def test_when_the_bmc_hangs_no_sensor_is_told_and_the_bmc_is_left_alone(tmp_path: Path) -> None:
+def test_while_the_bmc_hangs_no_sensor_is_served_and_the_bmc_is_not_asked(tmp_path: Path) -> None:
     with sim_host(tmp_path, HANG_LIMITS) as host, closing(Agent(host)) as agent:
         assert 'ipmi_up{collector="ipmi"} 1.0' in agent.scrape()
         host.set_faults("hang")
@@ -178,7 +178,7 @@ BUILT = (
 
 
 def commands() -> str:
-    """The same records and readings for a BMC that is not ours."""
+    """Return the same records and readings as a configuration of `ipmi_sim`."""
     lines = []
     for record_id, sensor in enumerate(BUILT, start=1):
         record = " ".join(f"0x{byte:02x}" for byte in sensor.record(record_id))

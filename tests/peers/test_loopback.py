@@ -1,4 +1,4 @@
-"""Real tools through the loopback door and the shim, with the driver over a simulated BMC."""
+"""Real tools through the loopback proxy and the shim, with the driver over a simulated BMC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.sim_host import (
 
 TIMEOUT_S = 60.0
 AT_ONCE_S = 1.0
-"""An error comes within a second. The machine that tests run on may be busy besides."""
+"""Longest wait for an error, in seconds: one second, and more because the machine may be busy."""
 SLACK_S = 10.0
 EXPORTER = "prometheus-ipmi-exporter"
 
@@ -52,7 +52,7 @@ Done = subprocess.CompletedProcess[str]
 
 @dataclass
 class Bench:
-    """A host, its door, and the tools on it."""
+    """A host, its loopback proxy, and the tools on it."""
 
     host: SimHost
     proxy: RunningProxy
@@ -94,7 +94,7 @@ class Bench:
         return self.run(*self.shim_words(*words))
 
     def hang(self) -> None:
-        """The BMC falls silent towards the host, and the driver has noticed."""
+        """Let the BMC fall silent towards the host, and wait until the driver has noticed."""
         self.host.set_faults("hang")
         self.ipmitool("raw", "0", "1")  # somebody has to ask
         self.ipmitool("raw", "0", "1")
@@ -144,7 +144,7 @@ def sick_bench(tmp_path: Path) -> Iterator[Bench]:
         (("-c", "sdr", "list"), "CPU1 Temp,47,degrees C,ok"),
     ],
 )
-def test_ipmitool_is_the_same_by_the_door_and_by_the_shim(
+def test_ipmitool_prints_the_same_through_the_proxy_and_the_shim(
     bench: Bench, words: tuple[str, ...], said: str
 ) -> None:
     by_door, by_shim = bench.ipmitool(*words), bench.shim(*words)
@@ -167,7 +167,7 @@ def test_the_shims_failures_are_ipmitools(bench: Bench) -> None:
     [("raw 0x0a 0x42", "0a/42"), ("-b 6 -t 0x2c raw 0x0a 0x42", "06/34")],
     ids=["bmc", "bridged"],
 )
-def test_what_one_session_asks_over_and_over_is_carried_out_each_time(
+def test_a_request_that_a_session_repeats_later_is_carried_out_each_time(
     bench: Bench, request_words: str, key: str
 ) -> None:
     *bridge, raw, netfn, command = request_words.split()
@@ -188,7 +188,7 @@ def test_a_bridge_to_nobody_is_an_error_at_once(bench: Bench) -> None:
     assert "rsp=0xc3" in done.stderr
 
 
-def test_cipher_suite_3_works_and_a_wrong_secret_does_not(bench: Bench) -> None:
+def test_cipher_suite_3_works_and_a_wrong_password_does_not(bench: Bench) -> None:
     again = bench.ipmitool("-C", "3", "power", "status")
     assert again.stdout == "Chassis Power is on\n"
     other = bench.home / "other-password"
@@ -259,7 +259,7 @@ def test_on_a_slow_bmc_all_tools_wait_and_get_their_answers(sick_bench: Bench) -
     assert "CPU1 Temp" in sick_bench.free_ipmi("ipmi-sensors", "--quiet-cache").stdout
 
 
-def test_a_silent_bmc_is_an_error_at_once_and_nobody_stays_behind(sick_bench: Bench) -> None:
+def test_a_silent_bmc_is_an_error_at_once_and_no_process_stays_behind(sick_bench: Bench) -> None:
     bench = sick_bench
     kept = bench.shim("mc", "info")
     bench.hang()
@@ -291,7 +291,7 @@ def test_a_silent_bmc_is_an_error_at_once_and_nobody_stays_behind(sick_bench: Be
     assert bench.host.requests() == before
 
 
-def test_while_nobody_knows_yet_that_it_hangs_an_old_answer_is_never_given_as_new(
+def test_before_a_hang_is_noticed_a_cached_answer_is_never_given_as_fresh(
     tmp_path: Path,
 ) -> None:
     settings = LoopbackSettings(port=0, request_s=5.0, shim={"share_s": "-1000"})

@@ -1,4 +1,4 @@
-"""A small controller that speaks HTTPS for real: its own authority, its own port, and a memory."""
+"""A small controller that speaks real HTTPS, with an authority and a port of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUEST_S_MAX = 20.0
 
 @dataclass
 class Authority:
-    """Signs certificates, all of them good for a day."""
+    """Signs certificates, which are all valid for a day."""
 
     folder: Path
     name: str = "authority"
@@ -42,7 +42,7 @@ class Authority:
         return self.folder / f"{self.name}.pem"
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1 and its key, as files."""
+        """Write a certificate for 127.0.0.1 and its key as files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(_pem(self._signed(name, key, is_ca=False)))
@@ -88,7 +88,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 
 class Controller:
-    """Takes reports, and hands out what orders it is given."""
+    """Accepts reports, and replies with the orders that the test sets."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ class Controller:
         self.orders: list[Any] = []
         self.status = 200
         self.raw: bytes | None = None
-        """What it answers in place of what it should."""
+        """The answer that replaces the regular one, if any."""
         self.port = 0
 
     @property
@@ -113,14 +113,14 @@ class Controller:
         return json.dumps({"orders": self.orders}).encode()
 
     def acknowledged(self) -> dict[str, dict[str, Any]]:
-        """The last that was said of each order."""
+        """Return the last acknowledgement of each order."""
         return {each["id"]: each for report in self.reports for each in report["orders"]}
 
     @contextlib.contextmanager
     def serving(
         self, certificate: tuple[Path, Path], *, clients: Authority | None = None
     ) -> Iterator[None]:
-        """Listen, on the port that it had before if any; `clients` signs who may come."""
+        """Listen, on the former port if there was one; `clients` signs the allowed clients."""
         controller = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -155,7 +155,7 @@ class Controller:
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """Shakes hands in the connection's own thread, and hangs up on all when it is closed."""
+    """Does the handshake in the connection's thread, and closes all connections at its end."""
 
     daemon_threads = False
 

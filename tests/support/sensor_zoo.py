@@ -88,11 +88,11 @@ ANALOG: tuple[Sensor, ...] = (
     DiscreteSensor(46, "The vendor's", 0xC0, BOARD, 0x01, 0x0F),
     DiscreteSensor(47, "The vendor's too", sdr.FAN, BOARD, 0x01, 0x0F, event_type=0x70),
 )
-"""Of some, FreeIPMI and we think the same; which those are, the tests say."""
+"""Sensors of every kind; the tests name those on which FreeIPMI and this program agree."""
 
 
 def discrete(kinds: list[tuple[int, int]], states: int) -> tuple[Sensor, ...]:
-    """One of each kind (event type, sensor type), all in the same states."""
+    """Return one sensor of each kind (event type, sensor type), all in the same states."""
     return tuple(
         DiscreteSensor(number, f"{number:02x}", kind[1], BOARD, states, 0x7FFF, event_type=kind[0])
         for number, kind in enumerate(kinds, start=1)

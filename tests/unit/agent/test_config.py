@@ -1,4 +1,4 @@
-"""The agent's settings: safe as they are, all that is wrong at once, and what a reload changes."""
+"""The agent's settings: safe defaults, all errors at once, and what a reload changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_as_it_is_nothing_is_changed_and_nobody_is_told() -> None:
+def test_the_defaults_change_nothing_and_report_to_nobody() -> None:
     plain = load(None, {})
     assert plain == AgentConfig()
     assert plain.relief.mode == "observe"
@@ -52,7 +52,7 @@ def test_what_is_printed_is_what_would_be_read(tmp_path: Path) -> None:
         assert each.option is None
 
 
-def test_all_that_is_wrong_is_said_at_once_with_its_line(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         """
@@ -100,7 +100,7 @@ mode = "act"
         ("[[doors]]\nport = 1", r"line 1: doors is a section: write \[doors\]"),
     ],
 )
-def test_settings_that_contradict_each_other_are_told(tmp_path: Path, text: str, said: str) -> None:
+def test_conflicting_settings_are_reported(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         load(written(tmp_path, text), {})
 
@@ -122,7 +122,7 @@ def test_settings_that_contradict_each_other_are_told(tmp_path: Path, text: str,
         "https://c.example/" + "x" * 3000,
     ],
 )
-def test_no_url_is_taken_that_is_none(url: object) -> None:
+def test_an_invalid_url_is_refused(url: object) -> None:
     with pytest.raises(UnusableValue) as caught:
         HttpsUrl().check(url)
     assert "secret" not in str(caught.value)
@@ -137,7 +137,7 @@ def test_no_url_is_taken_that_is_none(url: object) -> None:
         ("[::1]:0", ListenAddress(None, "::1", 0)),
     ],
 )
-def test_places_that_only_this_host_reaches(value: str, place: ListenAddress | None) -> None:
+def test_addresses_that_only_this_host_reaches(value: str, place: ListenAddress | None) -> None:
     assert Listening().check(value) == place
     assert place is None or str(place) == value
 
@@ -147,7 +147,7 @@ def test_places_that_only_this_host_reaches(value: str, place: ListenAddress | N
     [7, "", "unix:relative", "unix:/" + "x" * 200, "9290", ":9290", "localhost:9290",
      "10.0.0.1:1", "[::]:9290", "127.0.0.1:x", "127.0.0.1:65536"],
 )  # fmt: skip
-def test_no_other_place_is_taken(value: object) -> None:
+def test_other_addresses_are_refused(value: object) -> None:
     with pytest.raises(UnusableValue):
         Listening().check(value)
 

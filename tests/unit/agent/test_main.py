@@ -1,4 +1,4 @@
-"""The agent is behind the host's own work."""
+"""The agent has a lower priority than the host's own work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from bmcmedic.agent.main import NICE, lower_priority
 
 
-def test_it_stays_behind_others_and_is_never_less_nice_than_it_was_started() -> None:
+def test_it_lowers_its_priority_and_never_raises_it() -> None:
     def nice_after(begun: int) -> int:
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""`bmcmedic agent --undo`, which the unit runs when an agent is gone, however that came."""
+"""`bmcmedic agent --undo`, which the unit runs after every end of an agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bmcmedic.host.relieve.undo_journal import DIRECTORY
 
 @pytest.fixture
 def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Where changes were looked for."""
+    """Record the directories in which an undo looked for changes."""
     places: list[str] = []
 
     def undo(config: AgentConfig) -> int:
@@ -31,7 +31,7 @@ def test_it_looks_where_the_configuration_says(tmp_path: Path, undone: list[str]
     assert undone == [str(tmp_path)]
 
 
-def test_a_configuration_that_is_wrong_keeps_nobody_from_putting_back(
+def test_a_broken_configuration_does_not_prevent_an_undo(
     tmp_path: Path, undone: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "agent.toml"

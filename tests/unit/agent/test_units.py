@@ -70,14 +70,14 @@ def test_they_are_hardened(installed: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", units.NAMES)
-def test_nothing_is_set_that_would_break_them_and_the_reason_stands_there(name: str) -> None:
+def test_nothing_is_set_that_would_break_them_and_the_reason_is_given(name: str) -> None:
     assert set(settings(name)) & BREAKS[name] == set()
     text = units.text(name)
     for switch in BREAKS[name] - {"DeviceAllow"}:
         assert f"{switch}=" in text
 
 
-def test_the_agent_may_come_first_when_it_relieves_and_is_behind_others_else() -> None:
+def test_the_agent_has_a_low_priority_and_may_raise_it_for_relief() -> None:
     found = settings("bmcmedic-agent.service")
     assert found["Nice"] == [str(NICE)]
     assert found["LimitNICE"] == [str(FIRST)]

@@ -1,4 +1,4 @@
-"""Orders: only whole ones, for this host, in time and allowed; each at most once, come what may."""
+"""Orders: only complete, timely, allowed ones for this host are carried out, each at most once."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def order(order_id: str = "o1", kind: object = "resume", **others: object) -> di
         (order(kind="lengthen-watchdog", seconds=7000), "seconds is the watchdog's time-out"),
     ],
 )
-def test_what_is_no_order_for_this_host_is_refused_with_its_reason(raw: object, said: str) -> None:
+def test_a_bad_order_is_refused_with_its_reason(raw: object, said: str) -> None:
     with pytest.raises(BadOrder, match=said):
         read_order(raw, HOST, NOW)
 
 
-def test_a_host_id_that_is_not_known_here_fits_nobody() -> None:
+def test_an_unknown_host_id_matches_no_order() -> None:
     with pytest.raises(BadOrder, match="another host or boot"):
         read_order(order(), {"boot_id": None, "product_uuid": None}, NOW)
 
@@ -115,7 +115,7 @@ def test_garbage_is_a_bad_order_and_nothing_else(raw: dict[str, Any]) -> None:
 
 
 class FakeDriver:
-    """Notes what it is ordered; fails as it is told."""
+    """Records its orders, and fails as the test wants."""
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, float | None]] = []
@@ -162,7 +162,7 @@ class FakeDriver:
 
 
 class Time(ThreadRuntime):
-    """Passes when somebody sleeps."""
+    """A clock that advances only when a thread sleeps."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -199,7 +199,7 @@ class Desk:
         self.news += 1
 
     def send(self, *raw: object) -> dict[str, tuple[str, str | None]]:
-        """Hand them in, let all be carried out; what the next report says of each."""
+        """Queue orders, carry them out, and return the state of each in the next report."""
         self.desk.take(list(raw))
         while self.desk.carry_out_next():
             pass
@@ -247,7 +247,7 @@ def test_the_same_order_twice_in_one_reply_is_done_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_what_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
+def test_an_order_that_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
     seconds = {"seconds": 300} if kind == "lengthen-watchdog" else {}
     desk = Desk(tmp_path, allowed=tuple(each for each in ALL if each != kind))
     (state, reason) = desk.send(order("a", kind, **seconds))["a"]
@@ -256,7 +256,7 @@ def test_what_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / FILE).exists()
 
 
-def test_a_host_that_is_switched_off_carries_out_nothing(tmp_path: Path) -> None:
+def test_a_host_with_the_kill_switch_carries_out_nothing(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.desk.take([order("b", "cold-reset")])
     desk.why_not = "/etc/bmcmedic/disabled exists"  # it came between order and act
@@ -297,7 +297,7 @@ def test_there_is_time_between_two_cold_resets_over_a_restart_too(tmp_path: Path
         (CompletionCodeError("ColdResetReq", 0xD4, "no", is_temporary=False), "failed"),
     ],
 )
-def test_what_may_have_happened_is_said_and_never_tried_again(
+def test_an_order_that_may_have_run_is_unknown_and_never_tried_again(
     tmp_path: Path, error: BmcmedicError, state: str
 ) -> None:
     desk = Desk(tmp_path)
@@ -333,7 +333,7 @@ def test_an_agent_that_ends_in_the_middle_leaves_it_unknown(tmp_path: Path) -> N
 
 
 def no_room(folder: Path) -> None:
-    """What a full disk does to a file that is to be replaced."""
+    """Make replacing the file fail, as on a full disk."""
     (folder / f"{FILE}.new").mkdir(parents=True)
 
 
@@ -359,7 +359,7 @@ def test_an_order_that_cannot_be_stored_is_not_started(
     assert "cannot be stored" in str(reason)
 
 
-def test_a_park_is_done_when_the_interface_is_let_go_and_resume_ends_it(tmp_path: Path) -> None:
+def test_a_park_is_done_when_the_interface_is_released_and_resume_ends_it(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     assert desk.send(order("a", "park", seconds=60), order("b", "park"))["b"] == ("done", None)
     assert desk.driver.orders == [("park", 60.0), ("park", 600.0)]
@@ -398,7 +398,7 @@ def test_a_flood_of_orders_is_bounded(tmp_path: Path) -> None:
 
 
 def told_by_all_reports(desk: Desk) -> dict[str, tuple[str, str | None]]:
-    """What one report after the other says, each of which arrives."""
+    """Return the acknowledgements of report after report, each of which arrives."""
     told: dict[str, tuple[str, str | None]] = {}
     while now := desk.told():
         told |= now
@@ -427,7 +427,7 @@ def test_as_many_as_a_reply_can_hold_are_acknowledged_over_several_reports(tmp_p
     assert set(told_by_all_reports(desk)) == set(names)
 
 
-def test_what_has_no_usable_id_is_named_in_the_log_and_counted(
+def test_orders_without_a_usable_id_are_logged_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(tmp_path)
@@ -479,5 +479,5 @@ def test_a_corrupt_store_is_not_trusted(tmp_path: Path, content: str) -> None:
         OrderStore(tmp_path)
 
 
-def test_final_states_are_those_from_which_nothing_comes() -> None:
+def test_a_final_state_has_no_next_state() -> None:
     assert [state for state in OrderState if not state.is_final] == [OrderState.STARTED]

@@ -1,4 +1,4 @@
-"""Reports: the newest state wins, what is kept is bounded, and the pace fits the controller."""
+"""Reports: the newest state wins, the history is bounded, and the schedule suits the controller."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Time(ThreadRuntime):
 
 
 class Controller:
-    """Takes reports, or does not."""
+    """A controller that accepts reports, or fails."""
 
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
@@ -92,7 +92,7 @@ class Bench:
         )
 
     def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str, dict[str, Any]]]:
-        """What is said in the log from now on."""
+        """Return the list to which all further log lines are appended."""
         said: list[tuple[int, str, str, dict[str, Any]]] = []
 
         def event(level: int, name: str, message: str, **fields: Any) -> None:  # noqa: ANN401
@@ -167,7 +167,7 @@ def test_the_log_has_a_line_when_a_symptom_of_the_driver_comes_and_one_when_it_g
     ]
 
 
-def test_a_driver_that_says_nothing_ends_no_symptom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_status_of_the_driver_no_symptom_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(None)
     lines = bench.lines(monkeypatch)
     silent = seen_of_driver(driver={"breaker": BREAKER})
@@ -181,7 +181,7 @@ def test_a_driver_that_says_nothing_ends_no_symptom(monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_nobody_is_told_without_a_controller() -> None:
+def test_without_a_controller_nothing_is_posted() -> None:
     assert dict(Bench().reporter.counts) == {"taken": 0, "failed": 0}
     bench = Bench(None)
     bench.see("a")
@@ -217,7 +217,9 @@ def test_symptoms_that_flap_do_not_flood_the_controller() -> None:
     assert len(told) + lost >= 990
 
 
-def test_while_the_controller_is_away_only_the_newest_is_kept_and_a_bounded_past() -> None:
+def test_while_the_controller_is_away_only_the_newest_state_and_a_bounded_history_are_stored() -> (
+    None
+):
     bench = Bench()
     bench.see("first")
     bench.run_for(0.01)
@@ -248,7 +250,7 @@ def test_a_symptom_does_not_break_the_back_off() -> None:
     assert schedule.due_in_s(0.0) == before >= 10
 
 
-def test_the_back_off_is_bounded_and_a_controller_that_asks_is_heard() -> None:
+def test_the_back_off_is_bounded_and_a_retry_after_is_obeyed() -> None:
     schedule = ReportSchedule(0.0, random.Random(1))
     waits = []
     for _ in range(10):
@@ -265,7 +267,7 @@ def test_the_back_off_is_bounded_and_a_controller_that_asks_is_heard() -> None:
     assert schedule.due_in_s(0.0) <= 360
 
 
-def test_orders_go_to_the_desk_and_are_acknowledged_in_the_next_report() -> None:
+def test_orders_go_to_the_queue_and_are_acknowledged_in_the_next_report() -> None:
     bench = Bench()
     bench.see()
     bench.reporter.step()
@@ -280,7 +282,7 @@ def test_orders_go_to_the_desk_and_are_acknowledged_in_the_next_report() -> None
     assert bench.controller.got[-1]["orders"] == []
 
 
-def test_what_was_not_delivered_is_acknowledged_again() -> None:
+def test_an_acknowledgement_that_was_not_delivered_is_sent_again() -> None:
     bench = Bench()
     bench.see()
     bench.desk.waiting = [Acknowledgement("o1", "resume", OrderState.DONE)]
@@ -305,7 +307,7 @@ def test_another_controller_gets_a_link_of_its_own() -> None:
     assert bench.links[1].got[0]["sequence"] == 2
 
 
-def test_the_first_state_is_news_only_with_a_symptom() -> None:
+def test_the_first_state_is_a_change_only_with_a_symptom() -> None:
     assert not History().note(HostState(1.0))
     assert History().note(HostState(1.0, ("a",)))
 
@@ -313,7 +315,7 @@ def test_the_first_state_is_news_only_with_a_symptom() -> None:
 @pytest.mark.parametrize(
     "raw", [b"[]", b"5", b"{", b'{"orders": {}}', b"\xff", b"[" * 60_000, b'{"orders": null}']
 )
-def test_a_reply_that_is_none_is_a_report_not_taken(raw: bytes) -> None:
+def test_a_malformed_reply_is_a_report_that_was_not_accepted(raw: bytes) -> None:
     with pytest.raises(ReportNotAccepted):
         _read(raw)
 

@@ -1,4 +1,4 @@
-"""Figures: ipmi_exporter's names, nothing made up, and nobody who scrapes waits for the BMC."""
+"""Metrics: ipmi_exporter's names, only known values, and no scrape waits for the BMC."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ class Bench:
         sensors = SensorReader(lambda: self.sensor_period_s, lambda: None, print, self.time)
         self.reader = BmcReader(lambda: self.bmc, lambda: 60.0, self.time, sensors)
         own = AgentCounters({"taken": 3}, 1_700_000_000.0, {"refused": 1}, acts=False)
-        self.driver_first: DriverView | None = None
+        self.first_driver_view: DriverView | None = None
         collector = AgentCollector(
-            lambda: self.state, lambda: self.driver_first, lambda: own, self.reader
+            lambda: self.state, lambda: self.first_driver_view, lambda: own, self.reader
         )
         self.metrics = Metrics(collector, self.reader)
 
     def read_sensors(self) -> None:
-        """A round, beginning now."""
+        """Run a round of the sensors."""
         self.sensor_period_s = 60.0
         sensors = self.reader.sensors
         sensors.begin_if_due()
@@ -117,7 +117,7 @@ class Bench:
             sensors.go_on(self.bmc)
 
     def scrape(self) -> dict[str, float]:
-        """What a scrape says, by name and labels."""
+        """Return the values of a scrape, by name and labels."""
         return {
             sample.name + "".join(f"{{{key}={value}}}" for key, value in sample.labels.items()):
                 sample.value
@@ -126,16 +126,16 @@ class Bench:
         }  # fmt: skip
 
 
-def test_nothing_is_made_up_before_anything_is_known() -> None:
+def test_unknown_values_are_not_served() -> None:
     seen = Bench().scrape()
     assert not [name for name in seen if name.startswith(("ipmi_bmc", "ipmi_chassis", "ipmi_up"))]
     assert "bmcmedic_driver_up" not in seen
     assert seen["bmcmedic_reports_total{outcome=taken}"] == 3
 
 
-def test_what_the_driver_said_first_is_served_until_the_first_look_has_ended() -> None:
+def test_the_first_status_of_the_driver_is_served_until_the_first_round_ends() -> None:
     bench = Bench()
-    bench.driver_first = DriverView(
+    bench.first_driver_view = DriverView(
         {
             "driver": {"breaker": {"open": True, "openings": 1}, "counts": {"failures": 3}},
             "watchdog": {"counts": {"pats": 17}},
@@ -146,7 +146,7 @@ def test_what_the_driver_said_first_is_served_until_the_first_look_has_ended() -
     assert seen["bmcmedic_pats_total"] == 17
     assert seen["bmcmedic_driver_events_total{event=failures}"] == 3
     assert seen["bmcmedic_symptom{symptom=bmc-not-answering}"] == 1
-    assert "bmcmedic_stuck_clients" not in seen  # nobody has looked
+    assert "bmcmedic_stuck_clients" not in seen  # no scan has ended
     bench.state = HostState(1.0, driver=DriverView(None, "no driver runs here"))
     seen = bench.scrape()
     assert seen["bmcmedic_driver_up"] == 0
@@ -156,7 +156,9 @@ def test_what_the_driver_said_first_is_served_until_the_first_look_has_ended() -
 
 def test_counters_begin_at_0() -> None:
     bench = Bench()
-    bench.driver_first = DriverView({"driver": {"counts": {}}, "watchdog": {"in_charge": True}})
+    bench.first_driver_view = DriverView(
+        {"driver": {"counts": {}}, "watchdog": {"in_charge": True}}
+    )
     seen = bench.scrape()
     for outcome in Outcome:
         assert seen[f"bmcmedic_relief_actions_total{{outcome={outcome.value}}}"] == 0
@@ -170,7 +172,7 @@ def test_counters_begin_at_0() -> None:
     }
 
 
-def test_what_ipmi_exporter_exports_has_its_names() -> None:
+def test_metrics_of_ipmi_exporter_have_its_names() -> None:
     bench = Bench()
     bench.reader.ask(bench.bmc)
     seen = bench.scrape()
@@ -236,7 +238,7 @@ def test_sensors_of_a_bmc_out_of_reach_are_not_served(view: DriverView) -> None:
     assert "bmcmedic_bmc_answer_age_seconds{collector=ipmi}" not in seen
 
 
-def test_sensors_that_are_not_wanted_are_not_there() -> None:
+def test_with_sensors_off_there_are_none() -> None:
     bench = Bench()
     bench.read_sensors()
     bench.sensor_period_s = None
@@ -273,7 +275,7 @@ def test_a_silent_bmc_is_not_up_and_its_last_answer_ages() -> None:
     assert seen["bmcmedic_bmc_answer_age_seconds{collector=chassis}"] == 100
 
 
-def test_a_bmc_without_dcmi_has_not_failed_at_it() -> None:
+def test_a_bmc_without_dcmi_is_no_failure() -> None:
     bench = Bench()
     bench.bmc.refused = {GetPowerReadingReq: 0xC1, GetWatchdogTimerReq: 0xC1}
     bench.reader.ask(bench.bmc)
@@ -285,7 +287,7 @@ def test_a_bmc_without_dcmi_has_not_failed_at_it() -> None:
     assert bench.scrape()["ipmi_up{collector=dcmi}"] == 0
 
 
-def test_a_bmc_without_dcmi_has_not_got_it_while_it_is_silent() -> None:
+def test_a_silent_bmc_without_dcmi_still_has_none() -> None:
     bench = Bench()
     bench.bmc.refused = {GetPowerReadingReq: 0xC1}
     bench.reader.ask(bench.bmc)
@@ -302,7 +304,7 @@ def test_a_bmc_without_dcmi_has_not_got_it_while_it_is_silent() -> None:
     assert bench.scrape()["ipmi_up{collector=dcmi}"] == 1  # new firmware has it
 
 
-def test_power_that_is_not_measured_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_that_is_not_measured_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ANSWERS, GetPowerReadingReq, GetPowerReadingRsp(0, active=False))
     bench = Bench()
     bench.reader.ask(bench.bmc)
@@ -311,7 +313,7 @@ def test_power_that_is_not_measured_is_no_figure(monkeypatch: pytest.MonkeyPatch
     assert "ipmi_dcmi_power_consumption_watts" not in seen
 
 
-def test_where_nothing_was_answered_it_is_asked_again_soon() -> None:
+def test_a_bmc_that_answered_nothing_is_asked_again_soon() -> None:
     bench = Bench()
     bench.bmc.silent = {type(question) for question in QUESTIONS.values()}
     bench.reader.ask(bench.bmc)
@@ -392,7 +394,7 @@ def test_driver_host_and_relief_are_served() -> None:
 @pytest.mark.parametrize(
     "status", [{}, {"driver": None, "watchdog": None}, {"driver": {}, "watchdog": {"counts": {}}}]
 )
-def test_a_status_of_another_version_is_no_accident(status: dict[str, Any]) -> None:
+def test_a_status_of_another_version_does_no_harm(status: dict[str, Any]) -> None:
     assert Bench(HostState(1.0, driver=DriverView(status))).scrape()["bmcmedic_driver_up"] == 1
 
 
@@ -425,7 +427,7 @@ def ask(door: MetricsEndpoint, method: str, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_the_door_serves_figures_and_nothing_else() -> None:
+def test_the_endpoint_serves_metrics_and_nothing_else() -> None:
     with opened(ListenAddress(None, "127.0.0.1", 0)) as door:
         assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
         assert ask(door, "GET", "/metrics?x=1")[0] == 200
@@ -434,7 +436,7 @@ def test_the_door_serves_figures_and_nothing_else() -> None:
         assert ask(door, "POST", "/metrics")[0] == 405
 
 
-def test_a_client_that_drips_or_lies_costs_the_others_a_while(
+def test_a_client_that_trickles_or_lies_is_closed_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 1.5)
@@ -454,7 +456,7 @@ def test_a_client_that_drips_or_lies_costs_the_others_a_while(
             assert binary.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_figures_that_took_long_to_put_together_are_served(
+def test_metrics_that_took_long_to_collect_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 1.5)
@@ -499,7 +501,7 @@ def test_a_client_that_does_not_read_costs_the_others_nothing(
         assert deaf.recv(12) == b"HTTP/1.1 200"
 
 
-def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: Path) -> None:
+def test_the_unix_socket_is_private_and_replaced_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))
@@ -513,7 +515,7 @@ def test_the_unix_socket_is_roots_alone_and_taken_over_and_taken_away(tmp_path: 
     assert not os.path.lexists(path)
 
 
-def test_what_cannot_be_listened_on_is_a_configuration_error(tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigurationError, match="is not a socket; it was not changed"):
         MetricsEndpoint(ListenAddress(str(tmp_path / "file")), None, lambda: b"")

@@ -1,4 +1,4 @@
-"""Sensors in rounds: behind everything else, never more than set, and nothing that is not so."""
+"""Sensors in rounds: after everything else, no more often than set, and no stale reading served."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Time(ThreadRuntime):
 
 
 class FakeDriver:
-    """A simulated BMC behind a driver that may say no."""
+    """A simulated BMC behind a driver that may refuse."""
 
     def __init__(self, time: Time, sensors: tuple[Sensor, ...]) -> None:
         self.time = time
@@ -112,13 +112,13 @@ class Bench:
         self.reader.begin_if_due()
 
     def step(self) -> None:
-        """Wait as long as the reader would, then let it go on."""
+        """Wait as long as the reader wants, then let it continue."""
         assert self.reader.pause_s is not None
         self.time.now += self.reader.pause_s
         self.reader.go_on(self.driver)
 
     def round(self) -> dict[str, float | None]:
-        """A scrape after the period, and the round that it begins."""
+        """Scrape after the period, and run the round that begins."""
         self.time.now += PERIOD_S
         self.driver.asked.clear()
         self.scrape()
@@ -186,7 +186,7 @@ def test_the_records_are_read_again_when_the_bmc_has_restarted() -> None:
     assert bench.driver.counts[GetSdrReq] == 6
 
 
-def test_nobody_scrapes_nobody_asks_and_no_more_often_than_set() -> None:
+def test_sensors_are_read_after_scrapes_only_and_no_more_often_than_set() -> None:
     bench = Bench()
     bench.reader.go_on(bench.driver)
     assert bench.driver.asked == []
@@ -227,7 +227,7 @@ def test_most_of_the_interfaces_time_is_left_to_others(takes_s: float) -> None:
 @pytest.mark.parametrize(
     "problem", [QueueFull("full"), Interrupted("a pat", may_have_run=False)], ids=repr
 )
-def test_it_gives_way_and_asks_the_same_again(problem: BmcmedicError) -> None:
+def test_it_gives_way_and_repeats_the_request(problem: BmcmedicError) -> None:
     bench = Bench()
     bench.scrape()
     bench.driver.fails = {object: problem}
@@ -259,7 +259,7 @@ def test_a_driver_that_is_never_free_ends_the_round() -> None:
     ],
     ids=repr,
 )
-def test_when_the_bmc_is_out_of_reach_nothing_is_told_and_nothing_more_asked(
+def test_when_the_bmc_is_out_of_reach_nothing_is_served_and_nothing_more_asked(
     problem: BmcmedicError,
 ) -> None:
     bench = Bench()
@@ -279,7 +279,7 @@ def test_when_the_bmc_is_out_of_reach_nothing_is_told_and_nothing_more_asked(
     ]
 
 
-def test_a_driver_that_may_only_just_begin_is_tried_again_soon() -> None:
+def test_a_driver_that_may_be_starting_is_tried_again_soon() -> None:
     bench = Bench()
     bench.driver.fails = {object: DriverUnavailable("no driver runs here")}
     bench.round()
@@ -319,7 +319,7 @@ def test_a_busy_moment_does_not_lose_the_records() -> None:
     assert len(bench.round()) == 3
 
 
-def test_a_repository_that_cannot_be_read_says_why() -> None:
+def test_an_unreadable_repository_is_reported_with_the_reason() -> None:
     bench = Bench()
     cancelled = ReserveSdrRepositoryReq.completion_code_error(0xC5)
     bench.driver.fails = {GetSdrReq: cancelled}
@@ -332,7 +332,7 @@ def test_a_repository_that_cannot_be_read_says_why() -> None:
     assert len(bench.reported) == 1  # once, not each time
 
 
-def test_a_sensor_that_silences_the_bmc_is_asked_last_and_ever_less_often() -> None:
+def test_a_sensor_that_silences_the_bmc_is_read_last_and_less_and_less_often() -> None:
     bench = Bench()
     bench.driver.silent_at = {2}
     assert bench.round() == {}  # it may be the BMC
@@ -442,7 +442,7 @@ def test_a_pause_counts_from_the_end_of_what_took_long() -> None:
     assert bench.driver.counts[GetSensorReadingReq] == 100
 
 
-def test_what_a_round_had_time_for_is_told_and_the_rest_comes_first() -> None:
+def test_a_slow_round_serves_what_it_read_and_the_rest_comes_first() -> None:
     bench = Bench(*(temperature(number, f"T{number}", 30) for number in range(1, 251)))
     bench.round()
     bench.driver.takes_s = 0.9
@@ -557,7 +557,7 @@ def test_what_nobody_scraped_for_long_is_not_served() -> None:
     assert bench.values() == {}
 
 
-def test_a_reload_may_take_them_away_in_the_middle_of_a_round() -> None:
+def test_a_reload_may_turn_sensors_off_in_the_middle_of_a_round() -> None:
     bench = Bench()
     bench.round()
     bench.time.now += PERIOD_S

@@ -1,4 +1,4 @@
-"""The loop: cheap while all is well, close when something is odd, and nothing changed unasked."""
+"""The host loop: cheap while all is well, frequent scans on an anomaly, no unwanted change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SILENT: dict[str, Any] = {"driver": {"breaker": {"open": True}}, "watchdog": Non
 
 
 class Permission:
-    """Says yes unless told otherwise."""
+    """A permission that allows changes unless the test forbids them."""
 
     def __init__(self) -> None:
         self.acted = False
@@ -49,7 +49,7 @@ class Permission:
 
 
 class HostTime(ThreadRuntime):
-    """The host's own time: waiting lets it pass."""
+    """The time of the host, which passes while a thread waits."""
 
     def __init__(self, host: FakeHost) -> None:
         self.host = host
@@ -72,7 +72,7 @@ class HostSignal:
 
 
 class First(AbstractContextManager[None]):
-    """Counts what is sent within."""
+    """Counts the signals that are sent within the context."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -127,7 +127,7 @@ class Bench:
         return self.states[-1]
 
     def said(self) -> str:
-        """All that the log has said."""
+        """Return all lines of the log."""
         self.log.write_waiting()
         os.close(self._write)
         with self.said_fd:
@@ -142,9 +142,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         made.said()
 
 
-def test_a_host_that_is_well_is_seldom_looked_through(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_healthy_host_is_seldom_scanned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.host.add_interface(core_percent=0.0)
     bench.host.add(Fake(300, exe="/usr/sbin/sshd", comm="sshd", device=False))
     state = bench.rounds(1)
@@ -182,7 +180,7 @@ def test_the_driver_is_asked_before_the_host_is_sampled(
     assert asked == ["driver", "host"]
 
 
-def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> None:
+def test_a_hang_is_seen_within_a_few_seconds_and_only_reported(bench: Bench) -> None:
     thread = bench.host.add_interface(core_percent=0.0)
     bench.rounds(3)
     thread.core_percent = 98.0
@@ -203,7 +201,7 @@ def test_a_hang_is_seen_within_a_few_seconds_and_only_told_of(bench: Bench) -> N
     assert "event=relief acted=false stuck=3" in said
 
 
-def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: Bench) -> None:
+def test_if_it_may_act_it_relieves_and_puts_back_once_the_bmc_answers(bench: Bench) -> None:
     bench.act()
     bench.host.heeds_limit = True
     thread = bench.host.add_interface(core_percent=98.0)
@@ -227,7 +225,7 @@ def test_where_it_may_act_it_relieves_and_puts_back_when_the_bmc_answers(bench: 
     assert not bench.permission.acted
 
 
-def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
+def test_it_has_a_higher_priority_while_it_relieves(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
     bench.host.add(Fake(400))
@@ -236,7 +234,7 @@ def test_it_comes_first_while_it_relieves(bench: Bench) -> None:
     assert bench.sent_first == 1
 
 
-def test_it_comes_first_as_soon_as_the_moment_is_there(
+def test_it_has_a_higher_priority_as_soon_as_a_client_is_due(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -297,7 +295,7 @@ def test_it_puts_back_when_it_may_no_longer_act(bench: Bench, how: str) -> None:
     assert state.relief.stuck == 2
 
 
-def test_what_an_operator_has_set_is_left_alone(bench: Bench) -> None:
+def test_a_value_that_an_operator_set_is_not_changed(bench: Bench) -> None:
     bench.host.add_interface(max_busy_us="500", core_percent=0.0)
     bench.rounds(3)
     bench.loop.stop()
@@ -305,7 +303,7 @@ def test_what_an_operator_has_set_is_left_alone(bench: Bench) -> None:
     assert bench.host.parameter.read_text() == "500\n"
 
 
-def test_what_cannot_be_noted_is_not_done(bench: Bench) -> None:
+def test_a_change_that_cannot_be_recorded_is_not_made(bench: Bench) -> None:
     bench.act()
     bench.permission.has_room = False
     bench.host.add_interface(core_percent=98.0)
@@ -315,7 +313,7 @@ def test_what_cannot_be_noted_is_not_done(bench: Bench) -> None:
     assert "is the disk full?" in str(state.relief.why_not)
 
 
-def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> None:
+def test_a_silent_bmc_is_an_anomaly_even_without_kipmid(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
     bench.host.add(Fake(400))
     state = bench.rounds(4)
@@ -323,7 +321,7 @@ def test_a_silent_bmc_is_looked_at_closely_without_any_kipmid(bench: Bench) -> N
     assert set(state.symptoms) >= {"bmc-not-answering", "stuck-clients"}
 
 
-def test_without_an_interface_that_is_the_symptom_and_no_reason_to_look_closely(
+def test_a_missing_interface_is_a_symptom_and_no_anomaly(
     bench: Bench,
 ) -> None:
     missing = {"breaker": {"open": True}, "interface_missing": "no device"}
@@ -334,7 +332,7 @@ def test_without_an_interface_that_is_the_symptom_and_no_reason_to_look_closely(
     assert state.anomaly is None
 
 
-def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
+def test_a_missing_driver_is_a_symptom_and_all_else_goes_on(bench: Bench) -> None:
     bench.driver = DriverView(None, "no driver runs here")
     bench.host.add_interface(core_percent=0.0)
     state = bench.rounds(2)
@@ -342,13 +340,13 @@ def test_without_a_driver_that_is_a_symptom_and_all_else_goes_on(bench: Bench) -
     assert state.anomaly is None
 
 
-def test_without_any_interface_nothing_is_odd(bench: Bench) -> None:
+def test_without_any_interface_there_is_no_anomaly(bench: Bench) -> None:
     assert bench.rounds(3).anomaly is None
 
 
 @pytest.fixture
 def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """When all processes were looked at; each look has its price."""
+    """Record the times of the scans, each of which costs CPU time."""
     made: list[float] = []
     look = Relief.scan
 
@@ -373,7 +371,7 @@ def gaps(looks: list[float]) -> list[float]:
         (10.0, SCAN_GAP_S_MAX, SCAN_GAP_S_MAX),
     ],
 )
-def test_close_looks_are_made_as_often_as_they_are_cheap(
+def test_cheap_scans_are_made_more_often(
     bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -402,7 +400,7 @@ def test_close_looks_are_made_as_often_as_they_are_cheap(
         (7.3, "ignores", True),
     ],
 )
-def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
+def test_each_client_is_gone_5_s_after_it_got_stuck_whatever_a_scan_costs(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     apart_s: float,
@@ -443,7 +441,7 @@ def test_each_client_is_gone_5_s_after_it_got_stuck_however_dear_a_look_is(
 @pytest.mark.parametrize(
     ("cost_s", "apart_s", "share_max"), [(0.02, 1.0, 0.02), (0.15, 2.0, 0.055), (1.0, 5.0, 0.21)]
 )
-def test_what_looks_with_a_date_cost_has_a_limit(
+def test_the_cpu_time_of_early_scans_is_limited(
     bench: Bench, looks: list[float], cost_s: float, apart_s: float, share_max: float
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -469,7 +467,7 @@ def test_what_looks_with_a_date_cost_has_a_limit(
     assert len(host.sent) - sent >= (passed_s - 5.0) / apart_s - 1
 
 
-def test_a_few_that_get_stuck_at_once_do_not_wait_for_that(
+def test_a_few_that_get_stuck_at_once_do_not_wait_for_the_budget(
     bench: Bench, looks: list[float]
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -483,7 +481,9 @@ def test_a_few_that_get_stuck_at_once_do_not_wait_for_that(
     assert [round(gap, 1) for gap in gaps(looks)[-3:]] == [1.5, 1.5, 1.5]
 
 
-def test_who_was_ended_is_no_reason_to_look_again_at_once(bench: Bench, looks: list[float]) -> None:
+def test_an_ended_client_is_no_reason_to_scan_again_at_once(
+    bench: Bench, looks: list[float]
+) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
     bench.cost_a_look_s = 0.3
@@ -494,7 +494,7 @@ def test_who_was_ended_is_no_reason_to_look_again_at_once(bench: Bench, looks: l
     assert then - ended_at == pytest.approx(30.0, abs=0.5)
 
 
-def test_but_clients_that_could_not_be_seen_beside_them_are(
+def test_clients_beyond_the_limit_of_a_scan_are_a_reason_to_scan_again(
     bench: Bench, looks: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bmcmedic.host.relieve.end_client.CLIENTS_MAX", 2)
@@ -525,7 +525,7 @@ def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Be
     assert bench.host.sent == [(400, "TERM")]
 
 
-def test_clients_that_nobody_can_end_are_looked_at_seldom_and_signalled_once(
+def test_clients_that_cannot_be_ended_are_scanned_seldom_and_signalled_once(
     bench: Bench, looks: list[float]
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -574,7 +574,7 @@ def test_relief_does_not_wait_for_a_triage(bench: Bench, monkeypatch: pytest.Mon
 
 
 def reload_after(bench: Bench, at_s: float, relief: ReliefConfig) -> None:
-    """Another configuration from then on, by the host's clock."""
+    """Change the configuration at a time of the host's clock."""
 
     def reload() -> None:
         if bench.host.uptime_s >= at_s:
@@ -588,7 +588,7 @@ OLDER = ReliefConfig(mode="act", stuck_after_s=9_500.0)
 
 
 @pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
-def test_a_reload_within_a_triage_is_heeded_within_it(
+def test_a_reload_within_a_triage_takes_effect_within_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, relief: ReliefConfig
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -610,7 +610,7 @@ def test_a_reload_within_a_triage_is_heeded_within_it(
 
 
 @pytest.mark.parametrize("relief", [WATCH_ONLY, OLDER])
-def test_a_reload_right_before_somebody_is_to_be_ended_is_heeded(
+def test_a_reload_right_before_a_client_is_ended_takes_effect(
     bench: Bench, relief: ReliefConfig
 ) -> None:
     bench.driver = DriverView(SILENT)
@@ -644,7 +644,7 @@ def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
     assert bench.rounds(4).relief.stuck == 1
 
 
-def test_a_proc_that_tells_nothing_ends_nothing(bench: Bench) -> None:
+def test_an_unreadable_proc_does_not_end_the_loop(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
     (bench.host.root / "proc" / "uptime").unlink()
     bench.host._tell_time = lambda: None  # type: ignore[method-assign]

@@ -32,7 +32,7 @@ def start(folder: Path, clock: Clock) -> Permission:
     return Permission(config(folder), clock)
 
 
-def test_two_agents_are_one_too_many(tmp_path: Path) -> None:
+def test_a_second_agent_is_refused(tmp_path: Path) -> None:
     first = start(tmp_path, Clock())
     with pytest.raises(ConfigurationError, match="another agent is running"):
         start(tmp_path, Clock())
@@ -40,13 +40,13 @@ def test_two_agents_are_one_too_many(tmp_path: Path) -> None:
     start(tmp_path, Clock()).close(in_order=True)
 
 
-def test_a_runtime_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_runtime_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ConfigurationError, match=r"set process\.runtime_dir"):
         start(tmp_path, Clock())
 
 
-def test_the_kill_switch_is_looked_at_each_time(tmp_path: Path) -> None:
+def test_the_kill_switch_is_checked_each_time(tmp_path: Path) -> None:
     permission = start(tmp_path, Clock())
     assert permission.why_not() is None
     (tmp_path / "disabled").touch()
@@ -105,7 +105,7 @@ def test_a_broken_file_of_starts_is_written_anew(tmp_path: Path, content: str) -
     permission.close(in_order=True)
 
 
-def test_what_cannot_be_counted_fails_open(tmp_path: Path) -> None:
+def test_a_start_that_cannot_be_counted_fails_open(tmp_path: Path) -> None:
     (tmp_path / "run" / f"{STARTS}.new").mkdir(parents=True)  # as good as a full disk
     permission = start(tmp_path, Clock())
     assert "starts cannot be counted" in str(permission.why_not())
