@@ -495,7 +495,7 @@ def test_it_identifies_itself_by_certificate_and_token(
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"[" * 60_000, "the reply is no JSON"),
+        (b"[" * 60_000, "the reply is not JSON"),
         (b'{"orders": "all"}', 'a list of "orders"'),
         (b"x" * 100_000, "the reply has more than 65536 bytes"),
     ],
