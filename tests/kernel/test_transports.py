@@ -55,7 +55,7 @@ PAT = "1822"
 
 def begin(guest: Guest, code: str) -> Job:
     """Start Python code in the guest; `emit(...)` in it prints what `emitted` returns."""
-    program = f"{PRELUDE}\nsay = lambda *what: print(json.dumps(what))\n{textwrap.dedent(code)}"
+    program = f"{PRELUDE}\nemit = lambda *what: print(json.dumps(what))\n{textwrap.dedent(code)}"
     name = f"/tmp/{time.monotonic_ns()}.py"  # noqa: S108 - the guest's
     guest.write_file(name, program.encode())
     return guest.begin(f"python3 -I {name}")
