@@ -134,8 +134,8 @@ def undo(config: AgentConfig) -> int:
 
     if not has_acted(config.process.runtime_dir):
         return 0
-    place = HostTrees.here()._replace(journal_directory=config.process.runtime_dir)
-    setting = Relief(place, config.relief.stuck_after_s).undo(may_act=True)
+    trees = HostTrees.here()._replace(journal_directory=config.process.runtime_dir)
+    setting = Relief(trees, config.relief.stuck_after_s).undo(may_act=True)
     if setting.failed:
         sys.stderr.write(f"bmcmedic agent: could not put back: {setting.why}\n")
         return EXIT_FAILED

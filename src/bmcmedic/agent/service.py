@@ -56,10 +56,10 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         config: AgentConfig,
         reread: Callable[[], AgentConfig],
         *,
-        place: HostTrees | None = None,
+        trees: HostTrees | None = None,
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
-        """`reread` reads the configuration again; `place` is the host.
+        """`reread` reads the configuration again; `trees` are the host.
 
         Raises: ConfigurationError before anything is changed, if the configuration cannot work.
         """
@@ -67,13 +67,13 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         self._started_at = time.time()
         self._state: HostState | None = None
         self._first_driver_view: DriverView | None = None
-        base = place if place is not None else HostTrees.here()
-        self._place = base._replace(
+        base = trees if trees is not None else HostTrees.here()
+        self._trees = base._replace(
             kill_switch=config.process.kill_switch, journal_directory=config.process.runtime_dir
         )
         self._permission = Permission(config.process, _since_boot_s)
         self._host_id: dict[str, str | None] = dict(
-            read_host_facts(self._place.proc, self._place.sys).host_id._asdict()
+            read_host_facts(self._trees.proc, self._trees.sys).host_id._asdict()
         )
         self._status_client = DriverClient(config.driver.socket, STATUS_S_MAX)
         try:
@@ -106,7 +106,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             time.time,
         )
         self._loop = HostLoop(
-            Host(self._place, self._driver_view, time.thread_time, time.time),
+            Host(self._trees, self._driver_view, time.thread_time, time.time),
             lambda: self._config,
             self._permission,
             self._publish,
@@ -214,7 +214,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             supervisor.start("bmc", self._bmc_reader.run)
             supervisor.start("metrics", self._metrics_endpoint.run)
         if self._loopback is not None:
-            supervisor.start("door", self._loopback.run)
+            supervisor.start("loopback", self._loopback.run)
 
     def _log_start(self) -> None:
         config = self._config
@@ -268,7 +268,7 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
             self._metrics_endpoint.close()
         if self._loopback is not None:
             self._loopback.stop()
-            supervisor.join("door")
+            supervisor.join("loopback")
         if not supervisor.join("host", LOOP_ENDS_S):
             self._log.warning("the host loop does not end; changes are put back without it")
             died = died or "host"

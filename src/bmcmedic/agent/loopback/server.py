@@ -251,7 +251,7 @@ class LoopbackServer:
         work = self._duplicates.take(incoming, now)
         if work is not Work.NEW:
             # The answer crossed with the repeat. A change must not run twice; a read need not.
-            self.counts["repeats"] += 1
+            self.counts["duplicates"] += 1
             if isinstance(work, SentAnswer):
                 self._send_answer(incoming, work)
             return
@@ -287,7 +287,7 @@ class LoopbackServer:
         is_read = (asked.netfn, asked.command) in READS
         if isinstance(answer, AnswerFrame):
             if answer.age_s is not None:
-                self.counts["old_answers"] += 1
+                self.counts["stale_answers"] += 1
             code, data, second = answer.completion_code, answer.data, None
             if answer.age_s is not None and answer.age_s > self.settings.stale_answer_s_max:
                 code, data = CompletionCode.DESTINATION_UNAVAILABLE, b""

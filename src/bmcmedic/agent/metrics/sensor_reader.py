@@ -396,22 +396,22 @@ class SensorReader:
     def _read_all(self, sensors: tuple[Sensor, ...]) -> Steps[None]:
         order = self._in_order(sensors)
         self._first_record_id = None
-        for place, sensor in enumerate(order):
+        for index, sensor in enumerate(order):
             try:
                 reading = yield from self._read(sensor)
             except OutOfTime:
-                if place == 0:
+                if index == 0:
                     raise
                 self._first_record_id = sensor.record_id
                 self._slow = (
-                    f"only {place} of {len(order)} sensors were read within {ROUND_S_MAX:g} s; the "
+                    f"only {index} of {len(order)} sensors were read within {ROUND_S_MAX:g} s; the "
                     "others come first in the next round"
                 )
                 return
             except NoAnswer:
                 was_suspect = sensor in self._silent
                 self._was_silent(sensor)
-                if was_suspect and place > 0:
+                if was_suspect and index > 0:
                     return  # the sensor is the cause, and the readings before it are valid
                 raise
             self._silent.answered(sensor)

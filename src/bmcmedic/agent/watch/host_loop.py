@@ -78,7 +78,7 @@ class Permitted(Protocol):
 class Host:
     """The loop's access to the host; tests pass a different one."""
 
-    place: HostTrees
+    trees: HostTrees
     driver: Callable[[], DriverView]
     cpu_s: Callable[[], float]
     """Returns the CPU time of the calling thread so far, in seconds."""
@@ -108,8 +108,8 @@ class HostLoop:
         self._runtime = runtime
         self._wakeup = runtime.signal()
         self._stopping = False
-        self._relief = Relief(host.place, config().relief.stuck_after_s)
-        self._sampler = Sampler(host.place.proc, host.place.sys)
+        self._relief = Relief(host.trees, config().relief.stuck_after_s)
+        self._sampler = Sampler(host.trees.proc, host.trees.sys)
         self._last_triage: dict[str, Any] | None = None
         self._triage_symptoms: list[str] = []
         self._triaged_at: float | None = None
@@ -183,7 +183,7 @@ class HostLoop:
         """Return the current configuration, after obeying it and the kill switch."""
         config = self._config()
         if config.relief.stuck_after_s != self._relief.stuck_after_s:
-            self._relief = Relief(self._host.place, config.relief.stuck_after_s)
+            self._relief = Relief(self._host.trees, config.relief.stuck_after_s)
             self._scan_at = -math.inf
         why_not = self._permission.why_not()
         if self._permission.acted and (config.relief.mode != "act" or why_not is not None):
@@ -242,9 +242,9 @@ class HostLoop:
     # ------------------------------------------------------------------------------ triage, relief
 
     def _triage(self, config: AgentConfig) -> None:
-        place = self._host.place
+        trees = self._host.trees
         roots = Roots(
-            place.proc, Tree(place.proc.root), place.sys, place.sys, place.run, place.etc, True
+            trees.proc, Tree(trees.proc.root), trees.sys, trees.sys, trees.run, trees.etc, True
         )
         try:
             seen = triage(

@@ -466,7 +466,7 @@ def test_a_change_runs_once_even_if_it_is_repeated_after_its_answer(
     eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     bench.forward(cold_reset)
     assert len(bench.driver.submitted) == 1
-    assert bench.proxy.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["duplicates"] == 1
     # Asked another time, it is another request.
     bench.forward(incoming(RequestMessage(6, 2, sequence=6)))
     eventually(lambda: len(bench.driver.submitted) == 2)
@@ -478,7 +478,7 @@ def test_the_same_change_asked_anew_runs_each_time_though_rqseq_comes_round(benc
         bench.driver.answer()
         eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 140
-    assert bench.proxy.status()["counts"].get("repeats", 0) == 0
+    assert bench.proxy.status()["counts"].get("duplicates", 0) == 0
 
 
 def test_a_repeat_is_known_a_few_requests_later_and_while_it_is_under_way(bench: Bench) -> None:
@@ -491,7 +491,7 @@ def test_a_repeat_is_known_a_few_requests_later_and_while_it_is_under_way(bench:
     eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     bench.forward(first)
     assert len(bench.driver.submitted) == 2
-    assert bench.proxy.status()["counts"]["repeats"] == 2
+    assert bench.proxy.status()["counts"]["duplicates"] == 2
 
 
 def test_a_bridged_change_runs_once_though_it_came_again_after_its_answer(bench: Bench) -> None:
@@ -503,7 +503,7 @@ def test_a_bridged_change_runs_once_though_it_came_again_after_its_answer(bench:
             bench.driver.answer()
         eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 2
-    assert bench.proxy.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["duplicates"] == 1
 
 
 def test_a_request_that_was_refused_as_busy_is_no_duplicate_later(bench: Bench) -> None:
@@ -524,7 +524,7 @@ def test_a_read_whose_answer_crossed_with_its_repeat_is_not_read_twice(bench: Be
             bench.driver.answer(b"\x20")
         eventually(lambda: bench.proxy.status()["unanswered"] == 0)
     assert len(bench.driver.submitted) == 1
-    assert bench.proxy.status()["counts"]["repeats"] == 1
+    assert bench.proxy.status()["counts"]["duplicates"] == 1
 
 
 def test_a_read_that_comes_after_something_else_runs_again(bench: Bench) -> None:
