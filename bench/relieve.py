@@ -1,20 +1,20 @@
-"""Measures relief: 1,000 stuck clients among 1,000 other processes, from the threshold on.
+"""Measure relief: 1,000 stuck clients among 1,000 other processes, from the threshold on.
 
     sudo make bench-relieve ARGS="[--count 1000] [--others 1000] [--rounds 5] [--hogs 0]"
 
-All of it happens in a pid namespace of its own. The stuck are copies of this interpreter called
-`ipmitool`, orphans that block in select(). Three ways are measured, each from when the youngest of
-them crosses the threshold until the last is gone:
+The benchmark runs in a pid namespace of its own. The stuck clients are copies of this interpreter
+named `ipmitool`, orphans that block in select(). It measures three ways, each from the moment when
+the youngest client crosses the threshold until the last is gone:
 
 - `agent`: `bmcmedic agent` itself, its own loop and its own priority, beside a driver whose BMC's
   registers hang. `any one` is the longest that a client was there after it crossed itself.
-- `watch`: a program that steps once a second and has marked them before they cross.
-- `by hand`: the command, started at that moment; its whole run, with the look at what came of it,
+- `watch`: a program that steps once a second and has marked the clients before they cross.
+- `by hand`: the command, started at that moment. Its whole run, with the scan of what came of it,
   stands beside it.
 
-`--hogs` busy processes at normal priority run meanwhile. Each is a session of its own, and so are
-agent and command, as services and logins are. There is no kernel's interface in this: kipmid is not
-measured.
+Meanwhile `--hogs` busy processes run at normal priority. Each is a session of its own, and so are
+the agent and the command, as services and logins are. There is no interface of the kernel, so
+kipmid is not measured.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ FIGURE = "from the threshold until the last stuck client is gone, in s"
 
 STEP_S = 1.0
 ASKING_S = 0.1
-"""Asking about a thousand processes costs CPU as well: seldom, and only once they are going."""
+"""Time between two polls of a thousand processes, in seconds: each poll costs CPU time as well."""
 WAYS = ("agent", "watch", "by hand")
 
 
 class Host:
-    """A crowd of processes, and how many of the stuck are left."""
+    """A crowd of processes, and how many of the stuck ones are left."""
 
     def __init__(self, folder: Path, stuck_after_s: float) -> None:
         self.stuck_after_s = stuck_after_s
@@ -60,14 +60,14 @@ class Host:
         self.stuck: list[int] = []
 
     def start(self, name: str, count: int) -> list[int]:
-        """Start processes that are called so, each an orphan in a session of its own."""
+        """Start processes of that name, each an orphan in a session of its own."""
         before = self._called(name)
         crowd(self._programs, name, count)
         until(lambda: len(self._called(name) - before) >= count)
         return sorted(self._called(name) - before)
 
     def _called(self, name: str) -> set[int]:
-        """Those that are there; who is on its way out has no executable any more."""
+        """Return the processes of that name; one that is ending has no executable any more."""
         executable = self._programs.executable(name)
         pids = self._tree.pids()
         return {pid for pid in pids if _executable_of(pid) == executable}
@@ -82,11 +82,11 @@ class Host:
             return False
 
     def youngest_s(self) -> float:
-        """How old the youngest of the stuck is."""
+        """Return the age of the youngest stuck client, in seconds."""
         return min(self._ages_s())
 
     def crossings(self) -> dict[int, float]:
-        """When each of the stuck crosses the threshold."""
+        """Return when each stuck client crosses the threshold."""
         now = time.monotonic() + self.stuck_after_s
         return {pid: now - age_s for pid, age_s in zip(self.stuck, self._ages_s(), strict=True)}
 
@@ -94,7 +94,7 @@ class Host:
         return (age_s(self._tree.stat(pid), uptime_s(self._tree)) for pid in self.stuck)
 
     def until_gone(self, crossings: dict[int, float]) -> tuple[float, float]:
-        """Wait for the end of the last: when that was, and the longest after its own crossing."""
+        """Wait until all are gone; returns when, and the longest time after a crossing."""
         left, worst_s = list(crossings), 0.0
         give_up_at = max(crossings.values()) + LIMIT_S
         while left:
@@ -118,7 +118,7 @@ def _executable_of(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def agent(folder: Path, stuck_after_s: float) -> Iterator[int]:
-    """An agent that may act, on a host whose BMC has begun to hang; its pid."""
+    """Run an agent that may act, on a host whose BMC has begun to hang; yields its pid."""
     config = folder / "agent.toml"
     config.write_text(
         f"""
@@ -144,7 +144,7 @@ state_dir = "{folder}/state"
 
 
 def through_the_agent(host: Host, pid: int) -> dict[str, float]:
-    """Nothing is done here: the agent finds them by itself."""
+    """Wait only: the agent finds the clients by itself."""
     crossings = host.crossings()
     first, last = min(crossings.values()), max(crossings.values())
     before_s = cpu_s(pid)
@@ -160,13 +160,13 @@ def through_the_agent(host: Host, pid: int) -> dict[str, float]:
 
 
 def watched(host: Host) -> dict[str, float]:
-    """Step once a second, as a program does that runs all the time."""
+    """Step once a second, as a program that runs all the time does."""
     relief = Relief(HostTrees.here(), host.stuck_after_s)
-    looks: list[float] = []
+    scans: list[float] = []
     while host.youngest_s() < host.stuck_after_s - STEP_S:
         begun = time.process_time()
         relief.scan()
-        looks.append(time.process_time() - begun)
+        scans.append(time.process_time() - begun)
         time.sleep(STEP_S)
     crossed = time.monotonic() + host.stuck_after_s - host.youngest_s()
     begun = time.process_time()
@@ -178,14 +178,14 @@ def watched(host: Host) -> dict[str, float]:
         time.sleep(max(0.0, next_at - time.monotonic()) if host.left() else 0.0)
     gone = time.monotonic()
     return {
-        "look CPU ms": 1e3 * statistics.median(looks),
+        "scan CPU ms": 1e3 * statistics.median(scans),
         "watch: all gone after s": gone - crossed,
         "watch: CPU s": time.process_time() - begun,
     }
 
 
 def by_hand(host: Host) -> dict[str, float]:
-    """The command, started when the youngest crosses the threshold."""
+    """Start the command when the youngest client crosses the threshold."""
     until(lambda: host.youngest_s() >= host.stuck_after_s)
     crossed = time.monotonic()
     crossings = dict.fromkeys(host.stuck, crossed)
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--stuck-after", type=float, default=20.0, help="18 or more: nobody is ended sooner"
     )
-    parser.add_argument("--way", action="append", choices=WAYS, help="all, unless said")
+    parser.add_argument("--way", action="append", choices=WAYS, help="default: all")
     options = parser.parse_args()
     ways = options.way or list(WAYS)
     sizes = (options.count, options.others, options.rounds, options.hogs)

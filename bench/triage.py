@@ -1,10 +1,10 @@
-"""Measures one `bmcmedic triage` of 1,000 processes, side by side with `ps`, on this host.
+"""Measure one `bmcmedic triage` of 1,000 processes, side by side with `ps`, on this host.
 
     sudo make bench-triage ARGS="[--processes 1000] [--stuck 200] [--rounds 9]"
 
-All of it happens in a pid namespace of its own, so that the processes are those that it starts:
-idle ones, and stuck clients (called `ipmitool`, they wait in select()). CPU time is what the kernel
-accounts to the finished process, start-up included; each figure is the median of the rounds, in
+The benchmark runs in a pid namespace of its own, so all processes are those that it starts: idle
+ones, and stuck clients (named `ipmitool`, waiting in select()). CPU time is what the kernel
+accounts to the finished process, start-up included. Each figure is the median of the rounds, in
 which the programs take turns. A ratio of the same run is worth more than any absolute time.
 """
 
@@ -31,11 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 INTERVAL_S = 0.5
 LIMIT_S = 120.0
 CPU_S_MAX = 0.1
-"""The figure to hold: one triage of 1,000 processes."""
+"""Most CPU time for one triage of 1,000 processes, in seconds."""
 
 OK_STATUSES = (0, 1)
-# What the interpreter is told here it is told on no host: to write no bytecode, so that each start
-# compiles anew, or to read its script byte by byte.
+# No host sets these for the interpreter: to write no bytecode, so that each start compiles again,
+# or to read its script byte by byte.
 ENVIRONMENT = {name: v for name, v in os.environ.items() if not name.startswith("PYTHON")}
 
 READS = """
@@ -47,7 +47,7 @@ MARK = {"stat": 1024, "schedstat": 256}
 FIRST = {**MARK, "cmdline": 4096}
 AGAIN = {**MARK, "wchan": 256, "sched": 1024, "cgroup": 65536, "loginuid": 32}
 
-def look(name, files, *, links):
+def sample(name, files, *, links):
     folder = os.open("/proc/" + name, FOLDER)
     for file, size in files.items():
         descriptor = os.open(file, FILE, dir_fd=folder)
@@ -65,11 +65,11 @@ def look(name, files, *, links):
 
 names = sorted(name for name in os.listdir("/proc") if name.isdigit())
 for name in names:
-    look(name, FIRST, links=True)
+    sample(name, FIRST, links=True)
 for name in names:
-    look(name, AGAIN, links=False)
+    sample(name, AGAIN, links=False)
 """
-"""What triage reads of stuck clients for its screen, and nothing else: no Python is cheaper."""
+"""Reads what triage reads of stuck clients for its screen, and no more: the least in Python."""
 
 FORK = """
 import os, select, signal, sys
@@ -89,7 +89,7 @@ for pid in children:
 
 @contextmanager
 def crowd(executable: str, folder: Path, count: int) -> Iterator[None]:
-    """So many processes that block in select(), forked from one so that they share their memory.
+    """Start processes that block in select(), forked from one so that they share their memory.
 
     Their arguments are a few words, as those of clients are.
     """
@@ -112,7 +112,7 @@ def crowd(executable: str, folder: Path, count: int) -> Iterator[None]:
 
 
 def cpu_s(command: list[str], *, script: Path | None = None) -> float:
-    """CPU time of one run, its children included."""
+    """Return the CPU time of one run, its children included."""
     with open(script or os.devnull, "rb") as source:  # noqa: PTH123 - either of two files
         process = subprocess.Popen(
             command,
@@ -157,7 +157,7 @@ def prepared(options: argparse.Namespace) -> None:
 
 
 def measure(rounds: int, pyz: Path) -> None:
-    """Run all in turns, and print the medians."""
+    """Run all programs in turns, and print the medians."""
     bmcmedic = str(Path(sys.executable).with_name("bmcmedic"))
     triage = ["triage", "--interval", str(INTERVAL_S), "--stuck-after", "0.5"]
     commands: dict[str, tuple[list[str], Path | None]] = {

@@ -1,11 +1,12 @@
-"""Builds `bmcmedic-triage.pyz`: triage and relief in one file, for hosts that have nothing of ours.
+"""Build `bmcmedic-triage.pyz`: triage and relief in one file, for hosts without bmcmedic.
 
     .venv/bin/python tools/build_pyz.py dist/bmcmedic-triage.pyz
 
-A zip cannot be run from standard input, and `ssh host python3 - triage < FILE` is how most hosts
-are reached. So the file is a plain Python script: a header that every Python since 2.7 can read,
-for a clear word to the old ones, and the modules of `bmcmedic.host`, compressed, in a text that it
-imports from. The same sources give the same bytes.
+A zip cannot be run from standard input, but most hosts are reached by
+`ssh host python3 - triage < FILE`. So the file is a plain Python script. It begins with a header
+that every Python since 2.7 can read, so that an old Python gets a clear message. Then follow the
+modules of `bmcmedic.host`, compressed, in a string that the script imports from. The same sources
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HEADER = '''\
 #   python3 bmcmedic-triage.pyz triage --help
 #   ssh host python3 - triage --json < bmcmedic-triage.pyz
 #
-# Its sources stand below, compressed; `python3 bmcmedic-triage.pyz --sources DIR` unpacks them.
+# Its sources follow, compressed; `python3 bmcmedic-triage.pyz --sources DIR` unpacks them.
 import sys
 
 if sys.version_info < (3, 6):
@@ -38,7 +39,7 @@ import os
 import zlib
 
 
-# No base class, and nothing more imported: on a sick host that took longer than all of triage.
+# It has no base class and imports little: on a sick host more took longer than all of triage.
 class Modules:
     """Finds and loads the modules of this file."""
 
@@ -87,7 +88,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--sources"] and len(sys.argv) == 3:
         modules.unpack(sys.argv[2])
         sys.exit(0)
-    # In front, so that no bmcmedic that is installed here, or lies in this folder, mixes with it.
+    # First in the path, so that no other bmcmedic on this host mixes with it.
     sys.meta_path.insert(0, modules)
     from bmcmedic.host.main import run
 
@@ -96,7 +97,7 @@ if __name__ == "__main__":
 
 
 def sources() -> dict[str, str]:
-    """The modules by their names."""
+    """Return the sources of the modules by their names."""
     package = SOURCE / "bmcmedic" / "host"
     found = {"bmcmedic": (SOURCE / "bmcmedic" / "__init__.py").read_text(encoding="utf-8")}
     for path in sorted(package.rglob("*.py")):
@@ -108,7 +109,7 @@ def sources() -> dict[str, str]:
 
 
 def script() -> str:
-    """The whole file."""
+    """Return the text of the whole file."""
     modules = sources()
     version = modules["bmcmedic"].partition('__version__ = "')[2].partition('"')[0]
     words = "\0".join(word for pair in modules.items() for word in pair)

@@ -1,6 +1,6 @@
-"""What benchmarks need that fill a host with processes: a pid namespace of their own, and a crowd.
+"""A pid namespace and a crowd, for benchmarks that fill a host with processes.
 
-Nothing else on the machine is looked at or ended in it, and nothing stays behind.
+No other process of the machine is read or ended from within it, and nothing stays behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_inside() -> bool:
 
 
 def run_apart(work: Callable[[], None]) -> None:
-    """Run this program once more, in a namespace, and do the work there; ends the process."""
+    """Run this program once more in a namespace, do the work there, and end this process."""
     if not is_inside():
         os.execvpe(  # noqa: S606 - the same program, apart
             _NAMESPACE[0],
@@ -44,7 +44,7 @@ def run_apart(work: Callable[[], None]) -> None:
 
 
 def _be_init(work: Callable[[], None]) -> int:
-    """Do the work in a child, and reap whatever ends as an orphan."""
+    """Do the work in a child, and reap the orphans that end."""
     worker = os.fork()
     if worker == 0:
         os._exit(_status_of(work))
@@ -57,7 +57,7 @@ def _be_init(work: Callable[[], None]) -> int:
 def _status_of(work: Callable[[], None]) -> int:
     try:
         work()
-    except BaseException as error:  # noqa: BLE001 - said, and the namespace ends with us
+    except BaseException as error:  # noqa: BLE001 - printed, and the namespace ends with us
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
     sys.stdout.flush()
@@ -65,13 +65,13 @@ def _status_of(work: Callable[[], None]) -> int:
 
 
 def crowd(programs: HostClients, name: str, count: int) -> None:
-    """Start processes that are called so, each an orphan in a session of its own, in select()."""
+    """Start processes of that name, each an orphan in a session of its own, in select()."""
     command = [programs.executable(name), "-S", "-c", _CROWD, str(count), "mc", "info"]
     subprocess.run(command, env=programs.environment, check=True, timeout=LIMIT_S)
 
 
 def until(holds: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Wait for it, and end the benchmark where it does not come."""
+    """Wait until something is so; end the benchmark if it never is."""
     deadline = time.monotonic() + limit_s
     while not holds():
         if time.monotonic() > deadline:

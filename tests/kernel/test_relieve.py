@@ -38,8 +38,8 @@ done
 def relieve(guest: Guest, *options: str) -> tuple[int, dict[str, Any]]:
     words = " ".join(["relieve", "--json", "--stuck-after", str(STUCK_AFTER_S), *options])
     done = guest.run(f"bmcmedic {words} 2>/dev/null </dev/null")
-    told: dict[str, Any] = json.loads(done.output)
-    return done.status, told
+    document: dict[str, Any] = json.loads(done.output)
+    return done.status, document
 
 
 def cold_reset(bmc: SimProcess) -> None:
@@ -68,20 +68,27 @@ def test_a_hang_is_relieved_and_its_end_is_seen(boot_guest: BootGuest) -> None:
         guest.run(START.format(count=CLIENTS), check=True)
 
         def is_seen() -> bool:
-            told = relieve(guest, "--dry-run")[1]
+            document = relieve(guest, "--dry-run")[1]
             return bool(
-                told["stuck_before"] == CLIENTS and told["kipmid_max_busy_us"]["action"] == "set"
+                document["stuck_before"] == CLIENTS
+                and document["kipmid_max_busy_us"]["action"] == "set"
             )
 
         guest.wait_until(is_seen, HANG_S_MAX, "a hang with stuck clients")
         assert shown(guest) == ""
 
-        status, told = relieve(guest, "--yes")
-        assert (status, told["outcomes"], told["stuck_after"]) == (0, {"ended": CLIENTS}, 0), told
-        assert {each["through"] for each in told["clients"]} == {"pidfd"}
-        assert all("/dev/ipmi0 open" in each["evidence"][-1] for each in told["clients"])
+        status, document = relieve(guest, "--yes")
+        assert (status, document["outcomes"], document["stuck_after"]) == (
+            0,
+            {"ended": CLIENTS},
+            0,
+        ), document
+        assert {each["through"] for each in document["clients"]} == {"pidfd"}
+        assert all("/dev/ipmi0 open" in each["evidence"][-1] for each in document["clients"])
         assert shown(guest) == "100"
-        assert told["kipmi"][0]["cpu_percent_after"] < told["kipmi"][0]["cpu_percent_before"]
+        assert (
+            document["kipmi"][0]["cpu_percent_after"] < document["kipmi"][0]["cpu_percent_before"]
+        )
 
         # Nothing completes yet: it stays, whoever asks.
         assert relieve(guest, "--yes")[1]["kipmid_max_busy_us"]["action"] == "keep"

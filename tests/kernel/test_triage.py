@@ -17,16 +17,16 @@ CLIENTS = 3
 STUCK_AFTER_S = 3
 START_S_MAX = 90
 RAW = "ipmitool -P s3cret -b 6 -t 0x2c raw 0x4 0x2d 0xbe"
-"""The incident's own client; Debian's gives up after its 15 s, so that it is looked at before."""
+"""The incident's own client; Debian's gives up after its 15 s, so triage runs before that."""
 
 
 def triage(guest: Guest, *options: str) -> tuple[int, dict[str, Any]]:
     """As over ssh: the program comes through standard input."""
     words = " ".join(["--json", "--interval 2", f"--stuck-after {STUCK_AFTER_S}", *options])
     done = guest.run(f"python3 -I - triage {words} <{PYZ}")
-    told: dict[str, Any] = json.loads(done.output)
+    document: dict[str, Any] = json.loads(done.output)
     assert parse_host_report(done.output.encode(), source="the guest").captured_at > 0
-    return done.status, told
+    return done.status, document
 
 
 def test_triage_tells_a_hang_from_a_slow_bmc_and_a_busy_one(boot_guest: BootGuest) -> None:
@@ -38,17 +38,17 @@ def test_triage_tells_a_hang_from_a_slow_bmc_and_a_busy_one(boot_guest: BootGues
             files={PYZ: build_pyz.script().encode()},
         )
         assert guest.run("python3 -I -c 'import bmcmedic'").status != 0
-        status, told = triage(guest)
-        assert (status, told["symptoms"], told["stuck"]) == (0, [], []), told
-        assert [each["name"] for each in told["kipmi"]] == ["kipmi0"]
-        assert told["interfaces"][0]["completed"] > 0
+        status, document = triage(guest)
+        assert (status, document["symptoms"], document["stuck"]) == (0, [], []), document
+        assert [each["name"] for each in document["kipmi"]] == ["kipmi0"]
+        assert document["interfaces"][0]["completed"] > 0
         asked = bmc.get()["requests"]
 
         guest.begin("while sleep 0.2; do ipmitool raw 6 1; done")
         guest.wait_until(lambda: bmc.get()["requests"] != asked, START_S_MAX, "a question")
-        status, told = triage(guest)
-        assert told["diagnosis"]["kind"] in ("busy", "no-symptom"), told
-        assert (status, told["symptoms"]) == (0, []), told
+        status, document = triage(guest)
+        assert document["diagnosis"]["kind"] in ("busy", "no-symptom"), document
+        assert (status, document["symptoms"]) == (0, []), document
 
         bmc.set_faults("slow:0.5")
         guest.wait_until(
@@ -68,21 +68,27 @@ def test_triage_tells_a_hang_from_a_slow_bmc_and_a_busy_one(boot_guest: BootGues
             return len(seen[-1][1]["stuck"]) >= CLIENTS
 
         guest.wait_until(are_stuck, START_S_MAX, "stuck clients")
-        status, told = seen[-1]  # another look may come after their end
+        status, document = seen[-1]  # another triage may come after their end
         assert status == 1
-        assert told["diagnosis"]["kind"] == "hung", told
-        assert told["symptoms"] == ["kipmi-busy", "stuck-clients", "bmc-not-answering"], told
-        assert told["kipmi"][0]["cpu_percent"] > 5.0
-        assert told["interfaces"][0]["completed_delta"] == 0
-        assert told["hung_since"] < told["captured_at"]
-        stuck = [each for each in told["stuck"] if "raw" in each["argv"] and "-b" in each["argv"]]
+        assert document["diagnosis"]["kind"] == "hung", document
+        assert document["symptoms"] == ["kipmi-busy", "stuck-clients", "bmc-not-answering"], (
+            document
+        )
+        assert document["kipmi"][0]["cpu_percent"] > 5.0
+        assert document["interfaces"][0]["completed_delta"] == 0
+        assert document["hung_since"] < document["captured_at"]
+        stuck = [
+            each for each in document["stuck"] if "raw" in each["argv"] and "-b" in each["argv"]
+        ]
         assert len(stuck) >= CLIENTS
         assert {each["parent_pid"] for each in stuck} == {None}
         for each in stuck:
             assert (each["state"], each["devices"]) == ("S", ["/dev/ipmi0"])
             assert each["wchan"] in each["stack"]
             assert "s3cret" not in each["argv"]
-        assert {each["pid"] for each in told["direct_openers"]} >= {each["pid"] for each in stuck}
+        assert {each["pid"] for each in document["direct_openers"]} >= {
+            each["pid"] for each in stuck
+        }
 
 
 def test_the_screen_reads_well_on_a_console(shared_guest: Guest) -> None:

@@ -1,4 +1,4 @@
-"""Real processes that triage must judge: clients that block in select(), and their look-alikes.
+"""Real processes that triage must judge: clients that block in select(), and their likes.
 
 The executable behind them is a copy of this interpreter under the client's name, so that
 /proc/PID/exe says what it would say of the real one.
@@ -22,7 +22,7 @@ from bmcmedic.host.kernel.proc import Tree
 from tests.support.polling import eventually
 
 STUCK = "import select; select.select([], [], [])"
-"""Waits as ipmitool up to 1.8.15 does, for ever."""
+"""Waits for ever, as ipmitool up to 1.8.15 does."""
 PROGRESS = "import select\nwhile True: select.select([], [], [], 0.05)"
 IGNORES_SIGTERM = f"import signal; signal.signal(15, signal.SIG_IGN); {STUCK}"
 SLEEPS = "import time; time.sleep(1000)"
@@ -33,7 +33,7 @@ _WAITS = ("select", "poll", "nanosleep", "pipe", "tty", "wait_woken")
 
 
 class HostClients:
-    """Starts them, and ends each by its own pid."""
+    """Starts such processes, and ends each by its own pid."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -42,7 +42,7 @@ class HostClients:
         self._terminals: list[int] = []
 
     def executable(self, name: str = "ipmitool") -> str:
-        """A copy of the interpreter that is called so."""
+        """Return the path of a copy of the interpreter under that name."""
         path = self._folder / name
         if not path.exists():
             shutil.copy(Path(sys.executable).resolve(), path)
@@ -54,7 +54,7 @@ class HostClients:
         return {"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": library, "PATH": os.defpath}
 
     def command(self, *words: str, code: str = STUCK, name: str = "ipmitool") -> list[str]:
-        """Its arguments: `-c CODE` stands among what the client would be given."""
+        """Return the arguments of a client, which have `-c CODE` among them."""
         return [self.executable(name), "-S", "-c", code, *(words or ("mc", "info"))]
 
     def start(
@@ -79,7 +79,7 @@ class HostClients:
         return self._started(child.pid, is_waiting=is_waiting)
 
     def start_orphan(self, *words: str, code: str = STUCK, name: str = "ipmitool") -> int:
-        """Start one whose starter is gone, as cron's are: parent 1, its own group and session."""
+        """Start one whose launcher is gone, as cron's are: parent 1, its own group and session."""
         script = 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $!'
         done = subprocess.run(
             ["sh", "-c", script, "sh", *self.command(*words, code=code, name=name)],
@@ -94,7 +94,7 @@ class HostClients:
         return self._started(pid)
 
     def start_on_terminal(self, *words: str, code: str = STUCK) -> int:
-        """Start one as somebody would who sits at a terminal."""
+        """Start one on a terminal, as a person would."""
         pid, terminal = pty.fork()
         if pid == 0:
             os.execve(self.executable(), self.command(*words, code=code), self.environment)  # noqa: S606 - a copy of ourselves
@@ -111,13 +111,13 @@ class HostClients:
         return child.pid
 
     def _started(self, pid: int, *, is_waiting: bool = True) -> int:
-        """Once it runs what it was started for."""
+        """Wait until a process runs its code, and return its pid."""
         if is_waiting:
             eventually(lambda: any(how in wchan(pid) for how in _WAITS) and self.runs(pid))
         return pid
 
     def runs(self, pid: int) -> bool:
-        """Whether a pid is, still, one of ours: its executable is a copy that we made."""
+        """Whether a pid is still one of ours: its executable is a copy that we made."""
         try:
             return Path(f"/proc/{pid}/exe").readlink().parent == self._folder
         except OSError:
@@ -140,7 +140,7 @@ class HostClients:
 
 
 def wchan(pid: int) -> str:
-    """The kernel function that a process waits in."""
+    """Return the kernel function that a process waits in."""
     try:
         return Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
@@ -148,20 +148,20 @@ def wchan(pid: int) -> str:
 
 
 def wait_until_still(pid: int, for_s: float = 0.4) -> None:
-    """Poll until a process has not run for so long; on a loaded machine it takes long to start."""
+    """Poll until a process has not run for that long; on a loaded machine it starts slowly."""
     tree = Tree("/proc")
 
     def is_still() -> bool:
         with tree.hold(pid) as process:
-            look = ClientSample.at(process, Now.of(tree, [process.stat().processor]))
-        return min(look.age_s, look.age_s if look.idle_s is None else look.idle_s) > for_s
+            sample = ClientSample.at(process, Now.of(tree, [process.stat().processor]))
+        return min(sample.age_s, sample.age_s if sample.idle_s is None else sample.idle_s) > for_s
 
     eventually(is_still)
 
 
 @contextmanager
 def host_clients(folder: Path) -> Iterator[HostClients]:
-    """Clients that are ended at the end."""
+    """Yield clients, and end all of them afterwards."""
     clients = HostClients(folder)
     try:
         yield clients

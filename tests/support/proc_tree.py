@@ -11,12 +11,12 @@ UPTIME_S = 1_000_000.0
 BOOTED_AT = 1_700_000_000
 KERNEL_THREAD = 0x0020_8040
 CLOCKS_BEHIND_S = (0.0, 900.0, -3_000.0)
-"""Of three CPUs, as where interrupts are accounted for and mostly one CPU has them."""
+"""How far the clocks of three CPUs are behind, in seconds, where one CPU has most interrupts."""
 
 
 @dataclass
 class FakeProcess:
-    """One process; what is None has no file."""
+    """One process; a field that is None has no file."""
 
     pid: int
     comm: str
@@ -37,7 +37,7 @@ class FakeProcess:
     processor: int = 0
     wchan: str | None = "do_select"
     stack: str | None = None
-    """None: it begins with what `wchan` says, as a kernel has it; "": it is not readable."""
+    """None: the stack begins with `wchan`, as the kernel's does; "": it is not readable."""
     uid: int = 0
     login_uid: int | None = None
     cgroup: str = "0::/system.slice/crond.service\n"
@@ -97,7 +97,7 @@ class FakeProcess:
 def write_clocks(
     tasks: Path, uptime_s: float, clocks_behind_s: Sequence[float] = CLOCKS_BEHIND_S
 ) -> None:
-    """What the threads of a triage tell of the CPUs that they visited, as a capture has it."""
+    """Write what the threads of a triage recorded of the CPUs that they visited."""
     for cpu, behind_s in enumerate(clocks_behind_s):
         thread = FakeProcess(77_000 + cpu, "python3", idle_s=0.0, processor=cpu, files=None)
         place = tasks / str(thread.pid)
@@ -128,7 +128,7 @@ KTHREADD = FakeProcess(2, "kthreadd", age_s=UPTIME_S, parent_pid=0, flags=KERNEL
 
 
 def stuck_ipmitool(pid: int = 65_113, *words: str, age_s: float = 3600.0) -> FakeProcess:
-    """One like the incident's: an orphan in select() with the device open."""
+    """A client like the incident's: an orphan in select() with the device open."""
     return FakeProcess(
         pid,
         "ipmitool",
@@ -181,7 +181,7 @@ def write_capture(
     interval_s: float = 2.0,
     counters: tuple[dict[str, int], dict[str, int]] | None = None,
 ) -> Path:
-    """Two samples; a process of both has the same start when its `age_s` is that at the first."""
+    """Write two samples; `age_s` is the age at the first, so a process has one start in both."""
     write_proc(root / "proc", first)
     later = [_aged(process, interval_s) for process in again]
     write_proc(root / "proc.2", later, UPTIME_S + interval_s)

@@ -23,7 +23,7 @@ PF_KTHREAD = 0x0020_0000
 
 @dataclass
 class Fake:
-    """One process; what it does when it is sent TERM or KILL."""
+    """One process, and what it does when it gets TERM or KILL."""
 
     pid: int
     argv: list[str] = field(default_factory=lambda: ["ipmitool", "mc", "info"])
@@ -48,13 +48,13 @@ class Fake:
     kill: str = "ends"
     core_percent: float = 0.0
     spaces: tuple[str, ...] = ()
-    """The pid namespaces from the host's down to its own, none where the kernel does not tell."""
+    """The pid namespaces from the host's down to its own; empty: the kernel hides them."""
     numbers: tuple[int, ...] = ()
-    """Its pid in each of them, where the kernel tells that too."""
+    """Its pid in each of them; empty: the kernel hides them."""
 
 
 class FakeHost:
-    """All of it is files below one directory; time passes when somebody sleeps."""
+    """A host whose files are below one directory, and whose time passes when a caller sleeps."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,7 +66,7 @@ class FakeHost:
         self.heeds_limit = False
         self.clocks_behind_s = list(CLOCKS_BEHIND_S)
         self.interrupted = [0.0] * len(CLOCKS_BEHIND_S)
-        """Of each CPU's time, the share that interrupts have."""
+        """The share of each CPU's time that interrupts have."""
         self.when_slept: list[Callable[[], None]] = []
         self.kill_switch = root / "disabled"
         self.journal = root / "run" / "bmcmedic"
@@ -74,7 +74,7 @@ class FakeHost:
             (root / folder).mkdir(parents=True)
         (root / "proc/sys/kernel/random/boot_id").write_text(BOOT_ID + "\n")
         self._own_entry()
-        self._tell_time()
+        self._write_time()
 
     # ------------------------------------------------------------------------------- its parts
 
@@ -83,7 +83,7 @@ class FakeHost:
         return self.root / "sys/module/ipmi_si/parameters/kipmid_max_busy_us"
 
     def add(self, fake: Fake) -> Fake:
-        """A process appears, in place of another that has its pid."""
+        """Add a process, in place of another with its pid."""
         self.remove(fake.pid)
         self.processes[fake.pid] = fake
         self.write(fake)
@@ -94,11 +94,11 @@ class FakeHost:
         shutil.rmtree(self.root / "proc" / str(pid), ignore_errors=True)
 
     def add_interface(self, max_busy_us: str = "", core_percent: float = 98.0) -> Fake:
-        """`ipmi_si` with one interface, and the thread that polls it."""
+        """Add `ipmi_si` with one interface, and the thread that polls it."""
         self.parameter.parent.mkdir(parents=True)
         self.parameter.write_text(max_busy_us + "\n")
         (self.root / "sys/class/ipmi/ipmi0/device").mkdir(parents=True)
-        self._tell_counters()
+        self._write_counters()
         thread = Fake(
             200, argv=[], exe=None, comm="kipmi0", parent=2, flags=PF_KTHREAD, wchan="0",
             device=False, core_percent=core_percent,
@@ -107,9 +107,9 @@ class FakeHost:
 
     def complete(self, count: int) -> None:
         self.completed += count
-        self._tell_counters()
+        self._write_counters()
 
-    def place(self, *, has_pidfds: bool = True) -> HostTrees:
+    def trees(self, *, has_pidfds: bool = True) -> HostTrees:
         root = str(self.root)
         return HostTrees(
             proc=Tree(f"{root}/proc"),
@@ -137,12 +137,12 @@ class FakeHost:
                     fake.core_percent = THROTTLED_PERCENT
                 fake.run_ns += int(seconds * fake.core_percent * 1e7)
                 self.write(fake)
-        self._tell_time()
+        self._write_time()
         for act in self.when_slept:
             act()
 
     def send(self, pid: int, number: int) -> None:
-        """What the kernel does with a signal."""
+        """Do what the kernel does with a signal."""
         fake = self.processes.get(pid)
         if fake is None:
             raise ProcessLookupError(3, "No such process")
@@ -167,7 +167,7 @@ class FakeHost:
             self.write(fake)
 
     def _send_to_held(self, descriptor: int, number: int) -> None:
-        """As the kernel does it: the process is the one whose directory is held, or none."""
+        """Signal the process whose directory is held, as the kernel does, or none."""
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.name.endswith("(deleted)"):
             raise ProcessLookupError(3, "No such process")
@@ -176,31 +176,31 @@ class FakeHost:
     # ------------------------------------------------------------------------------- its files
 
     def write(self, fake: Fake) -> None:
-        place = self.root / "proc" / str(fake.pid)
-        (place / "fd").mkdir(parents=True, exist_ok=True)
+        folder = self.root / "proc" / str(fake.pid)
+        (folder / "fd").mkdir(parents=True, exist_ok=True)
         fields = [
             fake.state, fake.parent, fake.group or fake.pid, fake.group or fake.pid, fake.terminal,
             -1, fake.flags, 0, 0, 0, 0, fake.run_ns // 10_000_000, 0, 0, 0, 20, 0, 1, 0,
             int(fake.start_s * 100), *[0] * 16, fake.processor,
         ]  # fmt: skip
-        (place / "stat").write_text(f"{fake.pid} ({fake.comm}) {' '.join(map(str, fields))}\n")
-        (place / "schedstat").write_text(f"{fake.run_ns} 1000 {fake.turns}\n")
+        (folder / "stat").write_text(f"{fake.pid} ({fake.comm}) {' '.join(map(str, fields))}\n")
+        (folder / "schedstat").write_text(f"{fake.run_ns} 1000 {fake.turns}\n")
         ran_at_s = fake.start_s + 0.1 if fake.ran_at_s is None else fake.ran_at_s
         ran_at_s -= CLOCKS_BEHIND_S[fake.processor]
         if fake.has_sched:
-            (place / "sched").write_text(f"se.exec_start    :    {ran_at_s * 1000.0:.6f}\n")
-        (place / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in fake.argv))
-        (place / "cgroup").write_text("0::/system.slice/cron.service\n")
-        (place / "loginuid").write_text("4294967295")
+            (folder / "sched").write_text(f"se.exec_start    :    {ran_at_s * 1000.0:.6f}\n")
+        (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in fake.argv))
+        (folder / "cgroup").write_text("0::/system.slice/cron.service\n")
+        (folder / "loginuid").write_text("4294967295")
         numbers = "NSpid:\t" + "\t".join(map(str, fake.numbers)) + "\n" if fake.numbers else ""
         switches = f"voluntary_ctxt_switches:\t{fake.turns}\nnonvoluntary_ctxt_switches:\t0\n"
-        (place / "status").write_text(f"Name:\t{fake.comm}\nUid:\t0\t0\t0\t0\n{switches}{numbers}")
-        (place / "ns").mkdir(exist_ok=True)
-        _link(place / "ns" / "pid", f"pid:[{fake.spaces[-1]}]" if fake.spaces else None)
+        (folder / "status").write_text(f"Name:\t{fake.comm}\nUid:\t0\t0\t0\t0\n{switches}{numbers}")
+        (folder / "ns").mkdir(exist_ok=True)
+        _link(folder / "ns" / "pid", f"pid:[{fake.spaces[-1]}]" if fake.spaces else None)
         if fake.wchan is not None:
-            (place / "wchan").write_text(fake.wchan)
-        _link(place / "exe", fake.exe)
-        _link(place / "fd" / "3", "/dev/ipmi0" if fake.device else None)
+            (folder / "wchan").write_text(fake.wchan)
+        _link(folder / "exe", fake.exe)
+        _link(folder / "fd" / "3", "/dev/ipmi0" if fake.device else None)
 
     def _own_entry(self) -> None:
         own = self.root / "proc" / str(os.getpid())
@@ -211,13 +211,13 @@ class FakeHost:
         (self.root / "proc/self").rmdir()
         (self.root / "proc/self").symlink_to(str(os.getpid()))
 
-    def _tell_time(self) -> None:
+    def _write_time(self) -> None:
         (self.root / "proc/uptime").write_text(f"{self.uptime_s:.2f} 0.00\n")
         tasks = self.root / "proc" / str(os.getpid()) / "task"
         shutil.rmtree(tasks, ignore_errors=True)
         write_clocks(tasks, self.uptime_s, self.clocks_behind_s)
 
-    def _tell_counters(self) -> None:
+    def _write_counters(self) -> None:
         device = self.root / "sys/class/ipmi/ipmi0/device"
         (device / "complete_transactions").write_text(f"{self.completed}\n")
         (device / "hosed_count").write_text(f"{self.hosed}\n")

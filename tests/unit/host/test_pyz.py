@@ -74,7 +74,7 @@ def test_it_runs_from_standard_input(program: Path, sick: str, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", INTERPRETERS)
-def test_it_looks_at_this_host(program: Path, name: str) -> None:
+def test_it_examines_this_host(program: Path, name: str) -> None:
     done = run([interpreter(name), str(program), "triage", "--interval", "0.1"])
     assert done.returncode in (0, 1)
     assert done.stderr == ""
@@ -82,7 +82,7 @@ def test_it_looks_at_this_host(program: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INTERPRETERS)
-def test_a_capture_of_it_tells_the_same(program: Path, tmp_path: Path, name: str) -> None:
+def test_a_capture_of_it_gives_the_same_report(program: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "capture.tar.gz"
     triage = [interpreter(name), str(program), "triage", "--json", "--interval", "0.1"]
     done = run([*triage, "--capture", str(file)])
@@ -98,9 +98,7 @@ def test_a_capture_of_it_tells_the_same(program: Path, tmp_path: Path, name: str
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a pid namespace")
 @pytest.mark.parametrize("name", INTERPRETERS)
-def test_it_relieves_where_nobody_elses_processes_are(
-    program: Path, tmp_path: Path, name: str
-) -> None:
+def test_it_relieves_where_no_other_process_is(program: Path, tmp_path: Path, name: str) -> None:
     client = tmp_path / "ipmitool"
     shutil.copy("/usr/bin/python3", client)
     blocks = "import select; select.select([], [], [])"

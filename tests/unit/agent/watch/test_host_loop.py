@@ -101,7 +101,7 @@ class Bench:
         self.log = AgentLog(time, fd=self._write)
         self.loop = HostLoop(
             Host(
-                self.host.place(),
+                self.host.trees(),
                 lambda: self.driver,
                 lambda: self.cost_s,
                 lambda: 1_700_000_000.0 + self.host.uptime_s,
@@ -647,7 +647,7 @@ def test_another_age_is_taken_from_the_configuration(bench: Bench) -> None:
 def test_an_unreadable_proc_does_not_end_the_loop(bench: Bench) -> None:
     bench.driver = DriverView(SILENT)
     (bench.host.root / "proc" / "uptime").unlink()
-    bench.host._tell_time = lambda: None  # type: ignore[method-assign]
+    bench.host._write_time = lambda: None  # type: ignore[method-assign]
     assert bench.rounds(2).relief.stuck == 0
     assert "relief-failed" in bench.said()
 

@@ -52,7 +52,7 @@ def test_a_search_for_options_stops_at_nothing() -> None:
 
 
 @given(ARGUMENTS)
-def test_each_option_stands_where_it_is_said_to(arguments: list[str]) -> None:
+def test_each_option_stands_where_it_is_reported(arguments: list[str]) -> None:
     for flags in (FLAGS, None):
         for option in parse(arguments, flags=flags).options:
             argument = arguments[option.position]

@@ -64,7 +64,7 @@ def starter(tmp_path: Path, **changes: object) -> Launcher:
         ("nonsense\n::::\n", None, None, None),
     ],
 )
-def test_the_cgroup_tells(
+def test_the_cgroup_names_the_launcher(
     tmp_path: Path, cgroup: str, unit: str | None, session: str | None, container: str | None
 ) -> None:
     who = starter(tmp_path, cgroup=cgroup)
@@ -97,12 +97,12 @@ def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_who_logged_in_counts_more_than_as_whom_it_runs(tmp_path: Path) -> None:
+def test_the_login_counts_more_than_the_user_it_runs_as(tmp_path: Path) -> None:
     who = starter(tmp_path, uid=0, login_uid=1000)
     assert (who.user, who.uid, who.login_uid) == ("alice", 0, 1000)
 
 
-def test_without_a_login_it_is_who_it_runs_as(tmp_path: Path) -> None:
+def test_without_a_login_it_is_the_user_it_runs_as(tmp_path: Path) -> None:
     who = starter(tmp_path, uid=4242)
     assert (who.user, who.uid, who.login_uid) == ("uid 4242", 4242, None)
 

@@ -106,14 +106,14 @@ def test_the_executable_counts_and_not_the_name_that_it_was_called_by() -> None:
     ]
 
 
-def test_commands_in_other_lines_and_substitutions_are_masked_each() -> None:
+def test_commands_in_other_lines_and_substitutions_are_redacted_each() -> None:
     line = "x=$(ipmitool -P s3cret mc info); echo a\\\\\nipmitool \\\n -P s3cret sdr"
     shown = redacted(["sh", "-c", line])[2]
     assert shown == "x=$(ipmitool -P **** mc info); echo a\\\\\nipmitool  -P **** sdr"
 
 
 def steps(argv: list[str]) -> int:
-    """How many lines of Python it takes to mask them."""
+    """Return how many lines of Python it takes to redact them."""
     count = 0
 
     def trace(_frame: FrameType, event: str, _argument: object) -> TraceFunction:
@@ -159,7 +159,7 @@ def test_of_several_places_the_first_counts() -> None:
 
 
 @given(st.lists(st.text(max_size=40), max_size=8))
-def test_any_arguments_can_be_masked(argv: list[str]) -> None:
+def test_any_arguments_can_be_redacted(argv: list[str]) -> None:
     assert len(redacted(argv)) == len(argv)
 
 

@@ -1,4 +1,4 @@
-"""Who is stuck and who only looks like it: real processes, and captured ones."""
+"""Which clients are stuck and which only seem to be: real processes, and captured ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def look_again(client: Client, tree: Tree, now: Now) -> ClientSample | None:
 
 
 def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
-    """The verdict on a real process by two looks."""
+    """Return the verdict on a real process by two samples."""
     client = client_of(pid)
     assert client is not None
     marked_at_s = Now.of(LIVE).uptime_s
@@ -80,7 +80,7 @@ def verdict_on(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
 
 
 def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict:
-    """The verdict on one that has not run between two looks.
+    """Return the verdict on a process that has not run between two samples.
 
     On a loaded machine it may yet be on its way, or be woken by the machine itself (a freezer).
     """
@@ -101,9 +101,9 @@ def verdict_once_still(pid: int, stuck_after_s: float = SOON_S) -> ClientVerdict
 def test_one_that_blocks_in_select_is_stuck(clients: HostClients) -> None:
     verdict = verdict_once_still(clients.start("mc", "info"))
     assert verdict.is_stuck
-    said = "; ".join(verdict.evidence)
-    assert "state S" in said
-    assert "poll_schedule_timeout" in said or "do_select" in said
+    evidence = "; ".join(verdict.evidence)
+    assert "state S" in evidence
+    assert "poll_schedule_timeout" in evidence or "do_select" in evidence
 
 
 def test_an_orphan_is_stuck(clients: HostClients) -> None:
@@ -118,27 +118,27 @@ def test_other_clients_and_longer_names_are_stuck_too(clients: HostClients) -> N
         assert verdict_once_still(clients.start("x", name=name)).is_stuck, name
 
 
-def test_one_on_a_terminal_is_left_alone(clients: HostClients) -> None:
+def test_a_client_on_a_terminal_is_excluded(clients: HostClients) -> None:
     verdict = verdict_once_still(clients.start_on_terminal("mc", "info"))
     assert verdict.finding is Finding.EXCLUDED
     assert "terminal" in verdict.evidence[0]
 
 
-def test_one_that_makes_progress_is_left_alone(clients: HostClients) -> None:
+def test_a_client_that_makes_progress_is_not_stuck(clients: HostClients) -> None:
     pid = clients.start("sdr", code=PROGRESS)
     eventually(lambda: Now.of(LIVE).uptime_s - LIVE.stat(pid).start_ticks / 100 > SOON_S)
     # It runs each 0.05 s, and on a busy machine as often as it is let.
     eventually(lambda: verdict_on(pid).finding is Finding.PROGRESS)
 
 
-def test_one_that_waits_for_something_else_is_left_alone(clients: HostClients) -> None:
+def test_a_client_that_waits_for_something_else_is_excluded(clients: HostClients) -> None:
     for code in (SLEEPS, READS):
         verdict = verdict_once_still(clients.start("mc", "info", code=code))
         assert verdict.finding is Finding.EXCLUDED
         assert "not for a BMC" in verdict.evidence[0]
 
 
-def test_a_young_one_is_left_alone(clients: HostClients) -> None:
+def test_a_young_client_is_not_stuck(clients: HostClients) -> None:
     assert verdict_once_still(clients.start("mc", "info"), 3600).finding is Finding.YOUNG
 
 
@@ -152,11 +152,13 @@ def test_a_young_one_is_left_alone(clients: HostClients) -> None:
         ("hpm", "upgrade", "x.img"),
     ],
 )
-def test_one_that_means_to_wait_is_left_alone(clients: HostClients, words: tuple[str, ...]) -> None:
+def test_a_client_that_is_meant_to_wait_is_excluded(
+    clients: HostClients, words: tuple[str, ...]
+) -> None:
     assert verdict_once_still(clients.start(*words)).finding is Finding.EXCLUDED
 
 
-def test_look_alikes_are_no_clients(clients: HostClients, tmp_path: Path) -> None:
+def test_processes_that_resemble_a_client_are_none(clients: HostClients, tmp_path: Path) -> None:
     script = tmp_path / "ipmitool.sh"
     script.write_text("cat\n")
     for command in (["grep", "ipmitool"], ["sh", str(script)], ["tail", "-f", str(script)]):
@@ -179,7 +181,7 @@ def test_one_that_ended_is_gone(clients: HostClients) -> None:
 
 
 def captured(tmp_path: Path, process: FakeProcess, **changes: object) -> ClientVerdict:
-    """The verdict on one process, whose second look is as `changes` say."""
+    """Return the verdict on one process, whose second sample has the `changes`."""
     first = Tree(str(write_proc(tmp_path / "proc", [process])))
     later = FakeProcess(**{**vars(process), **changes})
     second = Tree(str(write_proc(tmp_path / "proc.2", [later])))
@@ -225,7 +227,7 @@ def test_the_incidents_specimen_is_stuck(tmp_path: Path) -> None:
         ({"terminal": 34_816}, Finding.EXCLUDED),
     ],
 )
-def test_the_second_look_decides(
+def test_the_second_sample_decides(
     tmp_path: Path, changes: dict[str, object], finding: Finding
 ) -> None:
     assert captured(tmp_path, stuck_ipmitool(), **changes).finding is finding
@@ -297,7 +299,7 @@ def test_what_it_is_decides(tmp_path: Path, changes: dict[str, object], finding:
         ),
     ],
 )
-def test_what_it_waits_in_is_told_by_wchan_or_by_the_stack(
+def test_what_it_waits_in_stands_in_wchan_or_in_the_stack(
     tmp_path: Path,
     changes: dict[str, object],
     wchan: str | None,
@@ -308,10 +310,10 @@ def test_what_it_waits_in_is_told_by_wchan_or_by_the_stack(
     process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
     tree = Tree(str(write_proc(tmp_path / "proc", [process])))
     with tree.hold(65_113) as held:
-        look = ClientSample.at(held, Now.of(tree), with_stack=with_stack)
-    assert look.wchan == wchan
-    # Where the wchan tells, the stack is read only for who asks for it.
-    assert look.stack == (frames if with_stack or process.wchan is None else ())
+        sample = ClientSample.at(held, Now.of(tree), with_stack=with_stack)
+    assert sample.wchan == wchan
+    # If the wchan is readable, the stack is read only on request.
+    assert sample.stack == (frames if with_stack or process.wchan is None else ())
 
 
 def test_a_slow_bmcs_client_that_ran_before_the_interval_is_not_stuck(tmp_path: Path) -> None:
@@ -392,7 +394,7 @@ def test_the_moment_of_a_turn_is_by_the_clock_of_the_cpu_that_had_it(
     verdict = captured(tmp_path / "again", one)
     assert verdict.finding is finding
     assert f"{idle_s:.0f}" in "; ".join(verdict.evidence)
-    # Where nobody can run on that CPU, the clock of another one says nothing about it.
+    # If nothing can run on that CPU, the clock of another CPU proves nothing about it.
     shutil.rmtree(root / f"self/task/{77_000 + processor}")
     tree = Tree(str(root))
     with tree.hold(one.pid) as process:
@@ -408,7 +410,7 @@ def test_the_moment_of_a_turn_is_by_the_clock_of_the_cpu_that_had_it(
         {"idle_s": 0.0, "turns": 13},
     ],
 )
-def test_who_runs_while_it_is_looked_at_is_not_stuck(
+def test_a_client_that_runs_while_it_is_sampled_is_not_stuck(
     tmp_path: Path, file: str, after: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the clock of another CPU, the moment of its turn lies hours back."""
@@ -430,21 +432,21 @@ def test_who_runs_while_it_is_looked_at_is_not_stuck(
     monkeypatch.setattr(Process, "read", and_then_it_runs)
     monkeypatch.setattr(Process, "read_or_none", and_then_it_runs)
     with tree.hold(before.pid) as process:
-        look = ClientSample.at(process, now)
+        sample = ClientSample.at(process, now)
         again = ClientSample.at(process, now)
-    # What it does after its mark is for the next look to see.
+    # The next sample sees what it does after its mark.
     is_seen = file == "sched" or ("turns" in after and file == "stat")
-    assert judge(client, look, 60.0).is_stuck is not is_seen
+    assert judge(client, sample, 60.0).is_stuck is not is_seen
     assert judge(client, again, 60.0).finding is Finding.PROGRESS
 
 
-def test_a_look_knows_the_age(tmp_path: Path) -> None:
+def test_a_sample_has_the_age(tmp_path: Path) -> None:
     tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool(age_s=90.0)])))
     with tree.hold(65_113) as process:
-        look = ClientSample.at(process, Now(UPTIME_S, {}))
-        assert Mark.of(process) == look.mark
-    assert look.age_s == pytest.approx(90.0)
-    assert look.idle_s is None
+        sample = ClientSample.at(process, Now(UPTIME_S, {}))
+        assert Mark.of(process) == sample.mark
+    assert sample.age_s == pytest.approx(90.0)
+    assert sample.idle_s is None
 
 
 # -------------------------------------------------------------------------------------- the list
@@ -502,7 +504,7 @@ def test_the_executable_decides(executable: str, program: str | None) -> None:
         ("ipmiutil getevt", True),
     ],
 )
-def test_the_arguments_tell_who_is_left_alone(line: str, *, is_left_alone: bool) -> None:
+def test_the_arguments_decide_which_client_is_excluded(line: str, *, is_left_alone: bool) -> None:
     argv = line.split()
     assert (why_excluded(argv[0], argv) is not None) is is_left_alone
 

@@ -39,7 +39,7 @@ tells = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # What a test asks for it is told, however busy the machine is.
+    # A test gets the clocks that it asks for, however busy the machine is.
     monkeypatch.setattr(cpu_clocks, "READ_S_MAX", TIMEOUT_S)
     threads, affinity = threading.enumerate(), os.sched_getaffinity(0)
     yield
@@ -50,7 +50,7 @@ def _leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @tells
 @pytest.mark.parametrize("cpu", CPUS)
-def test_who_sleeps_on_a_cpu_ran_before_its_clock_says(cpu: int) -> None:
+def test_a_process_that_sleeps_on_a_cpu_ran_before_its_clock(cpu: int) -> None:
     code = f"import os; os.sched_setaffinity(0, {{{cpu}}}); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -68,23 +68,23 @@ def test_who_sleeps_on_a_cpu_ran_before_its_clock_says(cpu: int) -> None:
         assert turn_s is not None
         assert 0.0 <= first[cpu] - turn_s < TIMEOUT_S
         eventually(lambda: clocks_s(LIVE, [cpu])[cpu] >= first[cpu] + 0.3)
-        # It goes no faster than time, and the uptime is told in hundredths.
+        # The clock goes no faster than time, and the uptime has hundredths of a second.
         assert uptime_s(LIVE) - first_at_s > 0.28
         child.communicate(b"\n", timeout=TIMEOUT_S)
 
 
 @tells
-def test_all_are_told_at_once_to_any_thread() -> None:
-    told: list[dict[int, float]] = []
-    thread = threading.Thread(target=lambda: told.append(clocks_s(LIVE, [*CPUS, *CPUS])))
+def test_any_thread_can_read_all_clocks_at_once() -> None:
+    clocks: list[dict[int, float]] = []
+    thread = threading.Thread(target=lambda: clocks.append(clocks_s(LIVE, [*CPUS, *CPUS])))
     thread.start()
     thread.join()
-    assert sorted(told[0]) == CPUS
+    assert sorted(clocks[0]) == CPUS
 
 
 @tells
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_more_than_may_be_asked_at_once_are_told_in_turns(
+def test_more_clocks_than_can_be_read_at_once_are_read_in_turns(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(cpu_clocks, "AT_ONCE_MAX", at_once)
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_left_out(
     assert clocks_s(LIVE, CPUS) == {}
 
 
-def test_who_does_not_come_holds_nobody_up_and_may_leave_anywhere(
+def test_a_thread_that_does_not_come_delays_nothing_and_may_leave_anywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     left: list[set[int]] = []
@@ -137,11 +137,11 @@ def test_who_does_not_come_holds_nobody_up_and_may_leave_anywhere(
 
     monkeypatch.setattr(cpu_clocks._Visitor, "_run", stays_away)
     monkeypatch.setattr(cpu_clocks, "READ_S_MAX", 0.05)
-    told: list[dict[int, float]] = []
-    thread = threading.Thread(target=lambda: told.append(clocks_s(LIVE, CPUS)), daemon=True)
+    clocks: list[dict[int, float]] = []
+    thread = threading.Thread(target=lambda: clocks.append(clocks_s(LIVE, CPUS)), daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)
-    assert told == [{}]
+    assert clocks == [{}]
     assert left == [set(CPUS)] * len(CPUS)
 
 
@@ -181,7 +181,9 @@ def test_where_there_can_be_no_more_threads_those_that_are_there_tell(
     assert sorted(clocks_s(LIVE, CPUS)) == CPUS[:1]
 
 
-def test_nobody_is_sent_anywhere_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_is_sent_anywhere_where_no_clock_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     monkeypatch.setattr(threading.Thread, "start", has_no_thread)
     assert clocks_s(LIVE, []) == {}
@@ -189,8 +191,8 @@ def test_nobody_is_sent_anywhere_where_nothing_is_asked(monkeypatch: pytest.Monk
 
 @tells
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may run in real time")
-@pytest.mark.skipif(len(CPUS) < 2, reason="the other CPU is for who looks")
-def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up(
+@pytest.mark.skipif(len(CPUS) < 2, reason="the reader needs the other CPU")
+def test_a_cpu_that_another_program_keeps_busy_delays_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel lets others have a turn there once in a second, or never."""
@@ -211,15 +213,15 @@ def test_a_cpu_that_somebody_keeps_to_himself_holds_nobody_up(
 # ------------------------------------------------------------------------------------- captures
 
 
-def test_a_capture_holds_those_that_were_told(tmp_path: Path) -> None:
+def test_a_capture_holds_the_clocks_that_were_read(tmp_path: Path) -> None:
     tree = Tree(str(write_proc(tmp_path / "proc", [stuck_ipmitool()])))
-    told = {cpu: UPTIME_S - behind_s for cpu, behind_s in enumerate(CLOCKS_BEHIND_S)}
-    assert clocks_s(tree, [0, 1, 2, 3]) == pytest.approx(told)
-    assert clocks_s(tree, [1]) == pytest.approx({1: told[1]})
+    clocks = {cpu: UPTIME_S - behind_s for cpu, behind_s in enumerate(CLOCKS_BEHIND_S)}
+    assert clocks_s(tree, [0, 1, 2, 3]) == pytest.approx(clocks)
+    assert clocks_s(tree, [1]) == pytest.approx({1: clocks[1]})
     assert clocks_s(tree, []) == {}
 
 
-def test_a_clock_was_not_behind_the_latest_turn_of_anybody(tmp_path: Path) -> None:
+def test_a_clock_was_not_behind_the_latest_turn_of_any_process(tmp_path: Path) -> None:
     processes = [
         FakeProcess(7, "a", idle_s=30.0, processor=1),
         FakeProcess(8, "b", idle_s=10.0, processor=1),
@@ -247,7 +249,7 @@ def test_a_clock_was_not_behind_the_latest_turn_of_anybody(tmp_path: Path) -> No
         lambda place: place.rename(place.with_name("x")),
     ],
 )
-def test_what_no_kernel_would_write_tells_nothing(
+def test_what_no_kernel_would_write_is_ignored(
     tmp_path: Path, break_it: Callable[[Path], object]
 ) -> None:
     root = write_proc(tmp_path / "proc", [])

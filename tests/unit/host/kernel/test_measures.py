@@ -1,4 +1,4 @@
-"""What is measured between two looks: `kipmi` threads, the interface's counters, guests."""
+"""What is measured between two samples: `kipmi` threads, the interface's counters, guests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tree(folder: Path, *processes: FakeProcess, uptime_s: float = UPTIME_S) -> T
 
 
 def share(tmp_path: Path, again: FakeProcess, *, without_schedstat: bool = False) -> float | None:
-    """Of a thread that has 100 s of CPU time first, and then is as `again` says."""
+    """The shares of a thread that has 100 s of CPU time first, and then what `again` has."""
     before = kipmi(100.0)
     if without_schedstat:
         before.run_ns = again.run_ns = None
@@ -54,20 +54,22 @@ def test_a_thread_that_was_made_anew_is_not_compared(tmp_path: Path) -> None:
     assert kipmid.compare(kipmid.mark(first, threads), kipmid.mark(second, threads)) == []
 
 
-def test_one_look_knows_no_share(tmp_path: Path) -> None:
+def test_one_sample_has_no_share(tmp_path: Path) -> None:
     first = tree(tmp_path / "1", kipmi(7.0))
     (only,) = kipmid.compare(kipmid.mark(first, [first.stat(512)]), None)
     assert (only.cpu_percent, only.cpu_total_s) == (None, 7.0)
 
 
 @pytest.mark.parametrize(
-    ("written", "told"), [("", None), ("\n", None), ("100\n", "100"), ("0,500\n", "0,500")]
+    ("written", "shown"), [("", None), ("\n", None), ("100\n", "100"), ("0,500\n", "0,500")]
 )
-def test_the_throttle_is_told_as_it_is_set(tmp_path: Path, written: str, told: str | None) -> None:
+def test_the_throttle_is_reported_as_it_is_set(
+    tmp_path: Path, written: str, shown: str | None
+) -> None:
     folder = tmp_path / "module/ipmi_si/parameters"
     folder.mkdir(parents=True)
     (folder / "kipmid_max_busy_us").write_text(written)
-    assert kipmid.max_busy_us(Tree(str(tmp_path))) == told
+    assert kipmid.max_busy_us(Tree(str(tmp_path))) == shown
     assert kipmid.max_busy_us(Tree(str(tmp_path / "nowhere"))) is None
 
 

@@ -50,7 +50,7 @@ def innocent(pid: int, spaces: tuple[str, ...] = INNER) -> Fake:
 
 
 def relieved(host: FakeHost, *, may_act: bool = True) -> Report:
-    return Relief(host.place(), STUCK_AFTER_S).relieve(may_act)
+    return Relief(host.trees(), STUCK_AFTER_S).relieve(may_act)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def relieved(host: FakeHost, *, may_act: bool = True) -> Report:
     [innocent(2001), innocent(2001, ("host", "box", "box in it")), fellow(2001, start_s=9_990.0)],
     ids=["innocent", "deeper", "young"],
 )
-def test_who_would_take_others_along_is_left_alone(host: FakeHost, other: Fake) -> None:
+def test_a_client_that_would_take_others_along_is_spared(host: FakeHost, other: Fake) -> None:
     host.add(first())
     host.add(other)
     report = relieved(host)
@@ -73,7 +73,7 @@ def test_who_would_take_others_along_is_left_alone(host: FakeHost, other: Fake) 
     assert report.left(STUCK_AFTER_S) == [case]
 
 
-def test_a_dry_run_says_so_too(host: FakeHost) -> None:
+def test_a_dry_run_reports_that_too(host: FakeHost) -> None:
     host.add(first())
     host.add(innocent(2001))
     host.add(first(1002, ("host", "box of its own")))
@@ -82,7 +82,7 @@ def test_a_dry_run_says_so_too(host: FakeHost) -> None:
     assert len(report.stuck) == 2
 
 
-def test_who_is_first_in_a_container_of_its_own_is_ended(host: FakeHost) -> None:
+def test_the_first_process_of_a_container_of_its_own_is_ended(host: FakeHost) -> None:
     host.add(first())
     host.add(innocent(2001, ("host", "another box")))
     host.add(innocent(2002, ("host",)))
@@ -118,9 +118,9 @@ def test_a_fellow_that_is_at_work_again_keeps_the_first_from_being_killed(host: 
     assert any("would end with it" in (why or "") for why in whys)
 
 
-def test_who_comes_in_after_the_look_is_seen_before_the_signal(host: FakeHost) -> None:
+def test_a_process_that_comes_in_after_the_scan_is_seen_before_the_signal(host: FakeHost) -> None:
     host.add(first(1001, term="ignores"))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
 
     def somebody_comes_in() -> None:
         if host.sent and 2001 not in host.processes:
@@ -152,7 +152,7 @@ def test_a_kernel_without_these_numbers_is_asked_for_the_namespaces_alone(host: 
         (Fake(2001, exe="/bin/sh", comm="sh"), Outcome.EXCLUDED),
     ],
 )
-def test_who_tells_no_namespace_may_live_in_none_that_is_deeper_than_its_numbers(
+def test_a_process_with_a_hidden_namespace_lives_no_deeper_than_its_numbers(
     host: FakeHost, hidden: Fake, outcome: Outcome
 ) -> None:
     host.add(first())
@@ -160,7 +160,7 @@ def test_who_tells_no_namespace_may_live_in_none_that_is_deeper_than_its_numbers
     assert outcomes(relieved(host)) == {1001: outcome}
 
 
-def test_who_else_is_there_that_cannot_be_read_is_no_proof(host: FakeHost) -> None:
+def test_a_namespace_that_cannot_be_read_proves_nothing(host: FakeHost) -> None:
     host.add(Fake(1001, numbers=(1001, 1)))
     report = relieved(host)
     assert host.sent == []
@@ -172,7 +172,7 @@ def test_who_else_is_there_that_cannot_be_read_is_no_proof(host: FakeHost) -> No
 def test_an_agent_counts_it_once(host: FakeHost) -> None:
     host.add(first())
     host.add(innocent(2001))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     earlier = []
     for _ in range(3):

@@ -48,7 +48,7 @@ def test_what_is_not_utf_8_can_be_written_anywhere() -> None:
     shown(bytes(range(256))).encode("utf-8")
 
 
-def test_a_kernel_thread_is_told_by_its_flag_and_not_by_its_name(tmp_path: Path) -> None:
+def test_a_kernel_thread_is_known_by_its_flag_and_not_by_its_name(tmp_path: Path) -> None:
     impostor = FakeProcess(9, "kipmi0", exe="/bin/sleep")
     tree = Tree(str(write_proc(tmp_path / "proc", [KTHREADD, kipmi(), impostor])))
     assert tree.stat(512).is_kernel_thread
@@ -127,7 +127,7 @@ def test_a_zombie_can_be_read() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
-def test_as_whom_it_runs_is_told_by_whom_it_belongs_to_and_by_its_status() -> None:
+def test_its_user_is_the_owner_of_its_directory_and_stands_in_its_status() -> None:
     code = "import os; os.setresuid(0, 4242, 0); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE

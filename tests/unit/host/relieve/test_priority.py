@@ -1,4 +1,4 @@
-"""Who comes first on the host, and for how long."""
+"""The priority of relief on the host, and how long it lasts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Clock:
 
 
 class Kernel:
-    """Takes what is written to it, or says why not."""
+    """A file that takes what is written to it, or refuses it with an error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         self.path = path
@@ -149,7 +149,7 @@ def test_a_kernel_that_does_not_share_out_by_session_is_asked_nothing(
     assert kernel.asked == 0
 
 
-def test_who_may_not_raise_his_session_puts_nothing_back(
+def test_a_session_that_was_not_raised_is_not_put_back(
     ahead: RaisedPriority, kernel: Kernel, clock: Clock
 ) -> None:
     kernel.refuses = {NICE: errno.EPERM}
@@ -202,7 +202,7 @@ def test_a_real_kernel_takes_it_and_takes_it_back(without: tuple[str, ...]) -> N
 
 @contextmanager
 def called_by_hand() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A program in somebody's session, and the pid of what comes first there."""
+    """A program in a person's session, and the pid of the process that runs first there."""
     with subprocess.Popen(
         [sys.executable, "-c", BY_HAND],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Relief on a host made of files, in its own time: who is ended, by what proof, and who is not."""
+"""Relief on a host of files, in its own time: which clients end, and by what proof."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 def relieve(host: FakeHost, *, may_act: bool = True, has_pidfds: bool = True) -> Report:
-    return Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S).relieve(may_act)
+    return Relief(host.trees(has_pidfds=has_pidfds), STUCK_AFTER_S).relieve(may_act)
 
 
 def outcomes(report: Report) -> dict[int, Outcome | None]:
@@ -36,7 +36,7 @@ def outcomes(report: Report) -> dict[int, Outcome | None]:
 def before_the_signals(
     relief: Relief, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
 ) -> None:
-    """Something happens between the look that found them stuck and the first signal."""
+    """Something happens between the scan that proved them stuck and the first signal."""
     end = relief._ender.end
 
     def act_and_end(stuck: list[JudgedClient]) -> list[ClientEnding]:
@@ -94,20 +94,20 @@ def test_a_dry_run_sends_nothing(host: FakeHost) -> None:
     assert not host.journal.exists()
 
 
-def test_who_ignores_term_is_killed(host: FakeHost) -> None:
+def test_a_client_that_ignores_term_is_killed(host: FakeHost) -> None:
     host.add(Fake(1001, term="ignores"))
     report = relieve(host)
     assert host.sent == [(1001, "TERM"), (1001, "KILL")]
     assert outcomes(report) == {1001: Outcome.KILLED}
 
 
-def test_who_catches_term_and_waits_again_is_killed(host: FakeHost) -> None:
+def test_a_client_that_catches_term_and_waits_again_is_killed(host: FakeHost) -> None:
     host.add(Fake(1001, term="wakes"))
     report = relieve(host)
     assert outcomes(report) == {1001: Outcome.KILLED}
 
 
-def test_who_is_at_work_after_term_is_not_killed(host: FakeHost) -> None:
+def test_a_client_that_works_after_term_is_not_killed(host: FakeHost) -> None:
     host.add(Fake(1001, term="runs"))
     report = relieve(host)
     assert host.sent == [(1001, "TERM")]
@@ -115,7 +115,7 @@ def test_who_is_at_work_after_term_is_not_killed(host: FakeHost) -> None:
     assert report.left(STUCK_AFTER_S)
 
 
-def test_who_waits_for_a_cpu_to_end_on_is_waited_for(host: FakeHost) -> None:
+def test_relief_waits_for_a_client_that_needs_a_cpu_to_end(host: FakeHost) -> None:
     host.add(Fake(1001, term="late"))
     report = relieve(host)
     assert host.sent == [(1001, "TERM")]
@@ -127,25 +127,27 @@ def test_state_d_is_reported_and_not_waited_for(host: FakeHost) -> None:
     began_s = host.uptime_s
     report = relieve(host)
     assert outcomes(report) == {1001: Outcome.UNINTERRUPTIBLE}
-    assert host.uptime_s - began_s < 1.1  # the two looks
+    assert host.uptime_s - began_s < 1.1  # the two scans
     assert report.left(STUCK_AFTER_S)
 
 
-def test_who_hangs_elsewhere_in_the_kernel_is_left_and_not_touched(host: FakeHost) -> None:
+def test_a_client_that_hangs_elsewhere_in_the_kernel_is_reported_and_not_touched(
+    host: FakeHost,
+) -> None:
     host.add(Fake(1001, state="D", wchan="rpc_wait_bit_killable"))
     report = relieve(host)
     assert host.sent == []
     assert [case.judged.client.identity.pid for case in report.left(STUCK_AFTER_S)] == [1001]
 
 
-def test_who_blocks_in_the_kernel_does_not_hold_up_the_others(host: FakeHost) -> None:
+def test_a_client_that_blocks_in_the_kernel_does_not_delay_the_others(host: FakeHost) -> None:
     host.add(Fake(1001, term="blocks", kill="blocks"))
     host.add(Fake(1002))
     report = relieve(host)
     assert outcomes(report) == {1001: Outcome.UNINTERRUPTIBLE, 1002: Outcome.ENDED}
 
 
-def test_who_survives_everything_is_left_after_a_bounded_wait(host: FakeHost) -> None:
+def test_a_client_that_survives_everything_is_given_up_after_a_bounded_wait(host: FakeHost) -> None:
     host.add(Fake(1001, term="ignores", kill="ignores"))
     began_s = host.uptime_s
     report = relieve(host)
@@ -156,7 +158,7 @@ def test_who_survives_everything_is_left_after_a_bounded_wait(host: FakeHost) ->
 @pytest.mark.parametrize("has_pidfds", [True, False])
 def test_another_with_the_same_pid_is_not_touched(host: FakeHost, has_pidfds: bool) -> None:
     host.add(Fake(1001))
-    relief = Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S)
+    relief = Relief(host.trees(has_pidfds=has_pidfds), STUCK_AFTER_S)
     relief.scan()
     # As stuck as the one before, but another: nothing has been proven of it.
     host.add(Fake(1001, start_s=2_000.0))
@@ -167,11 +169,11 @@ def test_another_with_the_same_pid_is_not_touched(host: FakeHost, has_pidfds: bo
 
 
 @pytest.mark.parametrize("has_pidfds", [True, False])
-def test_a_pid_reused_between_look_and_signal_is_not_touched(
+def test_a_pid_reused_between_scan_and_signal_is_not_touched(
     host: FakeHost, has_pidfds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.add(Fake(1001))
-    relief = Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S)
+    relief = Relief(host.trees(has_pidfds=has_pidfds), STUCK_AFTER_S)
     before_the_signals(relief, monkeypatch, lambda: host.add(Fake(1001, start_s=2_000.0)))
     report = relief.relieve(may_act=True)
     assert host.sent == []
@@ -183,7 +185,7 @@ def test_a_pid_reused_between_proof_and_signal_is_not_touched(
     host: FakeHost, has_pidfds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.add(Fake(1001))
-    relief = Relief(host.place(has_pidfds=has_pidfds), STUCK_AFTER_S)
+    relief = Relief(host.trees(has_pidfds=has_pidfds), STUCK_AFTER_S)
     prove = relief._clients.prove_again
 
     def and_then_it_is_another(*arguments: object) -> object:
@@ -200,7 +202,7 @@ def test_a_pid_reused_between_proof_and_signal_is_not_touched(
 
 def test_a_pid_reused_after_term_is_not_killed(host: FakeHost) -> None:
     host.add(Fake(1001, term="ignores"))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
 
     def reuse() -> None:
         if host.sent and host.processes[1001].start_s < 2_000.0:
@@ -213,11 +215,11 @@ def test_a_pid_reused_after_term_is_not_killed(host: FakeHost) -> None:
     assert 1001 in host.processes
 
 
-def test_who_runs_another_program_by_now_is_spared(
+def test_a_process_that_runs_another_program_by_now_is_spared(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.add(Fake(1001))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     other = Fake(1001, argv=["ipmitool", "sel", "list"])
     before_the_signals(relief, monkeypatch, lambda: host.add(other))
     report = relief.relieve(may_act=True)
@@ -225,11 +227,11 @@ def test_who_runs_another_program_by_now_is_spared(
     assert outcomes(report) == {1001: Outcome.SPARED}
 
 
-def test_who_makes_progress_before_the_signal_is_spared(
+def test_a_client_that_makes_progress_before_the_signal_is_spared(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = host.add(Fake(1001))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
 
     def it_runs() -> None:
         fake.turns += 1
@@ -259,12 +261,12 @@ def test_a_group_that_is_stuck_as_a_whole_ends_as_a_whole(host: FakeHost) -> Non
     assert not host.processes
 
 
-def test_between_two_looks_no_process_is_looked_at(
+def test_between_two_scans_no_process_is_read(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.add(Fake(1001, term="blocks", kill="blocks"))
     host.add_interface(core_percent=0.0)
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     host.pass_time(1.0)
     found = relief.step(may_act=True)
@@ -274,15 +276,15 @@ def test_between_two_looks_no_process_is_looked_at(
 
     monkeypatch.setattr(Tree, "pids", no_pids)
     host.pass_time(5.0)
-    told = relief.watch(may_act=True)
-    assert outcomes(told) == outcomes(found) == {1001: Outcome.UNINTERRUPTIBLE}
-    assert [case.is_earlier for case in found.cases + told.cases] == [False, True]
+    seen = relief.watch(may_act=True)
+    assert outcomes(seen) == outcomes(found) == {1001: Outcome.UNINTERRUPTIBLE}
+    assert [case.is_earlier for case in found.cases + seen.cases] == [False, True]
     assert host.sent == [(1001, "TERM"), (1001, "KILL")]
 
 
-def test_who_leaves_the_kernel_unharmed_is_dealt_with_again(host: FakeHost) -> None:
+def test_a_client_that_leaves_the_kernel_unharmed_is_ended_again(host: FakeHost) -> None:
     fake = host.add(Fake(1001, term="blocks", kill="blocks"))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     host.pass_time(1.0)
     relief.step(may_act=True)
@@ -295,7 +297,7 @@ def test_who_leaves_the_kernel_unharmed_is_dealt_with_again(host: FakeHost) -> N
 
 
 def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) -> None:
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     assert relief.next_due_at(1.0) is None
     begun_s = host.uptime_s
@@ -312,7 +314,7 @@ def test_it_is_known_when_the_next_client_may_be_proven_stuck(host: FakeHost) ->
 
 def test_a_client_that_still_gets_answers_is_no_reason_to_hurry(host: FakeHost) -> None:
     fake = host.add(Fake(1001))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     for _ in range(5):
         host.pass_time(10.0)
@@ -337,7 +339,7 @@ def test_the_kill_switch_stops_everything(host: FakeHost) -> None:
 
 def test_the_kill_switch_stops_what_has_begun(host: FakeHost) -> None:
     host.add(Fake(1001, term="ignores"))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     host.when_slept.append(lambda: host.kill_switch.touch() if host.sent else None)
     report = relief.relieve(may_act=True)
     assert host.sent == [(1001, "TERM")]
@@ -355,7 +357,9 @@ def test_pids_of_another_namespace_are_never_signalled(host: FakeHost) -> None:
     assert "pid namespace" in report.disabled
 
 
-def test_who_may_not_be_signalled_is_left(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_may_not_be_signalled_is_reported(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def deny(_pid: int, _number: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -366,7 +370,7 @@ def test_who_may_not_be_signalled_is_left(host: FakeHost, monkeypatch: pytest.Mo
     assert report.left(STUCK_AFTER_S)
 
 
-def test_who_cannot_be_judged_is_left_and_never_touched(host: FakeHost) -> None:
+def test_a_client_that_cannot_be_judged_is_reported_and_never_touched(host: FakeHost) -> None:
     host.add(Fake(1001, wchan=None, device=False))
     report = relieve(host)
     assert host.sent == []
@@ -375,7 +379,7 @@ def test_who_cannot_be_judged_is_left_and_never_touched(host: FakeHost) -> None:
 
 def test_progress_is_measured_from_the_last_progress_on(host: FakeHost) -> None:
     fake = host.add(Fake(1001, core_percent=1.0))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.relieve(may_act=True)
     assert host.sent == []
     fake.core_percent = 0.0
@@ -402,18 +406,18 @@ def test_a_kernel_that_does_not_tell_when_a_process_ran_is_watched_for_longer(
 
 def test_between_two_steps_that_follow_soon_such_a_kernel_proves_nothing(host: FakeHost) -> None:
     host.add(Fake(1001, has_sched=False))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     for _ in range(16):
         assert not relief.step(may_act=True).stuck
         host.pass_time(1.0)
     assert len(relief.step(may_act=True).stuck) == 1
 
 
-def test_who_wakes_up_with_each_answer_is_not_ended_however_short_the_threshold(
+def test_a_client_that_wakes_up_with_each_answer_is_not_ended_however_short_the_threshold(
     host: FakeHost,
 ) -> None:
     slow = host.add(Fake(1001, start_s=host.uptime_s - 30.0))
-    relief = Relief(host.place(), stuck_after_s=5.0)
+    relief = Relief(host.trees(), stuck_after_s=5.0)
     for _ in range(4):
         slow.turns, slow.ran_at_s = slow.turns + 1, host.uptime_s
         host.write(slow)
@@ -429,13 +433,13 @@ def test_who_wakes_up_with_each_answer_is_not_ended_however_short_the_threshold(
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_cpu_whose_clock_stands_still_for_interrupts_hides_nobody_for_ever(
+def test_a_cpu_whose_clock_stops_for_interrupts_hides_no_client_for_ever(
     host: FakeHost, share: float
 ) -> None:
     host.interrupted[1] = share
     host.add(Fake(1001, start_s=host.uptime_s, processor=1))
     answered = host.add(Fake(1002, start_s=host.uptime_s, processor=1))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     for _ in range(12):
         assert not relief.step(may_act=True).stuck
         host.pass_time(5.0)
@@ -450,7 +454,7 @@ def test_a_cpu_whose_clock_stands_still_for_interrupts_hides_nobody_for_ever(
     assert outcomes(relief.step(may_act=True)) == {1002: Outcome.ENDED}
 
 
-def test_who_ran_while_the_first_look_was_under_way_has_not_stood_still_since_it_began(
+def test_a_client_that_ran_during_the_first_scan_has_not_stood_still_since_it_began(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = host.add(Fake(1001, start_s=host.uptime_s - 100.0))
@@ -462,7 +466,7 @@ def test_who_ran_while_the_first_look_was_under_way_has_not_stood_still_since_it
         host.write(one)
         return of(process)
 
-    relief = Relief(host.place(), 5.0)
+    relief = Relief(host.trees(), 5.0)
     monkeypatch.setattr(Client, "of", slowly)
     relief.scan()
     monkeypatch.setattr(Client, "of", of)
@@ -493,9 +497,9 @@ def test_without_a_clock_of_its_cpu_a_client_is_watched_for_longer(
     assert UPTIME_S + 16.0 < host.uptime_s < UPTIME_S + 20.0
 
 
-def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:
+def test_two_scans_at_once_prove_nothing(host: FakeHost) -> None:
     host.add(Fake(1001))
-    relief = Relief(host.place(), STUCK_AFTER_S)
+    relief = Relief(host.trees(), STUCK_AFTER_S)
     relief.scan()
     assert relief.scan() == []
     report = relief.step(may_act=True)
@@ -503,7 +507,7 @@ def test_two_looks_at_once_prove_nothing(host: FakeHost) -> None:
     assert host.sent == []
 
 
-def test_unreadable_and_broken_entries_hold_nobody_up(host: FakeHost) -> None:
+def test_unreadable_and_broken_entries_delay_nothing(host: FakeHost) -> None:
     host.add(Fake(1001))
     for pid in (3001, 3002, 3003):
         host.add(Fake(pid))

@@ -173,14 +173,18 @@ def test_exactly_the_stuck_ones_end(
 
 
 @pytest.mark.parametrize("code", [IGNORES_SIGTERM, CATCHES_SIGTERM], ids=["ignores", "catches"])
-def test_who_stays_after_sigterm_is_killed(clients: HostClients, tmp_path: Path, code: str) -> None:
+def test_a_client_that_stays_after_sigterm_is_killed(
+    clients: HostClients, tmp_path: Path, code: str
+) -> None:
     pid = clients.start("mc", "info", code=code)
     report = relieve(tmp_path, OnlyThese(), {pid}, Sender.of_this_system())
     assert outcomes(report) == {pid: Outcome.KILLED}
     eventually(lambda: not is_alive(pid))
 
 
-def test_who_works_after_sigterm_is_let_work(clients: HostClients, tmp_path: Path) -> None:
+def test_a_client_that_works_after_sigterm_is_not_killed(
+    clients: HostClients, tmp_path: Path
+) -> None:
     pid = clients.start("mc", "info", code=RUNS_AFTER_SIGTERM)
     report = relieve(tmp_path, OnlyThese(), {pid}, Sender.of_this_system())
     assert outcomes(report) == {pid: Outcome.SURVIVED}
@@ -258,8 +262,8 @@ def test_the_command_ends_them_where_nothing_is_injected() -> None:
         cwd=Path(__file__).parents[4],
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    (refused, dry, real) = told["runs"]
+    document = json.loads(done.stdout)
+    (refused, dry, real) = document["runs"]
     assert (refused[0], refused[1]["mode"], refused[3]) == (3, "refused", 3)
     assert "--yes" in refused[2]
     assert (dry[0], dry[1]["mode"], dry[3]) == (1, "dry-run", 3)
@@ -268,4 +272,4 @@ def test_the_command_ends_them_where_nothing_is_injected() -> None:
     assert real[1]["outcomes"] == {"ended": 3}
     assert (real[1]["stuck_before"], real[1]["stuck_after"]) == (3, 0)
     assert [each["finding"] for each in real[1]["spared"]] == ["left alone"]
-    assert told["remote"]
+    assert document["remote"]

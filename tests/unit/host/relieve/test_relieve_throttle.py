@@ -28,7 +28,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 def relief_of(host: FakeHost) -> Relief:
-    return Relief(host.place(), STUCK_AFTER_S)
+    return Relief(host.trees(), STUCK_AFTER_S)
 
 
 def shown(host: FakeHost) -> str:
@@ -277,7 +277,7 @@ def test_a_thread_at_rest_or_a_bmc_that_answers_is_not_throttled(
     assert shown(host) == "0"
 
 
-def test_a_starved_thread_is_left_alone_where_the_kernel_does_not_count(host: FakeHost) -> None:
+def test_a_starved_thread_is_not_throttled_where_the_kernel_does_not_count(host: FakeHost) -> None:
     relief = starved(host, core_percent=0.8)
     shutil.rmtree(host.root / "sys/class/ipmi/ipmi0/device")
     for _ in range(10):
@@ -285,7 +285,7 @@ def test_a_starved_thread_is_left_alone_where_the_kernel_does_not_count(host: Fa
         assert relief.step(may_act=True).setting.action is ThrottleAction.NONE
 
 
-def test_what_moves_in_a_moment_tells_nothing(host: FakeHost) -> None:
+def test_a_change_within_a_moment_proves_nothing(host: FakeHost) -> None:
     host.add_interface("0")
     host.add(Fake(1001, term="blocks", kill="blocks"))
     relief = relief_of(host)
@@ -309,7 +309,7 @@ def test_what_is_limited_already_stays(host: FakeHost) -> None:
     assert not host.journal.exists()
 
 
-def test_a_kernel_without_the_parameter_says_so(host: FakeHost) -> None:
+def test_a_kernel_without_the_parameter_is_reported(host: FakeHost) -> None:
     host.add(Fake(1001))
     host.add_interface()
     host.parameter.unlink()
@@ -389,7 +389,7 @@ def test_another_boots_changes_ended_with_it(host: FakeHost) -> None:
         '{"version": 2, "boot_id": "%s", "changes": []}',
     ],
 )
-def test_a_broken_journal_is_said_and_left(host: FakeHost, content: str) -> None:
+def test_a_broken_journal_is_reported_and_kept(host: FakeHost, content: str) -> None:
     host.journal.mkdir(parents=True)
     raw = content.replace("%s", BOOT_ID).encode("latin-1")
     journal_file(host).write_bytes(raw)

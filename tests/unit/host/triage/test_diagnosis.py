@@ -48,43 +48,43 @@ def seen(
 
 
 def test_the_incident() -> None:
-    told = seen(kipmi=100.0, stuck=(3600.0, 90.0), load=190.0)
-    assert told.kind is HostDiagnosisKind.HUNG
-    assert told.symptoms == ["kipmi-busy", "stuck-clients", "bmc-not-answering"]
-    assert told.hung_since == NOW - 3600.0
-    said = "; ".join(told.rules_out)
-    assert "not one transaction completed" in said
-    assert "it is one thread, and takes one core of 64 at most" in said
-    assert any("heal" in line for line in told.advice)
+    diagnosis = seen(kipmi=100.0, stuck=(3600.0, 90.0), load=190.0)
+    assert diagnosis.kind is HostDiagnosisKind.HUNG
+    assert diagnosis.symptoms == ["kipmi-busy", "stuck-clients", "bmc-not-answering"]
+    assert diagnosis.hung_since == NOW - 3600.0
+    lines = "; ".join(diagnosis.rules_out)
+    assert "not one transaction completed" in lines
+    assert "it is one thread, and takes one core of 64 at most" in lines
+    assert any("heal" in line for line in diagnosis.advice)
 
 
 @pytest.mark.parametrize("share", [8.0, 12.0, 33.0, 100.0])
-def test_a_hang_is_told_whatever_the_share_of_a_core(share: float) -> None:
+def test_a_hang_is_diagnosed_whatever_the_share_of_a_core(share: float) -> None:
     assert seen(kipmi=share, stuck=(90.0,)).kind is HostDiagnosisKind.HUNG
 
 
 def test_a_throttled_kipmi_hides_no_hang() -> None:
-    told = seen(kipmi=2.5, stuck=(90.0,), max_busy_us="100")
-    assert told.kind is HostDiagnosisKind.HUNG
-    assert "kipmi-busy" in told.symptoms
+    diagnosis = seen(kipmi=2.5, stuck=(90.0,), max_busy_us="100")
+    assert diagnosis.kind is HostDiagnosisKind.HUNG
+    assert "kipmi-busy" in diagnosis.symptoms
     assert "kipmi-busy" not in seen(kipmi=2.5, stuck=(90.0,)).symptoms
 
 
 @pytest.mark.parametrize("share", [8.0, 60.0])
 def test_busy_is_not_hung(share: float) -> None:
-    told = seen(kipmi=share, interfaces=[interface(100)])
-    assert told.kind is HostDiagnosisKind.BUSY
-    assert told.symptoms == []
-    assert told.hung_since is None
-    assert told.rules_out == ["a hang: 100 transactions completed"]
+    diagnosis = seen(kipmi=share, interfaces=[interface(100)])
+    assert diagnosis.kind is HostDiagnosisKind.BUSY
+    assert diagnosis.symptoms == []
+    assert diagnosis.hung_since is None
+    assert diagnosis.rules_out == ["a hang: 100 transactions completed"]
 
 
 def test_slow_is_not_dead() -> None:
-    told = seen(kipmi=100.0, interfaces=[interface(2)])
-    assert told.kind is HostDiagnosisKind.SLOW
-    assert told.symptoms == ["kipmi-busy", "bmc-slow"]
-    assert "1.0 s and more" in told.words
-    assert told.hung_since is None
+    diagnosis = seen(kipmi=100.0, interfaces=[interface(2)])
+    assert diagnosis.kind is HostDiagnosisKind.SLOW
+    assert diagnosis.symptoms == ["kipmi-busy", "bmc-slow"]
+    assert "1.0 s and more" in diagnosis.words
+    assert diagnosis.hung_since is None
 
 
 def test_a_slow_bmc_shows_by_a_queue_that_never_empties() -> None:
@@ -98,63 +98,63 @@ def test_a_slow_bmc_shows_by_a_queue_that_never_empties() -> None:
 
 
 def test_a_message_that_is_seen_to_wait_by_chance_makes_no_bmc_slow() -> None:
-    told = seen(kipmi=1.5, interfaces=[interface(3, queued=1)], queued_share=0.2)
-    assert told.kind is HostDiagnosisKind.NO_SYMPTOM
+    diagnosis = seen(kipmi=1.5, interfaces=[interface(3, queued=1)], queued_share=0.2)
+    assert diagnosis.kind is HostDiagnosisKind.NO_SYMPTOM
 
 
 def test_clients_that_an_earlier_hang_left_are_no_hang() -> None:
-    for told in (
+    for diagnosis in (
         seen(kipmi=3.0, stuck=(9000.0,), interfaces=[interface(50)]),
         seen(kipmi=0.0, stuck=(9000.0,), interfaces=[interface(0)]),
         seen(kipmi=None, stuck=(9000.0,), interfaces=[interface(0, queued=0)]),
     ):
-        assert told.kind is HostDiagnosisKind.LEFT_OVER
-        assert told.symptoms == ["stuck-clients"]
-        assert told.hung_since is None
-        assert any("relieve" in line for line in told.advice)
+        assert diagnosis.kind is HostDiagnosisKind.LEFT_OVER
+        assert diagnosis.symptoms == ["stuck-clients"]
+        assert diagnosis.hung_since is None
+        assert any("relieve" in line for line in diagnosis.advice)
 
 
-def test_too_short_a_look_is_not_decided() -> None:
-    told = seen(kipmi=100.0)
-    assert told.kind is HostDiagnosisKind.UNDECIDED
-    assert told.symptoms == ["kipmi-busy"]
-    assert any("--interval 10" in line for line in told.advice)
+def test_too_short_an_interval_is_undecided() -> None:
+    diagnosis = seen(kipmi=100.0)
+    assert diagnosis.kind is HostDiagnosisKind.UNDECIDED
+    assert diagnosis.symptoms == ["kipmi-busy"]
+    assert any("--interval 10" in line for line in diagnosis.advice)
     longer = seen(kipmi=100.0, interval_s=10.0)
     assert longer.kind is HostDiagnosisKind.HUNG
     assert longer.hung_since == NOW - 10.0
 
 
 def test_a_transaction_that_the_kernel_gave_up_is_a_hang() -> None:
-    told = seen(kipmi=12.0, interfaces=[interface(0, hosed=1)])
-    assert told.kind is HostDiagnosisKind.HUNG
-    assert "ipmi0: the kernel gave up 1 in 2.0 s" in told.evidence
+    diagnosis = seen(kipmi=12.0, interfaces=[interface(0, hosed=1)])
+    assert diagnosis.kind is HostDiagnosisKind.HUNG
+    assert "ipmi0: the kernel gave up 1 in 2.0 s" in diagnosis.evidence
 
 
 def test_stuck_clients_and_nothing_that_speaks_against_it_are_a_hang() -> None:
-    for told in (
+    for diagnosis in (
         seen(kipmi=None, stuck=(90.0,), interval_s=None, interfaces=[]),
         seen(kipmi=None, stuck=(90.0,), interfaces=[interface(queued=4)]),
         seen(stuck=(90.0,), interfaces=[interface(0, queued=4)]),
     ):
-        assert told.kind is HostDiagnosisKind.HUNG
-        assert "bmc-not-answering" in told.symptoms
+        assert diagnosis.kind is HostDiagnosisKind.HUNG
+        assert "bmc-not-answering" in diagnosis.symptoms
 
 
-def test_where_no_counter_tells_only_a_spin_is_a_symptom() -> None:
+def test_without_counters_only_a_spinning_thread_is_a_symptom() -> None:
     assert seen(kipmi=100.0, interfaces=[interface()]).symptoms == ["kipmi-busy"]
     assert seen(kipmi=12.0, interfaces=[interface()]).symptoms == []
 
 
 @pytest.mark.parametrize("interfaces", [[interface(0)], [interface(40)], [interface()], []])
 def test_a_host_at_rest_has_no_symptom(interfaces: list[InterfaceActivity]) -> None:
-    told = seen(interfaces=interfaces)
-    assert told.kind is HostDiagnosisKind.NO_SYMPTOM
-    assert told.symptoms == []
+    diagnosis = seen(interfaces=interfaces)
+    assert diagnosis.kind is HostDiagnosisKind.NO_SYMPTOM
+    assert diagnosis.symptoms == []
 
 
-def test_a_host_without_an_interface_says_so() -> None:
-    told = diagnose(Facts(NOW, 2.0, [], [], [], 0, None, None, [], None))
-    assert "No IPMI interface" in told.words
+def test_a_host_without_an_interface_is_reported_as_such() -> None:
+    diagnosis = diagnose(Facts(NOW, 2.0, [], [], [], 0, None, None, [], None))
+    assert "No IPMI interface" in diagnosis.words
 
 
 def no_interface(**changes: Any) -> HostDiagnosis:  # noqa: ANN401 - any other fact
@@ -163,64 +163,66 @@ def no_interface(**changes: Any) -> HostDiagnosis:  # noqa: ANN401 - any other f
 
 
 def test_clients_that_are_stuck_where_no_interface_is_say_nothing_of_the_bmc() -> None:
-    told = no_interface()
-    assert told.kind is HostDiagnosisKind.NO_INTERFACE
-    assert told.symptoms == ["stuck-clients", "no-interface"]
-    assert told.hung_since is None
-    assert "whether the BMC answers is not known" in told.words
-    assert not any("heal" in line for line in told.advice)
-    assert any("relieve" in line for line in told.advice)
-    assert told.rules_out == []
+    diagnosis = no_interface()
+    assert diagnosis.kind is HostDiagnosisKind.NO_INTERFACE
+    assert diagnosis.symptoms == ["stuck-clients", "no-interface"]
+    assert diagnosis.hung_since is None
+    assert "whether the BMC answers is not known" in diagnosis.words
+    assert not any("heal" in line for line in diagnosis.advice)
+    assert any("relieve" in line for line in diagnosis.advice)
+    assert diagnosis.rules_out == []
 
 
 def test_an_interface_that_went_away_is_named() -> None:
-    told = no_interface(gone_interfaces=["ipmi0"], stranded_for_s=[90.0])
-    assert told.kind is HostDiagnosisKind.NO_INTERFACE
-    assert "ipmi0 went away during triage" in told.evidence
-    assert "1 client has a device open that is gone" in told.evidence
+    diagnosis = no_interface(gone_interfaces=["ipmi0"], stranded_for_s=[90.0])
+    assert diagnosis.kind is HostDiagnosisKind.NO_INTERFACE
+    assert "ipmi0 went away during triage" in diagnosis.evidence
+    assert "1 client has a device open that is gone" in diagnosis.evidence
 
 
 def test_a_client_whose_device_is_gone_waits_for_no_bmc() -> None:
-    told = seen(kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[90.0])
-    assert (told.kind, told.hung_since) == (HostDiagnosisKind.HUNG, NOW - 30.0)
-    told = seen(
+    diagnosis = seen(
+        kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[90.0]
+    )
+    assert (diagnosis.kind, diagnosis.hung_since) == (HostDiagnosisKind.HUNG, NOW - 30.0)
+    diagnosis = seen(
         kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[30.0, 90.0]
     )
-    assert told.kind is HostDiagnosisKind.LEFT_OVER
-    assert told.symptoms == ["stuck-clients"]
-    assert "the device that they have open is gone" in told.words
+    assert diagnosis.kind is HostDiagnosisKind.LEFT_OVER
+    assert diagnosis.symptoms == ["stuck-clients"]
+    assert "the device that they have open is gone" in diagnosis.words
 
 
 def test_a_kernel_that_waits_for_the_bmc_is_seen_beside_clients_whose_device_is_gone() -> None:
-    told = seen(kipmi=100.0, stuck=(90.0,), interval_s=10.0, stranded_for_s=[90.0])
-    assert (told.kind, told.hung_since) == (HostDiagnosisKind.HUNG, NOW - 10.0)
+    diagnosis = seen(kipmi=100.0, stuck=(90.0,), interval_s=10.0, stranded_for_s=[90.0])
+    assert (diagnosis.kind, diagnosis.hung_since) == (HostDiagnosisKind.HUNG, NOW - 10.0)
     assert (
         seen(kipmi=100.0, stuck=(90.0,), stranded_for_s=[90.0]).kind is HostDiagnosisKind.UNDECIDED
     )
 
 
 @pytest.mark.parametrize("completed", [0, 500, None])
-def test_who_is_blind_calls_nothing_well(completed: int | None) -> None:
-    told = seen(interfaces=[interface(completed)], blind=["whether 3 IPMI clients hang (why)"])
-    assert told.kind is HostDiagnosisKind.UNDECIDED
-    assert told.symptoms == []
-    assert "cannot be judged" in told.words
-    assert "not seen: whether 3 IPMI clients hang (why)" in told.evidence
-    assert told.advice == ["run it as root, which sees everything"]
+def test_a_blind_triage_calls_nothing_well(completed: int | None) -> None:
+    diagnosis = seen(interfaces=[interface(completed)], blind=["whether 3 IPMI clients hang (why)"])
+    assert diagnosis.kind is HostDiagnosisKind.UNDECIDED
+    assert diagnosis.symptoms == []
+    assert "cannot be judged" in diagnosis.words
+    assert "not seen: whether 3 IPMI clients hang (why)" in diagnosis.evidence
+    assert diagnosis.advice == ["run it as root, which sees everything"]
 
 
 def test_what_is_seen_counts_though_not_all_is() -> None:
-    told = seen(kipmi=100.0, stuck=(90.0,), blind=["something"])
-    assert told.kind is HostDiagnosisKind.HUNG
-    assert "not seen: something" in told.evidence
+    diagnosis = seen(kipmi=100.0, stuck=(90.0,), blind=["something"])
+    assert diagnosis.kind is HostDiagnosisKind.HUNG
+    assert "not seen: something" in diagnosis.evidence
 
 
-def test_guests_that_wait_are_told() -> None:
+def test_guests_that_wait_are_reported() -> None:
     guests = [KvmGuest("a", 1, 4, 100.0, 40.0), KvmGuest("b", 2, 4, 100.0, 0.1)]
     assert "1 of 2 guests wait for a CPU" in seen(guests=guests).evidence
 
 
-def test_who_could_not_be_looked_at_is_told() -> None:
+def test_clients_that_could_not_be_read_are_reported() -> None:
     assert "3 clients could not be read" in seen(not_proven=3).advice[0]
     assert "--interval 17" in seen(unwatched=3, blind=["whether 3 hang"]).advice[0]
 
@@ -237,5 +239,5 @@ def test_who_could_not_be_looked_at_is_told() -> None:
         (90_061.0, "1 d 1 h"),
     ],
 )
-def test_durations_are_told_in_two_units(seconds: float, words: str) -> None:
+def test_durations_are_written_in_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -102,7 +102,7 @@ def guest(run_ns: int, delay_ns: int) -> FakeProcess:
     )
 
 
-def test_the_incident_is_told(tmp_path: Path) -> None:
+def test_the_incident_is_reported(tmp_path: Path) -> None:
     seen = report(the_incident(tmp_path))
     assert seen["symptoms"] == ["kipmi-busy", "stuck-clients", "bmc-not-answering"]
     assert seen["kipmi"] == [
@@ -132,7 +132,9 @@ def test_the_incident_is_told(tmp_path: Path) -> None:
     assert (interface["completed_delta"], interface["queued"]) == (0, 9)
 
 
-def test_who_started_a_stuck_client_is_told_though_its_parent_is_gone(tmp_path: Path) -> None:
+def test_the_launcher_of_a_stuck_client_is_reported_though_its_parent_is_gone(
+    tmp_path: Path,
+) -> None:
     stuck = report(the_incident(tmp_path))["stuck"][0]
     assert (stuck["started_by"], stuck["unit"], stuck["session"]) == ("root", "crond.service", "42")
     assert (stuck["parent_pid"], stuck["parent"]) == (None, None)
@@ -151,7 +153,7 @@ def test_the_controllers_side_understands_it(tmp_path: Path) -> None:
     assert read.hung_since is not None
 
 
-def test_the_screen_is_one_screen_and_says_it(tmp_path: Path) -> None:
+def test_the_screen_is_one_screen_and_has_the_diagnosis(tmp_path: Path) -> None:
     shown = screen(triage(Roots.captured(str(the_incident(tmp_path)))))
     assert "The BMC does not answer its host: 2 clients stuck." in shown
     assert "1 x ipmitool mc info" in shown
@@ -180,7 +182,7 @@ def test_a_report_stays_below_what_its_readers_take(tmp_path: Path) -> None:
     assert 0 < len(document["stuck"]) < 700
 
 
-def test_a_bare_proc_tree_has_one_look(tmp_path: Path) -> None:
+def test_a_bare_proc_tree_has_one_sample(tmp_path: Path) -> None:
     root = write_proc(tmp_path / "bare", [KTHREADD, kipmi(50.0), stuck_ipmitool()])
     seen = report(root)
     assert seen["interval_s"] is None
@@ -193,7 +195,7 @@ def test_a_bare_proc_tree_has_one_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("age_s", "is_stuck"), [(300.0, True), (60.0, False)])
-def test_in_a_bare_proc_tree_the_latest_turn_of_anybody_tells_the_time(
+def test_in_a_bare_proc_tree_the_latest_turn_is_the_time(
     tmp_path: Path, age_s: float, *, is_stuck: bool
 ) -> None:
     client = stuck_ipmitool(age_s=age_s)
@@ -208,7 +210,7 @@ def test_in_a_bare_proc_tree_the_latest_turn_of_anybody_tells_the_time(
 
 
 @pytest.mark.parametrize(("interval_s", "kind"), [(2.0, "undecided"), (17.0, "hung")])
-def test_where_nobody_tells_when_a_client_ran_it_must_have_been_watched(
+def test_a_client_whose_last_turn_is_unknown_must_be_watched(
     tmp_path: Path, interval_s: float, kind: str
 ) -> None:
     client = stuck_ipmitool()
@@ -362,7 +364,7 @@ def of_another_user(process: FakeProcess, root: Path) -> None:
         ([5.0], "no-symptom", None, 0),
     ],
 )
-def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
+def test_a_triage_that_saw_nothing_does_not_report_that_nothing_is_wrong(
     tmp_path: Path, ages_s: list[float], kind: str, blind: str | None, status: int
 ) -> None:
     others = [stuck_ipmitool(900 + n, age_s=age_s) for n, age_s in enumerate(ages_s)]
@@ -370,11 +372,15 @@ def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
     for each in others:
         of_another_user(each, root)
     done = run("--proc-root", str(root), "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["symptoms"], told["diagnosis"]["kind"]) == (status, [], kind)
-    assert len(told["blind"]) == (blind is not None)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["symptoms"], document["diagnosis"]["kind"]) == (
+        status,
+        [],
+        kind,
+    )
+    assert len(document["blind"]) == (blind is not None)
     if blind is not None:
-        assert told["blind"][0].startswith(blind)
+        assert document["blind"][0].startswith(blind)
         assert parse_host_report(done.stdout.encode(), source="triage").undecided
         shown = run("--proc-root", str(root)).stdout
         assert "cannot be judged" in shown
@@ -382,7 +388,7 @@ def test_who_could_see_nothing_does_not_say_that_nothing_is_wrong(
         assert "Symptoms: none seen" in shown
 
 
-def test_who_has_nothing_open_has_so_in_a_capture_too(tmp_path: Path) -> None:
+def test_a_process_with_nothing_open_has_nothing_open_in_a_capture_too(tmp_path: Path) -> None:
     client = stuck_ipmitool()
     client.files = {}
     root = write_capture(tmp_path / "x", [KTHREADD, client], [KTHREADD, client])
@@ -398,7 +404,7 @@ def test_who_has_nothing_open_has_so_in_a_capture_too(tmp_path: Path) -> None:
     assert (again["stuck"], again["unread"]) == (seen["stuck"], seen["unread"])
 
 
-def test_who_means_to_wait_makes_nobody_blind(tmp_path: Path) -> None:
+def test_a_client_that_is_meant_to_wait_makes_no_triage_blind(tmp_path: Path) -> None:
     remote = stuck_ipmitool(65_113, "-I", "lanplus", "-H", "h", "mc", "info")
     root = write_capture(tmp_path / "x", [KTHREADD, remote], [KTHREADD, remote])
     of_another_user(remote, root)
@@ -406,7 +412,7 @@ def test_who_means_to_wait_makes_nobody_blind(tmp_path: Path) -> None:
     assert (seen["blind"], seen["diagnosis"]["kind"]) == ([], "no-symptom")
 
 
-def test_who_reads_a_capture_of_a_blind_triage_sees_no_more(tmp_path: Path) -> None:
+def test_a_capture_of_a_blind_triage_is_as_blind(tmp_path: Path) -> None:
     other = stuck_ipmitool()
     root = write_capture(tmp_path / "x", [KTHREADD, other], [KTHREADD, other])
     of_another_user(other, root)
@@ -515,7 +521,9 @@ def live(*options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_real_stuck_clients_are_found_and_their_look_alikes_are_not(clients: HostClients) -> None:
+def test_real_stuck_clients_are_found_and_processes_that_resemble_them_are_not(
+    clients: HostClients,
+) -> None:
     stuck = {
         clients.start("-b", "6", "raw", "0x4", "0x2d", "0xbe"),
         clients.start_orphan("-P", "s3cret", "mc", "info"),
@@ -535,7 +543,9 @@ def test_real_stuck_clients_are_found_and_their_look_alikes_are_not(clients: Hos
     assert shown["stuck_count"] >= len(stuck)
 
 
-def test_a_capture_tells_the_same_and_holds_no_secret(clients: HostClients, tmp_path: Path) -> None:
+def test_a_capture_gives_the_same_report_and_holds_no_secret(
+    clients: HostClients, tmp_path: Path
+) -> None:
     pid = clients.start("-Ps3cret", "mc", "info")
     wait_until_still(pid)
     roots = Roots.live(recording=True)
@@ -612,7 +622,7 @@ def test_a_capture_overwrites_nothing(tmp_path: Path) -> None:
         ["extra"],
     ],
 )
-def test_wrong_usage_is_told(arguments: list[str]) -> None:
+def test_wrong_usage_is_reported(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -54,7 +54,7 @@ def by_argparse(words: list[str]) -> Options:
 
 
 @pytest.mark.parametrize("words", PLAIN + NOT_PLAIN)
-def test_they_mean_what_argparse_says(words: list[str]) -> None:
+def test_they_mean_what_argparse_makes_of_them(words: list[str]) -> None:
     assert options_of(words) == by_argparse(words)
 
 
