@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
     @property
     def sum(self) -> int:
-        """Of both."""
+        """Return the sum of both."""
         return self.x + self.y
 
     @classmethod

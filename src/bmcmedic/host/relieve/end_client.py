@@ -286,7 +286,7 @@ class Ender:
         sleep: Callable[[float], None],
         is_forbidden: Callable[[], bool],
     ) -> None:
-        """`is_forbidden` is asked before each signal; where it is true, no more are sent."""
+        """`is_forbidden` is called before each signal; if it returns True, no more are sent."""
         self._clients = clients
         self._sender = sender
         self._monotonic = monotonic

@@ -250,7 +250,7 @@ class Relief:
         return Report(at, acts, disabled, cases, self._clients.unseen, kipmi, setting)
 
     def _throttle(self, is_stuck: bool, acts: bool) -> ThrottleSetting:
-        # Where the shim and the driver protect the BMC, no client gets stuck.
+        # On a host with the shim and the driver no client gets stuck, so silence is proof as well.
         is_proven = is_stuck or self._is_long(self._silent_since)
         is_still = self._is_long(self._still_since)
         return self.throttle.apply(self.kipmi, self.interfaces, is_proven, acts, is_still)

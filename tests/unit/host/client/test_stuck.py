@@ -46,7 +46,7 @@ SWITCHED = "[<0>] __switch_to+0xbc/0x118\n"
 SCHEDULED = "[<0>] 0xc0000000fa\n" + SWITCHED + "[<0>] __schedule+0x1/0x2\n[<0>] schedule+0x1/0x2\n"
 ALL_CPUS = range(len(CLOCKS_BEHIND_S))
 SOON_S = 0.2
-"""At most 0.4: the age from which the real processes of these tests count as stuck."""
+"""The age from which the real processes of these tests count as stuck, in seconds; at most 0.4."""
 
 
 @pytest.fixture

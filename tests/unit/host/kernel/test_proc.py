@@ -83,7 +83,7 @@ def test_a_held_process_that_ended_is_gone_whoever_has_its_pid() -> None:
 
 @pytest.mark.parametrize("has_gap", [False, True])
 def test_what_a_process_has_open_is_all_there(*, has_gap: bool) -> None:
-    # With a gap, there are as many as before, and the last of them is not where it was counted to.
+    # With a gap the count is as before, but the last number is beyond the count.
     code = "import os; os.close(2); os.dup2(0, 7); " if has_gap else ""
     command = [sys.executable, "-S", "-c", code + "print('ready', flush=True); input()"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

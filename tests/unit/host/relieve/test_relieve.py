@@ -160,7 +160,7 @@ def test_another_with_the_same_pid_is_not_touched(host: FakeHost, has_pidfds: bo
     host.add(Fake(1001))
     relief = Relief(host.trees(has_pidfds=has_pidfds), STUCK_AFTER_S)
     relief.scan()
-    # As stuck as the one before, but another: nothing has been proven of it.
+    # It is another client, as stuck as the one before, but nothing is proven of it yet.
     host.add(Fake(1001, start_s=2_000.0))
     host.pass_time(1.0)
     report = relief.step(may_act=True)
