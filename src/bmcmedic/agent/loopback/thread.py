@@ -14,16 +14,16 @@ class LoopbackThread:
     """The thread's work: open the proxy, and serve it until `stop`."""
 
     def __init__(self, config: AgentConfig, report: Callable[[str], None]) -> None:
-        config_of_proxy = config.doors
+        proxy = config.doors
         settings = LoopbackSettings(
-            port=config_of_proxy.port,
-            request_s=config_of_proxy.request_s,
-            stale_answer_s_max=config_of_proxy.old_answer_s_max,
+            port=proxy.port,
+            request_s=proxy.request_s,
+            stale_answer_s_max=proxy.old_answer_s_max,
             shim={
-                "deadline_s": f"{config_of_proxy.shim_deadline_s:g}",
-                "long_deadline_s": f"{config_of_proxy.shim_long_deadline_s:g}",
-                "share_s": f"{config_of_proxy.shim_share_s:g}",
-                "old_output_s_max": f"{config_of_proxy.shim_old_output_s_max:g}",
+                "deadline_s": f"{proxy.shim_deadline_s:g}",
+                "long_deadline_s": f"{proxy.shim_long_deadline_s:g}",
+                "share_s": f"{proxy.shim_share_s:g}",
+                "old_output_s_max": f"{proxy.shim_old_output_s_max:g}",
             },
         )
         self._server = LoopbackServer(
@@ -34,7 +34,7 @@ class LoopbackThread:
         )
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_to_stop = False
+        self._must_stop = False
         self._stop: asyncio.Event | None = None
 
     def run(self) -> None:
@@ -45,7 +45,7 @@ class LoopbackThread:
         stop = asyncio.Event()
         with self._lock:
             self._loop, self._stop = asyncio.get_running_loop(), stop
-            if self._is_to_stop:
+            if self._must_stop:
                 return
         try:
             async with self._server:
@@ -57,6 +57,6 @@ class LoopbackThread:
     def stop(self) -> None:
         """Ask the proxy to close; any thread may call this."""
         with self._lock:
-            self._is_to_stop = True
+            self._must_stop = True
             if self._loop is not None and self._stop is not None:
                 self._loop.call_soon_threadsafe(self._stop.set)

@@ -9,7 +9,6 @@ are in seconds of the boot clock, which starts anew with the folder.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 import time
@@ -46,6 +45,8 @@ class ResultCache:
 
     def __init__(self, runtime_dir: str, key: bytes) -> None:
         """`key` identifies the command line. Raises: OSError if the folder is not private to us."""
+        import hashlib  # it takes 2 ms to load, and a call that bypasses the proxy needs none
+
         self._folder = os.path.join(runtime_dir, FOLDER)
         self._key = key
         self._name = os.path.join(self._folder, hashlib.sha256(key).hexdigest()[:32])
