@@ -203,7 +203,7 @@ def test_with_its_defaults_it_changes_nothing_and_ends_in_order(tmp_path: Path) 
         assert seen["bmcmedic_driver_up"] == 0
         assert seen["bmcmedic_symptom{symptom=driver-unavailable}"] == 1
         assert seen["bmcmedic_relief_acts"] == 0
-        running.wait_for("event=symptom")  # its first look has ended
+        running.wait_for("event=symptom")  # its first round has ended
         assert running.end() == 0
     assert "Traceback" not in running.said
     assert running.said.endswith("bmcmedic agent: ending\n")
@@ -248,13 +248,13 @@ def test_systemd_is_notified_of_start_life_and_end(tmp_path: Path) -> None:
             assert manager.recv(4096) == b"READY=1\nSTATUS=relief observes; no controller"
             assert manager.recv(4096) == b"WATCHDOG=1"
             running.process.send_signal(signal.SIGHUP)
-            told = [b""]
-            while not told[-1].startswith(b"READY=1"):
-                told.append(manager.recv(4096))
-            assert any(each.startswith(b"RELOADING=1\nMONOTONIC_USEC=") for each in told)
+            received = [b""]
+            while not received[-1].startswith(b"READY=1"):
+                received.append(manager.recv(4096))
+            assert any(each.startswith(b"RELOADING=1\nMONOTONIC_USEC=") for each in received)
             assert running.end() == 0
-            while told[-1] != b"STOPPING=1":
-                told.append(manager.recv(4096))
+            while received[-1] != b"STOPPING=1":
+                received.append(manager.recv(4096))
 
 
 def test_a_reload_takes_what_it_can_and_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def has_namespaces() -> bool:
 def test_if_it_may_act_it_ends_stuck_clients_and_no_others(tmp_path: Path) -> None:
     clients = HostClients(tmp_path)
     file = configure(tmp_path, "[relief]", 'mode = "act"', "stuck_after_s = 5")
-    # Without an interface it looks closely only when a whole triage has found somebody stuck.
+    # Without an interface it scans often only after a triage has found a stuck client.
     file.write_text(file.read_text().replace("[triage]", "[triage]\nfull_every_s = 10"))
     ends, innocent = (tmp_path / "ended", tmp_path / "innocent")
     commands = (
@@ -397,10 +397,10 @@ def test_the_loopback_proxy_is_opened_if_configured(tmp_path: Path) -> None:
         "shim_share_s = 0",
     )
     with agent(tmp_path, file) as running:
-        door = tmp_path / "run" / "door" / "door"
-        eventually(door.exists, lambda: running.said)
-        told = door.read_text().splitlines()
-        assert {"deadline_s=7", "share_s=0", "long_deadline_s=300"} <= set(told)
+        proxy_file = tmp_path / "run" / "door" / "door"
+        eventually(proxy_file.exists, lambda: running.said)
+        received = proxy_file.read_text().splitlines()
+        assert {"deadline_s=7", "share_s=0", "long_deadline_s=300"} <= set(received)
         assert running.end() == 0
     assert "Traceback" not in running.said
 
@@ -561,11 +561,11 @@ def test_an_allowed_order_is_done_once_and_all_others_are_refused(
             eventually(
                 lambda: controller.acknowledged()["good"]["state"] == "done", lambda: running.said
             )
-            told = controller.acknowledged()
-            assert {told[each]["state"] for each in ids - {"good"}} == {"refused"}
-            assert "it expired" in told["late"]["reason"]
-            assert "another host or boot" in told["other"]["reason"]
-            assert "orders_allowed" in told["reset"]["reason"]
+            received = controller.acknowledged()
+            assert {received[each]["state"] for each in ids - {"good"}} == {"refused"}
+            assert "it expired" in received["late"]["reason"]
+            assert "another host or boot" in received["other"]["reason"]
+            assert "orders_allowed" in received["reset"]["reason"]
             running.end(signal.SIGKILL)
         seen = len(controller.reports)
         controller.orders = [good]  # it never heard of it

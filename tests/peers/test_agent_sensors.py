@@ -95,7 +95,7 @@ class Agent:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_reader, "PAUSE_S_MIN", 0.0)
 
 
@@ -109,7 +109,7 @@ def exported(listens: str, proxy: RunningProxy) -> str | None:
 
 
 @pytest.mark.skipif(shutil.which(EXPORTER) is None, reason="ipmi_exporter is not installed")
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("short_pauses")
 def test_the_agent_and_ipmi_exporter_serve_the_same_values(tmp_path: Path) -> None:
     settings = LoopbackSettings(port=0, request_s=5.0, stale_answer_s_max=0.0)
     with (
@@ -145,7 +145,7 @@ def test_the_agent_and_ipmi_exporter_serve_the_same_values(tmp_path: Path) -> No
             assert ours[key] == pytest.approx(value, abs=LAST_DIGIT), key
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("short_pauses")
 def test_while_the_bmc_hangs_no_sensor_is_served_and_the_bmc_is_not_asked(tmp_path: Path) -> None:
     with sim_host(tmp_path, HANG_LIMITS) as host, closing(Agent(host)) as agent:
         assert 'ipmi_up{collector="ipmi"} 1.0' in agent.scrape()

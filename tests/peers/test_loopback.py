@@ -96,7 +96,7 @@ class Bench:
     def hang(self) -> None:
         """Let the BMC fall silent towards the host, and wait until the driver has noticed."""
         self.host.set_faults("hang")
-        self.ipmitool("raw", "0", "1")  # somebody has to ask
+        self.ipmitool("raw", "0", "1")  # a request must reach the driver first
         self.ipmitool("raw", "0", "1")
         eventually(lambda: self.proxy.state() == "silent")
 
@@ -278,7 +278,7 @@ def test_a_silent_bmc_is_an_error_at_once_and_no_process_stays_behind(sick_bench
     assert (old.returncode, old.stdout) == (0, kept.stdout)
     assert "this is its answer from" in old.stderr
 
-    # The other tools are told by completion codes.
+    # The other tools get completion codes.
     assert "Destination unavailable" in bench.ipmitool("raw", "6", "4").stderr
     assert bench.free_ipmi("ipmi-sensors", "--quiet-cache").returncode == 1
     assert bench.free_ipmi("bmc-info").returncode == 1

@@ -111,7 +111,7 @@ def test_garbage_is_a_bad_order_and_nothing_else(raw: dict[str, Any]) -> None:
         read_order(raw, HOST, NOW)
 
 
-# -------------------------------------------------------------------------------------- the desk
+# ------------------------------------------------------------------------------------- the queue
 
 
 class FakeDriver:
@@ -173,7 +173,7 @@ class Time(ThreadRuntime):
         self.now += float(seconds)
 
 
-class Desk:
+class Bench:
     def __init__(self, folder: Path, *, allowed: tuple[str, ...] = ALL) -> None:
         self.driver = FakeDriver()
         self.time = Time()
@@ -181,7 +181,7 @@ class Desk:
         self.news = 0
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is not used
             self.log = AgentLog(self.time, fd=nowhere.fileno())
-        self.desk = OrderQueue(
+        self.queue = OrderQueue(
             folder,
             Rules(
                 allowed=lambda: allowed,
@@ -200,89 +200,89 @@ class Desk:
 
     def send(self, *raw: object) -> dict[str, tuple[str, str | None]]:
         """Queue orders, carry them out, and return the state of each in the next report."""
-        self.desk.take(list(raw))
-        while self.desk.carry_out_next():
+        self.queue.take(list(raw))
+        while self.queue.carry_out_next():
             pass
-        return self.told()
+        return self.acknowledged()
 
-    def told(self) -> dict[str, tuple[str, str | None]]:
+    def acknowledged(self) -> dict[str, tuple[str, str | None]]:
         return {
-            each.order_id: (each.state.value, each.reason) for each in self.desk.acknowledgements()
+            each.order_id: (each.state.value, each.reason) for each in self.queue.acknowledgements()
         }
 
 
 def test_each_kind_reaches_the_driver_once(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    told = desk.send(
+    bench = Bench(tmp_path)
+    acknowledged = bench.send(
         order("a", "lengthen-watchdog", seconds=3600),
         order("b", "disarm-watchdog"),
         order("c", "resume"),
         order("d", "cold-reset"),
     )
-    assert [state for state, _ in told.values()] == ["done"] * 4
-    assert desk.driver.orders == [
+    assert [state for state, _ in acknowledged.values()] == ["done"] * 4
+    assert bench.driver.orders == [
         ("lengthen", 3600.0), ("disarm", None), ("resume", None), ("ColdResetReq", None)
     ]  # fmt: skip
-    assert desk.news == 4
-    desk.desk.delivered(desk.desk.acknowledgements())
-    assert desk.told() == {}
+    assert bench.news == 4
+    bench.queue.delivered(bench.queue.acknowledgements())
+    assert bench.acknowledged() == {}
 
 
 def test_an_order_that_comes_again_is_acknowledged_again_and_not_done_again(
     tmp_path: Path,
 ) -> None:
-    desk = Desk(tmp_path)
-    first = desk.send(order("a", "cold-reset"))
-    desk.desk.delivered(desk.desk.acknowledgements())
-    assert desk.send(order("a", "cold-reset")) == first
-    again = Desk(tmp_path)  # after a restart
+    bench = Bench(tmp_path)
+    first = bench.send(order("a", "cold-reset"))
+    bench.queue.delivered(bench.queue.acknowledgements())
+    assert bench.send(order("a", "cold-reset")) == first
+    again = Bench(tmp_path)  # after a restart
     assert again.send(order("a", "cold-reset")) == first
-    assert (len(desk.driver.orders), again.driver.orders) == (1, [])
+    assert (len(bench.driver.orders), again.driver.orders) == (1, [])
 
 
 def test_the_same_order_twice_in_one_reply_is_done_once(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.send(order("a", "disarm-watchdog"), order("a", "disarm-watchdog"))
-    assert desk.driver.orders == [("disarm", None)]
+    bench = Bench(tmp_path)
+    bench.send(order("a", "disarm-watchdog"), order("a", "disarm-watchdog"))
+    assert bench.driver.orders == [("disarm", None)]
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_an_order_that_is_not_allowed_is_refused(tmp_path: Path, kind: str) -> None:
     seconds = {"seconds": 300} if kind == "lengthen-watchdog" else {}
-    desk = Desk(tmp_path, allowed=tuple(each for each in ALL if each != kind))
-    (state, reason) = desk.send(order("a", kind, **seconds))["a"]
-    assert (state, desk.driver.orders) == ("refused", [])
+    bench = Bench(tmp_path, allowed=tuple(each for each in ALL if each != kind))
+    (state, reason) = bench.send(order("a", kind, **seconds))["a"]
+    assert (state, bench.driver.orders) == ("refused", [])
     assert reason == f"{kind} is not in this host's controller.orders_allowed"
     assert not (tmp_path / FILE).exists()
 
 
 def test_a_host_with_the_kill_switch_carries_out_nothing(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.desk.take([order("b", "cold-reset")])
-    desk.why_not = "/etc/bmcmedic/disabled exists"  # it came between order and act
-    told = desk.send(order("a", "cold-reset"))
-    assert {state for state, _ in told.values()} == {"refused"}
-    assert desk.driver.orders == []
+    bench = Bench(tmp_path)
+    bench.queue.take([order("b", "cold-reset")])
+    bench.why_not = "/etc/bmcmedic/disabled exists"  # it came between order and act
+    acknowledged = bench.send(order("a", "cold-reset"))
+    assert {state for state, _ in acknowledged.values()} == {"refused"}
+    assert bench.driver.orders == []
 
 
 def test_an_order_that_expires_while_it_waits_is_refused(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.desk.take([order("a", "cold-reset")])
-    desk.time.now += 61
-    assert desk.send()["a"] == ("refused", "it expired while it waited in the queue")
-    assert desk.driver.orders == []
+    bench = Bench(tmp_path)
+    bench.queue.take([order("a", "cold-reset")])
+    bench.time.now += 61
+    assert bench.send()["a"] == ("refused", "it expired while it waited in the queue")
+    assert bench.driver.orders == []
 
 
 def test_there_is_time_between_two_cold_resets_over_a_restart_too(tmp_path: Path) -> None:
-    assert Desk(tmp_path).send(order("a", "cold-reset"))["a"][0] == "done"
-    desk = Desk(tmp_path)
-    desk.time.now += 30
-    state, reason = desk.send(order("b", "cold-reset"))["b"]
-    assert (state, desk.driver.orders) == ("refused", [])
+    assert Bench(tmp_path).send(order("a", "cold-reset"))["a"][0] == "done"
+    bench = Bench(tmp_path)
+    bench.time.now += 30
+    state, reason = bench.send(order("b", "cold-reset"))["b"]
+    assert (state, bench.driver.orders) == ("refused", [])
     assert "was sent a cold reset 30 s ago" in str(reason)
-    desk.time.now += COLD_RESET_APART_S
-    later = order("c", "cold-reset", expires_at=desk.time.now + 60)
-    assert desk.send(later)["c"][0] == "done"
+    bench.time.now += COLD_RESET_APART_S
+    later = order("c", "cold-reset", expires_at=bench.time.now + 60)
+    assert bench.send(later)["c"][0] == "done"
 
 
 @pytest.mark.parametrize(
@@ -300,32 +300,32 @@ def test_there_is_time_between_two_cold_resets_over_a_restart_too(tmp_path: Path
 def test_an_order_that_may_have_run_is_unknown_and_never_tried_again(
     tmp_path: Path, error: BmcmedicError, state: str
 ) -> None:
-    desk = Desk(tmp_path)
-    desk.driver.error = error
-    told, reason = desk.send(order("a", "cold-reset"))["a"]
-    assert told == state
+    bench = Bench(tmp_path)
+    bench.driver.error = error
+    acknowledged, reason = bench.send(order("a", "cold-reset"))["a"]
+    assert acknowledged == state
     assert str(error) in str(reason)
-    desk.driver.error = None
-    desk.send(order("a", "cold-reset"))
-    assert len(desk.driver.orders) == 1
+    bench.driver.error = None
+    bench.send(order("a", "cold-reset"))
+    assert len(bench.driver.orders) == 1
 
 
 def test_a_timer_that_does_not_settle_is_not_called_done(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.driver.settles = False
-    state, reason = desk.send(order("a", "disarm-watchdog"))["a"]
+    bench = Bench(tmp_path)
+    bench.driver.settles = False
+    state, reason = bench.send(order("a", "disarm-watchdog"))["a"]
     assert state == "unknown"
     assert "keeps trying" in str(reason)
-    assert desk.time.now <= NOW + 61
+    assert bench.time.now <= NOW + 61
 
 
 def test_an_agent_that_ends_in_the_middle_leaves_it_unknown(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.driver.error = KeyboardInterrupt()
+    bench = Bench(tmp_path)
+    bench.driver.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        desk.send(order("a", "cold-reset"))
-    again = Desk(tmp_path)
-    assert again.told() == {"a": ("unknown", INTERRUPTED)}
+        bench.send(order("a", "cold-reset"))
+    again = Bench(tmp_path)
+    assert again.acknowledged() == {"a": ("unknown", INTERRUPTED)}
     assert again.send(order("a", "cold-reset")) == {"a": ("unknown", INTERRUPTED)}
     assert again.driver.orders == []
     state, reason = again.send(order("b", "cold-reset"))["b"]
@@ -353,102 +353,104 @@ def test_an_order_that_cannot_be_stored_is_not_started(
     folder = tmp_path / "state"
     folder.mkdir()
     break_store(folder)
-    desk = Desk(folder)
-    state, reason = desk.send(order("a", "cold-reset"))["a"]
-    assert (state, desk.driver.orders) == ("refused", [])
+    bench = Bench(folder)
+    state, reason = bench.send(order("a", "cold-reset"))["a"]
+    assert (state, bench.driver.orders) == ("refused", [])
     assert "cannot be stored" in str(reason)
 
 
 def test_a_park_is_done_when_the_interface_is_released_and_resume_ends_it(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    assert desk.send(order("a", "park", seconds=60), order("b", "park"))["b"] == ("done", None)
-    assert desk.driver.orders == [("park", 60.0), ("park", 600.0)]
-    assert desk.send(order("c", "resume"))["c"] == ("done", None)
-    assert desk.driver.orders[2:] == [("resume interface", None), ("resume", None)]
+    bench = Bench(tmp_path)
+    assert bench.send(order("a", "park", seconds=60), order("b", "park"))["b"] == ("done", None)
+    assert bench.driver.orders == [("park", 60.0), ("park", 600.0)]
+    assert bench.send(order("c", "resume"))["c"] == ("done", None)
+    assert bench.driver.orders[2:] == [("resume interface", None), ("resume", None)]
 
 
 def test_resume_needs_no_watchdog_where_there_was_a_park(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.driver.has_watchdog = False
-    assert desk.send(order("a", "park"), order("b", "resume"))["b"] == ("done", None)
-    assert desk.driver.orders == [("park", 600.0), ("resume interface", None)]
+    bench = Bench(tmp_path)
+    bench.driver.has_watchdog = False
+    assert bench.send(order("a", "park"), order("b", "resume"))["b"] == ("done", None)
+    assert bench.driver.orders == [("park", 600.0), ("resume interface", None)]
 
 
 def test_a_park_that_does_not_settle_is_unknown_and_one_that_is_refused_has_failed(
     tmp_path: Path,
 ) -> None:
-    desk = Desk(tmp_path)
-    desk.driver.error = Refused("the driver's watchdog pats through this interface")
-    assert desk.send(order("a", "park"))["a"] == ("failed", str(desk.driver.error))
-    desk.driver.error = None
-    desk.driver.settles = False
-    assert desk.send(order("b", "park"))["b"][0] == "unknown"
+    bench = Bench(tmp_path)
+    bench.driver.error = Refused("the driver's watchdog pats through this interface")
+    assert bench.send(order("a", "park"))["a"] == ("failed", str(bench.driver.error))
+    bench.driver.error = None
+    bench.driver.settles = False
+    assert bench.send(order("b", "park"))["b"][0] == "unknown"
 
 
 def test_a_flood_of_orders_is_bounded(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    told = desk.send(*[order(f"o{number}", "resume") for number in range(1000)])
-    assert len(desk.driver.orders) == 16
-    assert [state for state, _ in told.values()].count("done") == 16
-    assert len(told) == 128
+    bench = Bench(tmp_path)
+    acknowledged = bench.send(*[order(f"o{number}", "resume") for number in range(1000)])
+    assert len(bench.driver.orders) == 16
+    assert [state for state, _ in acknowledged.values()].count("done") == 16
+    assert len(acknowledged) == 128
     for start in range(0, 10_000, 100):
-        desk.desk.take([{"id": f"q{start + number}"} for number in range(100)])
-    assert len(desk.desk.acknowledgements()) == 128
-    assert len(told_by_all_reports(desk)) == 8192
+        bench.queue.take([{"id": f"q{start + number}"} for number in range(100)])
+    assert len(bench.queue.acknowledgements()) == 128
+    assert len(acknowledged_by_all_reports(bench)) == 8192
 
 
-def told_by_all_reports(desk: Desk) -> dict[str, tuple[str, str | None]]:
+def acknowledged_by_all_reports(bench: Bench) -> dict[str, tuple[str, str | None]]:
     """Return the acknowledgements of report after report, each of which arrives."""
-    told: dict[str, tuple[str, str | None]] = {}
-    while now := desk.told():
-        told |= now
-        desk.desk.delivered(desk.desk.acknowledgements())
-    return told
+    acknowledged: dict[str, tuple[str, str | None]] = {}
+    while now := bench.acknowledged():
+        acknowledged |= now
+        bench.queue.delivered(bench.queue.acknowledgements())
+    return acknowledged
 
 
 def test_all_orders_that_fit_into_a_reply_are_acknowledged(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    assert dict(desk.desk.states) == {"done": 0, "failed": 0, "refused": 0, "unknown": 0}
-    desk.send(*[order(f"o{number}", "resume") for number in range(40)])
-    told = told_by_all_reports(desk)
-    assert list(told) == [f"o{number}" for number in range(40)]
-    assert [state for state, _ in told.values()] == ["done"] * 16 + ["refused"] * 24
-    assert told["o39"][1] == "too many orders are waiting on this host"
-    assert desk.desk.states == {"done": 16, "failed": 0, "refused": 24, "unknown": 0}
+    bench = Bench(tmp_path)
+    assert dict(bench.queue.states) == {"done": 0, "failed": 0, "refused": 0, "unknown": 0}
+    bench.send(*[order(f"o{number}", "resume") for number in range(40)])
+    acknowledged = acknowledged_by_all_reports(bench)
+    assert list(acknowledged) == [f"o{number}" for number in range(40)]
+    assert [state for state, _ in acknowledged.values()] == ["done"] * 16 + ["refused"] * 24
+    assert acknowledged["o39"][1] == "too many orders are waiting on this host"
+    assert bench.queue.states == {"done": 16, "failed": 0, "refused": 24, "unknown": 0}
 
 
 def test_as_many_as_a_reply_can_hold_are_acknowledged_over_several_reports(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
+    bench = Bench(tmp_path)
     names = [f"{number:x}" for number in range(6000)]
     assert len(json.dumps({"orders": [{"id": name} for name in names]}, separators=(",", ":"))) > (
         REPLY_BYTES_MAX
     )
-    desk.desk.take([{"id": name} for name in names])
-    assert set(told_by_all_reports(desk)) == set(names)
+    bench.queue.take([{"id": name} for name in names])
+    assert set(acknowledged_by_all_reports(bench)) == set(names)
 
 
 def test_orders_without_a_usable_id_are_logged_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = Desk(tmp_path)
+    bench = Bench(tmp_path)
     lines: list[str] = []
-    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
-    desk.desk.take([order("a b\n"), order(id=7), "resume", order(id=...), order("good", "resume")])
+    monkeypatch.setattr(bench.log, "event", lambda *given, **_: lines.append(given[2]))
+    bench.queue.take(
+        [order("a b\n"), order(id=7), "resume", order(id=...), order("good", "resume")]
+    )
     assert [line.partition("not ")[2] for line in lines] == [
         "'a b\\n'", "7", "'resume'", "nothing"
     ]  # fmt: skip
-    state, reason = desk.told()[""]
-    assert (state, desk.desk.states["refused"]) == ("refused", 4)
+    state, reason = bench.acknowledged()[""]
+    assert (state, bench.queue.states["refused"]) == ("refused", 4)
     assert "not 'a b\\n' (4 of one reply have no usable id)" in str(reason)
 
 
 def test_a_flood_of_refusals_does_not_flood_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = Desk(tmp_path)
+    bench = Bench(tmp_path)
     lines: list[str] = []
-    monkeypatch.setattr(desk.log, "event", lambda *given, **_: lines.append(given[2]))
-    desk.desk.take([5] * 30_000)
+    monkeypatch.setattr(bench.log, "event", lambda *given, **_: lines.append(given[2]))
+    bench.queue.take([5] * 30_000)
     assert len(lines) == 17
     assert lines[-1].startswith("29984 more orders of one reply were refused: an order is a JSON")
 

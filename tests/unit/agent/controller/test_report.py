@@ -54,7 +54,7 @@ class Controller:
         self.closed += 1
 
 
-class Desk:
+class FakeOrders:
     def __init__(self) -> None:
         self.taken: list[Any] = []
         self.waiting: list[Acknowledgement] = []
@@ -69,22 +69,22 @@ class Desk:
     def acknowledgements(self) -> list[Acknowledgement]:
         return list(self.waiting)
 
-    def delivered(self, told: list[Acknowledgement]) -> None:
-        self.waiting = [each for each in self.waiting if each not in told]
+    def delivered(self, reported: list[Acknowledgement]) -> None:
+        self.waiting = [each for each in self.waiting if each not in reported]
 
 
 class Bench:
     def __init__(self, url: str | None = "https://c.example/") -> None:
         self.config = AgentConfig(controller=ControllerConfig(url=url))
         self.time = Time()
-        self.desk = Desk()
+        self.orders = FakeOrders()
         self.links: list[Controller] = []
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is not used
             self.log = AgentLog(self.time, fd=nowhere.fileno())
         self.reporter = Reporter(
             lambda: self.config,
             lambda: ABOUT,
-            self.desk,
+            self.orders,
             self._link,
             self.log,
             self.time,
@@ -212,9 +212,11 @@ def test_symptoms_that_flap_do_not_flood_the_controller() -> None:
         bench.see(*(["a"] if number % 2 else []))
         bench.run_for(0.01)
     assert 8 <= len(bench.controller.got) <= 12
-    told = [change["symptoms"] for report in bench.controller.got for change in report["changes"]]
+    reported = [
+        change["symptoms"] for report in bench.controller.got for change in report["changes"]
+    ]
     lost = sum(report["changes_lost"] for report in bench.controller.got)
-    assert len(told) + lost >= 990
+    assert len(reported) + lost >= 990
 
 
 def test_while_the_controller_is_away_only_the_newest_state_and_a_bounded_history_are_stored() -> (
@@ -273,7 +275,7 @@ def test_orders_go_to_the_queue_and_are_acknowledged_in_the_next_report() -> Non
     bench.reporter.step()
     bench.controller.replies = [[{"id": "o1"}]]
     bench.run_for(10.5)
-    assert bench.desk.taken == [{"id": "o1"}]
+    assert bench.orders.taken == [{"id": "o1"}]
     bench.run_for(1.1)  # at once, not a period later
     assert bench.controller.got[-1]["orders"] == [
         {"id": "o1", "kind": "resume", "state": "refused", "reason": "no", "at": 1.0}
@@ -285,10 +287,10 @@ def test_orders_go_to_the_queue_and_are_acknowledged_in_the_next_report() -> Non
 def test_an_acknowledgement_that_was_not_delivered_is_sent_again() -> None:
     bench = Bench()
     bench.see()
-    bench.desk.waiting = [Acknowledgement("o1", "resume", OrderState.DONE)]
+    bench.orders.waiting = [Acknowledgement("o1", "resume", OrderState.DONE)]
     bench.reporter.step()
     bench.controller.away = ReportNotAccepted("down")
-    bench.desk.waiting = [Acknowledgement("o2", "resume", OrderState.DONE)]
+    bench.orders.waiting = [Acknowledgement("o2", "resume", OrderState.DONE)]
     bench.run_for(11)
     bench.controller.away = None
     bench.run_for(30)

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bmcmedic import driver
 from bmcmedic.agent.config_values import ListenAddress
-from bmcmedic.agent.metrics import endpoint
+from bmcmedic.agent.metrics import endpoint as endpoint_module
 from bmcmedic.agent.metrics.bmc_reader import QUESTIONS, RETRY_S, BmcReader
 from bmcmedic.agent.metrics.collector import AgentCollector, AgentCounters, Metrics
 from bmcmedic.agent.metrics.endpoint import MetricsEndpoint
@@ -330,7 +330,7 @@ def test_the_bmc_is_asked_for_scrapes_and_no_more_often_than_set() -> None:
     thread = threading.Thread(target=bench.reader.run)
     thread.start()
     try:
-        assert bench.bmc.asked == []  # nobody wants to know
+        assert bench.bmc.asked == []  # there was no scrape
         bench.metrics.text()
         deadline = threading.Event()
         while len(bench.reader.known) < 5:
@@ -398,27 +398,27 @@ def test_a_status_of_another_version_does_no_harm(status: dict[str, Any]) -> Non
     assert Bench(HostState(1.0, driver=DriverView(status))).scrape()["bmcmedic_driver_up"] == 1
 
 
-# -------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------- the endpoint
 
 
 @contextlib.contextmanager
 def opened(
     place: ListenAddress, text: Callable[[], bytes] = lambda: b"figures 1\n"
 ) -> Iterator[MetricsEndpoint]:
-    door = MetricsEndpoint(place, None, text)
-    thread = threading.Thread(target=door.run)
+    endpoint = MetricsEndpoint(place, None, text)
+    thread = threading.Thread(target=endpoint.run)
     thread.start()
     try:
-        yield door
+        yield endpoint
     finally:
-        door.stop()
+        endpoint.stop()
         thread.join(WAIT_S)
         assert not thread.is_alive()
-        door.close()
+        endpoint.close()
 
 
-def ask(door: MetricsEndpoint, method: str, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
+def ask(endpoint: MetricsEndpoint, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=WAIT_S)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -428,29 +428,29 @@ def ask(door: MetricsEndpoint, method: str, path: str) -> tuple[int, bytes]:
 
 
 def test_the_endpoint_serves_metrics_and_nothing_else() -> None:
-    with opened(ListenAddress(None, "127.0.0.1", 0)) as door:
-        assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
-        assert ask(door, "GET", "/metrics?x=1")[0] == 200
-        assert ask(door, "HEAD", "/metrics") == (200, b"")
-        assert ask(door, "GET", "/")[0] == 404
-        assert ask(door, "POST", "/metrics")[0] == 405
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as endpoint:
+        assert ask(endpoint, "GET", "/metrics") == (200, b"figures 1\n")
+        assert ask(endpoint, "GET", "/metrics?x=1")[0] == 200
+        assert ask(endpoint, "HEAD", "/metrics") == (200, b"")
+        assert ask(endpoint, "GET", "/")[0] == 404
+        assert ask(endpoint, "POST", "/metrics")[0] == 405
 
 
 def test_a_client_that_trickles_or_lies_is_closed_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 1.5)
-    with opened(ListenAddress(None, "127.0.0.1", 0)) as door:
-        address = ("127.0.0.1", door.port)
+    monkeypatch.setattr(endpoint_module, "CLIENT_S_MAX", 1.5)
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as endpoint:
+        address = ("127.0.0.1", endpoint.port)
         with (
             socket.create_connection(address, WAIT_S) as silent,
             socket.create_connection(address, WAIT_S) as long,
             socket.create_connection(address, WAIT_S) as binary,
         ):
             silent.sendall(b"GET /metr")
-            long.sendall(b"x" * endpoint.REQUEST_BYTES_MAX)
+            long.sendall(b"x" * endpoint_module.REQUEST_BYTES_MAX)
             binary.sendall(b"\x16\x03\x01\r\n\r\n")
-            assert ask(door, "GET", "/metrics")[0] == 200
+            assert ask(endpoint, "GET", "/metrics")[0] == 200
             assert silent.recv(100) == b""
             assert long.recv(100).startswith(b"HTTP/1.1 400")
             assert binary.recv(100).startswith(b"HTTP/1.1 400")
@@ -459,29 +459,30 @@ def test_a_client_that_trickles_or_lies_is_closed_after_a_while(
 def test_metrics_that_took_long_to_collect_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 1.5)
+    monkeypatch.setattr(endpoint_module, "CLIENT_S_MAX", 1.5)
 
     def text() -> bytes:
         assert not threading.Event().wait(2.0)
         return b"x" * 20_000_000
 
-    with opened(ListenAddress(None, "127.0.0.1", 0), text) as door:
-        assert ask(door, "GET", "/metrics") == (200, b"x" * 20_000_000)
+    with opened(ListenAddress(None, "127.0.0.1", 0), text) as endpoint:
+        assert ask(endpoint, "GET", "/metrics") == (200, b"x" * 20_000_000)
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metr"], ids=["idle", "dripping"])
 def test_bad_clients_in_any_number_cost_the_others_nothing(
     monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 4 * WAIT_S)  # nobody waits for their end
-    with opened(ListenAddress(None, "127.0.0.1", 0)) as door, contextlib.ExitStack() as bad:
+    # The test does not wait for their end.
+    monkeypatch.setattr(endpoint_module, "CLIENT_S_MAX", 4 * WAIT_S)
+    with opened(ListenAddress(None, "127.0.0.1", 0)) as endpoint, contextlib.ExitStack() as bad:
         clients = [
-            bad.enter_context(socket.create_connection(("127.0.0.1", door.port), WAIT_S))
-            for _ in range(endpoint.CLIENTS_MAX + 5)
+            bad.enter_context(socket.create_connection(("127.0.0.1", endpoint.port), WAIT_S))
+            for _ in range(endpoint_module.CLIENTS_MAX + 5)
         ]
         for client in clients[5:]:
             client.sendall(said)
-        assert ask(door, "GET", "/metrics") == (200, b"figures 1\n")
+        assert ask(endpoint, "GET", "/metrics") == (200, b"figures 1\n")
         assert clients[0].recv(1) == b""  # the oldest made room
         clients[-1].settimeout(0)
         with pytest.raises(BlockingIOError):
@@ -491,13 +492,13 @@ def test_bad_clients_in_any_number_cost_the_others_nothing(
 def test_a_client_that_does_not_read_costs_the_others_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint, "CLIENT_S_MAX", 4 * WAIT_S)
+    monkeypatch.setattr(endpoint_module, "CLIENT_S_MAX", 4 * WAIT_S)
     with (
-        opened(ListenAddress(None, "127.0.0.1", 0), lambda: b"x" * 20_000_000) as door,
-        socket.create_connection(("127.0.0.1", door.port), WAIT_S) as deaf,
+        opened(ListenAddress(None, "127.0.0.1", 0), lambda: b"x" * 20_000_000) as endpoint,
+        socket.create_connection(("127.0.0.1", endpoint.port), WAIT_S) as deaf,
     ):
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert len(ask(door, "GET", "/metrics")[1]) == 20_000_000
+        assert len(ask(endpoint, "GET", "/metrics")[1]) == 20_000_000
         assert deaf.recv(12) == b"HTTP/1.1 200"
 
 

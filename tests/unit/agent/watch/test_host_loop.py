@@ -345,22 +345,22 @@ def test_without_any_interface_there_is_no_anomaly(bench: Bench) -> None:
 
 
 @pytest.fixture
-def looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def scans(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the times of the scans, each of which costs CPU time."""
     made: list[float] = []
-    look = Relief.scan
+    scan = Relief.scan
 
     def noted(relief: Relief) -> list[JudgedClient]:
         made.append(bench.host.uptime_s)
         bench.cost_s += bench.cost_a_look_s
-        return look(relief)
+        return scan(relief)
 
     monkeypatch.setattr(Relief, "scan", noted)
     return made
 
 
-def gaps(looks: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(looks)]
+def gaps(scans: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(scans)]
 
 
 @pytest.mark.parametrize(
@@ -372,20 +372,20 @@ def gaps(looks: list[float]) -> list[float]:
     ],
 )
 def test_cheap_scans_are_made_more_often(
-    bench: Bench, looks: list[float], cost_s: float, acting: float, observing: float
+    bench: Bench, scans: list[float], cost_s: float, acting: float, observing: float
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.cost_a_look_s = cost_s
     bench.rounds(30)
-    assert gaps(looks)[1:] == pytest.approx([observing] * (len(looks) - 2))
-    looks.clear()
+    assert gaps(scans)[1:] == pytest.approx([observing] * (len(scans) - 2))
+    scans.clear()
     bench.act()
     bench.rounds(30)
-    assert gaps(looks)[1:] == pytest.approx([acting] * (len(looks) - 2))
-    assert len(looks) >= 5
+    assert gaps(scans)[1:] == pytest.approx([acting] * (len(scans) - 2))
+    assert len(scans) >= 5
 
 
-@pytest.mark.usefixtures("looks")
+@pytest.mark.usefixtures("scans")
 @pytest.mark.parametrize(
     ("apart_s", "term", "has_sched"),
     [
@@ -442,7 +442,7 @@ def test_each_client_is_gone_5_s_after_it_got_stuck_whatever_a_scan_costs(
     ("cost_s", "apart_s", "share_max"), [(0.02, 1.0, 0.02), (0.15, 2.0, 0.055), (1.0, 5.0, 0.21)]
 )
 def test_the_cpu_time_of_early_scans_is_limited(
-    bench: Bench, looks: list[float], cost_s: float, apart_s: float, share_max: float
+    bench: Bench, scans: list[float], cost_s: float, apart_s: float, share_max: float
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
@@ -458,17 +458,17 @@ def test_the_cpu_time_of_early_scans_is_limited(
     host.when_slept.append(start)
     while host.uptime_s < begun_s + 120.0:
         host.pass_time(bench.loop.round())
-    looks.clear()
+    scans.clear()
     sent, from_s = len(host.sent), host.uptime_s
     while host.uptime_s < from_s + 600.0:
         host.pass_time(bench.loop.round())
     passed_s = host.uptime_s - from_s
-    assert len(looks) * cost_s / passed_s <= share_max
+    assert len(scans) * cost_s / passed_s <= share_max
     assert len(host.sent) - sent >= (passed_s - 5.0) / apart_s - 1
 
 
 def test_a_few_that_get_stuck_at_once_do_not_wait_for_the_budget(
-    bench: Bench, looks: list[float]
+    bench: Bench, scans: list[float]
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
@@ -478,11 +478,11 @@ def test_a_few_that_get_stuck_at_once_do_not_wait_for_the_budget(
     while bench.host.processes:
         bench.host.pass_time(bench.loop.round())
     # The last crosses 4.5 s after the first.
-    assert [round(gap, 1) for gap in gaps(looks)[-3:]] == [1.5, 1.5, 1.5]
+    assert [round(gap, 1) for gap in gaps(scans)[-3:]] == [1.5, 1.5, 1.5]
 
 
 def test_an_ended_client_is_no_reason_to_scan_again_at_once(
-    bench: Bench, looks: list[float]
+    bench: Bench, scans: list[float]
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
@@ -490,12 +490,12 @@ def test_an_ended_client_is_no_reason_to_scan_again_at_once(
     fake = bench.host.add(Fake(400, start_s=bench.host.uptime_s - 45.0))
     bench.rounds(20)
     assert bench.host.sent == [(400, "TERM")]
-    ended_at, then, *_ = (at for at in looks if at >= fake.start_s + 60.0)
+    ended_at, then, *_ = (at for at in scans if at >= fake.start_s + 60.0)
     assert then - ended_at == pytest.approx(30.0, abs=0.5)
 
 
 def test_clients_beyond_the_limit_of_a_scan_are_a_reason_to_scan_again(
-    bench: Bench, looks: list[float], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, scans: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bmcmedic.host.relieve.end_client.CLIENTS_MAX", 2)
     bench.driver = DriverView(SILENT)
@@ -508,7 +508,7 @@ def test_clients_beyond_the_limit_of_a_scan_are_a_reason_to_scan_again(
     while bench.host.processes:
         assert bench.host.uptime_s < begun_s + 60.0
         bench.rounds(1)
-    assert len(looks) <= 8
+    assert len(scans) <= 8
 
 
 def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Bench) -> None:
@@ -526,7 +526,7 @@ def test_a_client_that_runs_while_it_is_young_gets_no_more_time_for_it(bench: Be
 
 
 def test_clients_that_cannot_be_ended_are_scanned_seldom_and_signalled_once(
-    bench: Bench, looks: list[float]
+    bench: Bench, scans: list[float]
 ) -> None:
     bench.driver = DriverView(SILENT)
     bench.act()
@@ -534,14 +534,14 @@ def test_clients_that_cannot_be_ended_are_scanned_seldom_and_signalled_once(
     for number in range(3):
         bench.host.add(Fake(400 + number, term="blocks", kill="blocks"))
     bench.rounds(2)
-    looks.clear()
+    scans.clear()
     state = bench.rounds(40)
     assert state.relief.stuck == 3
     assert state.relief.actions["uninterruptible"] == 3
     assert sorted(bench.host.sent) == sorted(
         (400 + number, name) for number in range(3) for name in ("TERM", "KILL")
     )
-    assert min(gaps(looks)) == pytest.approx(30.0)
+    assert min(gaps(scans)) == pytest.approx(30.0)
     assert bench.said().count("event=relief ") == 1
 
 
