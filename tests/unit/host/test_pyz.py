@@ -91,9 +91,9 @@ def test_a_capture_of_it_gives_the_same_report(program: Path, tmp_path: Path, na
         tar.extraction_filter = staticmethod(lambda member, _path: member)  # our own
         tar.extractall(tmp_path / "capture")  # noqa: S202
     again = run([*triage, "--proc-root", str(tmp_path / "capture")])
-    seen, told = json.loads(done.stdout), json.loads(again.stdout)
+    seen, replayed = json.loads(done.stdout), json.loads(again.stdout)
     for key in ("host_id", "kernel", "cpus", "direct_openers", "stuck_count"):
-        assert told[key] == seen[key], key
+        assert replayed[key] == seen[key], key
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a pid namespace")

@@ -75,8 +75,8 @@ def test_triage_loads_nothing_that_costs_more_than_it_gives(
 ) -> None:
     processes = [KTHREADD, kipmi(), stuck_ipmitool()]
     root = str(write_capture(tmp_path / "sick", processes, processes))
-    told = f"print(*sorted({set(DEAR)} & set(sys.modules)), file=sys.stderr)"
-    code = f"import sys, bmcmedic.cli\nfrom bmcmedic.host import main\ns = main.main()\n{told}\n"
+    loaded = f"print(*sorted({set(DEAR)} & set(sys.modules)), file=sys.stderr)"
+    code = f"import sys, bmcmedic.cli\nfrom bmcmedic.host import main\ns = main.main()\n{loaded}\n"
     done = subprocess.run(
         [sys.executable, "-c", code + "sys.exit(s)", "triage", "--proc-root", root, *options],
         capture_output=True,

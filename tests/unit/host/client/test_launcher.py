@@ -12,7 +12,7 @@ from tests.support.proc_tree import FakeProcess, stuck_ipmitool, write_proc
 CONTAINER = "3f4e0c7a9b1d2e5f" * 4
 
 
-def starter(tmp_path: Path, **changes: object) -> Launcher:
+def launcher(tmp_path: Path, **changes: object) -> Launcher:
     process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
     parent = FakeProcess(50, "check_ipmi.sh", exe="/bin/sh")
     tree = Tree(str(write_proc(tmp_path / "proc", [process, parent])))
@@ -67,8 +67,8 @@ def starter(tmp_path: Path, **changes: object) -> Launcher:
 def test_the_cgroup_names_the_launcher(
     tmp_path: Path, cgroup: str, unit: str | None, session: str | None, container: str | None
 ) -> None:
-    who = starter(tmp_path, cgroup=cgroup)
-    assert (who.unit, who.session, who.container) == (unit, session, container)
+    found = launcher(tmp_path, cgroup=cgroup)
+    assert (found.unit, found.session, found.container) == (unit, session, container)
 
 
 def test_a_dozen_hierarchies_of_nested_containers_are_read_to_the_end(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_dozen_hierarchies_of_nested_containers_are_read_to_the_end(tmp_path: 
     unit = "/system.slice/zabbix.service"
     cgroup = "\n".join([*lines, f"1:name=systemd:{unit}", ""])
     assert cgroup.index("name=systemd") > 4096
-    assert starter(tmp_path, cgroup=cgroup).unit == "zabbix.service"
+    assert launcher(tmp_path, cgroup=cgroup).unit == "zabbix.service"
 
 
 def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
@@ -90,29 +90,29 @@ def test_long_cgroups_are_not_remembered(tmp_path: Path) -> None:
     try:
         for process in processes:
             with tree.hold(process.pid) as held:
-                who = launcher_of(held, held.stat(), tree, UserDatabase(None), None)
-            assert who.unit == f"{process.pid}.service"
+                found = launcher_of(held, held.stat(), tree, UserDatabase(None), None)
+            assert found.unit == f"{process.pid}.service"
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:
         tracemalloc.stop()
 
 
 def test_the_login_counts_more_than_the_user_it_runs_as(tmp_path: Path) -> None:
-    who = starter(tmp_path, uid=0, login_uid=1000)
-    assert (who.user, who.uid, who.login_uid) == ("alice", 0, 1000)
+    found = launcher(tmp_path, uid=0, login_uid=1000)
+    assert (found.user, found.uid, found.login_uid) == ("alice", 0, 1000)
 
 
 def test_without_a_login_it_is_the_user_it_runs_as(tmp_path: Path) -> None:
-    who = starter(tmp_path, uid=4242)
-    assert (who.user, who.uid, who.login_uid) == ("uid 4242", 4242, None)
+    found = launcher(tmp_path, uid=4242)
+    assert (found.user, found.uid, found.login_uid) == ("uid 4242", 4242, None)
 
 
 def test_a_parent_that_is_there_is_named(tmp_path: Path) -> None:
-    who = starter(tmp_path, parent_pid=50)
-    assert (who.parent_pid, who.parent) == (50, "check_ipmi.sh")
+    found = launcher(tmp_path, parent_pid=50)
+    assert (found.parent_pid, found.parent) == (50, "check_ipmi.sh")
 
 
 @pytest.mark.parametrize("parent_pid", [0, 1, 51])
 def test_a_parent_that_is_gone_is_none(tmp_path: Path, parent_pid: int) -> None:
-    who = starter(tmp_path, parent_pid=parent_pid)
-    assert (who.parent_pid, who.parent) == (None, None)
+    found = launcher(tmp_path, parent_pid=parent_pid)
+    assert (found.parent_pid, found.parent) == (None, None)

@@ -31,17 +31,17 @@ by_session = pytest.mark.skipif(
 FIRST = """
 import os
 from bmcmedic.host.relieve.priority import AUTOGROUP, RaisedPriority
-def told():
+def nice_values():
     with open(AUTOGROUP) as file:
         return int(file.read().split()[-1]), os.getpriority(os.PRIO_PROCESS, 0)
 ahead = RaisedPriority()
-seen = [told()]
+seen = [nice_values()]
 for _ in range(4):
     with ahead:
         with ahead:
-            seen.append(told())
-        seen.append(told())
-    seen.append(told())
+            seen.append(nice_values())
+        seen.append(nice_values())
+    seen.append(nice_values())
 print(seen)
 """
 BY_HAND = """
@@ -212,8 +212,8 @@ def called_by_hand() -> Iterator[tuple[subprocess.Popen[str], int]]:
         start_new_session=True,
     ) as session:
         assert session.stdout is not None
-        pid, told = session.stdout.readline().split()
-        assert told == "first"
+        pid, ready = session.stdout.readline().split()
+        assert ready == "first"
         yield session, int(pid)
 
 

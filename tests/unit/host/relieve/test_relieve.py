@@ -272,7 +272,7 @@ def test_between_two_scans_no_process_is_read(
     found = relief.step(may_act=True)
 
     def no_pids(_tree: Tree) -> list[int]:
-        raise AssertionError("all processes are looked at")
+        raise AssertionError("all processes are read")
 
     monkeypatch.setattr(Tree, "pids", no_pids)
     host.pass_time(5.0)
