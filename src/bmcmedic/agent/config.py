@@ -18,6 +18,7 @@ from bmcmedic.driver.socket.listener import SOCKET_PATH_DEFAULT
 from bmcmedic.host.client.stuck import STUCK_AFTER_S
 from bmcmedic.host.relieve.kill_switch import KILL_SWITCH
 from bmcmedic.host.relieve.undo_journal import DIRECTORY
+from bmcmedic.service import secret_files
 from bmcmedic.service.settings_conflicts import SettingsConflict
 from bmcmedic.service.settings_table import SettingsTable, setting
 from bmcmedic.service.settings_values import (
@@ -335,6 +336,28 @@ def _contradictions(config: AgentConfig) -> Iterator[SettingsConflict]:
             "it is for a Unix socket; set metrics.listen to unix:/PATH",
             ("metrics.group", "metrics.listen"),
         )
+
+
+_CONTROLLER_FILES = ("ca_file", "client_certificate", "client_key", "token_file")
+_SECRET_FILES = ("client_key", "token_file")
+
+
+def file_conflicts(config: AgentConfig) -> Iterator[SettingsConflict]:
+    """Yield the named files that cannot be read on this host."""
+    for key in _CONTROLLER_FILES:
+        path: str | None = getattr(config.controller, key)
+        problem = None if path is None else secret_files.unreadable(Path(path))
+        if problem is not None:
+            yield SettingsConflict(problem, (f"controller.{key}",))
+
+
+def file_warnings(config: AgentConfig) -> Iterator[str]:
+    """Yield a warning for each file with a secret that every user can read."""
+    for key in _SECRET_FILES:
+        path: str | None = getattr(config.controller, key)
+        warning = None if path is None else secret_files.exposed(Path(path))
+        if warning is not None:
+            yield f"controller.{key}: {warning}"
 
 
 _TABLE = SettingsTable(

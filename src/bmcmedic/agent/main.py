@@ -14,7 +14,7 @@ from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, AgentConfig
 from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service import startup_signals
+from bmcmedic.service import config_commands, startup_signals
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,11 +41,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"TOML file; by default {CONFIG_FILE}, if it exists.",
     )
     only = parsed.add_mutually_exclusive_group()
-    only.add_argument(
-        "--print-config",
-        action="store_true",
-        help="Print the configuration as a commented TOML file, and exit.",
-    )
+    config_commands.add_options(only)
     only.add_argument(
         "--print-units",
         action="store_true",
@@ -76,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     given = parser().parse_args(arguments)
-    if given.print_units or given.install_units is not None or given.print_config or given.undo:
+    ends_soon = given.print_units or given.install_units is not None or given.undo
+    if ends_soon or config_commands.are_given(given):
         startup_signals.release()  # the program ends soon by itself
     try:
         if given.print_units:
@@ -96,12 +93,14 @@ def _run(given: argparse.Namespace) -> int:
         file = CONFIG_FILE
 
     def read() -> AgentConfig:
-        return configuration.load(file, {})
+        # The files are missed by an agent that starts, and not where settings are only shown.
+        is_shown = given.print_config or given.write_config is not None
+        return configuration.load(file, {}, () if is_shown else (configuration.file_conflicts,))
 
     if given.undo:
         return undo(_readable(read))
-    if given.print_config:
-        sys.stdout.write(configuration.show(read()))
+    if config_commands.are_given(given):
+        config_commands.run(given, file, read, configuration.show, configuration.file_warnings)
         return 0
     with startup_signals.ends_at_once():
         config = read()

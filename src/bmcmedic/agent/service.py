@@ -223,6 +223,8 @@ class AgentService(ProcessService[AgentConfig, AgentLog]):
         if why_not is not None:
             level = ERROR if self._permission.failed_open else WARNING
             self._log.event(level, "observe-only", f"nothing is changed on this host: {why_not}")
+        for warning in configuration.file_warnings(config):
+            self._log.event(WARNING, "secrets", warning)
         if config.controller.orders_allowed:
             allowed = ", ".join(config.controller.orders_allowed)
             self._log.event(INFO, "orders", f"the controller may order {allowed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, DriverProgramConfig
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.service import startup_signals
+from bmcmedic.service import config_commands, startup_signals
 from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
 EXIT_USAGE = 2
@@ -34,11 +35,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"TOML; {CONFIG_FILE} if it is there, unless said. Options overrule it.",
     )
-    parsed.add_argument(
-        "--print-config",
-        action="store_true",
-        help="Print the configuration as a commented TOML file, and end.",
-    )
+    config_commands.add_options(parsed.add_mutually_exclusive_group())
     configuration.add_options(parsed)
     return parsed
 
@@ -48,7 +45,22 @@ def read_config(file: Path | None, options: Mapping[str, str]) -> DriverProgramC
 
     Raises: ConfigurationError with everything that is wrong.
     """
-    return configuration.load(file, options, (_watchdog_conflicts,))
+    return configuration.load(file, options, (_device_conflicts, _watchdog_conflicts))
+
+
+def _device_conflicts(config: DriverProgramConfig) -> Iterable[SettingsConflict]:
+    """Refuse a device that exists and is none; one that is missing may come with its module."""
+    interface = config.interface
+    if interface.kind == "port-io":
+        return ()
+    try:
+        mode = Path(interface.device).stat().st_mode
+    except OSError:
+        return ()
+    if stat.S_ISCHR(mode):
+        return ()
+    text = f"{interface.device} is no device; give the kernel's, such as /dev/ipmi0"
+    return (SettingsConflict(text, ("interface.device", "interface.kind")),)
 
 
 def _watchdog_conflicts(config: DriverProgramConfig) -> Iterable[SettingsConflict]:
@@ -70,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    given = vars(parser().parse_args(arguments))
-    file: Path | None = given.pop("config")
-    shows_only = given.pop("print_config")
+    parsed = parser().parse_args(arguments)
+    file: Path | None = parsed.config
+    given = {name: value for name, value in vars(parsed).items() if "." in name}  # the settings
     if file is None and CONFIG_FILE.exists():
         file = CONFIG_FILE
 
@@ -80,9 +92,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return read_config(file, given)
 
     try:
-        if shows_only:
+        if config_commands.are_given(parsed):
             startup_signals.release()
-            sys.stdout.write(configuration.show(read()))
+            config_commands.run(parsed, file, read, configuration.show)
             return 0
         with startup_signals.ends_at_once():
             config = read()
