@@ -330,7 +330,7 @@ def test_every_metric_of_a_scrape_is_documented() -> None:
 def test_every_fault_is_documented() -> None:
     models = {fault.name for fault in get_args(Fault)}
     page = text("docs/reference/simulator.md")
-    assert len(models) == 12
+    assert len(models) == 16
     assert undocumented(models, page) == set()
     for wedge in KcsWedge:
         assert f":{wedge.value}`" in page

@@ -157,6 +157,31 @@ def test_the_host_survives_its_own_watchdog(sick_rack: SickRack) -> None:
     assert state["watchdog"]["running"]
 
 
+def test_a_timer_that_cannot_be_read_at_first_is_held_before_it_expires() -> None:
+    faults = (BOOT, "hang:timer", "refuse:06/25:0xff:4")
+    options = [f"--fault={fault}" for fault in faults]
+    with simulator("--watchdog-armed", "20", *options) as sim:
+        healed = heal(sim, *IN_BAND_HUNG)
+        assert (healed.status, healed.verdict) == (0, "healed-lan-only")
+        assert healed.outcome("watchdog") == "held"
+        state = sim.get()
+        assert state["cold_resets"] == 1
+        assert state["host_boots"] == state["host_power_changes"] == 0
+        assert sim.requests("06/25") > 4
+
+
+def test_a_timer_that_may_run_forbids_the_reset_but_for_the_operators_word() -> None:
+    with simulator("--fault", BOOT, "--fault", "hang", "--fault", "refuse:06/25:0xff") as sim:
+        healed = heal(sim, *IN_BAND_HUNG)
+        assert (healed.status, healed.verdict) == (3, "refused")
+        assert any(line.startswith("watchdog-armed: ") for line in healed.document["evidence"])
+        assert sim.changes == 0
+        healed = heal(sim, *IN_BAND_HUNG, "--watchdog-unknown-ok")
+        assert (healed.status, healed.verdict) == (0, "healed-lan-only")
+        assert healed.outcome("watchdog") == "overridden"
+        assert sim.get()["cold_resets"] == 1
+
+
 def test_a_lost_reply_never_means_two_resets(sick_rack: SickRack) -> None:
     bmc, healed = sick_rack["lost-reply"]
     assert (healed.status, healed.verdict) == (0, "healed-lan-only")

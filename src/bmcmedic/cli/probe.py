@@ -166,11 +166,9 @@ def _text(result: ProbeResult) -> str:
         parts.append(f"self-test {result.self_test}")
     if result.watchdog is not None:
         watchdog = result.watchdog
-        state = (
-            f"runs, {watchdog.present_countdown_s:.1f} s to {watchdog.action}"
-            if watchdog.running
-            else "stopped"
-        )
+        left_s = watchdog.present_countdown_s
+        left = "unknown time" if left_s is None else f"{left_s:.1f} s"
+        state = f"runs, {left} to {watchdog.action}" if watchdog.running else "stopped"
         parts.append(f"watchdog {state}")
     if result.latency_s is not None:
         parts.append(f"after {result.latency_s:.3f} s")

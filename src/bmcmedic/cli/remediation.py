@@ -62,6 +62,14 @@ ReturnOption = Annotated[
         "--return-time", metavar="S", help="Time from the reset until the BMC must answer."
     ),
 ]
+WatchdogUnknownOption = Annotated[
+    bool,
+    typer.Option(
+        "--watchdog-unknown-ok",
+        help="Reset although the BMC does not report whether its watchdog timer runs; a timer that"
+        " runs can then reboot the host.",
+    ),
+]
 SteadyOption = Annotated[
     float,
     typer.Option("--steady-time", metavar="S", help="How long the BMC must stay well after that."),
@@ -99,6 +107,7 @@ def run_remediation(
     report: HostReport | None = None,
     host: HostSource | None = None,
     in_band_hung: bool = False,
+    watchdog_unknown_ok: bool = False,
 ) -> int:
     """Run one remediation to its verdict, print that, and return the exit status."""
     progress = Progress(target.name, as_json=as_json, assume_yes=yes)
@@ -111,6 +120,7 @@ def run_remediation(
         report=report,
         host=host,
         in_band_hung=in_band_hung,
+        watchdog_unknown_ok=watchdog_unknown_ok,
     )
     remediation = Remediation(case)
     try:

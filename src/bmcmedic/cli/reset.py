@@ -20,6 +20,7 @@ from bmcmedic.cli.remediation import (
     ReturnOption,
     SteadyOption,
     TargetArgument,
+    WatchdogUnknownOption,
     YesOption,
     run_remediation,
     times,
@@ -44,6 +45,7 @@ def reset(
     quiet_time: QuietOption = 45.0,
     return_time: ReturnOption = 300.0,
     steady_time: SteadyOption = 30.0,
+    watchdog_unknown_ok: WatchdogUnknownOption = False,
     user: UserOption = None,
     password_file: PasswordFileOption = None,
     kg_file: KgFileOption = None,
@@ -69,5 +71,6 @@ def reset(
         waits=waits,
         as_json=as_json,
         yes=yes,
+        watchdog_unknown_ok=watchdog_unknown_ok,
     )
     raise typer.Exit(status)

@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from bmcmedic.errors import BmcRefusal, CompletionCodeError, RemoteProtocolError, TransportError
-from bmcmedic.fleet.link import BmcSession, Timekeeper
-from bmcmedic.fleet.observe import ask
+from bmcmedic.fleet.link import QUESTION_TIMEOUT_S, BmcSession, Timekeeper
+from bmcmedic.fleet.observe import RETRY_S_MAX, ask
 from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.ipmi.commands.device import ColdResetReq, WarmResetReq
 from bmcmedic.ipmi.commands.watchdog import (
@@ -39,9 +39,11 @@ from bmcmedic.ipmi.commands.watchdog import (
     PretimeoutInterrupt,
     ResetWatchdogTimerReq,
     TimeoutAction,
+    TimerUse,
+    salvage_timer,
 )
 from bmcmedic.ipmi.constants import CompletionCode
-from bmcmedic.model.heal import AnswerKind, BmcQuestion, Remedy
+from bmcmedic.model.heal import AnswerKind, BmcQuestion, ObservedAnswer, Remedy
 
 RESET_TIMEOUT_S = 5.0
 """Time for the answer to the one reset, in seconds; a lost answer is an outcome, not an error."""
@@ -58,6 +60,20 @@ _AMBIGUOUS_CODES = frozenset(
 HELD_MARGIN_S = 120.0
 """Added to the longest time that the remediation can take, for the gaps between its steps."""
 
+TIMER_KNOWN_S_MAX = 10.0
+"""Longest time for which a timer that cannot be read is asked for again, in seconds."""
+
+_TIMER_ANSWER_S = 4.0
+"""Time for one answer about the timer, in seconds; a slow BMC gets more."""
+_SLOWNESS_FACTOR = 3.0
+"""How many times its slowest answer a BMC gets for one answer about the timer."""
+_TIMER_PAUSE_FIRST_S = 0.2
+"""Time before the timer is asked for again, in seconds: it may have only seconds left."""
+_TIMER_PAUSE_S_MAX = 1.0
+"""Longest time between two questions for the timer, in seconds."""
+_ODD_ANSWERS_MAX = 3
+"""After so many malformed answers the BMC counts as one that always answers so."""
+
 _TOLERANCE_S = 1.0
 """A countdown that is higher than expected by more than this was patted, in seconds."""
 
@@ -72,6 +88,84 @@ class WatchdogHold:
     armed: bool
     """Whether it may still act on the host before the remediation ends."""
     detail: str
+    unknown: bool = False
+    """Whether nothing shows if the timer runs."""
+    settings_known: bool = True
+    """Whether the settings were read, so that they can be put back."""
+    ran_out: bool = False
+    """Whether the timer may have expired before the BMC stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerAnswer:
+    """One answer to Get Watchdog Timer, well formed or not."""
+
+    answer: ObservedAnswer
+    timer: GetWatchdogTimerRsp | None = None
+    """The timer as far as it was read; None where the answer shows nothing."""
+    settings_known: bool = True
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether asking again would show nothing new."""
+        return self.answer.kind in (AnswerKind.ANSWERED, AnswerKind.UNSUPPORTED)
+
+    @property
+    def shows_running(self) -> bool:
+        """Whether the answer shows that the timer runs."""
+        return self.timer is not None and self.timer.running
+
+
+async def ask_timer(
+    session: BmcSession,
+    time: Timekeeper,
+    timeout_s: float = QUESTION_TIMEOUT_S,
+    *,
+    retry_s: float = RETRY_S_MAX,
+) -> TimerAnswer:
+    """Read the timer once, and as far as possible from a malformed answer too."""
+    answer, timer = await ask(
+        session,
+        time,
+        BmcQuestion.WATCHDOG_TIMER,
+        GetWatchdogTimerReq(),
+        timeout_s,
+        retry_s=retry_s,
+    )
+    salvaged = salvage_timer(answer.raw) if timer is None else None
+    if salvaged is None:
+        return TimerAnswer(answer, timer)
+    return TimerAnswer(answer, salvaged.timer, salvaged.settings_known)
+
+
+async def ask_timer_until_known(
+    session: BmcSession, time: Timekeeper, slowest_answer_s: float
+) -> TimerAnswer:
+    """Ask until the answer is well formed, or the time is up; return the most telling answer.
+
+    One failure proves nothing: many BMCs answer 0xC0, 0xFF, an empty message or nothing for once.
+    """
+    give_up_s = time.monotonic() + TIMER_KNOWN_S_MAX
+    timeout_s = min(QUESTION_TIMEOUT_S, max(_TIMER_ANSWER_S, slowest_answer_s * _SLOWNESS_FACTOR))
+    pause_s = _TIMER_PAUSE_FIRST_S
+    best: TimerAnswer | None = None
+    oddities = 0
+    while True:
+        read = await ask_timer(session, time, timeout_s, retry_s=0.0)
+        if read.is_conclusive:
+            return read
+        if best is None or _telling(read) >= _telling(best):
+            best = read
+        oddities += read.timer is not None
+        if oddities >= _ODD_ANSWERS_MAX or time.monotonic() + pause_s >= give_up_s:
+            return best
+        await time.sleep(pause_s)
+        pause_s = min(_TIMER_PAUSE_S_MAX, pause_s * 2)
+
+
+def _telling(read: TimerAnswer) -> tuple[bool, bool, bool]:
+    """Return the order of answers by how much they show: above all, that the timer runs."""
+    return read.shows_running, read.timer is not None, read.settings_known
 
 
 def timer_text(timer: GetWatchdogTimerRsp) -> str:
@@ -112,37 +206,77 @@ async def hold_watchdog(
     time: Timekeeper,
     times: ResetTimes,
     about_to: Callable[[WatchdogHold], None],
+    *,
+    seen_running: bool = False,
+    slowest_answer_s: float = 0.0,
 ) -> WatchdogHold:
     """Stop a running timer over LAN, and read back that it stopped.
 
     `about_to` is called right before the timer is changed. So an interrupt in between leaves a
-    record of the hold.
+    record of the hold. `seen_running` is what an earlier answer showed; it counts where the timer
+    cannot be read any more.
     """
-    answer, timer = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
-    if timer is None:
-        if answer.kind is AnswerKind.UNSUPPORTED:
-            return WatchdogHold(None, False, False, "the BMC has no watchdog timer")
-        return WatchdogHold(None, False, False, f"the timer could not be read: {answer.detail}")
-    if is_harmless(timer):
+    read = await ask_timer_until_known(session, time, slowest_answer_s)
+    timer = read.timer
+    if timer is None or not (timer.running or read.settings_known):
+        return _unreadable(read, seen_running=seen_running)
+    if read.settings_known and is_harmless(timer):
         return WatchdogHold(timer, False, False, timer_text(timer))
     held_s = held_countdown_s(timer, times)
-    request = timer.set_request(initial_countdown_s=held_s)
-    pending = f"{timer_text(timer)}; stopping it was requested, the result is not known"
-    about_to(WatchdogHold(timer, True, True, pending))
-    set_answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, request)
-    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
-    if now is None:
-        detail = "stopping it was requested, but it could not be read back"
-        return WatchdogHold(timer, True, True, f"{timer_text(timer)}; {detail}")
-    if is_harmless(now):
-        detail = f"{timer_text(timer)}; stopped over LAN"
-        return WatchdogHold(timer, True, False, detail)
-    if now.present_countdown_s >= times.total_s:
-        detail = f"{timer_text(timer)}; patted meanwhile, so it runs on, now for {held_s:g} s"
-        return WatchdogHold(timer, True, False, detail)
+    text = timer_text(timer)
+    if not read.settings_known:
+        text = f"the timer runs, but its settings could not be read: {read.answer.detail}"
+
+    def held(detail: str, *, changed: bool = True, armed: bool = False) -> WatchdogHold:
+        return WatchdogHold(
+            timer, changed, armed, f"{text}; {detail}", settings_known=read.settings_known
+        )
+
+    about_to(held("stopping it was requested, the result is not known", armed=True))
+    asked_at_s = time.monotonic()
+    set_answer = await _stop(session, time, timer, held_s)
+    now = await ask_timer_until_known(session, time, slowest_answer_s)
+    if now.timer is None:
+        return held("stopping it was requested, but it could not be read back", armed=True)
+    if not now.timer.running or (now.settings_known and is_harmless(now.timer)):
+        took_s = time.monotonic() - asked_at_s
+        if set_answer.kind is not AnswerKind.ANSWERED and took_s >= timer.present_countdown_s:
+            return replace(held("it stopped or ran out meanwhile"), ran_out=True)
+        return held("stopped over LAN")
+    if now.settings_known and now.timer.present_countdown_s >= times.total_s:
+        return held(f"patted meanwhile, so it runs on, now for {held_s:g} s")
     why = set_answer.detail or "it keeps running nevertheless"
-    changed = set_answer.kind is not AnswerKind.REFUSED
-    return WatchdogHold(timer, changed, True, f"{timer_text(timer)}; {why}")
+    return held(why, changed=set_answer.kind is not AnswerKind.REFUSED, armed=True)
+
+
+def _unreadable(read: TimerAnswer, *, seen_running: bool) -> WatchdogHold:
+    """Return the state of a timer that cannot be read."""
+    if seen_running:
+        detail = f"the timer ran when it was last read, and now: {read.answer.detail}"
+        return WatchdogHold(None, False, True, detail)
+    if read.answer.kind is AnswerKind.UNSUPPORTED:
+        return WatchdogHold(None, False, False, "the BMC has no watchdog timer")
+    detail = f"the timer could not be read: {read.answer.detail}"
+    return WatchdogHold(None, False, False, detail, unknown=True)
+
+
+async def _stop(
+    session: BmcSession, time: Timekeeper, timer: GetWatchdogTimerRsp, held_s: float
+) -> ObservedAnswer:
+    """Stop the timer with its own settings; with known ones where the BMC refuses those."""
+    request = timer.set_request(initial_countdown_s=held_s)
+    answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, request)
+    if answer.kind is not AnswerKind.REFUSED or not timer.has_reserved_values:
+        return answer
+    known = replace(
+        request,
+        use=TimerUse.SMS_OS,
+        action=TimeoutAction.NONE,
+        pretimeout_interrupt=PretimeoutInterrupt.NONE,
+        pretimeout_interval_s=0,
+    )
+    answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, known)
+    return answer
 
 
 class ResetOutcome(Enum):
@@ -204,6 +338,11 @@ class WatchdogRestore:
     detail: str
 
 
+_SETTINGS_UNKNOWN = WatchdogRestore(
+    RestoreState.FAILED, "its settings could not be read before, so they cannot be put back"
+)
+
+
 def _is_set_by_host(now: GetWatchdogTimerRsp, held: GetWatchdogTimerRsp, held_s: float) -> bool:
     """Whether a running timer has the host's settings: not ours, and not without action."""
     if not now.running or is_harmless(now):
@@ -218,14 +357,18 @@ async def begin_restore(
     times: ResetTimes,
     *,
     host_is_well: bool,
+    settings_known: bool = True,
 ) -> WatchdogRestore:
     """Put the settings back with the timer stopped; start a trial if the host is proven well."""
     held_s = held_countdown_s(held, times)
-    answer, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    read = await ask_timer(session, time)
+    now = read.timer
     if now is None:
-        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
+        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {read.answer.detail}")
     if _is_set_by_host(now, held, held_s):
         return WatchdogRestore(RestoreState.BY_HOST, f"the host armed it again: {timer_text(now)}")
+    if not settings_known:
+        return _SETTINGS_UNKNOWN
     if now.running and not is_harmless(now):  # ours, started by a pat: the host can pat
         return await _put_back(session, time, held, running=True)
     stopped = await _put_back(session, time, held, running=False)
@@ -245,7 +388,7 @@ async def _start_trial(
         dont_log=True,
     )
     answer, done = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, trial)
-    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    now = (await ask_timer(session, time)).timer
     if done is None or now is None or not has_no_action(now):  # started now, it could act
         why = answer.detail or "its action could not be set to none"
         return WatchdogRestore(RestoreState.FAILED, f"it was not started on trial: {why}")
@@ -272,8 +415,10 @@ class TimerReading:
 
 async def read_timer(session: BmcSession, time: Timekeeper) -> TimerReading | None:
     """Read the timer once; None where that fails."""
-    _, timer = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
-    return None if timer is None else TimerReading(timer, time.monotonic())
+    read = await ask_timer(session, time)
+    if read.timer is None or not read.settings_known:
+        return None
+    return TimerReading(read.timer, time.monotonic())
 
 
 def was_patted(before: TimerReading, after: TimerReading) -> bool:
@@ -293,15 +438,19 @@ async def end_restore(
     begun: WatchdogRestore,
     *,
     patted: bool,
+    settings_known: bool = True,
 ) -> WatchdogRestore:
     """End the trial: set the real action if the host pats the timer, else stop the timer."""
     if begun.state is RestoreState.BY_HOST or begun.state is RestoreState.RUNNING:
         return begun
-    answer, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    read = await ask_timer(session, time)
+    now = read.timer
     if now is None:
-        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {answer.detail}")
+        return WatchdogRestore(RestoreState.FAILED, f"it could not be read: {read.answer.detail}")
     if now.running and not is_harmless(now):
         return WatchdogRestore(RestoreState.BY_HOST, f"the host armed it again: {timer_text(now)}")
+    if not settings_known:
+        return _SETTINGS_UNKNOWN
     return await _put_back(session, time, held, running=patted)
 
 
@@ -315,6 +464,8 @@ async def undo_hold(
     """
     if hold.timer is None or not hold.changed:
         return None
+    if not hold.settings_known:
+        return _SETTINGS_UNKNOWN
     return await _put_back(session, time, hold.timer, running=True)
 
 
@@ -324,7 +475,7 @@ async def _put_back(
     """Set the settings as they were found; with `running`, a running timer keeps running."""
     request = held.set_request(dont_stop=running)
     answer, _ = await ask(session, time, BmcQuestion.SET_WATCHDOG_TIMER, request)
-    _, now = await ask(session, time, BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    now = (await ask_timer(session, time)).timer
     if now is None or settings_of_interest(now) != settings_of_interest(held):
         why = answer.detail or "the settings did not stay"
         return WatchdogRestore(RestoreState.FAILED, f"it could not be put back: {why}")

@@ -39,6 +39,8 @@ class GuardrailFacts:
     confirmed_detail: str = ""
     watchdog_armed: bool | None = None
     """Whether the timer may still act on the host before the remediation ends."""
+    watchdog_unknown: bool = False
+    """Whether nothing shows if the timer runs, and the operator did not accept that."""
     watchdog_detail: str = ""
 
 
@@ -82,6 +84,14 @@ def _violated(facts: GuardrailFacts) -> Iterator[GuardrailRefused]:
             "the BMC's watchdog timer runs and could not be held: it would reboot the healthy host"
             f" while nothing can pat it ({facts.watchdog_detail})",
             {"detail": facts.watchdog_detail},
+        )
+    elif facts.watchdog_unknown:
+        yield GuardrailRefused(
+            "watchdog-armed",
+            "it is not known whether the BMC's watchdog timer runs: it could reboot the healthy"
+            f" host while nothing can pat it ({facts.watchdog_detail}); if you know that it does"
+            " not run, give --watchdog-unknown-ok",
+            {"detail": facts.watchdog_detail, "known": False},
         )
     if facts.confirmed is False:
         yield GuardrailRefused("not-confirmed", facts.confirmed_detail, {"confirmed": False})

@@ -40,13 +40,41 @@ from bmcmedic.ipmi.commands.device import (
 )
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
 from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
-from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
+from bmcmedic.ipmi.commands.watchdog import (
+    GetWatchdogTimerReq,
+    GetWatchdogTimerRsp,
+    salvage_timer,
+)
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
 from bmcmedic.ipmi.guid import is_known_guid
 from bmcmedic.model.heal import AnswerKind, BmcQuestion, Observation, ObservedAnswer, Reach
 from bmcmedic.model.probe import WatchdogFacts
 
 R = TypeVar("R")
+
+RETRY_PAUSE_FIRST_S = 0.3
+"""Time before a question that was refused for the moment is asked again, in seconds."""
+_RETRY_PAUSE_FACTOR = 2.0
+"""How much longer each further pause is."""
+
+RETRY_S_MAX = 5.0
+"""Longest time for which a question is asked again while the BMC refuses it for the moment."""
+
+_LASTING_RETRY_S_MAX = 1.0
+"""The same, in seconds, for codes that many BMCs answer for ever."""
+
+PASSING_CODES = frozenset(
+    {
+        CompletionCode.NODE_BUSY,
+        CompletionCode.TIMEOUT,
+        CompletionCode.RESPONSE_UNAVAILABLE,
+        CompletionCode.INITIALIZING,
+    }
+)
+"""A question that is answered with one of these codes is asked again: it may soon be answered."""
+
+LASTING_CODES = frozenset({CompletionCode.UNSPECIFIED, CompletionCode.NOT_SUPPORTED_IN_STATE})
+"""These codes may pass as well; OpenBMC answers 0xFF for ever where a service is missing."""
 
 _UNSUPPORTED_CODES = frozenset({CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN})
 _WRONG_SECRET_STATUSES = frozenset(
@@ -87,13 +115,14 @@ def reach_of(error: BmcmedicError) -> Reach:
 def answer_of(question: BmcQuestion, error: BmcmedicError) -> ObservedAnswer:
     """Return the observation that an error stands for; no other place converts errors."""
     if isinstance(error, CompletionCodeError):
+        kind = AnswerKind.REFUSED
         if error.code in _UNSUPPORTED_CODES:
-            return ObservedAnswer(question, AnswerKind.UNSUPPORTED, str(error))
-        if error.code == CompletionCode.FIRMWARE_UPDATING:
-            return ObservedAnswer(question, AnswerKind.UPDATING, str(error))
-        return ObservedAnswer(question, AnswerKind.REFUSED, str(error))
+            kind = AnswerKind.UNSUPPORTED
+        elif error.code == CompletionCode.FIRMWARE_UPDATING:
+            kind = AnswerKind.UPDATING
+        return ObservedAnswer(question, kind, str(error), code=error.code)
     if isinstance(error, RemoteProtocolError):
-        return ObservedAnswer(question, AnswerKind.GARBLED, str(error))
+        return ObservedAnswer(question, AnswerKind.GARBLED, str(error), raw=error.raw)
     return ObservedAnswer(question, AnswerKind.UNANSWERED, str(error))
 
 
@@ -103,8 +132,39 @@ async def ask(
     question: BmcQuestion,
     request: Command[R],
     timeout_s: float = QUESTION_TIMEOUT_S,
+    *,
+    retry_s: float = RETRY_S_MAX,
 ) -> tuple[ObservedAnswer, R | None]:
-    """Ask one question; a refusal and silence are answers here, not exceptions."""
+    """Ask one question; a refusal and silence are answers here, not exceptions.
+
+    A question that the BMC refuses for the moment is asked again, for `retry_s` seconds at most.
+    """
+    started = time.monotonic()
+    pause_s = RETRY_PAUSE_FIRST_S
+    while True:
+        left_s = started + timeout_s - time.monotonic()
+        answer, response = await _ask_once(session, time, question, request, left_s)
+        limit_s = _retry_limit_s(answer.code, min(retry_s, timeout_s))
+        if time.monotonic() + pause_s > started + limit_s:
+            return answer, response
+        await time.sleep(pause_s)
+        pause_s *= _RETRY_PAUSE_FACTOR
+
+
+def _retry_limit_s(code: int | None, retry_s: float) -> float:
+    """Return how long a question is asked again after a completion code, in seconds."""
+    if code in PASSING_CODES:
+        return retry_s
+    return min(_LASTING_RETRY_S_MAX, retry_s) if code in LASTING_CODES else 0.0
+
+
+async def _ask_once(
+    session: BmcSession,
+    time: Timekeeper,
+    question: BmcQuestion,
+    request: Command[R],
+    timeout_s: float,
+) -> tuple[ObservedAnswer, R | None]:
     started = time.monotonic()
     try:
         response = await session.exchange(request, started + timeout_s)
@@ -174,6 +234,7 @@ async def question_all(session: BmcSession, time: Timekeeper, target: str) -> Ob
     system = await examination.ask(BmcQuestion.SYSTEM_GUID, GetSystemGuidReq())
     board = await examination.ask(BmcQuestion.DEVICE_GUID, GetDeviceGuidReq())
     timer = await examination.ask(BmcQuestion.WATCHDOG_TIMER, GetWatchdogTimerReq())
+    watchdog = watchdog_facts(timer) if timer else salvaged_facts(examination.answers[-1].raw)
     return Observation(
         target,
         Reach.SESSION,
@@ -185,7 +246,7 @@ async def question_all(session: BmcSession, time: Timekeeper, target: str) -> Ob
         self_test=self_test.result if self_test else None,
         self_test_detail=self_test.detail if self_test else None,
         power=power_word(status) if status else None,
-        watchdog=watchdog_facts(timer) if timer else None,
+        watchdog=watchdog,
     )
 
 
@@ -197,3 +258,13 @@ def power_word(status: GetChassisStatusRsp) -> str:
 def watchdog_facts(timer: GetWatchdogTimerRsp) -> WatchdogFacts:
     """Return the documented part of a timer's state."""
     return WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)
+
+
+def salvaged_facts(raw: bytes) -> WatchdogFacts | None:
+    """Return what a malformed answer still shows; None where it does not show the settings."""
+    salvaged = salvage_timer(raw)
+    if salvaged is None or not salvaged.settings_known:
+        return None
+    timer = salvaged.timer
+    left_s = timer.present_countdown_s if salvaged.countdown_known else None
+    return WatchdogFacts(timer.running, left_s, timer.action.text)

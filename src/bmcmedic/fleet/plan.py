@@ -133,7 +133,7 @@ def _steps(
         hold = "read the BMC's watchdog timer again, and stop it if it runs"
     elif runs:
         hold = (
-            f"stop the BMC's watchdog timer over LAN ({watchdog.present_countdown_s:g} s left until"
+            f"stop the BMC's watchdog timer over LAN ({_left_text(watchdog)} until"
             f" {watchdog.action}), because nothing can pat it meanwhile"
         )
     else:
@@ -154,3 +154,8 @@ def _steps(
         f"check that it keeps answering for {times.steady_s:g} s",
         "put the watchdog timer's settings back" if runs else "give the verdict",
     )
+
+
+def _left_text(watchdog: WatchdogFacts) -> str:
+    left_s = watchdog.present_countdown_s
+    return "unknown time" if left_s is None else f"{left_s:g} s left"

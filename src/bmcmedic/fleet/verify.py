@@ -66,7 +66,9 @@ async def ask_old_session(
     """
     too_old = time.monotonic() - last_used_s >= IDLE_SESSION_S_MAX
     timeout_s = max(_OLD_SESSION_TIMEOUT_S_MIN, slowest_answer_s * _SLOWNESS_FACTOR)
-    answer, _ = await ask(session, time, BmcQuestion.OLD_SESSION, GetDeviceIdReq(), timeout_s)
+    answer, _ = await ask(
+        session, time, BmcQuestion.OLD_SESSION, GetDeviceIdReq(), timeout_s, retry_s=0.0
+    )
     if answer.kind is not AnswerKind.UNANSWERED:
         return OldSession.ANSWERED
     return OldSession.TOO_OLD if too_old else OldSession.SILENT

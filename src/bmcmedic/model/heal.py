@@ -90,6 +90,10 @@ class ObservedAnswer:
     kind: AnswerKind
     detail: str
     latency_s: float | None = None
+    code: int | None = None
+    """The completion code of a refusal (section 5.2)."""
+    raw: bytes = b""
+    """The data of a garbled answer, without its completion code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ class WatchdogFacts:
     """The BMC's watchdog timer as Get Watchdog Timer reported it (chapter 27)."""
 
     running: bool
-    present_countdown_s: float
+    present_countdown_s: float | None
+    """Seconds left; None where the BMC's answer leaves them out."""
     action: str
-    """`none`, `hard reset`, `power down` or `power cycle`."""
+    """`none`, `hard reset`, `power down` or `power cycle`, or `reserved N`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the object under `watchdog` in the documented JSON."""

@@ -14,6 +14,7 @@ from typing import Any
 from bmcmedic.ipmi.commands.chassis import LastPowerEvent, RestartCause
 from bmcmedic.ipmi.message import RequestMessage
 from bmcmedic.sim import event_log
+from bmcmedic.sim.command_faults import CommandFault
 from bmcmedic.sim.event_log import EventLog, SelEvent
 from bmcmedic.sim.faults import NO_FAULTS, FaultSet, Hang, KcsStuck
 from bmcmedic.sim.handler_call import Interface
@@ -89,6 +90,7 @@ class SimBmc:
         "warm_resets",
         "watchdog",
         "_busy_until",
+        "_command_faults_taken",
         "_daemon",
         "_host_plan",
         "_leak",
@@ -138,6 +140,7 @@ class SimBmc:
         self.timer: float | None = None
         """When `handle_timer` is next due; None: no event is planned."""
         self._busy_until = now
+        self._command_faults_taken: dict[CommandFault, int] | None = None
         self._leak: MemoryLeak | None = None
         self._memory_bytes = memory_bytes
         self._restart_at: float | None = None
@@ -162,6 +165,18 @@ class SimBmc:
         """Count a request that reached the BMC, under its NetFn and command."""
         key = request.netfn << 8 | request.command
         self.requests[key] = self.requests.get(key, 0) + 1
+
+    def take_command_faults(self, request: RequestMessage) -> tuple[CommandFault, ...]:
+        """Return the faults that this request meets, and count them."""
+        key = request.netfn << 8 | request.command
+        taken = self._command_faults_taken = self._command_faults_taken or {}
+        met = []
+        for fault in self.faults.command_faults:
+            count = taken.get(fault, 0)
+            if fault.key == key and (fault.times is None or count < fault.times):
+                taken[fault] = count + 1
+                met.append(fault)
+        return tuple(met)
 
     def take_turn(self, now: float) -> float | None:
         """Queue one more request; return how long until it is done, in seconds.
@@ -375,6 +390,7 @@ class SimBmc:
         """Replace all faults of the BMC."""
         self.handle_timer(now)
         self.faults = faults
+        self._command_faults_taken = None
         if self.boot_until is None:
             self._sync_faults(now)
         self.reschedule()

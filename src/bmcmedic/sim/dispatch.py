@@ -29,6 +29,19 @@ def execute(
     service_time_s = bmc.take_turn(now)
     if service_time_s is None:
         return HandlerAnswer(CompletionCode.NODE_BUSY, b"", 0.0)
+    faults = bmc.take_command_faults(request) if bmc.faults.command_faults else ()
+    answer: HandlerAnswer | None = HandlerAnswer(CompletionCode.OK, b"", service_time_s)
+    if all(fault.executes for fault in faults):
+        answer = _execute(bmc, request, Call(request, interface, now), service_time_s)
+    for fault in faults:
+        answer = None if answer is None else fault.apply(answer)
+    return answer
+
+
+def _execute(
+    bmc: SimBmc, request: RequestMessage, call: Call, service_time_s: float
+) -> HandlerAnswer | None:
+    """Execute a request that no fault stops."""
     known = HANDLERS.get((request.netfn, request.command))
     if known is None:
         return HandlerAnswer(CompletionCode.INVALID_COMMAND, b"", service_time_s)
@@ -40,7 +53,7 @@ def execute(
     except RemoteProtocolError:
         return HandlerAnswer(CompletionCode.DATA_LENGTH_INVALID, b"", service_time_s)
     try:
-        data = handler(bmc, decoded, Call(request, interface, now))
+        data = handler(bmc, decoded, call)
     except CommandRefusal as refusal:
         return HandlerAnswer(refusal.completion_code, b"", service_time_s)
     except NoReply:

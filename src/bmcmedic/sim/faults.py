@@ -1,7 +1,8 @@
 """The fault models: each is a knob on a real peer, written as a short text such as `slow:2.5`.
 
 `parse_fault` reads one fault. A `FaultSet` holds all faults of a BMC as the values that its code
-needs. All models can be combined; each may be given once.
+needs. All models can be combined; each may be given once, and those of single commands (see
+`command_faults`) once a command.
 
     port80-flood[:WRITES_PER_S]  the host floods port 0x80 and the BMC leaks memory (see `leak`)
     slow:SECONDS                 the BMC works that long on each answer, one after another
@@ -25,6 +26,14 @@ from enum import Enum
 from typing import ClassVar
 
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.sim.command_faults import (
+    CommandFault,
+    Cut,
+    Flip,
+    Refuse,
+    Silent,
+    parse_command_fault,
+)
 
 FLOOD_WRITES_PER_S_DEFAULT = 10_000.0
 FLOOD_WRITES_PER_S_MAX = 10_000_000.0
@@ -189,6 +198,10 @@ Fault = (
     | ResetLostReply
     | Boot
     | Sessions
+    | Refuse
+    | Silent
+    | Cut
+    | Flip
 )
 
 
@@ -260,6 +273,10 @@ _PARSERS: dict[str, Callable[[str, str | None], Fault]] = {
     "reset-lost-reply": _plain(ResetLostReply),
     "boot": _needed(lambda s, t: Boot(_number(s, t, 0, DELAY_S_MAX, "seconds")), "boot:10"),
     "sessions": _needed(_sessions, "sessions:4"),
+    "refuse": _needed(parse_command_fault, "refuse:06/25:0xC0"),
+    "silent": _needed(parse_command_fault, "silent:06/25"),
+    "cut": _needed(parse_command_fault, "cut:06/25:6"),
+    "flip": _needed(parse_command_fault, "flip:06/25:0:0x03"),
 }
 
 
@@ -295,6 +312,7 @@ class FaultSet:
     reset_lost_reply: bool = False
     boot_s: float = BOOT_S_DEFAULT
     session_slots: int = SESSION_SLOTS_DEFAULT
+    command_faults: tuple[CommandFault, ...] = ()
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> FaultSet:
@@ -306,10 +324,16 @@ class FaultSet:
         knobs: dict[str, object] = {}
         seen: set[str] = set()
         for fault in given:
-            if fault.name in seen:
-                raise ConfigurationError(f"fault {fault.name} is given twice; once is enough")
-            seen.add(fault.name)
-            knobs.update(_knobs(fault))
+            name = fault.name
+            if isinstance(fault, CommandFault):
+                name += f":{fault.command}"
+            else:
+                knobs.update(_knobs(fault))
+            if name in seen:
+                raise ConfigurationError(f"fault {name} is given twice; once is enough")
+            seen.add(name)
+        if of_commands := tuple(fault for fault in given if isinstance(fault, CommandFault)):
+            knobs["command_faults"] = of_commands
         return cls(faults=given, **knobs) if given else NO_FAULTS  # type: ignore[arg-type]
 
     @classmethod

@@ -20,6 +20,10 @@ EVERY_MODEL = [
     "reset-lost-reply",
     "boot:12",
     "sessions:4",
+    "refuse:06/25:0xc0:1",
+    "silent:06/01",
+    "cut:06/25:6",
+    "flip:06/25:0:0x03:2",
 ]
 
 
@@ -73,6 +77,15 @@ def test_defaults_are_those_that_the_design_promises() -> None:
         ("slow:1_0", "seconds must be 0 to 3600"),
         ("ded", "the models are port80-flood, slow, hang"),
         ("", "the models are"),
+        ("refuse", "such as refuse:06/25:0xC0"),
+        ("refuse:06/25", "write refuse:06/25:0xC0[:TIMES]"),
+        ("refuse:6/25:0xC0", "write refuse:06/25"),
+        ("refuse:06/25:256", "write refuse:06/25"),
+        ("refuse:06/25:0xC0:0", "write refuse:06/25"),
+        ("refuse:06/25:0xC0:1:1", "write refuse:06/25"),
+        ("silent:06/25:-1", "write silent:06/25"),
+        ("cut:06/25:x", "write cut:06/25"),
+        ("flip:06/25:0", "write flip:06/25"),
     ],
 )
 def test_a_wrong_fault_says_what_is_valid(spec: str, said: str) -> None:
@@ -85,6 +98,13 @@ def test_a_wrong_fault_says_what_is_valid(spec: str, said: str) -> None:
 def test_one_model_twice_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="hang is given twice"):
         FaultSet.parse(["hang", "hang:timer"])
+
+
+def test_faults_of_two_commands_can_be_combined() -> None:
+    specs = ["silent:06/01", "silent:06/25", "cut:06/25:3"]
+    assert FaultSet.parse(specs).specs == specs
+    with pytest.raises(ConfigurationError, match="silent:06/01 is given twice"):
+        FaultSet.parse(["silent:06/01", "silent:06/01:3"])
 
 
 def test_without_takes_away_what_a_cold_reset_clears() -> None:

@@ -39,6 +39,8 @@ class RemediationCase:
     """The host itself, asked before the reset and after it."""
     in_band_hung: bool = False
     """Whether the operator says that the BMC hangs towards its host."""
+    watchdog_unknown_ok: bool = False
+    """Whether the operator accepts that nobody knows if the watchdog timer runs."""
 
 
 class RemediationEnding(Enum):

@@ -170,24 +170,48 @@ class Execution:
     async def _hold_watchdog(self) -> None:
         case = self._case
         await case.journal.record_intent("watchdog", "stopping the watchdog timer if it runs")
+        seen = self._record.observation.watchdog if self._record.observation else None
         hold = await act.hold_watchdog(
-            self._acting_session(), case.time, case.times, self._record.note_hold
+            self._acting_session(),
+            case.time,
+            case.times,
+            self._record.note_hold,
+            seen_running=seen is not None and seen.running,
+            slowest_answer_s=self._record.slowest_answer_s(),
         )
         self._record.note_hold(hold)
         self._note_expired_timer(hold)
-        self._timer_held = await act.read_timer(self._acting_session(), case.time)
+        if hold.timer is not None:
+            self._timer_held = await act.read_timer(self._acting_session(), case.time)
         self._acting_used_s = case.time.monotonic()
-        facts = GuardrailFacts(watchdog_armed=hold.armed, watchdog_detail=hold.detail)
+        facts = GuardrailFacts(
+            watchdog_armed=hold.armed,
+            watchdog_unknown=hold.unknown and not case.watchdog_unknown_ok,
+            watchdog_detail=hold.detail,
+        )
         await self._record.guard("watchdog", facts)
+        if hold.unknown:
+            line = f"{hold.detail}; the operator accepts that it may run (--watchdog-unknown-ok)"
+            self._record.evidence.append(line)
+            await self._record.step("watchdog", "overridden", line)
+            return
         await self._record.step("watchdog", "held" if hold.changed else "untouched", hold.detail)
 
     def _note_expired_timer(self, hold: act.WatchdogHold) -> None:
         """Note a sign of a host restart where the timer ran and had the time to expire."""
+        if hold.ran_out and hold.timer is not None and not act.has_no_action(hold.timer):
+            action = hold.timer.action.text
+            sign = f"the watchdog timer may have run out before it could be held: {action}"
+            self._record.early_signs = (sign,)
+            return
         seen = self._record.observation.watchdog if self._record.observation else None
         if seen is None or hold.timer is None or not seen.running or hold.timer.running:
             return
         passed_s = self._case.time.monotonic() - self._record.observed_at_s
-        if seen.action != TimeoutAction.NONE.text and passed_s >= seen.present_countdown_s:
+        left_s = seen.present_countdown_s
+        if left_s is None or seen.action == TimeoutAction.NONE.text:
+            return
+        if passed_s >= left_s:
             sign = f"the watchdog timer ran out before it could be held: {seen.action}"
             self._record.early_signs = (sign,)
 

@@ -105,13 +105,11 @@ class Proof:
             await time.sleep(min(left_s, 1.0))
 
     async def _ask_old_session(self) -> None:
-        observation = self._record.observation
-        answers = observation.answers if observation is not None else ()
         answer = await verify.ask_old_session(
             self._old,
             self._case.time,
             last_used_s=self._old_used_s,
-            slowest_answer_s=max((a.latency_s or 0.0 for a in answers), default=0.0),
+            slowest_answer_s=self._record.slowest_answer_s(),
         )
         self._old_answers.append(answer)
 
@@ -275,6 +273,7 @@ class Proof:
             hold.timer,
             case.times,
             host_is_well=self._record.untouched is True,
+            settings_known=hold.settings_known,
         )
 
     async def _steady(self) -> None:
@@ -321,7 +320,12 @@ class Proof:
         if not self._patted and begun.state in (act.RestoreState.TRIAL, act.RestoreState.STOPPED):
             self._patted = await self._await_pat(session, hold.timer)
         self._record.restore = await act.end_restore(
-            session, self._case.time, hold.timer, begun, patted=self._patted
+            session,
+            self._case.time,
+            hold.timer,
+            begun,
+            patted=self._patted,
+            settings_known=hold.settings_known,
         )
         await self._record.step(
             "watchdog-restore", self._record.restore.state.value, self._record.restore.detail

@@ -64,6 +64,11 @@ class RemediationRecord:
         """Note that the watchdog timer is held, or is about to be."""
         self.hold = hold
 
+    def slowest_answer_s(self) -> float:
+        """Return how long the slowest answer of the observation took, in seconds."""
+        answers = self.observation.answers if self.observation is not None else ()
+        return max((answer.latency_s or 0.0 for answer in answers), default=0.0)
+
     def power_before(self) -> str | None:
         """Return the host's power state before the reset; None where it is unknown."""
         if self.marks_before is not None:

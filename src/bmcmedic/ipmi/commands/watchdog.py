@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import KEEP, IntEnum, IntFlag
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from bmcmedic.errors import InvalidDataField, LocalProtocolError
 from bmcmedic.ipmi.commands.command import (
@@ -31,6 +31,8 @@ UNINITIALIZED = 0x80
 """Completion code of Reset Watchdog Timer before any Set Watchdog Timer (27.5)."""
 
 _TICKS_PER_S = 10
+
+_E = TypeVar("_E", bound=IntEnum)
 
 
 class TimerUse(IntEnum):
@@ -225,6 +227,16 @@ class GetWatchdogTimerRsp:
             expiration_flags=ExpirationFlags(data[3]),
         )
 
+    @property
+    def has_reserved_values(self) -> bool:
+        """Whether a field has a value that Set Watchdog Timer must not carry."""
+        return (
+            self.use is TimerUse.UNSPECIFIED
+            or self.use not in list(TimerUse)
+            or self.action not in list(TimeoutAction)
+            or self.pretimeout_interrupt not in list(PretimeoutInterrupt)
+        )
+
     def set_request(
         self,
         *,
@@ -253,6 +265,62 @@ class GetWatchdogTimerRsp:
 
 
 @dataclass(frozen=True, slots=True)
+class SalvagedTimer:
+    """What a malformed response to Get Watchdog Timer still shows."""
+
+    timer: GetWatchdogTimerRsp
+    """The timer as far as it was read; its running bit is always the BMC's own."""
+    settings_known: bool
+    """Whether use, action, pretimeout and initial countdown were all there."""
+    countdown_known: bool
+    """Whether the present countdown was there; otherwise the initial one takes its place."""
+
+
+def salvage_timer(data: bytes) -> SalvagedTimer | None:
+    """Read a response that `GetWatchdogTimerRsp.decode` refuses; None where it is empty.
+
+    A field that is missing or reserved never hides the running bit. Missing bytes count as 0, but a
+    missing action counts as a hard reset. A reserved value is kept, so that Set Watchdog Timer can
+    send it back.
+    """
+    if not data:
+        return None
+    settings_known = len(data) >= _WITHOUT_PRESENT_BYTES
+    known = data + bytes((TimeoutAction.HARD_RESET,)) if len(data) == 1 else data
+    known = known.ljust(_WITHOUT_PRESENT_BYTES, b"\0")
+    initial_countdown_s = _decode_countdown(known[4:6])
+    countdown_known = len(data) >= _WHOLE_BYTES
+    timer = GetWatchdogTimerRsp(
+        running=bool(known[0] & 0x40),
+        use=_any_member(TimerUse, known[0] & 0x07),
+        action=_any_member(TimeoutAction, known[1] & 0x07),
+        initial_countdown_s=initial_countdown_s,
+        present_countdown_s=(
+            _decode_countdown(known[6:8]) if countdown_known else initial_countdown_s
+        ),
+        pretimeout_interrupt=_any_member(PretimeoutInterrupt, known[1] >> 4 & 0x07),
+        pretimeout_interval_s=known[2],
+        dont_log=bool(known[0] & 0x80),
+        expiration_flags=ExpirationFlags(known[3]),
+    )
+    return SalvagedTimer(timer, settings_known, countdown_known)
+
+
+def _any_member(kind: type[_E], value: int) -> _E:
+    """Return the member for a value; a reserved value becomes one that `kind` does not list.
+
+    It is an integer like every other member, and no member of the list is identical to it.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        member = int.__new__(kind, value)
+        member._name_ = f"RESERVED_{value}"
+        member._value_ = value
+        return member
+
+
+@dataclass(frozen=True, slots=True)
 class GetWatchdogTimerReq(Command[GetWatchdogTimerRsp]):
     """Get Watchdog Timer (27.7)."""
 
@@ -261,6 +329,9 @@ class GetWatchdogTimerReq(Command[GetWatchdogTimerRsp]):
     command = 0x25
     response = GetWatchdogTimerRsp
 
+
+_WHOLE_BYTES = 8
+"""Length of a response with both countdowns."""
 
 _WITHOUT_PRESENT_BYTES = 6
 """Length of a response without the present countdown; only a stopped timer may leave it out."""

@@ -20,6 +20,7 @@ from bmcmedic.ipmi.commands.watchdog import (
     SetWatchdogTimerReq,
     TimeoutAction,
     TimerUse,
+    salvage_timer,
 )
 from bmcmedic.ipmi.constants import PrivilegeLevel
 
@@ -159,3 +160,46 @@ def test_actions_are_named_as_the_output_names_them() -> None:
         "power down",
         "power cycle",
     ]
+
+
+RUNNING = bytes.fromhex("4431050058021902")
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+@pytest.mark.parametrize("running", [True, False])
+def test_the_running_bit_is_read_from_a_response_of_any_length(length: int, running: bool) -> None:
+    data = (RUNNING + bytes(12))[:length]
+    data = bytes((data[0] if running else data[0] & ~0x40,)) + data[1:]
+    salvaged = salvage_timer(data)
+    assert salvaged is not None
+    assert salvaged.timer.running is running
+    assert salvaged.settings_known is (length >= 6)
+    assert salvaged.countdown_known is (length >= 8)
+    assert salvaged.timer.action is TimeoutAction.HARD_RESET
+    assert salvaged.timer.set_request(initial_countdown_s=600.0).encode()[4:] == b"\x70\x17"
+    if length >= 6:
+        assert salvaged.timer.set_request(dont_stop=True).encode().hex() == "443105005802"
+
+
+def test_an_empty_response_shows_nothing() -> None:
+    assert salvage_timer(b"") is None
+
+
+@pytest.mark.parametrize("use", range(8))
+@pytest.mark.parametrize("action", [*range(8), 0x40, 0x55, 0x72])
+def test_reserved_values_never_hide_the_running_bit(use: int, action: int) -> None:
+    data = bytes((0x40 | use, action)) + RUNNING[2:]
+    salvaged = salvage_timer(data)
+    assert salvaged is not None
+    assert salvaged.timer.running
+    assert salvaged.timer.encode() == data
+    sent = salvaged.timer.set_request(initial_countdown_s=600.0).encode()
+    assert sent[:2] == bytes((use or TimerUse.SMS_OS, action))
+    assert (salvaged.timer.action in list(TimeoutAction)) is (action & 7 <= 3)
+    assert salvaged.timer.action.text
+
+
+def test_whole_responses_are_salvaged_as_they_are_decoded() -> None:
+    salvaged = salvage_timer(RUNNING)
+    assert salvaged is not None
+    assert salvaged.timer == GetWatchdogTimerRsp.decode(RUNNING)
