@@ -12,9 +12,9 @@ from rich.text import Text
 
 from bmcmedic.model.heal import BmcDiagnosis, HealVerdict, RemedyPlan, Step, VerdictName
 
-_GOOD = frozenset(
-    {VerdictName.HEALTHY, VerdictName.HEALED, VerdictName.HEALED_LAN_ONLY, VerdictName.BACK}
-)
+_HEALTHY = frozenset({VerdictName.HEALTHY, VerdictName.HEALTHY_LAN_ONLY})
+"""The verdicts of a BMC that needed nothing."""
+_GOOD = _HEALTHY | {VerdictName.HEALED, VerdictName.HEALED_LAN_ONLY, VerdictName.BACK}
 """The verdicts that are shown in green, without their evidence."""
 _BAD_OUTCOMES = frozenset(
     {"refused", "failed", "changed", "not-back", "disproven", "not proven", "lost", "denied"}
@@ -113,7 +113,7 @@ class Progress:
         )
         head.append(f" - {verdict.reason}", style="not bold")
         print_hanging(self._console, Text(), head)
-        if verdict.verdict is not VerdictName.HEALTHY:
+        if verdict.verdict not in _HEALTHY:
             untouched = {True: "yes", False: "NO", None: "not proven"}[verdict.host_untouched]
             power = f"{verdict.power_before or 'unknown'} -> {verdict.power_after or 'unknown'}"
             sent = f"  resets sent: {verdict.resets_sent}"

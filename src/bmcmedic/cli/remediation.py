@@ -23,6 +23,7 @@ from bmcmedic.model.heal import HealVerdict, HostReport, VerdictName
 
 EXIT_STATUS: dict[VerdictName, int] = {
     VerdictName.HEALTHY: 0,
+    VerdictName.HEALTHY_LAN_ONLY: 0,
     VerdictName.HEALED: 0,
     VerdictName.HEALED_LAN_ONLY: 0,
     VerdictName.NEEDS_REPAIR: 1,

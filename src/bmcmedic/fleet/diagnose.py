@@ -12,6 +12,7 @@ from bmcmedic.fleet.host_evidence.symptoms import (
 )
 from bmcmedic.host import symptoms
 from bmcmedic.ipmi.commands.device import GetSelfTestResultsRsp, SelfTestResult
+from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.model.heal import (
     AnswerKind,
     BmcDiagnosis,
@@ -19,8 +20,29 @@ from bmcmedic.model.heal import (
     DiagnosisKind,
     HostReport,
     Observation,
+    ObservedAnswer,
     Reach,
 )
+
+MANDATORY_QUESTIONS = frozenset({BmcQuestion.DEVICE_ID, BmcQuestion.POWER})
+"""The questions whose commands every BMC must answer (appendix G)."""
+
+_SICK_CODES = frozenset(
+    {
+        CompletionCode.NODE_BUSY,
+        CompletionCode.TIMEOUT,
+        CompletionCode.OUT_OF_SPACE,
+        CompletionCode.RESPONSE_UNAVAILABLE,
+        CompletionCode.FIRMWARE_UPDATING,
+        CompletionCode.INITIALIZING,
+        CompletionCode.DESTINATION_UNAVAILABLE,
+        CompletionCode.UNSPECIFIED,
+    }
+)
+"""A BMC that keeps answering a mandatory command with one of these codes is not well.
+
+OpenBMC answers everything with 0xFF while its IPMI daemon is down.
+"""
 
 SLOW_ANSWER_S = 2.0
 """A slower answer over LAN becomes a line of evidence, in seconds; alone it is no sickness."""
@@ -33,10 +55,13 @@ def diagnose(
 
     `in_band_hung` is the operator's own statement. Over LAN alone, a BMC that hangs towards its
     host looks well. So without a report and that statement, a BMC that answers everything is
-    healthy.
+    healthy as far as LAN shows.
     """
     if observation.reach is not Reach.SESSION:
         return _unreachable(observation)
+    if _is_refused_for_its_user(observation):
+        line = "the BMC lets this user ask nothing: the privilege does not suffice"
+        return BmcDiagnosis(DiagnosisKind.CREDENTIALS_REFUSED, (line,))
     sick = _sick_over_lan(observation)
     host = _sick_towards_host(report, in_band_hung=in_band_hung)
     well = _well_over_lan(observation)
@@ -87,9 +112,37 @@ def _sick_over_lan(observation: Observation) -> tuple[str, ...]:
         f"it did not answer the question for its {answer.question}: {answer.detail}"
         for answer in observation.answers_of(AnswerKind.UNANSWERED)
     ]
+    lines += [
+        f"it could not answer the mandatory question for its {answer.question}: {answer.detail}"
+        for answer in _mandatory(observation)
+        if answer.code in _SICK_CODES
+    ]
+    if not lines and all(code is not None for code in _mandatory_codes(observation)):
+        details = "; ".join(answer.detail for answer in _mandatory(observation))
+        lines.append(f"it refused every mandatory question: {details}")
     if observation.self_test == SelfTestResult.FATAL_HARDWARE_ERROR:
         lines.append(f"its self-test reports: {self_test_text(observation)}")
     return tuple(lines)
+
+
+def _mandatory(observation: Observation) -> tuple[ObservedAnswer, ...]:
+    return tuple(a for a in observation.answers if a.question in MANDATORY_QUESTIONS)
+
+
+def _mandatory_codes(observation: Observation) -> tuple[int | None, ...]:
+    """Return the completion codes of the mandatory questions; one None where none was asked."""
+    return tuple(answer.code for answer in _mandatory(observation)) or (None,)
+
+
+def initializing(observation: Observation) -> str | None:
+    """Return how the BMC reports that it is still initializing (0xD2); None if it does not."""
+    refusals = (a for a in _mandatory(observation) if a.code == CompletionCode.INITIALIZING)
+    return next((answer.detail for answer in refusals), None)
+
+
+def _is_refused_for_its_user(observation: Observation) -> bool:
+    """Whether our own user's privilege does not even suffice for the mandatory questions."""
+    return set(_mandatory_codes(observation)) == {CompletionCode.INSUFFICIENT_PRIVILEGE}
 
 
 def _sick_towards_host(
@@ -137,8 +190,9 @@ def _is_stuck(report: HostReport) -> bool:
 
 def _well_over_lan(observation: Observation) -> tuple[str, ...]:
     asked = len(observation.answers)
-    silent = len(observation.answers_of(AnswerKind.UNANSWERED))
-    lines = [f"over LAN it answers {asked - silent} of {asked} questions"]
+    failed = len(observation.answers_of(AnswerKind.UNANSWERED))
+    failed += sum(answer.code in _SICK_CODES for answer in observation.answers)
+    lines = [f"over LAN it answers {asked - failed} of {asked} questions"]
     unsupported = observation.answers_of(AnswerKind.UNSUPPORTED)
     if unsupported:
         named = ", ".join(answer.question for answer in unsupported)

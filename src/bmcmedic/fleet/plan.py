@@ -59,7 +59,7 @@ _REASONS: dict[DiagnosisKind, tuple[Remedy, str]] = {
     ),
     DiagnosisKind.LAN_SICK: (
         Remedy.COLD_RESET,
-        "the BMC opens a session but does not answer every question",
+        "the BMC opens a session but does not answer what it should",
     ),
     DiagnosisKind.LAN_SILENT: (
         Remedy.REPAIR,

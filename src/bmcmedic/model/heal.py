@@ -198,6 +198,7 @@ class VerdictName(StrEnum):
     """The verdicts of `heal` and `reset`, as they stand in the documented JSON."""
 
     HEALTHY = "healthy"
+    HEALTHY_LAN_ONLY = "healthy-lan-only"
     HEALED = "healed"
     HEALED_LAN_ONLY = "healed-lan-only"
     NEEDS_REPAIR = "needs-repair"

@@ -47,6 +47,7 @@ class RemediationEnding(Enum):
     """How a remediation ends; `heal` and `reset` have different verdicts for it."""
 
     HEALTHY = "healthy"
+    HEALTHY_LAN_ONLY = "healthy, as far as LAN shows"
     DONE = "done"
     DONE_LAN_ONLY = "done, as far as LAN shows"
     HOST_CHANGED = "host changed"
@@ -56,6 +57,7 @@ class RemediationEnding(Enum):
 
 HEAL_VERDICTS: dict[RemediationEnding, VerdictName] = {
     RemediationEnding.HEALTHY: VerdictName.HEALTHY,
+    RemediationEnding.HEALTHY_LAN_ONLY: VerdictName.HEALTHY_LAN_ONLY,
     RemediationEnding.DONE: VerdictName.HEALED,
     RemediationEnding.DONE_LAN_ONLY: VerdictName.HEALED_LAN_ONLY,
     RemediationEnding.HOST_CHANGED: VerdictName.NEEDS_REPAIR,
@@ -65,6 +67,7 @@ HEAL_VERDICTS: dict[RemediationEnding, VerdictName] = {
 
 RESET_VERDICTS: dict[RemediationEnding, VerdictName] = {
     RemediationEnding.HEALTHY: VerdictName.BACK,
+    RemediationEnding.HEALTHY_LAN_ONLY: VerdictName.BACK,
     RemediationEnding.DONE: VerdictName.BACK,
     RemediationEnding.DONE_LAN_ONLY: VerdictName.BACK,
     RemediationEnding.HOST_CHANGED: VerdictName.BACK_HOST_CHANGED,

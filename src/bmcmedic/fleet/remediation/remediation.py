@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from bmcmedic.fleet import verify
-from bmcmedic.fleet.diagnose import describe, diagnose, self_test_text
+from bmcmedic.fleet.diagnose import describe, diagnose, initializing, self_test_text
 from bmcmedic.fleet.guardrails import GuardrailFacts
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
 from bmcmedic.fleet.identity import check_identities
@@ -32,6 +32,11 @@ from bmcmedic.model.heal import (
     Remedy,
     RemedyPlan,
     VerdictName,
+)
+
+_HEALTHY_LAN_ONLY = (
+    "the BMC answers over LAN; whether it hangs towards its host is not visible from here"
+    " (--symptoms, --triage-command or --in-band-hung reports it)"
 )
 
 
@@ -154,7 +159,11 @@ class Remediation:
         if not self._waited and _fell_silent(observation, diagnosis):
             last = observation.answers[-1].detail
             raise FellSilent(f"the BMC answered at first, then stopped answering: {last}")
+        if not self._waited and (refusal := initializing(observation)) is not None:
+            raise FellSilent(f"the BMC is still initializing: {refusal}")
         if diagnosis.kind is DiagnosisKind.HEALTHY:
+            if report is None:
+                return RemediationEnding.HEALTHY_LAN_ONLY, _HEALTHY_LAN_ONLY
             return RemediationEnding.HEALTHY, self._healthy_reason(report)
         chosen = self._plan(diagnosis, observation, None)
         if chosen.remedy is Remedy.REPAIR:
@@ -163,19 +172,14 @@ class Remediation:
             return RemediationEnding.REFUSED, f"{diagnosis.evidence[0]}; {chosen.reason}"
         return await self._execute(diagnosis, chosen, identity)
 
-    def _healthy_reason(self, report: HostReport | None) -> str:
-        if report is not None:
-            healthy = "the BMC answers over LAN and its host reports no symptom"
-            older = self._case.report
-            if older is None or older is report or not older.symptoms:
-                return healthy
-            return (
-                f"{healthy} now, unlike before ({', '.join(older.symptoms)}); if nothing on the"
-                " host has asked the BMC since, it may still hang: then give --in-band-hung"
-            )
+    def _healthy_reason(self, report: HostReport) -> str:
+        healthy = "the BMC answers over LAN and its host reports no symptom"
+        older = self._case.report
+        if older is None or older is report or not older.symptoms:
+            return healthy
         return (
-            "the BMC answers over LAN; whether it hangs towards its host is not visible from here"
-            " (--symptoms, --triage-command or --in-band-hung reports it)"
+            f"{healthy} now, unlike before ({', '.join(older.symptoms)}); if nothing on the"
+            " host has asked the BMC since, it may still hang: then give --in-band-hung"
         )
 
     async def _reset(self, remedy: Remedy) -> tuple[RemediationEnding, str]:

@@ -93,7 +93,7 @@ def changed_nothing(virtual: VirtualBmc) -> bool:
 
 def test_a_healthy_bmc_is_left_alone() -> None:
     virtual = VirtualBmc()
-    assert heal(virtual).verdict == "healthy"
+    assert heal(virtual).verdict == "healthy-lan-only"
     assert heal_with_host(virtual).verdict == "healthy"
     assert changed_nothing(virtual)
 
@@ -394,7 +394,7 @@ def test_a_bmc_that_another_run_acts_on_is_refused() -> None:
     virtual.falls_sick("dead")  # as it looks while another run restarts it
     assert refused(virtual, heal(virtual, link=link), "in-other-hands")
     virtual.falls_sick()
-    assert heal(virtual, link=link).verdict == "healthy"
+    assert heal(virtual, link=link).verdict == "healthy-lan-only"
 
 
 def test_a_user_who_may_not_act_is_refused() -> None:
@@ -445,6 +445,66 @@ def test_symptoms_that_do_not_point_to_the_bmc_are_refused() -> None:
     report = replace(report_of(virtual), symptoms=("disk-full",))
     verdict = heal(virtual, report=report)
     assert verdict.verdict == "refused"
+    assert changed_nothing(virtual)
+
+
+# ------------------------------------------------------------------ BMCs that refuse questions
+
+
+def refuses(code: int, *commands: str, times: int | None = None) -> list[str]:
+    suffix = "" if times is None else f":{times}"
+    return [f"refuse:{command}:{code:#x}{suffix}" for command in commands]
+
+
+@pytest.mark.parametrize("code", [0xFF, 0xC0, 0xC3, 0xCE])
+@pytest.mark.parametrize("commands", [("06/01",), ("00/01",), ("06/01", "00/01")])
+def test_a_bmc_that_fails_a_mandatory_command_is_sick(code: int, commands: list[str]) -> None:
+    virtual = VirtualBmc(*refuses(code, *commands))
+    verdict = heal(virtual)
+    assert outcomes(verdict)["diagnose"] == "lan-sick"
+    assert any("mandatory question" in line for line in verdict.evidence)
+    assert verdict.verdict not in ("healthy", "healthy-lan-only", "healed")
+    if "00/01" in commands:
+        assert refused(virtual, verdict, "power-unknown")
+
+
+@pytest.mark.parametrize("code", [0xFF, 0xC0, 0xC3, 0xCE, 0xD2])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_mandatory_command_that_fails_for_once_is_asked_again(code: int, times: int) -> None:
+    virtual = VirtualBmc(*refuses(code, "06/01", "00/01", "06/04", times=times))
+    assert heal(virtual).verdict == "healthy-lan-only"
+    assert virtual.requests["06/01"] == virtual.requests["00/01"] == times + 1
+    assert changed_nothing(virtual)
+
+
+@pytest.mark.parametrize("code", [0xFF, 0xC0, 0xC1, 0xC3, 0xCE, 0xCC, 0xD5])
+def test_a_bmc_that_refuses_everything_is_not_healthy(code: int) -> None:
+    virtual = VirtualBmc()
+    virtual.override = lambda message: None if message.command == 0x3B else (code, b"")
+    verdict = heal(virtual)
+    assert outcomes(verdict)["diagnose"] == "lan-sick"
+    assert verdict.verdict == "refused"
+    assert verdict.resets_sent == 0
+
+
+def test_a_user_who_may_ask_nothing_is_no_sickness_of_the_bmc() -> None:
+    virtual = VirtualBmc()
+    virtual.override = lambda message: None if message.command == 0x3B else (0xD4, b"")
+    verdict = heal(virtual)
+    assert outcomes(verdict)["diagnose"] == "credentials-refused"
+    assert verdict.verdict == "refused"
+
+
+def test_optional_questions_that_fail_are_no_sickness() -> None:
+    virtual = VirtualBmc(*refuses(0xFF, "06/04", "06/37", "06/08", "06/25"))
+    assert heal(virtual).verdict == "healthy-lan-only"
+
+
+def test_a_bmc_that_is_still_initializing_is_waited_for() -> None:
+    virtual = VirtualBmc(*refuses(0xD2, "06/01", times=10))
+    verdict = heal(virtual)
+    assert verdict.verdict == "healthy-lan-only"
+    assert outcomes(verdict)["look-again"] == "back"
     assert changed_nothing(virtual)
 
 
@@ -642,7 +702,7 @@ def test_a_bmc_that_restarts_by_itself_gets_no_reset(key: tuple[int, int], sourc
     virtual.override = restarts_itself_at(virtual, key)
     if source in ("nobody", "host"):
         verdict = heal(virtual, host=VirtualHost(virtual) if source == "host" else None)
-        assert verdict.verdict == "healthy"
+        assert verdict.verdict == ("healthy" if source == "host" else "healthy-lan-only")
     elif source == "file":
         verdict = heal(virtual, report=report)
         assert verdict.verdict == "refused"
