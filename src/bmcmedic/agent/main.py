@@ -14,6 +14,7 @@ from bmcmedic.agent import units
 from bmcmedic.agent.config import CONFIG_FILE, AgentConfig
 from bmcmedic.agent.watch.permission import MARK, has_acted
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.host.usage import OneLineParser
 from bmcmedic.service import config_commands, startup_signals
 
 EXIT_FAILED = 1
@@ -25,7 +26,7 @@ NICE = 5
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parsed = argparse.ArgumentParser(
+    parsed = OneLineParser(
         prog="bmcmedic agent",
         description="Watch this host for a sick BMC, beside the driver: relieve it (if that is"
         " allowed), serve metrics to Prometheus, report to a controller. Runs until SIGTERM, and"

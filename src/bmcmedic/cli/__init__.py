@@ -77,15 +77,26 @@ PROGRAMS = {
 
 def main() -> None:
     """The `bmcmedic` program."""
+    sys.argv[1:] = _asked_for_help(sys.argv[1:])
     program = PROGRAMS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
         is_needed = program is None or program.prints_result
         raise SystemExit(until_written("bmcmedic", partial(_run, program), is_needed=is_needed))
     except ConfigurationError as error:
-        print(f"bmcmedic: {error}", file=sys.stderr)
+        print(f"{_called(sys.argv[1:])}: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _asked_for_help(words: list[str]) -> list[str]:
+    """Return `help COMMAND` as the command with `--help`, and other words as they are."""
+    return [*words[1:], "--help"] if words[:1] == ["help"] else words
+
+
+def _called(words: Sequence[str]) -> str:
+    """Return the program and its command, as a message begins."""
+    return " ".join(["bmcmedic", *(word for word in words[:1] if word in COMMANDS)])
 
 
 def _run(program: Program | None) -> int:

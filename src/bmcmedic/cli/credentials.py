@@ -6,10 +6,12 @@ No password is an argument on the command line, because every user of the machin
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.credentials import Credentials
+from bmcmedic.service.secret_files import exposed
 
 SECRET_FILE_BYTES_MAX = 4096
 """How much of a file with a secret is read, in bytes."""
@@ -20,17 +22,27 @@ def read_credentials(
 ) -> Credentials:
     """Return the credentials from options, environment and systemd, in this order.
 
-    Raises ConfigurationError if the user or the password is missing, or a file cannot be read.
+    Raises ConfigurationError if the user or the password is missing or empty, or a file
+    cannot be read.
     """
     if user is None:
         raise ConfigurationError("no user: give --user or set BMCMEDIC_USER")
+    if not user.strip():
+        raise ConfigurationError("the user name is empty: give --user or set BMCMEDIC_USER")
     password = _secret(password_file, "BMCMEDIC_PASSWORD", "bmcmedic-password")
     if password is None:
         raise ConfigurationError(
             "no password: set BMCMEDIC_PASSWORD, give --password-file, "
             "or pass systemd's credential bmcmedic-password"
         )
+    if not password.strip(b"\0"):
+        raise ConfigurationError(
+            "the password is empty: check --password-file, BMCMEDIC_PASSWORD, or systemd's"
+            " credential bmcmedic-password"
+        )
     kg = _secret(kg_file, "BMCMEDIC_KG", "bmcmedic-kg") or b""
+    if kg_file is not None and not kg:
+        raise ConfigurationError(f"{kg_file} is empty: leave --kg-file out if there is no K_g")
     return Credentials(user, password, _kg_bytes(kg))
 
 
@@ -56,6 +68,9 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    warning = exposed(path)
+    if warning is not None:
+        print(f"bmcmedic: warning: {warning}", file=sys.stderr)
     return secret.rstrip(b"\r\n")
 
 

@@ -166,7 +166,7 @@ def test_another_program_at_the_control_address_is_reported(body: bytes) -> None
         done = run("triage", "bmc1", "--control", f"127.0.0.1:{server.server_port}")
         thread.join()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("bmcmedic: no control endpoint answers at 127.0.0.1:")
+    assert done.stderr.startswith("bmcmedic sim: no control endpoint answers at 127.0.0.1:")
     assert done.stderr.count("\n") == 1
 
 

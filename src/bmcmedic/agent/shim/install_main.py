@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bmcmedic.agent.shim.install import ShimError, ShimInstall
 from bmcmedic.errors import Refused
+from bmcmedic.host.usage import OneLineParser
 
 EXIT_DONE = 0
 EXIT_NOT = 1
@@ -18,7 +19,7 @@ EXIT_REFUSED = 3
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parsed = argparse.ArgumentParser(
+    parsed = OneLineParser(
         prog="bmcmedic shim",
         description="Put the shim in the place of /usr/bin/ipmitool, so that all calls go through "
         "the agent's loopback proxy; remove it again; or show whether it is installed.",

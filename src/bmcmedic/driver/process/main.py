@@ -12,6 +12,7 @@ from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.config import CONFIG_FILE, DriverProgramConfig
 from bmcmedic.errors import ConfigurationError
+from bmcmedic.host.usage import OneLineParser
 from bmcmedic.service import config_commands, startup_signals
 from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
@@ -20,7 +21,7 @@ EXIT_USAGE = 2
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parsed = argparse.ArgumentParser(
+    parsed = OneLineParser(
         prog="bmcmedic driver",
         description="Own this host's interface to its BMC: serve who asks through a Unix socket, "
         "one request at a time, and pat the watchdog before everybody else. Runs until SIGTERM; "

@@ -19,6 +19,7 @@ from bmcmedic.host.relieve.report import (
     setting_lines,
 )
 from bmcmedic.host.typed import Optional, Sequence, Tuple
+from bmcmedic.host.usage import OneLineParser
 
 EXIT_RELIEVED = 0
 EXIT_LEFT = 1
@@ -33,7 +34,7 @@ STUCK_AFTER_S_MAX = 30 * 86_400.0
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of `bmcmedic relieve`."""
-    arguments = argparse.ArgumentParser(
+    arguments = OneLineParser(
         prog="bmcmedic relieve",
         description="End the clients of this host's BMC that are proven stuck, and throttle kipmid"
         " while the BMC hangs. It sends the BMC nothing, and changes nothing without --yes.",

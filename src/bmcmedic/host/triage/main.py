@@ -35,8 +35,9 @@ def parser() -> "argparse.ArgumentParser":
 
     from bmcmedic.host.client.stuck import STUCK_AFTER_S
     from bmcmedic.host.triage.triage import INTERVAL_S
+    from bmcmedic.host.usage import OneLineParser
 
-    arguments = argparse.ArgumentParser(
+    arguments = OneLineParser(
         prog="bmcmedic triage",
         description="Examine this host: stuck IPMI clients, kipmi threads, the counters of the"
         " interface, and what they show of its BMC. It changes nothing, and sends the BMC nothing.",
