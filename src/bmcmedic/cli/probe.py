@@ -151,7 +151,7 @@ def _json_format() -> Callable[[ProbeResult], str]:
 
 
 def _text(result: ProbeResult) -> str:
-    if result.device_id is None and result.error is None:
+    if result.device_id is None and result.error is None and not result.notes:
         return f"{result.target}: power {result.power}, after {result.latency_s:.3f} s"
     parts = [f"{result.target}:"]
     if result.power is not None:
@@ -172,6 +172,7 @@ def _text(result: ProbeResult) -> str:
         parts.append(f"watchdog {state}")
     if result.latency_s is not None:
         parts.append(f"after {result.latency_s:.3f} s")
+    parts += [f"no usable {note}" for note in result.notes]
     if result.error is not None:
         parts.append(("but " if result.power is not None else "") + result.error)
     return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])

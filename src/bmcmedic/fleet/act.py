@@ -28,8 +28,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from bmcmedic.errors import BmcRefusal, CompletionCodeError, RemoteProtocolError, TransportError
+from bmcmedic.fleet.answers import RETRY_S_MAX
 from bmcmedic.fleet.link import QUESTION_TIMEOUT_S, BmcSession, Timekeeper
-from bmcmedic.fleet.observe import RETRY_S_MAX, ask
+from bmcmedic.fleet.observe import ask
 from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.ipmi.commands.device import ColdResetReq, WarmResetReq
 from bmcmedic.ipmi.commands.watchdog import (

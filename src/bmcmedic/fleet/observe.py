@@ -22,6 +22,14 @@ from bmcmedic.errors import (
     TransportError,
     Unreachable,
 )
+from bmcmedic.fleet.answers import (
+    RETRY_PAUSE_FACTOR,
+    RETRY_PAUSE_FIRST_S,
+    RETRY_S_MAX,
+    retry_limit_s,
+    salvaged_facts,
+    watchdog_facts,
+)
 from bmcmedic.fleet.link import (
     BLIND_SESSION_TIMEOUT_S,
     QUESTION_TIMEOUT_S,
@@ -40,41 +48,12 @@ from bmcmedic.ipmi.commands.device import (
 )
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq
 from bmcmedic.ipmi.commands.session import GetChannelAuthenticationCapabilitiesReq
-from bmcmedic.ipmi.commands.watchdog import (
-    GetWatchdogTimerReq,
-    GetWatchdogTimerRsp,
-    salvage_timer,
-)
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq
 from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel, RmcpPlusStatus
 from bmcmedic.ipmi.guid import is_known_guid
 from bmcmedic.model.heal import AnswerKind, BmcQuestion, Observation, ObservedAnswer, Reach
-from bmcmedic.model.probe import WatchdogFacts
 
 R = TypeVar("R")
-
-RETRY_PAUSE_FIRST_S = 0.3
-"""Time before a question that was refused for the moment is asked again, in seconds."""
-_RETRY_PAUSE_FACTOR = 2.0
-"""How much longer each further pause is."""
-
-RETRY_S_MAX = 5.0
-"""Longest time for which a question is asked again while the BMC refuses it for the moment."""
-
-_LASTING_RETRY_S_MAX = 1.0
-"""The same, in seconds, for codes that many BMCs answer for ever."""
-
-PASSING_CODES = frozenset(
-    {
-        CompletionCode.NODE_BUSY,
-        CompletionCode.TIMEOUT,
-        CompletionCode.RESPONSE_UNAVAILABLE,
-        CompletionCode.INITIALIZING,
-    }
-)
-"""A question that is answered with one of these codes is asked again: it may soon be answered."""
-
-LASTING_CODES = frozenset({CompletionCode.UNSPECIFIED, CompletionCode.NOT_SUPPORTED_IN_STATE})
-"""These codes may pass as well; OpenBMC answers 0xFF for ever where a service is missing."""
 
 _UNSUPPORTED_CODES = frozenset({CompletionCode.INVALID_COMMAND, CompletionCode.INVALID_FOR_LUN})
 _WRONG_SECRET_STATUSES = frozenset(
@@ -144,18 +123,11 @@ async def ask(
     while True:
         left_s = started + timeout_s - time.monotonic()
         answer, response = await _ask_once(session, time, question, request, left_s)
-        limit_s = _retry_limit_s(answer.code, min(retry_s, timeout_s))
+        limit_s = min(retry_s, timeout_s, retry_limit_s(answer.code))
         if time.monotonic() + pause_s > started + limit_s:
             return answer, response
         await time.sleep(pause_s)
-        pause_s *= _RETRY_PAUSE_FACTOR
-
-
-def _retry_limit_s(code: int | None, retry_s: float) -> float:
-    """Return how long a question is asked again after a completion code, in seconds."""
-    if code in PASSING_CODES:
-        return retry_s
-    return min(_LASTING_RETRY_S_MAX, retry_s) if code in LASTING_CODES else 0.0
+        pause_s *= RETRY_PAUSE_FACTOR
 
 
 async def _ask_once(
@@ -253,18 +225,3 @@ async def question_all(session: BmcSession, time: Timekeeper, target: str) -> Ob
 def power_word(status: GetChassisStatusRsp) -> str:
     """Return the host's power state: `on` or `off`."""
     return "on" if status.power_on else "off"
-
-
-def watchdog_facts(timer: GetWatchdogTimerRsp) -> WatchdogFacts:
-    """Return the documented part of a timer's state."""
-    return WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)
-
-
-def salvaged_facts(raw: bytes) -> WatchdogFacts | None:
-    """Return what a malformed answer still shows; None where it does not show the settings."""
-    salvaged = salvage_timer(raw)
-    if salvaged is None or not salvaged.settings_known:
-        return None
-    timer = salvaged.timer
-    left_s = timer.present_countdown_s if salvaged.countdown_known else None
-    return WatchdogFacts(timer.running, left_s, timer.action.text)

@@ -42,10 +42,15 @@ class ProbeResult(NamedTuple):
     watchdog: WatchdogFacts | None = None
     latency_s: float | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """Optional questions that the BMC did not answer as it should; they are no fault."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the line of `bmcmedic probe --json`."""
+        """Return the line of `bmcmedic probe --json`; it has `notes` only where there are some."""
         facts = self._asdict()
+        del facts["notes"]
+        if self.notes:
+            facts["notes"] = list(self.notes)
         if self.watchdog is not None:
             facts["watchdog"] = self.watchdog.to_json()
         return facts

@@ -65,7 +65,7 @@ def transport_error(error_number: int) -> TransportError:
 class LanPeer(ABC):
     """One BMC's session in the engine; its owner subclasses it to be told what happens."""
 
-    __slots__ = ("address", "console", "is_silent", "sock", "timer_at")
+    __slots__ = ("address", "console", "is_silent", "sock", "timer_at", "wake_at")
 
     sock: socket.socket
     """The engine's socket of the address's family; set when the link is attached."""
@@ -75,6 +75,11 @@ class LanPeer(ABC):
         self.console = console
         self.is_silent = False
         self.timer_at = math.inf
+        self.wake_at = math.inf
+
+    def on_wake(self, now: float) -> None:
+        """The moment of `LanEngine.wake` has come."""
+        del now
 
     @abstractmethod
     def on_event(self, event: SessionEvent, now: float) -> None:
@@ -152,6 +157,11 @@ class LanEngine:
         if timer is not None and timer < link.timer_at:
             self._arm(link, timer)
 
+    def wake(self, link: LanPeer, when: float) -> None:
+        """Call the link's `on_wake` at a moment; its console must have no timer until then."""
+        link.wake_at = when
+        self._arm(link, when)
+
     def step(self, wait_s: float) -> None:
         """Wait for datagrams or a timer, for at most `wait_s` seconds, and handle them."""
         if self._timers:
@@ -190,6 +200,11 @@ class LanEngine:
     def _fire(self, link: LanPeer, now: float) -> None:
         link.timer_at = math.inf
         if self._links.get(link.address) is not link:
+            return
+        if link.wake_at <= now:
+            link.wake_at = math.inf
+            link.on_wake(now)
+            self.flush(link, now)
             return
         timer = link.console.get_timer()
         if timer is None:

@@ -13,6 +13,7 @@ from bmcmedic.errors import (
     RemoteProtocolError,
     TransportError,
 )
+from bmcmedic.fleet.answers import RETRY_PAUSE_FACTOR, RETRY_PAUSE_FIRST_S, retry_limit_s
 from bmcmedic.fleet.inventory import Target
 from bmcmedic.fleet.sweep.questions import ProbeFacts, Question
 from bmcmedic.ipmi.console_options import ConsoleOptions
@@ -76,7 +77,10 @@ class BmcProbe(LanPeer):
         "facts",
         "is_awaited",
         "latency_s",
+        "pause_s",
         "position",
+        "question_at",
+        "question_deadline",
         "result",
         "started_at",
         "target",
@@ -93,6 +97,7 @@ class BmcProbe(LanPeer):
         self.is_silent = False
         self.is_awaited = False
         self.timer_at = math.inf
+        self.wake_at = math.inf
         self._begin_round(now)
 
     def _begin_round(self, now: float) -> None:
@@ -100,6 +105,9 @@ class BmcProbe(LanPeer):
         self.started_at = now
         self.deadline = now + self._sweep.timeout_s
         self.position = 0
+        self.question_at = now
+        self.question_deadline = self.deadline
+        self.pause_s = RETRY_PAUSE_FIRST_S
         self.facts = ProbeFacts()
         self.latency_s: float | None = None
 
@@ -175,6 +183,9 @@ class BmcProbe(LanPeer):
             self._take_answer(event.response, now)
         elif isinstance(event, SessionOpened):
             self._ask(now)
+        elif isinstance(event, RequestUnanswered) and self._is_optional():
+            self._note(event.error)
+            self._go_on(now)
         elif isinstance(event, SessionFailed | RequestUnanswered):
             self.finish(event.error)
             self._leave_session(now)
@@ -191,23 +202,70 @@ class BmcProbe(LanPeer):
             return
         self._release()
 
+    def on_wake(self, now: float) -> None:
+        """Ask again what the BMC refused for the moment."""
+        self.await_answer()
+        self._send(now)
+
     def _ask(self, now: float) -> None:
-        self.console.request(self._sweep.messages[self.position], now, self.deadline)
+        """Ask the next question; an optional one gets its share of the time that is left."""
+        self.question_at = now
+        self.pause_s = RETRY_PAUSE_FIRST_S
+        self.question_deadline = self.deadline
+        if self._is_optional():
+            left_s = self.deadline - now
+            self.question_deadline = now + left_s / (len(self._sweep.questions) - self.position)
+        self._send(now)
+
+    def _send(self, now: float) -> None:
+        self.console.request(self._sweep.messages[self.position], now, self.question_deadline)
+
+    def _is_optional(self) -> bool:
+        return bool(self._sweep.questions[self.position].optional)
+
+    def _note(self, error: BmcmedicError) -> None:
+        """Note that the BMC did not answer an optional question as it should."""
+        name = self._sweep.questions[self.position].optional
+        self.facts.notes += (f"{name}: {error}",)
+
+    def _may_ask_again(self, error: BmcmedicError, now: float) -> bool:
+        """Plan to ask again after a refusal that may pass, if there is the time."""
+        code = error.code if isinstance(error, CompletionCodeError) else None
+        until = min(self.question_deadline, self.question_at + retry_limit_s(code))
+        wake_at = now + self.pause_s
+        if wake_at >= until:
+            return False
+        self.pause_s *= RETRY_PAUSE_FACTOR
+        self._await_no_answer()
+        self._sweep.engine.wake(self, wake_at)
+        return True
 
     def _take_answer(self, response: ResponseMessage, now: float) -> None:
-        questions = self._sweep.questions
-        position = self.position
-        facts = self.facts
-        if position == 0:
+        if self.latency_s is None:
             self.latency_s = now - self.started_at
+        question = self._sweep.questions[self.position]
         try:
-            questions[position].take(response.completion_code, response.data, facts)
+            question.take(response.completion_code, response.data, self.facts)
         except (CompletionCodeError, RemoteProtocolError) as error:
-            self.finish(error)
-            self._leave_session(now)
-            return
-        position += 1
-        while position < len(questions) and questions[position].is_known(facts):
+            if self._may_ask_again(error, now):
+                return
+            if not question.optional:
+                self.finish(error)
+                self._leave_session(now)
+                return
+            self._note(error)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """Ask the next question, or end with the result."""
+        questions, facts = self._sweep.questions, self.facts
+        position = self.position + 1
+        while position < len(questions):
+            question = questions[position]
+            if question.optional and now >= self.deadline:
+                facts.notes += (f"{question.optional}: not asked, because no time was left",)
+            elif not question.is_known(facts):
+                break
             position += 1
         self.position = position
         if position < len(questions):

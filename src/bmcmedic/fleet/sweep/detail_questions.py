@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bmcmedic.errors import RemoteProtocolError
+from bmcmedic.fleet.answers import salvaged_facts, watchdog_facts
 from bmcmedic.fleet.sweep.questions import ProbeFacts, Question, leave_unknown
 from bmcmedic.ipmi.commands.device import (
     GetDeviceGuidReq,
@@ -13,7 +15,6 @@ from bmcmedic.ipmi.commands.device import (
 from bmcmedic.ipmi.commands.messaging import GetSystemGuidReq, GetSystemGuidRsp
 from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerReq, GetWatchdogTimerRsp
 from bmcmedic.ipmi.guid import is_known_guid
-from bmcmedic.model.probe import WatchdogFacts
 
 
 def _fill_device(data: bytes, facts: ProbeFacts) -> None:
@@ -48,14 +49,19 @@ def _fill_unsupported_self_test(facts: ProbeFacts) -> None:
 
 
 def _fill_watchdog(data: bytes, facts: ProbeFacts) -> None:
-    timer = GetWatchdogTimerRsp.decode(data)
-    facts.watchdog = WatchdogFacts(timer.running, timer.present_countdown_s, timer.action.text)
+    try:
+        facts.watchdog = watchdog_facts(GetWatchdogTimerRsp.decode(data))
+    except RemoteProtocolError:
+        facts.watchdog = salvaged_facts(data)
+        raise
 
 
 DETAIL_QUESTIONS = (
     Question(GetDeviceIdReq(), _fill_device, leave_unknown),
-    Question(GetSystemGuidReq(), _fill_guid, leave_unknown),
-    Question(GetDeviceGuidReq(), _fill_guid, leave_unknown, _has_guid),
-    Question(GetSelfTestResultsReq(), _fill_self_test, _fill_unsupported_self_test),
-    Question(GetWatchdogTimerReq(), _fill_watchdog, leave_unknown),
+    Question(GetSystemGuidReq(), _fill_guid, leave_unknown, optional="system GUID"),
+    Question(GetDeviceGuidReq(), _fill_guid, leave_unknown, _has_guid, "device GUID"),
+    Question(
+        GetSelfTestResultsReq(), _fill_self_test, _fill_unsupported_self_test, optional="self-test"
+    ),
+    Question(GetWatchdogTimerReq(), _fill_watchdog, leave_unknown, optional="watchdog timer"),
 )

@@ -24,6 +24,7 @@ class ProbeFacts:
         "self_test",
         "watchdog",
         "error",
+        "notes",
     )
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class ProbeFacts:
         self.watchdog: WatchdogFacts | None = None
         self.error: str | None = None
         """Why a BMC that answers is not well."""
+        self.notes: tuple[str, ...] = ()
 
     def to_result(
         self, target: str, *, reachable: bool, latency_s: float | None, error: str | None
@@ -54,6 +56,7 @@ class ProbeFacts:
             self.watchdog,
             latency_s,
             self.error if error is None else error,
+            self.notes,
         )
 
 
@@ -82,6 +85,8 @@ class Question:
     """Fills the facts where the BMC lacks the command; None where every BMC must have it."""
     is_known: Callable[[ProbeFacts], bool] = _is_never_known
     """Whether an earlier answer already gave the fact; then the question is skipped."""
+    optional: str = ""
+    """What an optional question asks for; empty where a BMC without an answer is not well."""
 
     def take(self, completion_code: int, data: bytes, facts: ProbeFacts) -> None:
         """Read an answer into `facts`; raises CompletionCodeError and RemoteProtocolError."""

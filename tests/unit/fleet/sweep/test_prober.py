@@ -19,7 +19,7 @@ from bmcmedic.fleet.sweep import prober, resolver
 from bmcmedic.fleet.sweep.prober import ProbeOptions, Prober
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.ipmi.managed_system import IncomingRequest
-from bmcmedic.model.probe import ProbeResult
+from bmcmedic.model.probe import ProbeResult, WatchdogFacts
 from tests.support.udp_bmc import (
     CREDENTIALS,
     Answer,
@@ -329,6 +329,114 @@ def test_detail_reports_its_findings_and_what_is_not_supported(server: UdpBmcs) 
     assert result.watchdog is None
     assert result.device_id is None
     assert result.error is None
+
+
+OPTIONAL = {
+    (0x06, 0x37): "system GUID",
+    (0x06, 0x08): "device GUID",
+    (0x06, 0x04): "self-test",
+    (0x06, 0x25): "watchdog timer",
+}
+DEVICE_ID = bytes.fromhex("20810321029fa21b000110")
+
+
+def detailed(
+    answers: dict[tuple[int, int], Answer], times: int = 10**9
+) -> Callable[[IncomingRequest], Answer]:
+    """Answer device id and power well, and other commands as given, for so many times."""
+    seen: Counter[tuple[int, int]] = Counter()
+
+    def execute(incoming: IncomingRequest) -> Answer:
+        key = incoming.message.netfn, incoming.message.command
+        seen[key] += 1
+        if key in answers and seen[key] <= times:
+            return answers[key]
+        if key == (0x06, 0x01):
+            return 0, DEVICE_ID
+        return (0, b"\x55\x00") if key == (0x06, 0x04) else chassis_on(incoming)
+
+    return execute
+
+
+@pytest.mark.parametrize("answer", [(0xFF, b""), (0xC0, b""), (0xCC, b""), (0xD4, b""), (0, b"")])
+def test_an_optional_question_that_fails_is_noted_and_is_no_fault(
+    server: UdpBmcs, answer: Answer
+) -> None:
+    bmcs = {key: server.add() for key in OPTIONAL}
+    for key, bmc in bmcs.items():
+        bmc.execute = detailed({key: answer})
+    found = probe([bmc.target for bmc in bmcs.values()], detail=True)
+    for key, bmc in bmcs.items():
+        (result,) = found[bmc.target]
+        assert result.error is None, result
+        assert result.power == "on"
+        if key != (0x06, 0x08) and key != (0x06, 0x37):  # the channel answers the GUID itself
+            (note,) = result.notes
+            assert note.startswith(OPTIONAL[key])
+            assert result.to_json()["notes"] == [note]
+
+
+@pytest.mark.parametrize("length", [*range(8), 9, 13, 20])
+@pytest.mark.parametrize("key", [(0x06, 0x04), (0x06, 0x25)])
+def test_optional_answers_of_any_length_are_no_fault(
+    server: UdpBmcs, key: tuple[int, int], length: int
+) -> None:
+    bmc = server.add()
+    bmc.execute = detailed({key: (0, (b"\x55" if key[1] == 4 else b"\x44") * length)})
+    result = one(probe([bmc.target], detail=True))
+    assert result.error is None, result
+    assert result.power == "on"
+    if key == (0x06, 0x25) and length >= 6:
+        assert result.watchdog is not None
+        assert result.watchdog.running
+        assert (result.watchdog.present_countdown_s is None) is (length < 8)
+
+
+def test_a_watchdog_timer_with_reserved_values_is_reported(server: UdpBmcs) -> None:
+    bmc = server.add()
+    bmc.execute = detailed({(0x06, 0x25): (0, bytes.fromhex("4605000058021902"))})
+    result = one(probe([bmc.target], detail=True))
+    assert result.error is None
+    assert result.watchdog == WatchdogFacts(True, 53.7, "reserved 5")
+    assert len(result.notes) == 1
+
+
+def test_silence_to_an_optional_question_is_no_fault(server: UdpBmcs) -> None:
+    bmc = server.add()
+    bmc.execute = detailed({(0x06, 0x04): None})
+    result = one(probe([bmc.target], detail=True, timeout_s=4.0))
+    assert result.error is None, result
+    assert any(note.startswith("self-test") for note in result.notes)
+
+
+@pytest.mark.parametrize("code", [0xC0, 0xC3, 0xCE, 0xD2, 0xFF])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_refusal_that_passes_is_asked_again(server: UdpBmcs, code: int, times: int) -> None:
+    bmc = server.add()
+    keys = [(0x00, 0x01), (0x06, 0x01), (0x06, 0x04)]
+    bmc.execute = detailed(dict.fromkeys(keys, (code, b"")), times)
+    result = one(probe([bmc.target], detail=True))
+    assert result.error is None, result
+    assert (result.power, result.self_test, result.notes) == ("on", "passed", ())
+    assert all(bmc.executed[key] == times + 1 for key in keys)
+
+
+@pytest.mark.parametrize("key", [(0x00, 0x01), (0x06, 0x01)])
+@pytest.mark.parametrize("code", [0xFF, 0xC3, 0xCE])
+def test_a_mandatory_command_that_keeps_failing_is_a_fault(
+    server: UdpBmcs, key: tuple[int, int], code: int
+) -> None:
+    bmc = server.add()
+    bmc.execute = detailed({key: (code, b"")})
+    result = one(probe([bmc.target], detail=True, timeout_s=2.0))
+    assert f"0x{code:02x}" in (result.error or "")
+
+
+def test_a_self_test_that_fails_is_a_fault(server: UdpBmcs) -> None:
+    bmc = server.add()
+    bmc.execute = detailed({(0x06, 0x04): (0, b"\x58\x00"), (0x06, 0x25): (0xFF, b"")})
+    result = one(probe([bmc.target], detail=True))
+    assert "self-test failed" in (result.error or "")
 
 
 def test_a_callback_that_raises_ends_the_sweep_and_closes_the_descriptors(
