@@ -20,7 +20,7 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
     StampsFile,
     WatcherSettings,
 )
-from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.pretimeout_watcher import CHECK_PERIOD_S
 
 COMPARES = "the limit that the watcher is set to"
 FIGURE = "how late the pretimeout watcher fires, in s; its memory in MiB"
@@ -73,7 +73,7 @@ def measure(folder: Path, firings: int) -> None:
             time.sleep(0.02)
         # It says so right after it has fired.
         late.append(file.stamps.watcher.last.at - callout.stamp.due_at)
-    print(f"{firings} firings, late by (looked at every {LOOK_S:g} s):")
+    print(f"{firings} firings, late by (looked at every {CHECK_PERIOD_S:g} s):")
     print(f"  median {statistics.median(late):.3f} s, longest {max(late):.3f} s")
     memory(watcher)
     callout.end()

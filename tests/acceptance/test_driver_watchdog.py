@@ -70,7 +70,7 @@ def test_it_pats_and_serves_and_keeps_the_timer_to_itself(tmp_path: Path) -> Non
             timer = client.exchange(GetWatchdogTimerReq())
             assert timer.running
             assert timer.initial_countdown_s == 120
-            with pytest.raises(Refused, match="give it an order"):
+            with pytest.raises(Refused, match="send it an order"):
                 client.exchange(ResetWatchdogTimerReq())
         told = status(tmp_path)
         assert told["watchdog"]["pretimeout"]["fired"] == 0

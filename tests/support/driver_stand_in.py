@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import bmcmedic.driver.watchdog.pretimeout_process
-from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
+from bmcmedic.driver.watchdog.check import CheckLoop, ProcessCheck
 from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
 from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
 from bmcmedic.driver.watchdog.pretimeout_process import (
@@ -65,7 +65,7 @@ def main(folder: Path, limit_s: float, *, restart_at_once: bool) -> None:
     callout = PretimeoutCallout(file.stamps, runtime.monotonic, limit_s, pid=os.getpid())
     watching = WatcherSettings(kernel_log=folder / "kernel.log", real_time_priority=1)
     watcher = PretimeoutWatcher(file, callout.generation, watching, lambda _: None)
-    checks = Checks(settings.check, ProcessCheck(settings.check.argv), runtime, lambda _: None)
+    checks = CheckLoop(settings.check, ProcessCheck(settings.check.argv), runtime, lambda _: None)
     watchdog = Watchdog(
         settings,
         BmcPats(FileBmc(folder), "a file", 10.0),
@@ -81,7 +81,7 @@ def main(folder: Path, limit_s: float, *, restart_at_once: bool) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while signal.SIGTERM not in signal.sigpending():  # sigtimedwait is confused by a SIGCONT
-        watcher.look_after()
+        watcher.restart_if_ended()
         time.sleep(LOOK_AFTER_S)
     checks.stop()
     watchdog.stop()

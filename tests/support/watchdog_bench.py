@@ -22,7 +22,7 @@ from bmcmedic.ipmi.commands.watchdog import (
 )
 from tests.support.virtual_runtime import VirtualRuntime
 
-LOOK_S = 0.25
+CHECK_PERIOD_S = 0.25
 
 
 class TimerBehindDriver:
@@ -132,13 +132,13 @@ class WatchdogBench:
         self.begun_at = self.runtime.now
 
     def look(self) -> None:
-        if self.rule.look(self.stamps.driver.read(), self.runtime.now):
+        if self.rule.should_fire(self.stamps.driver.read(), self.runtime.now):
             self.fired_at.append(self.runtime.now)
 
     def run(self, seconds: float) -> None:
         """The pat thread's body, for that long; then it is stopped in order."""
         end = self.runtime.now + seconds
-        self.runtime.each(LOOK_S, self.look, end)
+        self.runtime.each(CHECK_PERIOD_S, self.look, end)
         self.runtime.at(end, self.watchdog.stop)
         self.watchdog.run()
 

@@ -1,1 +1,1 @@
-"""The driver as a program: its settings, its threads and signals, and how it starts and ends."""
+"""The driver as a program: its settings, its threads and signals, its start and its end."""

@@ -1,4 +1,4 @@
-"""What the log and systemd are told of the way to the BMC: once each time that it changes."""
+"""Reports to the log and systemd whether the BMC answers, once each time that it changes."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from enum import Enum, auto
 from bmcmedic.driver.breaker import Breaker
 from bmcmedic.service.log import Log
 
-_WITHOUT_BMC = "readers get old answers, others an error, until"
+_WITHOUT_BMC = "reads get cached answers and other requests an error until"
 
 
 class BmcStatus(Enum):
-    """How it stands with the BMC."""
+    """Whether the BMC answers."""
 
     ANSWERING = auto()
     SILENT = auto()
     MISSING = auto()
-    """There is no interface to one."""
+    """There is no interface to a BMC."""
 
 
 class BmcStatusLog:
-    """Remembers what was said last; used by one thread."""
+    """Logs changes of the BMC's status; one thread uses it."""
 
     def __init__(
         self, breaker: Breaker, name: Callable[[], str], log: Log, status: Callable[[str], None]
     ) -> None:
-        """`name` is the interface's now; `status` takes a line for systemd."""
+        """`name` returns the interface's name; `status` takes a line for systemd."""
         self._breaker = breaker
         self._name = name
         self._log = log
         self._status = status
-        self.said = BmcStatus.ANSWERING
-        """As it was said last."""
+        self.reported = BmcStatus.ANSWERING
+        """The status that was reported last."""
 
     def status(self) -> str:
-        """What the driver does, in a line."""
-        if self.said is BmcStatus.MISSING:
+        """Return what the driver is doing, in one line."""
+        if self.reported is BmcStatus.MISSING:
             return "looking for an interface to a BMC"
         return f"driving {self._name()}"
 
-    def look(self) -> None:
-        """Say what has changed."""
-        breaker, before = self._breaker, self.said
+    def update(self) -> None:
+        """Report the status if it has changed."""
+        breaker, before = self._breaker, self.reported
         missing = breaker.interface_missing
         if missing is not None:
-            self.said = BmcStatus.MISSING
+            self.reported = BmcStatus.MISSING
         else:
-            self.said = BmcStatus.SILENT if breaker.is_open else BmcStatus.ANSWERING
-        if self.said is before:
+            self.reported = BmcStatus.SILENT if breaker.is_open else BmcStatus.ANSWERING
+        if self.reported is before:
             return
         if missing is not None:
             self._log.warning(
                 f"there is no interface to a BMC any more: {missing}; {_WITHOUT_BMC} there is"
             )
-        elif self.said is BmcStatus.ANSWERING:
+        elif self.reported is BmcStatus.ANSWERING:
             self._log.info(
                 "the BMC answers again"
                 if before is BmcStatus.SILENT

@@ -1,4 +1,4 @@
-"""The driver's settings: one table, read from a TOML file, overruled by options, shown as TOML."""
+"""The driver's settings: one table, read from TOML, overridden by options, shown as TOML."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class DriverProgramConfig:
 
 
 def _contradictions(config: DriverProgramConfig) -> Iterator[SettingsConflict]:
-    """What only shows when settings are seen together."""
+    """Yield the contradictions between settings, except the watchdog's numbers."""
     action, command = config.pretimeout.action, config.pretimeout.command
     if action == "command" and not command:
         yield SettingsConflict(

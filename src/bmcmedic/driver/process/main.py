@@ -1,4 +1,4 @@
-"""`bmcmedic driver`: arguments, and the exit status. Standard library only."""
+"""`bmcmedic driver`: the arguments and the exit status. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EXIT_USAGE = 2
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     parsed = OneLineParser(
         prog="bmcmedic driver",
-        description="Own this host's interface to its BMC: serve who asks through a Unix socket, "
-        "one request at a time, and pat the watchdog before everybody else. Runs until SIGTERM; "
-        "SIGHUP reads the configuration again.",
-        epilog="Exit status: 0 ended as asked, 1 a part of it died (start it again), 2 usage or "
+        description="Own this host's interface to its BMC: serve clients through a Unix socket, "
+        "one request at a time, and send the watchdog's pats before all others. Runs until "
+        "SIGTERM; SIGHUP reads the configuration again.",
+        epilog="Exit status: 0 ended as asked, 1 a thread died (restart it), 2 usage or "
         "configuration.",
         allow_abbrev=False,
     )
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--config",
         metavar="FILE",
         type=Path,
-        help=f"TOML; {CONFIG_FILE} if it is there, unless said. Options overrule it.",
+        help=f"TOML; default: {CONFIG_FILE}, if it exists. Options override it.",
     )
     config_commands.add_options(parsed.add_mutually_exclusive_group())
     configuration.add_options(parsed)
@@ -67,14 +67,15 @@ def _device_conflicts(config: DriverProgramConfig) -> Iterable[SettingsConflict]
 def _watchdog_conflicts(config: DriverProgramConfig) -> Iterable[SettingsConflict]:
     if config.watchdog.mode == "off":
         return ()
-    # Loaded only where it is needed: it takes longer than everything else before the first check.
+    # Imported only where it is needed: its import takes longer than all other work before the
+    # check.
     from bmcmedic.driver.process.watchdog_config import conflicts
 
     return conflicts(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the driver, and return its exit status; see `parser`."""
+    """Run the driver and return its exit status; see `parser`."""
     startup_signals.hold()
     try:
         return _run(arguments)
@@ -99,7 +100,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 0
         with startup_signals.ends_at_once():
             config = read()
-            # On a host with a load of 190 the rest would take minutes to load.
+            # On a host with a load of 190, the remaining imports would take minutes at normal
+            # priority.
             realtime.schedule_this_thread(config.process.real_time_priority, inherited=True)
             from bmcmedic.driver.process.service import DriverService
         try:

@@ -1,7 +1,7 @@
-"""What keeps the driver running on a host with a load of 190: priority, memory, collector, GIL.
+"""What keeps the driver running at a load of 190: priority, locked memory, collector, GIL.
 
-Each of these is done where it is allowed; otherwise it is said which right is missing, and the
-driver goes on without.
+Each measure is taken where it is allowed. Otherwise a warning names the missing right, and the
+driver runs without it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ M_TRIM_THRESHOLD = -1
 M_ARENA_MAX = -8
 
 SWITCH_INTERVAL_S = 0.0005
-"""A thread that computes lets go of the interpreter this soon after another asks for it.
+"""Longest time that a computing thread keeps the interpreter from another, in seconds.
 
-The default of 5 ms would be the pat's lateness behind a socket thread that parses; shorter than
-this costs more switches and gains nothing beside the scheduler's own delays.
-"""
+With the default of 5 ms, a socket thread that parses would delay a pat by that much. A shorter time
+costs more switches and gains nothing, because the scheduler's own delays are larger."""
 STACK_BYTES = 512 * 1024
-"""Of each thread; the pages that it touched stay locked."""
+"""Stack size of each thread, in bytes; touched pages stay locked."""
 
 
 def capabilities(status: Path = Path("/proc/self/status")) -> int:
-    """The process's effective capabilities, a bit each; 0 where they cannot be read."""
+    """Return the process's effective capabilities as a bit mask; 0 where they cannot be read."""
     try:
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("CapEff:"):
@@ -49,36 +48,39 @@ def capabilities(status: Path = Path("/proc/self/status")) -> int:
 
 
 def has_capability(number: int) -> bool:
-    """Whether this process has it."""
+    """Return whether this process has the capability."""
     return bool(capabilities() >> number & 1)
 
 
 def prepare(*, lock_memory: bool, oom_score_adj: int) -> Iterator[str]:
-    """Prepare the process before its threads start; yields what could not be had, as warnings."""
+    """Prepare the process before its threads start.
+
+    Yield a warning for each measure that failed.
+    """
     threading.stack_size(STACK_BYTES)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _keep_freed_memory()
     if lock_memory:
         yield from _lock_memory()
-    yield from _be_killed_late(oom_score_adj)
+    yield from _set_oom_score_adj(oom_score_adj)
 
 
 def settle_collector() -> None:
-    """Once all is set up: what is there now is garbage never, and is not looked at again.
+    """Exempt everything that exists after start-up from garbage collection.
 
-    The collector stays on, since exceptions make cycles; but a whole collection, which holds the
-    interpreter, then looks at what came since, and takes some 10 us instead of 3 ms.
+    The collector stays on, because exceptions make cycles. A full collection holds the interpreter;
+    afterwards it scans only newer objects, and takes some 10 us instead of 3 ms.
     """
     gc.collect()
     gc.freeze()
 
 
 def schedule_this_thread(priority: int, *, inherited: bool = False) -> str | None:
-    """Give the calling thread SCHED_RR with that priority, 0 for none; a warning where it cannot.
+    """Give the calling thread SCHED_RR with that priority (0: none); return a warning if it fails.
 
-    Every thread has to: none may hold the interpreter while 100 busy processes keep it from the
-    processor. `inherited`: so that the threads which it starts never are without; else its
-    children, processes included, start as ordinary ones.
+    Every thread needs it: without it, a thread could hold the interpreter while 100 busy processes
+    keep it off the processor. `inherited`: the threads it starts have the priority from their first
+    moment. Otherwise its children, including processes, start as ordinary ones.
     """
     if priority == 0:
         return None
@@ -86,11 +88,11 @@ def schedule_this_thread(priority: int, *, inherited: bool = False) -> str | Non
         policy = os.SCHED_RR if inherited else os.SCHED_RR | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(priority))
     except OSError as error:
-        return f"no real-time priority: {_scheduler_says(error, priority)}"
+        return f"no real-time priority: {_scheduler_reason(error, priority)}"
     return None
 
 
-def _scheduler_says(error: OSError, priority: int) -> str:
+def _scheduler_reason(error: OSError, priority: int) -> str:
     if error.errno != errno.EPERM:
         return f"{error.strerror}"
     if has_capability(CAP_SYS_NICE):
@@ -109,9 +111,9 @@ def _libc() -> ctypes.CDLL:
 
 
 def _keep_freed_memory() -> None:
-    """Freed memory stays the process's own, so that using it again faults no page in."""
+    """Keep freed memory in the process, so that using it again causes no page fault."""
     mallopt = getattr(_libc(), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such thing
+    if mallopt is not None:  # other C libraries do not have it
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_ARENA_MAX, 1)
 
@@ -119,7 +121,7 @@ def _keep_freed_memory() -> None:
 def _lock_memory() -> Iterator[str]:
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if not has_capability(CAP_IPC_LOCK) and limit != resource.RLIM_INFINITY:
-        # Locked under a limit, the process would run out of memory later, in the middle of things.
+        # Locked under a limit, the process would run out of memory later, at an arbitrary moment.
         yield (
             f"memory is not locked: it needs CAP_IPC_LOCK, or LimitMEMLOCK=infinity (it is"
             f" {limit // 1024} KiB); a host that swaps can delay pats"
@@ -137,10 +139,10 @@ def _lock_memory() -> Iterator[str]:
     yield f"memory is not locked: {why}; a host that swaps can delay pats"
 
 
-def _be_killed_late(
+def _set_oom_score_adj(
     oom_score_adj: int, file: Path = Path("/proc/self/oom_score_adj")
 ) -> Iterator[str]:
-    """Tell the kernel how soon to kill this process for its memory."""
+    """Tell the kernel how early to kill this process when memory is short."""
     try:
         if int(file.read_text(encoding="ascii")) != oom_score_adj:
             file.write_text(str(oom_score_adj), encoding="ascii")

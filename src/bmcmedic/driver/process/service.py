@@ -1,4 +1,4 @@
-"""The driver as a whole: its parts put together, its threads, its beginning and its end."""
+"""The driver as a whole: how its parts are put together, started and ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bmcmedic.driver.process import config as configuration
 from bmcmedic.driver.process import realtime
 from bmcmedic.driver.process.bmc_status_log import BmcStatus, BmcStatusLog
 from bmcmedic.driver.process.config import DriverProgramConfig
-from bmcmedic.driver.process.found_interface import FoundInterface, Makers
+from bmcmedic.driver.process.found_interface import FoundInterface, InterfaceMakers
 from bmcmedic.driver.process.watchdog_service import URGENCY_WORKER, WatchdogService
 from bmcmedic.driver.socket.listener import Listener, listen, passed_socket
 from bmcmedic.driver.socket.policy import Access
@@ -30,25 +30,25 @@ from bmcmedic.transport.in_band import InBand
 from bmcmedic.transport.port_io import PortIo
 
 TICK_S = 1.0
-"""How often the main thread looks whether the BMC's silence is news."""
+"""How often the main thread checks whether the BMC's status has changed, in seconds."""
 
 
 class HostInterfaces:
-    """The ways to the BMC that this machine may have."""
+    """Makes the interfaces to the BMC that this machine may have."""
 
     device_exchange_s_max = dev_ipmi.EXCHANGE_S_MAX
 
     def device(self, path: str) -> InBand:
-        """The kernel's device."""
+        """Return the kernel's device."""
         return DevIpmi(path)
 
     def ports(self, base: int) -> InBand:
-        """The KCS registers."""
+        """Return the KCS registers."""
         return PortIo(base=base)
 
 
 class DriverService(ProcessService[DriverProgramConfig, Log]):
-    """Everything that runs."""
+    """The running driver: interface, worker, socket server and watchdog."""
 
     tick_s = TICK_S
 
@@ -57,15 +57,15 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
         config: DriverProgramConfig,
         reread: Callable[[], DriverProgramConfig],
         *,
-        makers: Makers | None = None,
+        makers: InterfaceMakers | None = None,
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
-        """`reread` gives the configuration as it stands now.
+        """`reread` returns the configuration as it is now.
 
-        Raises: ConfigurationError for what cannot work, before anything is touched.
+        Raises: ConfigurationError for settings that cannot work, before anything is touched.
         """
         super().__init__(config, reread, Log, environment)
-        self._told_parked = False
+        self._reported_parked = False
         _make_runtime_dir(Path(config.process.runtime_dir))
         listener = passed_socket(environment) or listen(config.socket_path, config.socket.group)
         try:
@@ -74,7 +74,9 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
             listener.close()
             raise
 
-    def _build(self, config: DriverProgramConfig, listener: Listener, makers: Makers) -> None:
+    def _build(
+        self, config: DriverProgramConfig, listener: Listener, makers: InterfaceMakers
+    ) -> None:
         self._interface = FoundInterface(
             config.interface,
             makers,
@@ -83,7 +85,7 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
             self._runtime.monotonic,
         )
         self._driver = Driver(self._interface, self._runtime)
-        self._way = BmcStatusLog(
+        self._bmc_status = BmcStatusLog(
             self._driver.breaker, lambda: self._interface.name, self._log, self._manager.status
         )
         self._watchdog: WatchdogService | None = None
@@ -113,20 +115,20 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
         if unscheduled is not None:
             self._log.warning(unscheduled)
         realtime.settle_collector()
-        if self._interface.missing is not None:  # it was said
-            self._way.said = BmcStatus.MISSING
+        if self._interface.missing is not None:  # it is logged already
+            self._bmc_status.reported = BmcStatus.MISSING
         supervisor.start("log", self._log.run)
         supervisor.start("worker", self._driver.kcs_loop, urgency=URGENCY_WORKER)
         supervisor.start("socket", self._server.run)
         self._log.info(f"bmcmedic {__version__}: {self._status_line()}")
         if self._watchdog is not None:
             self._watchdog.start(supervisor)
-            self._log.info(self._watchdog.told())
+            self._log.info(self._watchdog.summary())
         else:
-            self._stamps.end_left_over()
-        self._schedule(0)  # what the main thread starts from now on is ordinary
+            self._stamps.end_older_watcher()
+        self._schedule(0)  # processes that the main thread starts from now on have normal priority
 
-    # ------------------------------------------------------------------------- while it runs
+    # -------------------------------------------------------------------------- while running
 
     def _schedule(self, urgency: int) -> str | None:
         priority = self._config.process.real_time_priority
@@ -136,19 +138,19 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
         self._manager.alive()
         if self._watchdog is not None:
             self._watchdog.tick()
-        self._tell_parked()
-        self._way.look()
+        self._report_parked()
+        self._bmc_status.update()
 
-    def _tell_parked(self) -> None:
+    def _report_parked(self) -> None:
         parked = self._driver.parking.describe()
-        if parked is not None and not self._told_parked:
+        if parked is not None and not self._reported_parked:
             self._log.warning(
                 f"the interface is parked by order, for {parked['ends_in_s']:.0f} s more: nothing"
                 " is sent to the BMC"
             )
-        elif parked is None and self._told_parked:
+        elif parked is None and self._reported_parked:
             self._log.warning("the interface is no longer parked")
-        self._told_parked = parked is not None
+        self._reported_parked = parked is not None
 
     def _interface_found(self, interface: InBand) -> None:
         if interface.missing is None:
@@ -162,12 +164,12 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
         self._server.access = _access(self._config)
 
     def _status_line(self) -> str:
-        return self._way.status()
+        return self._bmc_status.status()
 
     # ------------------------------------------------------------------------------- the end
 
     def _end(self, died: str | None) -> None:
-        """Clients first, then the watchdog by its policy, then the interface."""
+        """End the clients first, then the watchdog by its policy, then the interface."""
         supervisor = self._supervisor
         self._server.stop()
         supervisor.join("socket")
@@ -175,29 +177,29 @@ class DriverService(ProcessService[DriverProgramConfig, Log]):
             self._watchdog.end(supervisor, in_order=died is None)
         self._driver.stop()
         if not supervisor.join("worker"):
-            self._log.warning("the worker is still in an exchange; it is left there")
+            self._log.warning("the worker is still in an exchange; the driver ends without it")
         self._server.close()
         self._interface.close()
 
     @property
     def watchdog(self) -> Watchdog | None:
-        """What pats; None while that is off."""
+        """The watchdog that pats; None while it is off."""
         return None if self._watchdog is None else self._watchdog.watchdog
 
     def status(self) -> dict[str, Any]:
-        """What a client of the socket would be told."""
+        """Return the status that clients of the socket get."""
         return self._server.status()
 
     def _warn_of_unreachable_users(self, config: DriverProgramConfig, listener: Listener) -> None:
         named = config.socket.read_users or config.socket.full_users
         if named and config.socket.group is None and listener.path is not None:
             self._log.warning(
-                "users are named, but only root can open the socket: set socket.group, too"
+                "users are configured, but only root can open the socket: set socket.group too"
             )
 
 
 def _access(config: DriverProgramConfig) -> Access:
-    """Who may ask for what."""
+    """Return the access rights that the configuration grants."""
     socket = config.socket
     group = frozenset() if socket.group is None else frozenset((socket.group,))
     return Access(

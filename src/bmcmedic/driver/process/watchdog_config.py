@@ -1,4 +1,4 @@
-"""What the watchdog is to do, as the configuration has it; and which of it cannot go together."""
+"""The watchdog's settings from the configuration, and the contradictions between them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ INTERRUPTS = {
     "messaging": PretimeoutInterrupt.MESSAGING,
 }
 EXCHANGES_S_MAX = {"port-io": 10.2, "dev-ipmi": 60.0, "kernel": 56.0}
-"""How long an exchange takes at most. Those who make it have these numbers; loading them takes
-longer than all else that a wrong file needs to be told."""
+"""Longest exchange by kind of interface, in seconds. The interfaces' own modules define the same
+numbers, but importing them would take longer than everything else that a wrong file needs."""
 
 _NAMES = {
     "check": "check.deadline_s",
@@ -32,7 +32,10 @@ _NAMES = {
 
 
 def watchdog_settings(config: DriverProgramConfig, exchange_s_max: float) -> WatchdogSettings:
-    """What the watchdog is to do. Raises: Conflicts, with the names of the configuration."""
+    """Return the watchdog's settings.
+
+    Raises: ConflictingSettings, with the configuration's names.
+    """
     watchdog = config.watchdog
     try:
         return WatchdogSettings.for_interface(
@@ -51,7 +54,7 @@ def watchdog_settings(config: DriverProgramConfig, exchange_s_max: float) -> Wat
 
 
 def conflicts(config: DriverProgramConfig) -> Iterator[SettingsConflict]:
-    """Numbers that do not go together, on whatever interface is found."""
+    """Yield the contradictions that hold on every interface that may be found."""
     kind = "kernel" if config.watchdog.mode == "kernel" else config.interface.kind
     kinds = ("port-io", "dev-ipmi") if kind == "auto" else (kind,)
     found = [_found(config, EXCHANGES_S_MAX[each]) for each in kinds]

@@ -1,4 +1,4 @@
-"""The watchdog's part of the process: pats, check command, time stamps, and their watcher."""
+"""The watchdog's part of the process: pats, check command, time stamps and pretimeout watcher."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.process.config import DriverProgramConfig
 from bmcmedic.driver.process.watchdog_config import watchdog_settings
-from bmcmedic.driver.watchdog.check import Checks, ProcessCheck
+from bmcmedic.driver.watchdog.check import CheckLoop, ProcessCheck
 from bmcmedic.driver.watchdog.kernel_pats import KERNEL_EXCHANGE_S_MAX, KernelPats
-from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_charge
+from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_ownership
 from bmcmedic.driver.watchdog.pat_paths import BmcPats, PatPath
 from bmcmedic.driver.watchdog.pretimeout import PretimeoutCallout
 from bmcmedic.driver.watchdog.pretimeout_process import (
@@ -30,16 +30,16 @@ from bmcmedic.transport.in_band import InterfaceGone
 URGENCY_WORKER = 1
 URGENCY_PAT = 2
 URGENCY_WATCHER = 3
-"""Added to the priority of all other threads. When two want the interpreter, and when the kernel
-wakes one of two that wait for it, the more urgent one gets it."""
+"""Added to the priority of all other threads. The interpreter and the kernel both give the more
+urgent of two waiting threads its turn first."""
 
 SHUTDOWN_S_MAX = 30.0
-"""The BMC has this long to take the last setting; then the driver ends all the same."""
+"""Time that the BMC has to take the last setting, in seconds; then the driver ends anyway."""
 WATCHER_ENDS_S = 2.0
 
 
 def watcher_settings(config: DriverProgramConfig) -> WatcherSettings:
-    """What the pretimeout watcher is to do; raises ConfigurationError."""
+    """Return the settings of the pretimeout watcher; raises ConfigurationError."""
     priority = config.process.real_time_priority
     return WatcherSettings(
         action=PretimeoutAction(config.pretimeout.action),
@@ -53,11 +53,11 @@ def _kernel_watchdog(path: str | None) -> DevWatchdog:
     try:
         return DevWatchdog(path)
     except InterfaceGone as error:
-        raise ConfigurationError(f"the kernel's watchdog cannot be had: {error}") from None
+        raise ConfigurationError(f"the kernel's watchdog cannot be used: {error}") from None
 
 
 class WatchdogService:
-    """All that keeps the timer patted, and notices when the host stops patting."""
+    """Pats the timer, and notices when the host stops patting."""
 
     def __init__(
         self,
@@ -67,10 +67,13 @@ class WatchdogService:
         runtime: Runtime,
         report: Callable[[str], None],
     ) -> None:
-        """Raises ConfigurationError for what cannot work; nothing is armed before `start`."""
+        """Build the parts without arming anything.
+
+        Raises ConfigurationError for what cannot work.
+        """
         self._report = report
         mode = WatchdogMode(config.watchdog.mode)
-        for note in require_sole_charge(mode):
+        for note in require_sole_ownership(mode):
             report(note)
         self._kernel_pats: KernelPats | None = None
         path: PatPath
@@ -88,16 +91,19 @@ class WatchdogService:
         self._watcher = PretimeoutWatcher(
             stamps, self._callout.generation, watcher_settings(config), report
         )
-        self._checks: Checks | None = None
+        self._checks: CheckLoop | None = None
         if settings.check is not None:
             command = ProcessCheck(settings.check.argv)
-            self._checks = Checks(settings.check, command, runtime, report)
+            self._checks = CheckLoop(settings.check, command, runtime, report)
         self.watchdog = Watchdog(
             settings, path, runtime, report, callout=self._callout, check=self._checks
         )
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start the watcher and the threads; raises ConfigurationError without the former."""
+        """Start the watcher and the threads.
+
+        Raises ConfigurationError if the watcher does not start.
+        """
         self._watcher.start()
         if self._checks is not None:
             supervisor.start("check", self._checks.run)
@@ -106,14 +112,14 @@ class WatchdogService:
         supervisor.start("pat", self.watchdog.run, urgency=URGENCY_PAT)
 
     def tick(self) -> None:
-        """Look after the watcher; for the main thread."""
-        self._watcher.look_after()
+        """Restart a watcher that has ended; the main thread calls this."""
+        self._watcher.restart_if_ended()
 
     def end(self, supervisor: Supervisor, *, in_order: bool) -> None:
-        """Do as the shutdown policy says, if the end was asked for.
+        """Apply the shutdown policy, if the end was asked for.
 
-        Else the timer and the watcher are left as they are: the next driver takes them over, and
-        when none comes, the host is not watched by anybody, which is what they are there for.
+        Otherwise the timer and the watcher stay as they are, and the next driver takes them over.
+        If none comes, nothing watches the host, which is exactly what timer and watcher are for.
         """
         if not in_order:
             return
@@ -126,7 +132,7 @@ class WatchdogService:
             )
             self._callout.end()
         if not self._watcher.wait_until_gone(WATCHER_ENDS_S):
-            self._report("the pretimeout watcher has not ended yet; it does by itself")
+            self._report("the pretimeout watcher has not ended yet; it will end by itself")
         if self._kernel_pats is not None:
             self._kernel_pats.stop()
             if supervisor.join("kernel-pat"):
@@ -134,8 +140,8 @@ class WatchdogService:
         if self._checks is not None:
             self._checks.stop()
 
-    def told(self) -> str:
-        """What it does, for the log."""
+    def summary(self) -> str:
+        """Return what the watchdog does, in one line for the log."""
         settings = self.watchdog.settings
         return (
             f"the watchdog timer runs out after {settings.timeout_s:g} s "
@@ -144,10 +150,10 @@ class WatchdogService:
             f"{settings.pretimeout_limit_s:g} s"
         )
 
-    # -------------------------------------------------------------------- what the socket needs
+    # --------------------------------------------------------------------- for the socket
 
     def status(self) -> dict[str, Any]:
-        """What watchdog, check and watcher are doing."""
+        """Return the state of watchdog, check command and watcher as JSON data."""
         return {
             **self.watchdog.status(),
             "check": None if self._checks is None else self._checks.status(),
@@ -156,16 +162,16 @@ class WatchdogService:
 
     @property
     def needs_interface(self) -> bool:
-        """Whether its way to the timer is the driver's interface."""
+        """Whether pats go through the driver's interface."""
         return self._kernel_pats is None
 
     def why_not_parked(self) -> str | None:
-        """Why the interface must not be parked now; None: it may."""
+        """Return why the interface must not be parked now; None if it may be."""
         if not self.needs_interface or self.watchdog.is_at_rest:
             return None
         if self.watchdog.status()["in_charge"]:
             return (
-                "the driver's watchdog pats through this interface, and the timer would run out:"
+                "the driver's watchdog pats through this interface, so the timer would run out:"
                 " disarm it first (op: watchdog), or let it pat through the kernel"
             )
         return "the driver's watchdog is disarmed, but its timer is not stopped yet (settled)"
@@ -175,9 +181,9 @@ class WatchdogService:
         self.watchdog.order_lengthen(timeout_s)
 
     def order_disarm(self) -> None:
-        """Stop the timer, and pat no more until `order_resume`."""
+        """Stop the timer and send no pats until `order_resume`."""
         self.watchdog.order_disarm()
 
     def order_resume(self) -> None:
-        """Go on as configured."""
+        """Return to the configured settings."""
         self.watchdog.order_resume()

@@ -1,1 +1,1 @@
-"""The Unix socket that others ask the driver through: its protocol, its server and a client."""
+"""The Unix socket through which clients use the driver: its protocol, its server and a client."""

@@ -1,4 +1,4 @@
-"""What the driver's socket needs of the driver and of its watchdog."""
+"""The parts of driver and watchdog that the driver's socket uses."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from bmcmedic.driver.requests import Request
 
 
 class DriverBackend(Protocol):
-    """What the socket needs of the driver."""
+    """The part of the driver that the socket uses."""
 
     def submit(self, request: Request) -> None:
-        """Take a request; raises QueueFull."""
+        """Queue a request; raises QueueFull."""
 
     def abandon(self, request: Request) -> None:
-        """Nobody waits for it any more."""
+        """Give up a request."""
 
     def expire(self) -> float | None:
-        """Tell those whose deadline has passed."""
+        """Complete the requests whose deadline has passed; return the next deadline."""
 
     def status(self) -> dict[str, Any]:
-        """What it is doing."""
+        """Return the driver's state as JSON data."""
 
     @property
     def parking(self) -> ParkingBackend:
-        """Letting the interface go for a while."""
+        """The parking of the interface."""
 
 
 class ParkingBackend(Protocol):
-    """What the socket needs of `Parking`; nothing here blocks."""
+    """The part of `Parking` that the socket uses; nothing here blocks."""
 
     def begin(self, seconds: float) -> None:
-        """Send nothing for so long, and let the interface go."""
+        """Send nothing for that long, and let the interface go."""
 
     def end(self) -> None:
-        """Use it again."""
+        """Use the interface again."""
 
     def describe(self) -> dict[str, Any] | None:
-        """How it stands; None while it is not parked."""
+        """Return the park's state; None while nothing is parked."""
 
 
 class WatchdogBackend(Protocol):
-    """What the socket needs of the driver's watchdog; nothing here blocks."""
+    """The part of the watchdog that the socket uses; nothing here blocks."""
 
     def status(self) -> dict[str, Any]:
-        """How it stands; `in_charge`: whether it is it that sets and pats the BMC's timer."""
+        """Return the state; `in_charge` is whether the driver sets and pats the BMC's timer."""
 
     def why_not_parked(self) -> str | None:
-        """Why the interface must not be parked now; None: it may."""
+        """Return why the interface must not be parked now; None if it may be."""
 
     @property
     def needs_interface(self) -> bool:
-        """Whether its way to the timer is the driver's interface."""
+        """Whether pats go through the driver's interface."""
 
     def order_lengthen(self, timeout_s: float) -> None:
         """Give the timer a longer time-out until `order_resume`; raises ConfigurationError."""
 
     def order_disarm(self) -> None:
-        """Stop the timer, and pat no more until `order_resume`."""
+        """Stop the timer and send no pats until `order_resume`."""
 
     def order_resume(self) -> None:
-        """Go on as configured."""
+        """Return to the configured settings."""

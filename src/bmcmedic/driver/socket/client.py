@@ -1,4 +1,4 @@
-"""The way to the driver for Python programs: blocking, standard library only."""
+"""The driver's client for Python programs: blocking, standard library only."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.transport.in_band import Ipmb
 
 ANSWER_GRACE_S = 3.0
-"""The driver says itself that a deadline has passed; this much later it is taken for dead."""
+"""The driver itself reports a passed deadline. A driver that is silent for this much longer, in
+seconds, counts as dead."""
 
 CONNECT_RETRY_S = 0.02
-"""While the driver's backlog is full."""
+"""Pause between attempts while the driver's backlog is full, in seconds."""
 
 READ_BYTES_MAX = 4096
 
@@ -54,27 +55,29 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class DriverAnswer:
-    """A response, whatever its completion code."""
+    """A response with any completion code."""
 
     completion_code: int
     data: bytes
     age_s: float | None = None
-    """How old it is; None when the BMC gave it for this request."""
+    """Age of the response in seconds; None when the BMC gave it for this request."""
     reason: str | None = None
     """Why the driver itself refused; None when the completion code is the BMC's."""
 
 
 class DriverClient:
-    """One connection to the driver, made when it is needed, and anew after it was lost.
+    """One connection to the driver, made when it is needed, and again after it was lost.
 
-    For one thread at a time; threads have a client each.
+    It is for one thread at a time; each thread has its own client.
     """
 
     def __init__(
         self, path: str = SOCKET_PATH_DEFAULT, timeout_s: float = DEADLINE_S_DEFAULT
     ) -> None:
         if not 0 < timeout_s <= DEADLINE_S_MAX:
-            raise LocalProtocolError(f"the time-out is up to {DEADLINE_S_MAX} s: {timeout_s}")
+            raise LocalProtocolError(
+                f"the time-out must be at most {DEADLINE_S_MAX} s: {timeout_s}"
+            )
         self.path = path
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -93,7 +96,7 @@ class DriverClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the next call connects again."""
+        """Close the connection; the next call connects again."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -107,10 +110,10 @@ class DriverClient:
         bridge: Ipmb | None = None,
         accept_old: bool = False,
     ) -> R:
-        """Send a request, and decode its response.
+        """Send a request and return its decoded response.
 
         Raises: CompletionCodeError, RemoteProtocolError, NoAnswer, BreakerOpen, InterfaceGone,
-        InterfaceBusy, Interrupted; QueueFull and Refused when the driver said no and sent nothing;
+        InterfaceBusy, Interrupted; QueueFull and Refused when the driver refused and sent nothing;
         DriverUnavailable, DriverGone, NoRights.
         """
         answer = self.raw(
@@ -136,9 +139,9 @@ class DriverClient:
         bridge: Ipmb | None = None,
         accept_old: bool = False,
     ) -> DriverAnswer:
-        """Send any request; a completion code other than 0 is no error here.
+        """Send any request; a completion code other than 0 is not an error here.
 
-        Raises: as `exchange`, but for CompletionCodeError, QueueFull and Refused.
+        Raises: as `exchange`, except CompletionCodeError, QueueFull and Refused.
         """
         frame = RequestFrame(
             self._next_id(), netfn, command, data, lun, bridge, self.timeout_s, accept_old
@@ -149,7 +152,10 @@ class DriverClient:
         return DriverAnswer(answer.completion_code, answer.data, answer.age_s, answer.reason)
 
     def status(self) -> dict[str, Any]:
-        """How driver, watchdog and socket are. Raises: DriverUnavailable, DriverGone, NoRights."""
+        """Return the state of driver, watchdog and socket.
+
+        Raises: DriverUnavailable, DriverGone, NoRights.
+        """
         answer = self._ask(StatusFrame(self._next_id()), self.timeout_s)
         if not isinstance(answer, StatusAnswer):
             self._confused(answer)
@@ -158,10 +164,10 @@ class DriverClient:
     def watchdog(
         self, action: WatchdogAction = WatchdogAction.GET, seconds: float | None = None
     ) -> dict[str, Any]:
-        """Ask how the driver's watchdog stands, or give it an order.
+        """Return the watchdog's status, or give it an order.
 
-        An order is taken at once and carried out by the pat thread, which may have to wait for the
-        BMC; `settled` in what GET answers says when the timer is as it was ordered to be.
+        An order is accepted at once and carried out by the pat thread, which may have to wait for
+        the BMC. `settled` in the answer to GET tells when the timer is as ordered.
         Raises: Refused, NoRights, DriverUnavailable, DriverGone.
         """
         answer = self._ask(WatchdogFrame(self._next_id(), action, seconds), self.timeout_s)
@@ -170,7 +176,7 @@ class DriverClient:
         return answer.watchdog
 
     def park(self, seconds: float = PARK_S_DEFAULT) -> dict[str, Any] | None:
-        """Let the interface go for so long; it is let go when the status says `closed`.
+        """Let the interface go for that long; it is let go when the status has `closed`.
 
         Raises: Refused, while the watchdog needs it; NoRights, DriverUnavailable, DriverGone.
         """
@@ -192,7 +198,10 @@ class DriverClient:
         return next(self._ids) % ID_MAX
 
     def _ask(self, frame: ClientFrame, timeout_s: float) -> ServerFrame:
-        """One question, one answer; whatever goes wrong, the connection is not used again."""
+        """Send one question and return its answer.
+
+        After any failure the connection is not used again.
+        """
         until = time.monotonic() + timeout_s
         line = encode_question(frame)
         connected = self._connect(until)
@@ -223,7 +232,7 @@ class DriverClient:
                 except BlockingIOError:  # the backlog is full; connect() never waits for it
                     if time.monotonic() >= until:
                         raise DriverUnavailable(
-                            f"the driver at {self.path} takes no more connections"
+                            f"the driver at {self.path} accepts no more connections"
                         ) from None
                     time.sleep(CONNECT_RETRY_S)
         except OSError as error:
@@ -249,7 +258,7 @@ class DriverClient:
 
     @staticmethod
     def _is_dead(connected: socket.socket) -> bool:
-        """Whether the driver hung up meanwhile, or said something that nobody asked."""
+        """Return whether the driver hung up meanwhile, or sent something unasked."""
         poll = select.poll()
         poll.register(connected, select.POLLIN)
         return bool(poll.poll(0))
@@ -259,10 +268,10 @@ class DriverClient:
             connected.settimeout(max(0.001, until - time.monotonic()))
             connected.sendall(line)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # why it hung up may be there to be read
+            pass  # the reason why it hung up may be readable
         except TimeoutError:
             raise DriverGone(
-                f"the driver at {self.path} takes nothing", may_have_run=False
+                f"the driver at {self.path} accepts no data", may_have_run=False
             ) from None
 
     def _receive(self, connected: socket.socket, frame_id: int, until: float) -> ServerFrame:
@@ -279,15 +288,16 @@ class DriverClient:
                 answer = decode_answer(line)
             except TimeoutError:
                 raise DriverGone(
-                    f"the driver at {self.path} has said nothing", may_have_run=True
+                    f"the driver at {self.path} has not answered", may_have_run=True
                 ) from None
             except OSError:
                 raise DriverGone(
-                    f"the driver at {self.path} went away and had the request", may_have_run=True
+                    f"the driver at {self.path} went away while it had the request",
+                    may_have_run=True,
                 ) from None
             except (BadLine, LineTooLong) as error:
                 raise DriverGone(
-                    f"{self.path} is served by something else than the driver: {error}",
+                    f"{self.path} is served by another program than the driver: {error}",
                     may_have_run=True,
                 ) from None
             if answer.frame_id in (frame_id, None):

@@ -1,4 +1,4 @@
-"""One connection of the driver's socket: what came in, what waits, what has to go out."""
+"""One connection of the driver's socket: its input, its waiting requests and its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bmcmedic.driver.socket.protocol import (
 from bmcmedic.errors import BmcmedicError
 
 READ_BYTES_MAX = 4096
-"""Taken from one connection before the next has its turn."""
+"""Bytes read from one connection before the next connection has its turn."""
 
 _RESPONSE_BYTES_MIN = 3
 _NEVER = float("inf")
@@ -32,36 +32,38 @@ _NEVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """How much the socket's users may have, all together and each."""
+    """How much the socket's users may use, all together and each."""
 
     connections_max: int = 256
     connections_per_uid_max: int = 192
     in_flight_max: int = 8
-    """Requests of one connection."""
+    """Requests in flight of one connection."""
     in_flight_per_uid_max: int = 48
-    """Below what the driver queues, so that one user's pile-up leaves room for the others."""
+    """Fewer than the driver queues, so that one user's backlog leaves room for the others."""
     output_bytes_max: int = 32_768
-    """Answers that a connection has not read; no request of it is read while there are more."""
+    """Answers that a connection has not read, in bytes. While there are more, none of its requests
+    is read."""
     half_line_s_max: float = 10.0
-    """From a line's first byte to its newline."""
+    """Longest time from a line's first byte to its newline, in seconds."""
     unread_s_max: float = 10.0
-    """That a connection may let its answers lie."""
+    """Longest time that a connection may leave its answers unread, in seconds."""
     idle_s_max: float = 600.0
     closing_s_max: float = 2.0
-    """For the last line to a connection that is closed."""
+    """Time for the last line to a connection that is being closed, in seconds."""
     accept_pause_s: float = 0.5
-    """When there are no file descriptors left."""
+    """Pause when no file descriptors are left, in seconds."""
     sweep_s_min: float = 0.1
-    """Between two looks at what is overdue."""
+    """Shortest time between two checks for overdue connections, in seconds."""
     accepts_per_turn_max: int = 16
     lines_per_turn_max: int = 4
     events_per_turn_max: int = 64
     busy_share_max: float = 0.5
-    """Of a processor, that all users together can make this thread take."""
+    """Share of a processor that all users together can make this thread use."""
     busy_debt_s_max: float = 0.002
-    """How long it may work before it makes up for it."""
+    """How long the thread may work before it must rest, in seconds."""
     rest_s_max: float = 0.02
-    """A turn that was long because the thread did not run is no reason for a long rest."""
+    """Longest rest, in seconds. A turn that was long because the thread did not run causes no long
+    rest."""
 
 
 class Pending:
@@ -86,11 +88,11 @@ class Pending:
         self._push = push
 
     def _done(self, _request: Request) -> None:
-        """The driver's `on_done`: any thread, with the driver's lock held."""
+        """Pass the completed request on; any thread calls this, with the driver's lock held."""
         self._push(self)
 
     def answer(self) -> ServerFrame:
-        """What its client is told."""
+        """Return the frame that the client gets."""
         request = self.request
         response, age_s = request.response, request.answer_age_s
         if request.error is not None:
@@ -98,21 +100,21 @@ class Pending:
         if response is None or len(response) < _RESPONSE_BYTES_MIN:
             return ErrorFrame(self.frame_id, ErrorKind.FAILED, "the driver has no response")
         if age_s is not None and not self.accept_old:
-            kind, told = ErrorKind.BREAKER_OPEN, "the BMC does not answer"
+            kind, message = ErrorKind.BREAKER_OPEN, "the BMC does not answer"
             if isinstance(request.cached_because, Parked):
-                kind, told = ErrorKind.PARKED, str(request.cached_because)
-            told += f"; there is an answer from {age_s:.1f} s ago for those who say accept_old"
-            return ErrorFrame(self.frame_id, kind, told)
+                kind, message = ErrorKind.PARKED, str(request.cached_because)
+            message += f"; accept_old would allow a cached answer from {age_s:.1f} s ago"
+            return ErrorFrame(self.frame_id, kind, message)
         return AnswerFrame(self.frame_id, response[2], response[3:], age_s)
 
 
 def error_frame(frame_id: int | None, error: BmcmedicError) -> ErrorFrame:
-    """The frame that tells of an error."""
+    """Return the frame that reports an error."""
     return ErrorFrame(frame_id, kind_of(error), message_of(error), details_of(error))
 
 
 class Connection:
-    """The state of one connection; it never blocks, and it holds no more than its limits say."""
+    """The state of one connection; it never blocks, and its limits bound what it holds."""
 
     __slots__ = (
         "closing_since", "fd", "half_line_since", "interest", "last_active", "output", "peer",
@@ -135,28 +137,28 @@ class Connection:
         self.output = bytearray()
         self.pending: dict[int, Pending] = {}
         self.read_ended = False
-        """The client sends no more; it may still wait for answers."""
+        """Whether the client sends no more; it may still wait for answers."""
         self.interest = select.EPOLLIN
         self.last_active = now
         self.half_line_since: float | None = None
         self.unread_since: float | None = None
         self.closing_since: float | None = None
-        """From when on it only hears its last line."""
+        """When the close began; since then the connection only gets its last line."""
         self._limits = limits
 
     @property
     def takes_lines(self) -> bool:
-        """Whether what it asks is worked on; not while it does not read its answers."""
+        """Whether its lines are worked on; not while it leaves its answers unread."""
         return self.closing_since is None and len(self.output) < self._limits.output_bytes_max
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a line to work on without reading."""
+        """Whether a complete line waits to be worked on."""
         return self.takes_lines and self.reader.has_line
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do for it."""
+        """Whether nothing is left to do for the connection."""
         if self.output:
             return False
         if self.closing_since is not None:
@@ -164,7 +166,7 @@ class Connection:
         return self.read_ended and not self.pending and not self.reader.has_line
 
     def wanted_interest(self) -> int:
-        """What to wait for; that the client is gone is always told."""
+        """Return the events to wait for; a hang-up is always reported."""
         wanted = 0
         if self.takes_lines and not self.read_ended and not self.reader.has_line:
             wanted |= select.EPOLLIN
@@ -173,7 +175,7 @@ class Connection:
         return wanted
 
     def read(self, now: float) -> None:
-        """Take what there is, once; raises OSError when the client is gone."""
+        """Read once from the socket; raises OSError when the client is gone."""
         if self.read_ended or not self.takes_lines or self.reader.has_line:
             return
         try:
@@ -188,7 +190,7 @@ class Connection:
         self.reader.feed(data)
 
     def note_half_line(self, now: float, *, took_line: bool) -> None:
-        """Keep the moment since when a line is unfinished."""
+        """Remember when an unfinished line began."""
         if self.read_ended or not self.reader.held_bytes or self.reader.has_line:
             self.half_line_since = None
         elif self.half_line_since is None or took_line:
@@ -199,15 +201,15 @@ class Connection:
         try:
             line = encode_answer(frame)
         except (LineTooLong, ValueError, TypeError, RecursionError) as error:
-            # What an answer is made of is our own, and no reason to fail those who wait.
-            told = f"the driver cannot say it: {error}"
-            line = encode_answer(ErrorFrame(frame.frame_id, ErrorKind.FAILED, told))
+            # A defect in our own answer must not fail the clients that wait.
+            message = f"the driver cannot encode its answer: {error}"
+            line = encode_answer(ErrorFrame(frame.frame_id, ErrorKind.FAILED, message))
         self.output += line
         if self.unread_since is None:
             self.unread_since = now
 
     def flush(self, now: float) -> None:
-        """Send what it takes now; raises OSError when the client is gone."""
+        """Send what the socket takes now; raises OSError when the client is gone."""
         if not self.output:
             return
         try:
@@ -219,7 +221,7 @@ class Connection:
         self.unread_since = now if self.output else None
 
     def overdue(self, now: float) -> str | None:
-        """What it has let pass, in the words that it is told."""
+        """Return which limit the connection has exceeded, as text for its client, or None."""
         limits = self._limits
         if (
             self.half_line_since is not None
@@ -233,7 +235,7 @@ class Connection:
         return None
 
     def next_due(self) -> float:
-        """When something of it may be overdue."""
+        """Return when the connection may next exceed a limit."""
         limits = self._limits
         due = self.last_active + limits.idle_s_max if not self.pending else _NEVER
         if self.closing_since is not None:

@@ -1,4 +1,4 @@
-"""How errors go over the driver's socket, and what the client raises for them."""
+"""How errors travel over the driver's socket, and what the client raises for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DriverUnavailable(TransportError):
 class DriverGone(TransportError):
     """The driver went away, or fell silent, while it had our request.
 
-    `may_have_run`: whether the request left us whole, so that the BMC may have executed it.
+    `may_have_run`: whether the request was sent completely, so that the BMC may have executed it.
     """
 
     def __init__(self, message: str, *, may_have_run: bool) -> None:
@@ -48,7 +48,7 @@ class Cancelled(Refused):
 
 
 class ErrorKind(Enum):
-    """What a line says under `error.kind`."""
+    """The values of `error.kind`."""
 
     BAD_REQUEST = "bad-request"
     TOO_LONG = "too-long"
@@ -86,7 +86,7 @@ _KINDS: Final[tuple[tuple[type[BmcmedicError], ErrorKind], ...]] = (
     (ConfigurationError, ErrorKind.REFUSED),
     (LocalProtocolError, ErrorKind.BAD_REQUEST),
 )
-"""The first that fits; any other error is `failed`."""
+"""The first matching class decides; any other error is `failed`."""
 
 _RAISED: Final[Mapping[ErrorKind, type[BmcmedicError]]] = {
     ErrorKind.BAD_REQUEST: LocalProtocolError,
@@ -106,11 +106,11 @@ _RAISED: Final[Mapping[ErrorKind, type[BmcmedicError]]] = {
     ErrorKind.REFUSED: Refused,
     ErrorKind.FAILED: TransportError,
 }
-"""What needs no more than its message; the others are built in `to_error`."""
+"""Errors that need only their message; `to_error` builds the others."""
 
 
 def kind_of(error: BmcmedicError) -> ErrorKind:
-    """The word for an error."""
+    """Return the kind of an error."""
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             return kind
@@ -118,7 +118,7 @@ def kind_of(error: BmcmedicError) -> ErrorKind:
 
 
 def details_of(error: BmcmedicError) -> dict[str, Any] | None:
-    """What is said besides the message, for those who judge by it."""
+    """Return the fields of an error besides its message, for clients that decide by them."""
     match error:
         case RemoteProtocolError():
             return {"section": error.section, "raw": error.raw.hex()}
@@ -129,14 +129,14 @@ def details_of(error: BmcmedicError) -> dict[str, Any] | None:
 
 
 def message_of(error: BmcmedicError) -> str:
-    """The message, without what `details_of` says apart."""
+    """Return the message without what `details_of` returns separately."""
     if isinstance(error, RemoteProtocolError):
         return str(error.args[0])
     return str(error)
 
 
 def to_error(kind: ErrorKind, message: str, details: Mapping[str, Any]) -> BmcmedicError:
-    """The exception for an error that came over the socket."""
+    """Return the exception for an error that came over the socket."""
     match kind:
         case ErrorKind.BMC_VIOLATION:
             return RemoteProtocolError(

@@ -1,7 +1,7 @@
-"""The socket in the file system: made so that only its users can open it, and by one driver alone.
+"""The socket in the file system: only its users can open it, and only one driver serves it.
 
-A lock file beside it says whose it is, so that a socket left behind by a driver that was killed is
-told from one that is served.
+A lock file beside it shows whether a driver serves the socket, or whether a killed one left it
+behind.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from bmcmedic.errors import ConfigurationError
 
 SOCKET_PATH_DEFAULT = "/run/bmcmedic/driver.sock"
 PATH_BYTES_MAX = 107
-"""What a Unix socket's address holds."""
+"""Longest address of a Unix socket, in bytes."""
 BACKLOG = 128
 _FIRST_PASSED_FD = 3
 _CREDENTIALS: Final = struct.Struct("iII")
 _SO_PEERGROUPS = 59
-"""The peer's supplementary groups (Linux 4.13); this Python has no name for it."""
+"""The option for the peer's supplementary groups (Linux 4.13), which this Python does not name."""
 _GROUPS_BYTES_MAX = 1024
-"""What Python's `getsockopt` takes: 256 groups."""
+"""Largest buffer of Python's `getsockopt`, in bytes: 256 groups."""
 
 
 @dataclass(slots=True)
 class Listener:
-    """A socket that listens; `path` is None when somebody else made it and keeps it."""
+    """A listening socket; `path` is None when another program made it and keeps it."""
 
     socket: socket.socket
     path: str | None = None
@@ -42,14 +42,14 @@ class Listener:
     inode: int = 0
 
     def close(self) -> None:
-        """Stop listening, and take the file away if it is still ours."""
+        """Stop listening, and remove the file if it is still ours."""
         self.socket.close()
         if self.path is not None:
             try:
                 if os.lstat(self.path).st_ino == self.inode:
                     Path(self.path).unlink()
             except OSError:
-                pass  # somebody was quicker, or took our right to it; a stale one does no harm
+                pass  # another program was faster, or removed our rights; a stale file does no harm
             self.path = None
         if self.lock_fd is not None:
             os.close(self.lock_fd)
@@ -57,9 +57,9 @@ class Listener:
 
 
 def passed_socket(environ: MutableMapping[str, str]) -> Listener | None:
-    """The socket that systemd opened for us (socket activation), if there is one.
+    """Return the socket that systemd opened for us (socket activation), or None.
 
-    Takes the variables out of `environ`, so that no child believes that they are for it.
+    The variables are removed from `environ`, so that no child takes them for its own.
     Raises: ConfigurationError for a socket that cannot be served.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
@@ -75,14 +75,14 @@ def passed_socket(environ: MutableMapping[str, str]) -> Listener | None:
         raise ConfigurationError(f"no socket was passed: {error.strerror}") from None
     if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM or not listens:
         passed.detach()
-        raise ConfigurationError("the socket passed is no Unix stream socket that listens")
+        raise ConfigurationError("the socket passed is not a listening Unix stream socket")
     passed.setblocking(False)
     passed.set_inheritable(False)
     return Listener(passed)
 
 
 def listen(path: str, group_id: int | None = None) -> Listener:
-    """Make the socket, for its owner and `group_id` alone.
+    """Make the socket, for its owner and `group_id` only.
 
     Raises: ConfigurationError when another driver serves it, or it cannot be made.
     """
@@ -92,13 +92,13 @@ def listen(path: str, group_id: int | None = None) -> Listener:
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         _remove_stale(path)
-        os.fchmod(ours.fileno(), 0o600)  # what the file is made with
+        os.fchmod(ours.fileno(), 0o600)  # the mode of the file that bind makes
         ours.bind(path)
         if group_id is not None:
             os.chown(path, -1, group_id, follow_symlinks=False)
             Path(path).chmod(0o660)
         inode = os.lstat(path).st_ino
-        ours.listen(BACKLOG)  # nobody gets in before this
+        ours.listen(BACKLOG)  # no client can connect before this
     except OSError as error:
         ours.close()
         os.close(lock_fd)
@@ -129,7 +129,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigurationError(f"{path} is there and is no socket; it was left alone")
+        raise ConfigurationError(f"{path} exists and is not a socket; it was left unchanged")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         refused = probe.connect_ex(path)
     if refused != errno.ECONNREFUSED:
@@ -153,14 +153,17 @@ def _cannot(path: str, error: OSError) -> ConfigurationError:
 
 
 def peer_of(connected: socket.socket) -> Peer:
-    """Who connected, as of then."""
+    """Return the identity of the connected process, as it was when it connected."""
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     return Peer(pid, uid, frozenset((gid, *_peer_groups(connected))))
 
 
 def _peer_groups(connected: socket.socket) -> tuple[int, ...]:
-    """None where the kernel cannot say, or there are too many: then the primary one counts."""
+    """Return no groups where the kernel cannot name them or has too many.
+
+    The primary one counts then.
+    """
     try:
         raw = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
     except OSError:

@@ -1,4 +1,4 @@
-"""Orders that come over the driver's socket: to its watchdog, and to let the interface go."""
+"""Orders that clients send over the socket: to the watchdog, and to park the interface."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bmcmedic.driver.socket.protocol import (
 from bmcmedic.errors import BmcmedicError, Refused
 
 
-class Orders:
-    """Gives each to who has to carry it out, or says why not; nothing here blocks.
+class OrderDispatcher:
+    """Passes each order on, or returns why it is refused; nothing here blocks.
 
-    All of them come through one thread, so between the question whether the watchdog needs the
-    interface and the park there is no other order.
+    All orders come through one thread. So no other order comes between the check whether the
+    watchdog needs the interface and the park.
     """
 
     __slots__ = ("_counts", "_driver", "_watchdog")
@@ -36,15 +36,17 @@ class Orders:
         self._counts = counts
 
     def to_watchdog(self, frame: WatchdogFrame, rights: Rights) -> ServerFrame:
-        """Tell how it stands, or let its thread know what it is to do."""
+        """Return the watchdog's status, or pass an order on to its thread."""
         watchdog = self._watchdog
         try:
             if watchdog is None:
                 raise Refused("the driver has no watchdog: it is off in its configuration")
             if frame.action is not WatchdogAction.GET:
-                self._take(rights, "the watchdog")
+                self._require_full_rights(rights, "the watchdog")
                 if watchdog.needs_interface and self._driver.parking.describe() is not None:
-                    raise Refused("the interface is parked, and it is the way to the timer: resume")
+                    raise Refused(
+                        "the interface is parked, and the timer is reached through it: resume"
+                    )
             match frame.action:
                 case WatchdogAction.LENGTHEN:
                     watchdog.order_lengthen(frame.seconds or 0.0)
@@ -57,10 +59,10 @@ class Orders:
             return error_frame(frame.frame_id, error)
 
     def to_park(self, frame: ParkFrame, rights: Rights) -> ServerFrame:
-        """Park the interface, or end that."""
+        """Park the interface, or end the park."""
         parking = self._driver.parking
         try:
-            self._take(rights, "the driver")
+            self._require_full_rights(rights, "the driver")
             if frame.seconds is None:
                 parking.end()
             else:
@@ -72,7 +74,7 @@ class Orders:
         except BmcmedicError as error:
             return error_frame(frame.frame_id, error)
 
-    def _take(self, rights: Rights, whose: str) -> None:
+    def _require_full_rights(self, rights: Rights, whose: str) -> None:
         if rights is not Rights.FULL:
-            raise NoRights(f"orders to {whose} are not for those who may only read")
+            raise NoRights(f"orders to {whose} are not allowed for readers")
         self._counts["orders"] += 1

@@ -1,6 +1,6 @@
-"""What is said on the driver's socket: one JSON object a line. Pure: bytes in, frames out.
+"""The lines on the driver's socket: one JSON object each. Pure: bytes in, frames out.
 
-The contract is `docs/reference/driver-socket.md`; a line that breaks it is a `BadLine`.
+The contract is `docs/reference/driver-socket.md`; a line that breaks it raises `BadLine`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.transport.in_band import Ipmb
 
 LINE_BYTES_MAX = 4096
-"""Of a request, with its newline."""
+"""Longest line of a request with its newline, in bytes."""
 
 ANSWER_LINE_BYTES_MAX = 16_384
-"""Of an answer, with its newline; only a status comes near it."""
+"""Longest line of an answer with its newline, in bytes; only a status comes near it."""
 
 DATA_BYTES_MAX = MESSAGE_BYTES_MAX - REQUEST_BYTES_MIN
 
 ID_MAX = 2**53 - 1
-"""The largest integer that every JSON reader keeps exactly."""
+"""The largest integer that every JSON reader preserves exactly."""
 
 DEADLINE_S_DEFAULT = 15.0
 DEADLINE_S_MAX = 300.0
 SECONDS_MAX = 6553.5
-"""The longest countdown of a BMC's watchdog timer."""
+"""The longest countdown of a BMC's watchdog timer, in seconds."""
 
 SECONDS_SHOWN_MAX = 1e12
-"""Of an age: infinity is no number for JSON."""
+"""Largest age that is reported, in seconds: JSON has no infinity."""
 
 Object: TypeAlias = "dict[str, Any]"
 
 
 class BadLine(BmcmedicError):
-    """A line that is no frame; `frame_id` is the id that it gave, where one can be read."""
+    """A line that is not a valid frame; `frame_id` is its id, where one can be read."""
 
     def __init__(self, message: str, frame_id: int | None = None) -> None:
         super().__init__(message)
@@ -48,10 +48,10 @@ class BadLine(BmcmedicError):
 
 
 class LineTooLong(BmcmedicError):
-    """More bytes than a line may have, and no newline."""
+    """A line has more bytes than allowed, and no newline."""
 
 
-# ------------------------------------------------------------------------------------- questions
+# -------------------------------------------------------------------------------------- requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class RequestFrame:
     bridge: Ipmb | None = None
     deadline_s: float = DEADLINE_S_DEFAULT
     accept_old: bool = False
-    """Whether the last good answer will do while the BMC does not answer."""
+    """Whether the client accepts a cached answer while the BMC does not answer."""
 
     @property
     def message(self) -> bytes:
@@ -76,25 +76,25 @@ class RequestFrame:
 
 @dataclass(frozen=True, slots=True)
 class StatusFrame:
-    """A question for how the driver is."""
+    """A request for the driver's status."""
 
     frame_id: int
 
 
 class WatchdogAction(Enum):
-    """What can be asked of the driver's watchdog."""
+    """What a client can ask of the driver's watchdog."""
 
     GET = "get"
     LENGTHEN = "lengthen"
-    """Give the BMC's timer `seconds` as its time-out, and go on patting."""
+    """Give the BMC's timer `seconds` as its time-out, and keep patting."""
     DISARM = "disarm"
-    """Stop the timer and the pats, until told to resume."""
+    """Stop the timer and the pats, until RESUME."""
     RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
 class WatchdogFrame:
-    """A question to the driver's watchdog, or an order."""
+    """A question or an order to the driver's watchdog."""
 
     frame_id: int
     action: WatchdogAction = WatchdogAction.GET
@@ -103,7 +103,7 @@ class WatchdogFrame:
 
 @dataclass(frozen=True, slots=True)
 class CancelFrame:
-    """Give up a request of the same connection."""
+    """A request to give up another request of the same connection."""
 
     frame_id: int
     cancelled_id: int
@@ -111,7 +111,7 @@ class CancelFrame:
 
 @dataclass(frozen=True, slots=True)
 class ParkFrame:
-    """Send nothing and let the interface go for `seconds`; None: use it again (`resume`)."""
+    """An order to send nothing and let the interface go for `seconds`; None ends it (`resume`)."""
 
     frame_id: int
     seconds: float | None = PARK_S_DEFAULT
@@ -121,7 +121,7 @@ ClientFrame: TypeAlias = RequestFrame | StatusFrame | WatchdogFrame | CancelFram
 
 
 def encode_question(frame: ClientFrame) -> bytes:
-    """The line for a frame, with its newline."""
+    """Return the frame's line, with its newline."""
     fields: Object = {"id": frame.frame_id}
     match frame:
         case RequestFrame():
@@ -147,7 +147,7 @@ def encode_question(frame: ClientFrame) -> bytes:
 
 
 def decode_question(line: bytes) -> ClientFrame:
-    """Read a client's line; raises BadLine."""
+    """Decode a client's line; raises BadLine."""
     fields = _Fields(_object(line))
     frame_id = fields.integer("id", ID_MAX)
     fields.frame_id = frame_id
@@ -165,13 +165,15 @@ def decode_question(line: bytes) -> ClientFrame:
         case "park":
             seconds = fields.seconds("seconds", PARK_S_MAX, PARK_S_DEFAULT)
             if seconds < PARK_S_MIN:
-                fields.fail(f"seconds is {PARK_S_MIN:g} to {PARK_S_MAX:g}; op resume ends a park")
+                fields.fail(
+                    f"seconds must be {PARK_S_MIN:g} to {PARK_S_MAX:g}; op resume ends a park"
+                )
             frame = ParkFrame(frame_id, seconds)
         case "resume":
             frame = ParkFrame(frame_id, None)
         case _:
-            told = "request, status, watchdog, cancel, park or resume"
-            fields.fail(f"op is {told}, not {operation[:32]!r}")
+            operations = "request, status, watchdog, cancel, park or resume"
+            fields.fail(f"op must be {operations}, not {operation[:32]!r}")
     fields.end()
     return frame
 
@@ -179,7 +181,7 @@ def decode_question(line: bytes) -> ClientFrame:
 def _request(frame_id: int, fields: _Fields) -> RequestFrame:
     netfn = fields.integer("netfn", 0x3E)
     if netfn & 1:
-        fields.fail(f"the netfn of a request is even, not {netfn}")
+        fields.fail(f"the netfn of a request must be even, not {netfn}")
     return RequestFrame(
         frame_id,
         netfn,
@@ -197,7 +199,7 @@ def _bridge(fields: _Fields) -> Ipmb | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        fields.fail('bridge is an object, such as {"channel": 6, "address": 44}')
+        fields.fail('bridge must be an object, such as {"channel": 6, "address": 44}')
     inner = _Fields(value, fields.frame_id, "bridge.")
     target = Ipmb(
         inner.integer("channel", 0x0F), inner.integer("address", 0xFF), inner.integer("lun", 3, 0)
@@ -211,7 +213,7 @@ def _watchdog(frame_id: int, fields: _Fields) -> WatchdogFrame:
     try:
         action = WatchdogAction(name)
     except ValueError:
-        fields.fail(f"action is get, lengthen, disarm or resume, not {name[:32]!r}")
+        fields.fail(f"action must be get, lengthen, disarm or resume, not {name[:32]!r}")
     if action is not WatchdogAction.LENGTHEN:
         return WatchdogFrame(frame_id, action)
     return WatchdogFrame(frame_id, action, fields.seconds("seconds", SECONDS_MAX))
@@ -222,20 +224,20 @@ def _watchdog(frame_id: int, fields: _Fields) -> WatchdogFrame:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFrame:
-    """What a request came to."""
+    """The answer to an IPMI request."""
 
     frame_id: int
     completion_code: int
     data: bytes = b""
     age_s: float | None = None
-    """How old it is; None when the BMC gave it for this request."""
+    """Age of the answer in seconds; None when the BMC gave it for this request."""
     reason: str | None = None
-    """Why the driver said no; None when the completion code is the BMC's own."""
+    """Why the driver refused; None when the completion code is the BMC's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusAnswer:
-    """How the driver is."""
+    """The driver's status."""
 
     frame_id: int
     status: Object
@@ -243,7 +245,7 @@ class StatusAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WatchdogAnswer:
-    """How the driver's watchdog stands."""
+    """The status of the driver's watchdog."""
 
     frame_id: int
     watchdog: Object
@@ -251,7 +253,7 @@ class WatchdogAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CancelAnswer:
-    """Whether there still was something to give up."""
+    """Whether there was a request to give up."""
 
     frame_id: int
     cancelled: bool
@@ -259,7 +261,7 @@ class CancelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFrame:
-    """What went wrong; an id of None means the connection, or a line whose id cannot be read."""
+    """An error; an id of None means the connection, or a line whose id cannot be read."""
 
     frame_id: int | None
     kind: ErrorKind
@@ -269,7 +271,7 @@ class ErrorFrame:
 
 @dataclass(frozen=True, slots=True)
 class ParkAnswer:
-    """How the park stands; None: the interface is not parked."""
+    """The state of the park; None: the interface is not parked."""
 
     frame_id: int
     parked: Object | None
@@ -281,7 +283,7 @@ ServerFrame: TypeAlias = (
 
 
 def encode_answer(frame: ServerFrame) -> bytes:
-    """The line for a frame, with its newline; raises LineTooLong."""
+    """Return the frame's line, with its newline; raises LineTooLong."""
     fields: Object = {"id": frame.frame_id}
     match frame:
         case AnswerFrame():
@@ -298,16 +300,20 @@ def encode_answer(frame: ServerFrame) -> bytes:
         case ParkAnswer():
             fields["parked"] = frame.parked
         case ErrorFrame():
-            told = frame.message[:MESSAGE_CHARS_MAX]
-            fields["error"] = {"kind": frame.kind.value, "message": told, **(frame.details or {})}
+            message = frame.message[:MESSAGE_CHARS_MAX]
+            fields["error"] = {
+                "kind": frame.kind.value,
+                "message": message,
+                **(frame.details or {}),
+            }
     line = _line(fields)
     if len(line) > ANSWER_LINE_BYTES_MAX:
-        raise LineTooLong(f"an answer has {ANSWER_LINE_BYTES_MAX} bytes at most: {len(line)}")
+        raise LineTooLong(f"an answer may have at most {ANSWER_LINE_BYTES_MAX} bytes: {len(line)}")
     return line
 
 
 def decode_answer(line: bytes) -> ServerFrame:
-    """Read the driver's line; keys that are not known are passed over. Raises BadLine."""
+    """Decode the driver's line, and ignore unknown keys. Raises BadLine."""
     fields = _Fields(_object(line))
     frame_id = None if fields.content.get("id", 0) is None else fields.integer("id", ID_MAX)
     fields.frame_id = frame_id
@@ -347,7 +353,7 @@ def _error(frame_id: int | None, fields: _Fields) -> ErrorFrame:
 
 
 class LineReader:
-    """Cuts what comes in into lines; holds a line and one read at most."""
+    """Splits input into lines; holds at most one line and one read."""
 
     __slots__ = ("line_bytes_max", "_held", "_searched")
 
@@ -357,12 +363,12 @@ class LineReader:
         self._searched = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what was read."""
+        """Add bytes that were read."""
         self._held += data
 
     @property
     def has_line(self) -> bool:
-        """Whether `next_line` has something to give, or to raise."""
+        """Whether `next_line` can return a line, or raises."""
         if self._held.find(b"\n", self._searched) >= 0:
             return True
         self._searched = len(self._held)
@@ -370,14 +376,14 @@ class LineReader:
 
     @property
     def held_bytes(self) -> int:
-        """What came in and was not taken out."""
+        """Number of bytes that were added and not taken out."""
         return len(self._held)
 
     def next_line(self) -> bytes | None:
-        """The next line without its newline, or None; raises LineTooLong, and then for ever."""
+        """Return the next line without its newline, or None; raises LineTooLong from then on."""
         end = self._held.find(b"\n", self._searched)
         if end >= self.line_bytes_max or (end < 0 and len(self._held) >= self.line_bytes_max):
-            raise LineTooLong(f"a line has {self.line_bytes_max} bytes at most")
+            raise LineTooLong(f"a line may have at most {self.line_bytes_max} bytes")
         if end < 0:
             self._searched = len(self._held)
             return None
@@ -396,18 +402,18 @@ def _line(fields: Object) -> bytes:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object(line: bytes) -> Object:
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
-        raise BadLine("the line is nested too deep") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
-        raise BadLine(f"the line is no JSON: {error}"[:MESSAGE_CHARS_MAX]) from None
+        raise BadLine("the line is nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are subclasses
+        raise BadLine(f"the line is not JSON: {error}"[:MESSAGE_CHARS_MAX]) from None
     if not isinstance(value, dict):
-        raise BadLine("a line is one JSON object")
+        raise BadLine("a line must be one JSON object")
     return value
 
 
@@ -415,7 +421,7 @@ _MISSING: Final = object()
 
 
 class _Fields:
-    """Takes the values out of an object and knows which were."""
+    """Takes the values out of an object and remembers which were taken."""
 
     __slots__ = ("content", "frame_id", "prefix", "used")
 
@@ -436,7 +442,7 @@ class _Fields:
         return value
 
     def end(self) -> None:
-        """Nothing else may be there: a misspelt key is not passed over in silence."""
+        """Refuse other keys: a misspelt one must not be ignored silently."""
         for key in self.content:
             if key not in self.used:
                 self.fail(f"there is no key {self.prefix}{key[:32]!s} in this frame")
@@ -444,18 +450,18 @@ class _Fields:
     def integer(self, key: str, maximum: int, default: object = _MISSING) -> int:
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
-            self.fail(f"{self.prefix}{key} is an integer from 0 to {maximum}")
+            self.fail(f"{self.prefix}{key} must be an integer from 0 to {maximum}")
         return value
 
     def seconds(self, key: str, maximum: float, default: object = _MISSING) -> float:
         value = self.take(key, default)
-        # Compared before it is converted: an integer can be too large for a float.
+        # Compared before the conversion: an integer can be too large for a float.
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
             or not 0 <= value <= maximum
         ):
-            self.fail(f"{self.prefix}{key} is a number of seconds up to {maximum:g}")
+            self.fail(f"{self.prefix}{key} must be a number of seconds up to {maximum:g}")
         return float(value)
 
     def octets(self, key: str, maximum: int) -> bytes:
@@ -465,25 +471,25 @@ class _Fields:
                 raise TypeError
             data = bytes.fromhex(value)
         except (ValueError, TypeError):
-            self.fail(f"{self.prefix}{key} is text of hexadecimal digits")
+            self.fail(f"{self.prefix}{key} must be text of hexadecimal digits")
         if len(data) > maximum:
-            self.fail(f"{self.prefix}{key} has {maximum} bytes at most")
+            self.fail(f"{self.prefix}{key} may have at most {maximum} bytes")
         return data
 
     def flag(self, key: str) -> bool:
         value = self.take(key, default=False)
         if not isinstance(value, bool):
-            self.fail(f"{self.prefix}{key} is true or false")
+            self.fail(f"{self.prefix}{key} must be true or false")
         return value
 
     def text(self, key: str, default: object = _MISSING) -> str:
         value = self.take(key, default)
         if not isinstance(value, str):
-            self.fail(f"{self.prefix}{key} is text")
+            self.fail(f"{self.prefix}{key} must be text")
         return value
 
     def object(self, key: str) -> Object:
         value = self.take(key)
         if not isinstance(value, dict):
-            self.fail(f"{self.prefix}{key} is an object")
+            self.fail(f"{self.prefix}{key} must be an object")
         return value

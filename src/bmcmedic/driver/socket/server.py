@@ -1,7 +1,7 @@
-"""The driver's socket: one thread that serves everybody and waits for nobody.
+"""The driver's socket server: one thread serves all clients and waits for none.
 
-It blocks in one place, and all that its users can make it hold or do is limited (`ServerLimits`).
-The contract with them is `docs/reference/driver-socket.md`.
+The thread blocks in one place, and `ServerLimits` bounds everything that clients can make it hold
+or do. The contract with them is `docs/reference/driver-socket.md`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bmcmedic.driver.socket.backend import DriverBackend, WatchdogBackend
 from bmcmedic.driver.socket.connection import Connection, Pending, ServerLimits, error_frame
 from bmcmedic.driver.socket.errors import Cancelled, ErrorKind
 from bmcmedic.driver.socket.listener import Listener, peer_of
-from bmcmedic.driver.socket.orders import Orders
+from bmcmedic.driver.socket.orders import OrderDispatcher
 from bmcmedic.driver.socket.policy import Access, Peer, Rights
 from bmcmedic.driver.socket.protocol import (
     AnswerFrame,
@@ -42,10 +42,10 @@ from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.service.runtime import Runtime
 
 SEND_BUFFER_BYTES = 32_768
-"""What the kernel holds for a client that does not read."""
+"""What the kernel buffers for a client that does not read, in bytes."""
 
 REPORT_PERIOD_S = 60.0
-"""Between two reports of one kind."""
+"""Shortest time between two reports of one kind, in seconds."""
 
 _NEVER: Final = float("inf")
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
@@ -72,17 +72,17 @@ class SocketServer:
         self._watchdog = watchdog
         self._runtime = runtime
         self.access = access or Access()
-        """May be replaced while it runs: it counts for those who connect from then on."""
-        self._orders = Orders(driver, watchdog, self.counts)
-        self._report_to = report
+        """May be replaced at run time; it then applies to clients that connect later."""
+        self._orders = OrderDispatcher(driver, watchdog, self.counts)
+        self._report_line = report
         self._reported: dict[str, float] = {}
         self._connections: dict[int, Connection] = {}
         self._uid_connections: Counter[int] = Counter()
         self._uid_in_flight: Counter[int] = Counter()
         self._with_work: dict[int, Connection] = {}
-        """They have lines left from their last turn."""
+        """Connections with lines left from their last turn."""
         self._completed: deque[Pending] = deque()
-        # Kept open for the life of the object: a late completion must not write into another file.
+        # Kept open as long as the object lives: a late completion must not write into another file.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._due = _NEVER
@@ -93,31 +93,31 @@ class SocketServer:
     # ----------------------------------------------------------------------- from other threads
 
     def stop(self) -> None:
-        """Let `run` return; any thread, and a signal handler too."""
+        """Let `run` return; any thread may call it, and a signal handler too."""
         self._stopping = True
         self._wake()
 
     def close(self) -> None:
-        """Let go of the rest, once nobody can complete anything any more."""
+        """Close the rest, once no request can be completed any more."""
         self._listener.close()
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1
 
     def _push(self, pending: Pending) -> None:
-        """A request is done; in any thread, with the driver's lock held."""
+        """Take a completed request; called in any thread, with the driver's lock held."""
         self._completed.append(pending)
         self._wake()
 
     def _wake(self) -> None:
-        # It can be closed, or set more often than it counts: then it is awake.
+        # A closed descriptor or a full counter is no problem: the thread is awake then.
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake_fd, 1)
 
-    # --------------------------------------------------------------------------------- the loop
+    # ------------------------------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Serve until `stop`; then tell those who wait, and take the socket away."""
+        """Serve until `stop`; then tell the waiting clients, and remove the socket."""
         self._epoll = select.epoll()
         try:
             self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -126,7 +126,7 @@ class SocketServer:
                 self._turn()
         finally:
             for connection in list(self._connections.values()):
-                self._refuse(connection, ErrorKind.STOPPING, "the driver is stopping")
+                self._close_with(connection, ErrorKind.STOPPING, "the driver is stopping")
                 self._drop(connection)
             self._epoll.close()
             self._listener.close()
@@ -157,7 +157,7 @@ class SocketServer:
         self._complete(now)
         if now >= max(self._due, self._swept_at + self.limits.sweep_s_min):
             self._sweep(now)
-        if accepts:  # last: a new connection may get the number of one that was in `events`
+        if accepts:  # last: a new connection may get a descriptor that was in `events`
             self._accept(now)
         self._rest(monotonic() - now)
 
@@ -168,7 +168,7 @@ class SocketServer:
         return None if due == _NEVER else max(0.0, due - now)
 
     def _rest(self, worked_s: float) -> None:
-        """Leave the processor, and the interpreter, to those who pat."""
+        """Leave the processor and the interpreter to the pat thread for a while."""
         share = self.limits.busy_share_max
         debt_s = self._busy_debt_s + worked_s * (1 - share) / share
         self._busy_debt_s = min(debt_s, self.limits.rest_s_max)
@@ -178,7 +178,7 @@ class SocketServer:
             slept_s = self._runtime.monotonic() - before
             self._busy_debt_s = max(0.0, self._busy_debt_s - slept_s)
 
-    # -------------------------------------------------------------------------- coming and going
+    # ------------------------------------------------------------------------ opening and closing
 
     def _accept(self, now: float) -> None:
         for _ in range(self.limits.accepts_per_turn_max):
@@ -196,12 +196,12 @@ class SocketServer:
             try:
                 self._admit(connected, now)
             except OSError:
-                connected.close()  # gone already
+                connected.close()  # it is gone already
 
     def _admit(self, connected: socket.socket, now: float) -> None:
         peer = peer_of(connected)
         rights = self.access.rights(peer)
-        refused = self._not_admitted(peer, rights)
+        refused = self._admission_error(peer, rights)
         if refused is not None:
             self.counts[f"refused_{refused.kind.name.lower()}"] += 1
             self._report(f"{peer}: {refused.message}", refused.kind.value, now)
@@ -216,22 +216,22 @@ class SocketServer:
         self._due = min(self._due, connection.next_due())
         self.counts["accepted"] += 1
 
-    def _not_admitted(self, peer: Peer, rights: Rights) -> ErrorFrame | None:
+    def _admission_error(self, peer: Peer, rights: Rights) -> ErrorFrame | None:
         limits = self.limits
         if rights is Rights.NONE:
             return ErrorFrame(
                 None, ErrorKind.NO_RIGHTS, f"uid {peer.uid} has no rights on this socket"
             )
         if self._uid_connections[peer.uid] >= limits.connections_per_uid_max:
-            told = f"uid {peer.uid} has {limits.connections_per_uid_max} connections already"
-            return ErrorFrame(None, ErrorKind.TOO_MANY, told)
+            message = f"uid {peer.uid} has {limits.connections_per_uid_max} connections already"
+            return ErrorFrame(None, ErrorKind.TOO_MANY, message)
         if len(self._connections) >= limits.connections_max:
-            told = f"there are {limits.connections_max} connections already"
-            return ErrorFrame(None, ErrorKind.TOO_MANY, told)
+            message = f"there are {limits.connections_max} connections already"
+            return ErrorFrame(None, ErrorKind.TOO_MANY, message)
         return None
 
     def _drop(self, connection: Connection) -> None:
-        """Forget a connection and all that it waits for."""
+        """Close a connection and abandon its requests."""
         if self._connections.pop(connection.fd, None) is None:
             return
         self._abandon_all(connection)
@@ -243,8 +243,11 @@ class SocketServer:
         self._epoll.unregister(connection.fd)
         connection.socket.close()
 
-    def _refuse(self, connection: Connection, kind: ErrorKind, message: str) -> None:
-        """Tell a connection why it is closed; it is dropped once it has that, or soon after."""
+    def _close_with(self, connection: Connection, kind: ErrorKind, message: str) -> None:
+        """Tell a connection why it is closed.
+
+        It is dropped when it has read that, or soon after.
+        """
         now = self._runtime.monotonic()
         self._abandon_all(connection)
         if connection.closing_since is None:
@@ -263,7 +266,7 @@ class SocketServer:
             self._driver.abandon(pending.request)
 
     def _forget(self, pending: Pending) -> bool:
-        """It is answered, or no longer waited for; False when it was before."""
+        """Stop waiting for a request; return False when it was answered or forgotten before."""
         connection = pending.connection
         if connection.pending.get(pending.frame_id) is not pending:
             return False
@@ -274,7 +277,7 @@ class SocketServer:
     # ---------------------------------------------------------------------------------- serving
 
     def _serve(self, connection: Connection, now: float) -> None:
-        """Let it have its turn: read, work on a few lines, send."""
+        """Give a connection its turn: read, work on a few lines, send."""
         try:
             connection.flush(now)
             connection.read(now)
@@ -287,18 +290,18 @@ class SocketServer:
                 self._answer_line(connection, line, now)
             connection.note_half_line(now, took_line=took_line)
         except LineTooLong as error:
-            self._refuse(connection, ErrorKind.TOO_LONG, str(error))
+            self._close_with(connection, ErrorKind.TOO_LONG, str(error))
         except OSError:
             self._drop(connection)
             return
         except Exception as error:  # noqa: BLE001 - no client may end the thread
             self.counts["internal_errors"] += 1
             self._report(f"{connection.peer}: {error!r}", "internal", now)
-            self._refuse(connection, ErrorKind.FAILED, "the driver failed at this")
+            self._close_with(connection, ErrorKind.FAILED, "the driver failed on this request")
         self._after(connection, now)
 
     def _after(self, connection: Connection, now: float) -> None:
-        """Send what there is, and say what is waited for next."""
+        """Send what is queued, and update what is waited for."""
         try:
             connection.flush(now)
         except OSError:
@@ -366,7 +369,7 @@ class SocketServer:
         return self._watchdog is not None and bool(self._watchdog.status()["in_charge"])
 
     def _begin(self, pending: Pending) -> None:
-        """Count it; raises QueueFull."""
+        """Count the request; raises QueueFull."""
         connection, limits = pending.connection, self.limits
         uid = connection.peer.uid
         if len(connection.pending) >= limits.in_flight_max:
@@ -387,7 +390,7 @@ class SocketServer:
         return CancelAnswer(frame.frame_id, cancelled=True)
 
     def _complete(self, now: float) -> None:
-        """Hand out what the worker has done."""
+        """Send the answers that the worker has completed."""
         touched: dict[int, Connection] = {}
         while self._completed:
             pending = self._completed.popleft()
@@ -400,7 +403,7 @@ class SocketServer:
             self._after(connection, now)
 
     def _sweep(self, now: float) -> None:
-        """Deal with all that is overdue."""
+        """Close or answer everything that is overdue."""
         self._swept_at = now
         self._due = _NEVER
         if self._accept_again_at is not None:
@@ -419,10 +422,10 @@ class SocketServer:
             self._driver.expire()
             self._complete(now)
         for pending in late:
-            if self._forget(pending):  # the driver should have; nobody waits for ever
+            if self._forget(pending):  # normally the driver has done it; no client waits for ever
                 self._driver.abandon(pending.request)
-                told = NoAnswer("the deadline passed; it may still be carried out")
-                pending.connection.put(error_frame(pending.frame_id, told), now)
+                error = NoAnswer("the deadline passed; the BMC may still execute the request")
+                pending.connection.put(error_frame(pending.frame_id, error), now)
         for connection in list(self._connections.values()):
             closing_since = connection.closing_since
             if closing_since is not None and now >= closing_since + self.limits.closing_s_max:
@@ -430,13 +433,13 @@ class SocketServer:
                 continue
             overdue = connection.overdue(now) if closing_since is None else None
             if overdue is not None:
-                self._refuse(connection, ErrorKind.TOO_SLOW, overdue)
+                self._close_with(connection, ErrorKind.TOO_SLOW, overdue)
             self._after(connection, now)
 
-    # -------------------------------------------------------------------------------- what it says
+    # -------------------------------------------------------------------------------------- status
 
     def status(self) -> dict[str, Any]:
-        """How driver, watchdog and socket are; any thread."""
+        """Return the state of driver, watchdog and socket as JSON data; any thread may call it."""
         watchdog = self._watchdog
         return {
             "driver": self._driver.status(),
@@ -449,8 +452,8 @@ class SocketServer:
         }
 
     def _report(self, message: str, kind: str, now: float) -> None:
-        """Say it, but not each time that a client makes it happen."""
+        """Report it, but not each time that a client causes it."""
         last = self._reported.get(kind)
-        if self._report_to is not None and (last is None or now >= last + REPORT_PERIOD_S):
+        if self._report_line is not None and (last is None or now >= last + REPORT_PERIOD_S):
             self._reported[kind] = now
-            self._report_to(message)
+            self._report_line(message)

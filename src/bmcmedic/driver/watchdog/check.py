@@ -1,9 +1,9 @@
-"""The check command: while it fails or hangs, nothing is patted.
+"""The check command: while it fails or hangs, no pat is sent.
 
-The command runs at normal priority, in a session of its own, so a host that no longer schedules
-ordinary processes fails it; a thread of its own waits for it. While a check runs the host counts as
-well only up to its start: a check that hangs lets the pretimeout fire within its limit, and not a
-deadline later.
+The command runs at normal priority, in a session of its own, so it fails on a host that no longer
+schedules ordinary processes. A separate thread waits for it. While a check runs, the host counts as
+well only up to the check's start. So a check that hangs lets the pretimeout fire within its limit,
+and not a deadline later.
 """
 
 from __future__ import annotations
@@ -22,65 +22,66 @@ from bmcmedic.driver.watchdog.settings import CHECK_OUTPUT_BYTES_MAX, CheckSetti
 from bmcmedic.service.runtime import Runtime
 
 KILLED_S_MAX = 1.0
-"""A killed check ends within this time, or it is left behind: it hangs in the kernel."""
+"""Time in which a killed check ends, in seconds. A check that does not hangs in the kernel and is
+left behind."""
 START_LATE_S_MAX = 2.0
-"""A check that is due starts within this time, or the host has stopped running threads."""
+"""Time in which a due check starts, in seconds; otherwise the host has stopped running threads."""
 POLL_S = 0.05
-"""How often an old kernel without pidfds is asked whether the check has ended."""
+"""How often a kernel without pidfds is asked whether the check has ended, in seconds."""
 LAST_READS_MAX = 64
-"""After the command's end: more than a pipe holds, unless somebody else goes on writing."""
+"""Reads after the command's end: more than a pipe holds, unless another process keeps writing."""
 OUTPUT_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How a check ended: `failure` is None, or what was wrong."""
+    """How a check ended; `failure` is None or says what was wrong."""
 
     failure: str | None
     output: bytes = b""
 
     @property
-    def told(self) -> str:
-        """The failure, with the end of what the command said."""
-        said = " ".join(self.output.decode("utf-8", "replace").split())
-        if len(said) > OUTPUT_SHOWN_CHARACTERS:
-            said = "…" + said[-OUTPUT_SHOWN_CHARACTERS:]
-        return f"{self.failure}: {said}" if said else str(self.failure)
+    def text(self) -> str:
+        """The failure, with the end of the command's output."""
+        output = " ".join(self.output.decode("utf-8", "replace").split())
+        if len(output) > OUTPUT_SHOWN_CHARACTERS:
+            output = "…" + output[-OUTPUT_SHOWN_CHARACTERS:]
+        return f"{self.failure}: {output}" if output else str(self.failure)
 
 
 class CheckCommand(Protocol):
-    """Something that tells whether the host is well; a simulation has its own."""
+    """Checks whether the host is well; a simulation passes its own."""
 
     def run(self, deadline_s: float) -> CheckResult:
-        """Do it, and return soon after `deadline_s` at the latest; never raises."""
+        """Run the check, and return soon after `deadline_s` at the latest; never raises."""
 
 
 class HostCheck(Protocol):
-    """What the pat thread asks before it pats; it never waits."""
+    """What the pat thread asks before a pat; no call waits."""
 
     def failure(self, now: float) -> str | None:
-        """Why nothing is to be patted, or None."""
+        """Return why no pat may be sent, or None."""
 
     def good_until(self, now: float) -> float:
-        """Up to when the host is known to be well; `now` at the latest."""
+        """Return until when the host is known to be well, which is `now` at the latest."""
 
 
 class NoCheck:
-    """Without a check command, a host that pats is well."""
+    """Used without a check command: a host that pats is well."""
 
     def failure(self, now: float) -> str | None:  # noqa: ARG002 - HostCheck's
-        """None."""
+        """Return None."""
         return None
 
     def good_until(self, now: float) -> float:
-        """Up to now."""
+        """Return `now`."""
         return now
 
 
-class Checks:
-    """Runs the check command again and again, and remembers what came of it.
+class CheckLoop:
+    """Runs the check command periodically and remembers its last result.
 
-    `run` is the body of a thread of its own; everything else may be asked from any.
+    `run` is the body of a thread of its own; any thread may call the rest.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Checks:
         runtime: Runtime,
         report: Callable[[str], None],
     ) -> None:
-        """`report` takes a line for the log when something changes, and must not block."""
+        """`report` takes a line for the log when the result changes, and must not block."""
         self.settings = settings
         self.failures = 0
         self._command = command
@@ -98,12 +99,12 @@ class Checks:
         self._report = report
         self._stop = runtime.signal()
         self._stopping = False
-        # One tuple, replaced at once: since when a check runs or is due, whether it runs, and how
-        # the last one ended.
+        # One tuple, replaced at once: since when a check runs or is due, whether one runs, and how
+        # the last one failed.
         self._state: tuple[float, bool, str | None] = (runtime.monotonic(), False, None)
 
     def run(self) -> None:
-        """The thread's body, until `stop`."""
+        """Run checks until `stop`; a thread of its own runs this."""
         while not self._stopping:
             started_at = self._runtime.monotonic()
             failed = self._state[2]
@@ -119,12 +120,12 @@ class Checks:
             self._stop.wait(max(0.0, started_at + self.settings.period_s - now))
 
     def stop(self) -> None:
-        """Let `run` return, after the check that is under way."""
+        """Let `run` return after the check in progress."""
         self._stopping = True
         self._stop.set()
 
     def failure(self, now: float) -> str | None:
-        """Why nothing is to be patted, or None."""
+        """Return why no pat may be sent, or None."""
         since, runs, failure = self._state
         if failure is not None:
             return failure
@@ -135,11 +136,11 @@ class Checks:
         return f"could not be started for {late_s:.1f} s" if late_s > START_LATE_S_MAX else None
 
     def good_until(self, now: float) -> float:
-        """Up to when the host is known to be well; `now` at the latest."""
+        """Return until when the host is known to be well, which is `now` at the latest."""
         return min(now, self._state[0])
 
     def status(self) -> dict[str, Any]:
-        """What it is doing; durations in seconds."""
+        """Return the checks' state as JSON data; durations are in seconds."""
         now = self._runtime.monotonic()
         return {
             "command": list(self.settings.argv),
@@ -152,24 +153,24 @@ class Checks:
         if result.failure is not None:
             self.failures += 1
             if failed is None:
-                self._report(f"the check command {result.told}; nothing is patted until it is well")
+                self._report(f"the check command {result.text}; no pat is sent until it succeeds")
         elif failed is not None:
-            self._report("the check command is well again; the pats go on")
+            self._report("the check command succeeds again; the pats go on")
 
 
 class ProcessCheck:
-    """The operator's own command."""
+    """Runs the operator's command."""
 
     def __init__(self, argv: tuple[str, ...]) -> None:
         self._argv = argv
         self._left_behind: int | None = None
-        """A killed one that did not end."""
+        """A killed check that did not end."""
 
     def run(self, deadline_s: float) -> CheckResult:
-        """Run it to its end, or kill it and all of its session at the deadline."""
+        """Run the command to its end, or kill its whole session at the deadline."""
         if self._left_behind is not None:
             if not _has_ended(self._left_behind):
-                return CheckResult("still hangs in the kernel, though it was killed")
+                return CheckResult("still hangs in the kernel, although it was killed")
             self._left_behind = None
         deadline = time.monotonic() + deadline_s
         try:
@@ -188,7 +189,7 @@ class ProcessCheck:
             status = _wait(pid, deadline, output)
             if status is not None:
                 return CheckResult(_failure(status), output.end())
-            with contextlib.suppress(OSError):  # it has ended, or became another user's
+            with contextlib.suppress(OSError):  # it has ended, or now belongs to another user
                 os.killpg(pid, signal.SIGKILL)
             if _wait(pid, time.monotonic() + KILLED_S_MAX, output) is None:
                 self._left_behind = pid
@@ -215,11 +216,11 @@ class ProcessCheck:
 
 
 class _Output:
-    """Reads the pipe so that the command never waits, and keeps the end of it."""
+    """Reads the pipe so that the command never blocks, and keeps the end of the output."""
 
     def __init__(self, reader: int) -> None:
         self.reader = reader
-        self._kept = b""
+        self._tail = b""
         os.set_blocking(reader, False)
 
     def __enter__(self) -> _Output:
@@ -229,25 +230,25 @@ class _Output:
         os.close(self.reader)
 
     def read(self) -> bool:
-        """Take what is there; False at the end of it."""
+        """Read what is available; return False at the end of the output."""
         try:
             data = os.read(self.reader, CHECK_OUTPUT_BYTES_MAX)
         except BlockingIOError:
-            return True  # and nothing new is kept
-        self._kept = (self._kept + data)[-CHECK_OUTPUT_BYTES_MAX:]
+            return True  # nothing new
+        self._tail = (self._tail + data)[-CHECK_OUTPUT_BYTES_MAX:]
         return bool(data)
 
     def end(self) -> bytes:
-        """The last of it; whoever else still has the pipe is not waited for."""
+        """Return the end of the output, without waiting for other processes that hold the pipe."""
         for _ in range(LAST_READS_MAX):
-            before = self._kept
-            if not self.read() or self._kept is before:
+            before = self._tail
+            if not self.read() or self._tail is before:
                 break
-        return self._kept
+        return self._tail
 
 
 def _wait(pid: int, deadline: float, output: _Output) -> int | None:
-    """How the process ended; None when the deadline came first."""
+    """Return how the process ended; None when the deadline came first."""
     pidfd = _pidfd(pid)
     poll = select.poll()
     poll.register(output.reader, select.POLLIN)

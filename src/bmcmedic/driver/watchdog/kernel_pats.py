@@ -1,4 +1,4 @@
-"""Pats through the kernel's own watchdog, which blocks for as many exchanges as it likes."""
+"""Pats through the kernel's own watchdog, whose calls block for several exchanges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bmcmedic.service.runtime import Runtime
 from bmcmedic.transport.dev_watchdog import ModuleParameters
 
 KERNEL_EXCHANGE_S_MAX = 56.0
-"""Linux gives an exchange with a wedged BMC up after about 55 s, and takes no pat back."""
+"""Linux gives up an exchange with a wedged BMC after about 55 s, and cannot cancel a pat."""
 
 _ACTIONS: Final = {
     "none": TimeoutAction.NONE,
@@ -37,26 +37,29 @@ _INTERRUPTS: Final = {
 
 
 class KernelWatchdog(Protocol):
-    """What is needed of `transport.dev_watchdog.DevWatchdog`; all but `parameters` may block."""
+    """The part of `transport.dev_watchdog.DevWatchdog` used here.
+
+    All but `parameters` may block.
+    """
 
     name: str
     parameters: ModuleParameters
 
     def set(self, timeout_s: int, pretimeout_s: int = 0) -> None:
-        """Give the timer its times."""
+        """Set the timer's times."""
 
     def pat(self) -> None:
-        """Start it anew."""
+        """Restart the timer's countdown."""
 
     def disarm(self) -> None:
-        """Stop it."""
+        """Stop the timer."""
 
     def close(self, *, disarm: bool) -> None:
-        """Let the device go."""
+        """Close the device."""
 
 
-class _Job:
-    """One call into the kernel, and how it ended."""
+class _KernelCall:
+    """One call into the kernel, and its result."""
 
     __slots__ = ("begun", "call", "done", "error", "signal", "what")
 
@@ -70,10 +73,10 @@ class _Job:
 
 
 class KernelPats:
-    """Through /dev/watchdog: `run` is the body of the one thread that blocks in the kernel.
+    """Pats through /dev/watchdog; `run` is the body of the only thread that blocks in the kernel.
 
-    The pat thread waits for it in slices. A call that the kernel does not come back from cannot be
-    taken back: it is left there, and the next waits for it.
+    The pat thread waits for it in slices. A call that does not return cannot be cancelled: it is
+    left there, and the next call waits for it.
     """
 
     def __init__(
@@ -83,22 +86,22 @@ class KernelPats:
         runtime: Runtime,
         exchange_s_max: float = KERNEL_EXCHANGE_S_MAX,
     ) -> None:
-        """Raises ConfigurationError where the kernel's module was told something else."""
-        _require(device.parameters, settings)
+        """Raise ConfigurationError where the kernel's module was loaded with other parameters."""
+        _require_same_parameters(device.parameters, settings)
         self.name = device.name
         self.exchange_s_max = exchange_s_max
         self._device = device
         self._runtime = runtime
         self._lock = runtime.lock()
         self._wakeup = runtime.signal()
-        self._jobs: deque[_Job] = deque()
-        self._last: _Job | None = None
+        self._jobs: deque[_KernelCall] = deque()
+        self._last: _KernelCall | None = None
         self._stopping = False
 
     def run(self) -> None:
-        """The thread's body, until `stop`."""
+        """Make the queued calls until `stop`; a thread of its own runs this."""
         while not self._stopping:
-            job = self._take()
+            job = self._next_job()
             if job is None:
                 self._wakeup.wait()
                 continue
@@ -111,12 +114,12 @@ class KernelPats:
                 job.signal.set()
 
     def stop(self) -> None:
-        """Let `run` return, as soon as the kernel has."""
+        """Let `run` return as soon as the call in the kernel has returned."""
         self._stopping = True
         self._wakeup.set()
 
     def close(self, policy: ShutdownKind) -> None:
-        """Let the device go, after `run` has returned; blocks as a pat does."""
+        """Close the device after `run` has returned; blocks as a pat does."""
         self._device.close(disarm=policy is ShutdownKind.DISARM)
 
     def set(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
@@ -127,11 +130,11 @@ class KernelPats:
         )
 
     def pat(self, deadline: float, waiting: Waiting) -> None:
-        """Start the timer, or start it over; the kernel sets it again where it was lost."""
+        """Start or restart the timer; the kernel sets it again where the BMC lost it."""
         self._do("a pat", self._device.pat, deadline, waiting)
 
     def get(self, deadline: float, waiting: Waiting) -> GetWatchdogTimerRsp | None:  # noqa: ARG002
-        """None: the kernel does not ask the BMC."""
+        """Return None: the kernel does not ask the BMC."""
         return None
 
     def disarm(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:  # noqa: ARG002
@@ -144,7 +147,7 @@ class KernelPats:
         self._do("the setting", lambda: self._device.set(timeout_s), deadline, waiting)
         self._do("a pat", self._device.pat, deadline, waiting)
 
-    def _take(self) -> _Job | None:
+    def _next_job(self) -> _KernelCall | None:
         self._lock.acquire()
         try:
             if not self._jobs:
@@ -158,28 +161,28 @@ class KernelPats:
     def _do(self, what: str, call: Callable[[], None], deadline: float, waiting: Waiting) -> None:
         if self._last is not None and not self._last.done:
             self._wait_for(self._last, deadline, waiting)
-        job = self._last = _Job(what, call, self._runtime)
+        job = self._last = _KernelCall(what, call, self._runtime)
         self._jobs.append(job)
         self._wakeup.set()
         self._wait_for(job, deadline, waiting)
         if job.error is not None:
             raise job.error
 
-    def _wait_for(self, job: _Job, deadline: float, waiting: Waiting) -> None:
-        """Until the kernel has come back with it; the host is alive while the kernel has it."""
+    def _wait_for(self, job: _KernelCall, deadline: float, waiting: Waiting) -> None:
+        """Wait until the kernel returns; the host counts as alive while the kernel has the call."""
         monotonic = self._runtime.monotonic
         while not job.done:
             left_s = deadline - monotonic()
             if left_s <= 0:
-                if self._take_back(job):
-                    raise NoAnswer(f"{self.name}: nothing gave {job.what} to the kernel in time")
-                raise NoAnswer(f"{self.name}: the kernel still has {job.what}, and no answer")
+                if self._cancel(job):
+                    raise NoAnswer(f"{self.name}: {job.what} was not given to the kernel in time")
+                raise NoAnswer(f"{self.name}: the kernel has not finished {job.what}")
             job.signal.wait(min(left_s, WAITING_S_MAX))
             if job.begun:
                 waiting()
 
-    def _take_back(self, job: _Job) -> bool:
-        """Whether it had not been begun; then it never will be."""
+    def _cancel(self, job: _KernelCall) -> bool:
+        """Return whether the call had not begun; then it never will."""
         self._lock.acquire()
         try:
             if job.begun:
@@ -191,8 +194,8 @@ class KernelPats:
             self._lock.release()
 
 
-def _require(parameters: ModuleParameters, settings: WatchdogSettings) -> None:
-    """Refuse what only the module's parameters can say, and do not say."""
+def _require_same_parameters(parameters: ModuleParameters, settings: WatchdogSettings) -> None:
+    """Refuse settings that only the module's parameters determine, and that differ there."""
     if settings.timeout_s != math.floor(settings.timeout_s):
         raise ConfigurationError(
             f"the kernel's watchdog has whole seconds, not {settings.timeout_s:g} s"
@@ -201,17 +204,17 @@ def _require(parameters: ModuleParameters, settings: WatchdogSettings) -> None:
     if action is not None and action is not settings.action:
         raise ConfigurationError(
             f"the watchdog's action is {settings.action.text} here and {action.text} in the "
-            "kernel; change either: ipmi_watchdog's parameter action says it there"
+            "kernel; change one of them: the kernel's is ipmi_watchdog's parameter action"
         )
     interrupt = _INTERRUPTS.get(parameters.preaction or "")
     if interrupt is not None and interrupt is not settings.pretimeout_interrupt:
         raise ConfigurationError(
             f"the pretimeout interrupt is {settings.pretimeout_interrupt.name.lower()} here and "
-            f"{interrupt.name.lower()} in the kernel; change either: ipmi_watchdog's parameter "
-            "preaction says it there"
+            f"{interrupt.name.lower()} in the kernel; change one of them: the kernel's is "
+            "ipmi_watchdog's parameter preaction"
         )
     if parameters.nowayout and settings.shutdown.kind is ShutdownKind.DISARM:
         raise ConfigurationError(
-            "at shutdown the watchdog is to be disarmed, and ipmi_watchdog's nowayout forbids "
-            "that: say keep or rearm:SECONDS, or load the module without nowayout"
+            "at shutdown the watchdog would be disarmed, and ipmi_watchdog's nowayout forbids "
+            "that: set keep or rearm:SECONDS, or load the module without nowayout"
         )

@@ -1,4 +1,4 @@
-"""Who else has the BMC's watchdog timer: two are never in charge of it."""
+"""Finds other owners of the BMC's watchdog timer: it may have only one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.transport.dev_watchdog import IDENTITY, holders
 
 DIRECT_DAEMONS = ("bmc-watchdog",)
-"""They send to the BMC themselves, and have no watchdog device open."""
+"""Daemons that talk to the BMC themselves and have no watchdog device open."""
 PROCESSES_MAX = 100_000
 
 
@@ -22,12 +22,12 @@ class WatchdogMode(Enum):
     KERNEL = "kernel"
 
 
-def require_sole_charge(mode: WatchdogMode, root: str = "/") -> list[str]:
-    """Refuse to start beside somebody who has the timer; the answer is what else is worth saying.
+def require_sole_ownership(mode: WatchdogMode, root: str = "/") -> list[str]:
+    """Refuse to start while another program owns the timer; return notes for the log.
 
-    The kernel's own thread `watchdogd` runs on every Linux, and is in charge of nothing unless a
-    timer runs that no process has open.
-    Raises: ConfigurationError with the name of who has it, and what to do.
+    The kernel's thread `watchdogd` runs on every Linux. It owns a timer only if the timer runs and
+    no process has it open.
+    Raises: ConfigurationError that names the owner, and says what to do.
     """
     others, notes = [], []
     held = set()
@@ -42,40 +42,43 @@ def require_sole_charge(mode: WatchdogMode, root: str = "/") -> list[str]:
             notes.append(f"{holder}, which is not the BMC's but {identity}: another timer")
     others += [f"{name}, process {pid}" for pid, name in _direct_daemons(root)]
     others += [
-        f"the kernel's watchdogd, which keeps {name} alive"
-        for name in _kept_by_kernel(root)
+        f"the kernel's watchdogd, which pats {name}"
+        for name in _patted_by_kernel(root)
         if name not in held
     ]
     if others:
         raise ConfigurationError(
-            f"somebody else is in charge of the BMC's watchdog: {'; '.join(others)}. Two never are:"
+            f"the BMC's watchdog has another owner: {'; '.join(others)}. It may have only one:"
             " end that one, or run the driver with its watchdog off"
         )
     if mode is WatchdogMode.BMC and Path(root, "sys/module/ipmi_watchdog").is_dir():
         raise ConfigurationError(
-            "the kernel's ipmi_watchdog is loaded, and the BMC's timer is its: pat through it "
+            "the kernel's ipmi_watchdog is loaded and owns the BMC's timer: pat through it "
             "(kernel instead of bmc), or modprobe -r ipmi_watchdog"
         )
     if not os.access(Path(root, "proc/1/fd"), os.R_OK):
-        notes.append("without root, it cannot be seen whether systemd has a watchdog open")
+        notes.append("only root can see whether systemd has a watchdog open")
     return notes
 
 
 def _identity(device: str, root: str) -> str | None:
-    """What kind of watchdog a device is; None where that cannot be found out."""
+    """Return a watchdog device's identity; None where it is unknown."""
     name = Path(device).name
     known = _read(Path(root, "sys/class/watchdog", name, "identity"))
     if known is not None or name != "watchdog":
         return known
-    # The old name is that of the first to come: ipmi_watchdog, which has no entry in the class, or
-    # the class's first.
+    # The old name belongs to the first watchdog: ipmi_watchdog, which has no entry in the class, or
+    # the first of the class.
     if Path(root, "sys/module/ipmi_watchdog").is_dir():
         return None
     return _read(Path(root, "sys/class/watchdog/watchdog0/identity"))
 
 
-def _kept_by_kernel(root: str) -> list[str]:
-    """Timers of the BMC's that run; without a process, the kernel's own thread pats them."""
+def _patted_by_kernel(root: str) -> list[str]:
+    """Return the BMC's timers that run.
+
+    One that no process holds is patted by the kernel's thread.
+    """
     with contextlib.suppress(OSError):
         return [
             entry.name
@@ -86,7 +89,10 @@ def _kept_by_kernel(root: str) -> list[str]:
 
 
 def _direct_daemons(root: str) -> list[tuple[int, str]]:
-    """Processes by name; a kernel thread of that name has no command line, and is none."""
+    """Return such processes.
+
+    A kernel thread of that name has no command line and does not count.
+    """
     found = []
     processes = [path for path in Path(root, "proc").iterdir() if path.name.isdecimal()]
     for process in processes[:PROCESSES_MAX]:

@@ -1,4 +1,4 @@
-"""The ways that a pat can take to the BMC's watchdog timer."""
+"""The paths that a pat can take to the BMC's watchdog timer."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from bmcmedic.ipmi.commands.watchdog import (
 _COMPLETION_CODE_AT: Final = 2
 
 Waiting = Callable[[], None]
-"""Called while a request waits for the BMC, at least each `pretimeout.WAITING_S_MAX`; the host is
-alive then. It must not block, and is not called while the request could not be queued."""
+"""Called while a request waits for the BMC, at least every `pretimeout.WAITING_S_MAX`, to prove
+that the host is alive. It must not block. It is not called while the request could not be queued.
+"""
 
 
 class TimerNotSet(TransportError):
-    """The BMC has forgotten its timer's setting: it restarted (completion code 0x80, 27.5)."""
+    """The BMC has lost its timer's settings: it restarted (completion code 0x80, 27.5)."""
 
 
 class PatPath(Protocol):
-    """A way to the timer. Everything blocks, up to `deadline`, and calls `waiting` meanwhile.
+    """A path to the timer. Every method blocks up to `deadline`, and calls `waiting` meanwhile.
 
     Units: `deadline` is a point on the runtime's monotonic clock.
     Raises: TransportError, RemoteProtocolError, CompletionCodeError.
@@ -36,39 +37,39 @@ class PatPath(Protocol):
 
     name: str
     exchange_s_max: float
-    """How long one exchange can hold the interface."""
+    """Longest time that one exchange can hold the interface, in seconds."""
 
     def set(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
         """Set the timer; the next pat starts it."""
 
     def pat(self, deadline: float, waiting: Waiting) -> None:
-        """Start the timer, or start it over. Raises TimerNotSet where it has to be set first."""
+        """Start or restart the timer. Raises TimerNotSet where it must be set first."""
 
     def get(self, deadline: float, waiting: Waiting) -> GetWatchdogTimerRsp | None:
-        """The timer as it is; None where this way cannot tell."""
+        """Return the timer's state; None where this path cannot read it."""
 
     def disarm(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
         """Stop the timer."""
 
     def rearm(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
-        """Start the timer for a shutdown, with the countdown that the policy names."""
+        """Start the timer for a shutdown, with the policy's countdown."""
 
 
 class DriverRequests(Protocol):
-    """What `BmcPats` needs of the driver."""
+    """The part of the driver that `BmcPats` uses."""
 
     def driver_request(self, data: bytes, deadline: float, waiting: Waiting | None = None) -> bytes:
-        """Send before everybody else's, wait, and return the response."""
+        """Send before everybody else's requests, wait, and return the response."""
 
 
 class BmcPats:
-    """Through the driver's own queue: Set, Reset and Get Watchdog Timer (chapter 27)."""
+    """Pats through the driver's own queue: Set, Reset and Get Watchdog Timer (chapter 27)."""
 
     def __init__(self, driver: DriverRequests, interface_name: str, exchange_s_max: float) -> None:
         self.name = interface_name
         self.exchange_s_max = exchange_s_max
         self._driver = driver
-        # Built once: on a host that has no memory left, a pat needs none.
+        # Built once, so that a pat needs no memory on a host that has none left.
         self._pat = _message(ResetWatchdogTimerReq())
         self._get = _message(GetWatchdogTimerReq())
         self._set_for: WatchdogSettings | None = None
@@ -83,7 +84,7 @@ class BmcPats:
         _decode(SetWatchdogTimerReq, response)
 
     def pat(self, deadline: float, waiting: Waiting) -> None:
-        """Start the timer, or start it over. Raises TimerNotSet where it has to be set first."""
+        """Start or restart the timer. Raises TimerNotSet where it must be set first."""
         response = self._driver.driver_request(self._pat, deadline, waiting)
         if response[_COMPLETION_CODE_AT] == UNINITIALIZED:
             raise TimerNotSet("the BMC has lost the watchdog timer's setting, so it restarted")
@@ -91,7 +92,7 @@ class BmcPats:
             _decode(ResetWatchdogTimerReq, response)
 
     def get(self, deadline: float, waiting: Waiting) -> GetWatchdogTimerRsp | None:
-        """The timer as it is."""
+        """Return the timer's state."""
         return _decode(
             GetWatchdogTimerReq, self._driver.driver_request(self._get, deadline, waiting)
         )
@@ -101,7 +102,7 @@ class BmcPats:
         self._send(settings.disarm_request, deadline, waiting)
 
     def rearm(self, settings: WatchdogSettings, deadline: float, waiting: Waiting) -> None:
-        """Start the timer for a shutdown, with the countdown that the policy names."""
+        """Start the timer for a shutdown, with the policy's countdown."""
         self._send(settings.rearm_request, deadline, waiting)
         self.pat(deadline, waiting)
 

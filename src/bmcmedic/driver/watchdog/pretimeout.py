@@ -1,15 +1,15 @@
-"""The software pretimeout: time stamps in shared memory, and the rule that looks at them.
+"""The software pretimeout: time stamps in shared memory, and the rule that checks them.
 
-The driver stamps; the watcher, a still smaller process, looks. So it fires when the *host* stopped
-patting: the driver is stopped or dead, a pat was never queued, or the check command failed or
-hangs. It does not fire while a pat is queued and only the *BMC* is silent: as long as it waits, the
-pat thread goes on stamping.
+The driver writes the stamps, and the watcher, a still smaller process, checks them. So the
+pretimeout fires when the *host* has stopped patting: the driver is stopped or dead, a pat was never
+queued, or the check command failed or hangs. It does not fire while a pat is queued and only the
+*BMC* is silent, because the pat thread keeps stamping while it waits.
 
-The time is CLOCK_MONOTONIC, which all processes share and which stands still while the machine is
-suspended: a suspended host does not stop patting. The BMC's own timer may run on meanwhile.
+The time is CLOCK_MONOTONIC. All processes share it, and it stands still while the machine is
+suspended, so a suspended host has not stopped patting. The BMC's own timer may run on meanwhile.
 
-Nothing is imported here that the watcher could do without: `enum`, `dataclasses` and `typing` would
-cost it another megabyte of locked memory. So states are plain numbers, and a record is a class.
+This module imports only what the watcher needs: `enum`, `dataclasses` and `typing` would cost the
+watcher another megabyte of locked memory. So states are plain numbers, and a record is a class.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STAMPS_BYTES = 4096
-"""The size of the file: a page."""
+"""Size of the file: one page."""
 MAGIC = b"bmcmedic stamps1"
-"""Begins the file; another layout has another number."""
+"""The file's first bytes; another layout has another number."""
 LIMIT_S_MIN = 1.0
 WAITING_S_MAX = 1.0
-"""While a pat waits for the BMC, the host's sign of life is renewed this often."""
+"""While a pat waits for the BMC, the sign of life is renewed this often, in seconds."""
 
-HELD_UP_MAX = 3
-"""Looks in a row that come late and are no reason to fire."""
+LATE_CHECKS_MAX = 3
+"""Late checks in a row after which the rule still does not fire."""
 
 OFF = 0
-"""Nobody pats: there is nothing to watch."""
+"""No pats are expected, so there is nothing to watch."""
 ARMED = 1
 ENDED = 2
 """The driver ended in order, and the watcher with it."""
@@ -47,7 +47,7 @@ _CRC = struct.Struct("<I")
 
 
 class Stamp:
-    """What one side last said.
+    """What one side wrote last.
 
     Units: seconds; `at` is a point on CLOCK_MONOTONIC.
     """
@@ -64,35 +64,35 @@ class Stamp:
         extra: float = 0.0,
     ) -> None:
         self.state = state
-        """OFF, ARMED or ENDED. The watcher says ARMED while it watches."""
+        """OFF, ARMED or ENDED. The watcher writes ARMED while it watches."""
         self.generation = generation
-        """Which start of the driver, or for which start the watcher watches."""
+        """Number of the driver's start; in the watcher's stamp, of the start that it watches."""
         self.pid = pid
         self.at = at
-        """The host's last sign of life; the watcher's own."""
+        """The last sign of life: the host's, or in the watcher's stamp the watcher's own."""
         self.limit_s = limit_s
-        """Without a sign of life for longer, it fires."""
+        """The pretimeout fires after this long without a sign of life."""
         self.extra = extra
-        """The watcher's: how often it has fired."""
+        """In the watcher's stamp: how often it has fired."""
 
     @property
     def due_at(self) -> float:
-        """When it fires unless another sign of life comes."""
+        """When the pretimeout fires, unless another sign of life comes."""
         return self.at + self.limit_s
 
     def is_overdue(self, now: float) -> bool:
-        """The rule: whether the host has stopped patting.
+        """Return whether the host has stopped patting; this is the rule.
 
-        A stamp from the future is another boot's, and tells nothing.
+        A stamp from the future belongs to another boot, and proves nothing.
         """
         return self.state == ARMED and self.at <= now and now > self.at + self.limit_s
 
 
 class _Slots:
-    """A record with one writer, which no reader ever sees half written.
+    """A record with one writer; no reader ever sees it half written.
 
-    Written by turns to two slots, each with its number and checksum: a writer that is stopped in
-    the middle leaves the other one, which is older and still true.
+    The writer alternates between two slots, each with its number and checksum. A writer that is
+    stopped in the middle leaves the other slot, which is older and still valid.
     """
 
     __slots__ = ("_at", "_buffer", "_sequence", "last")
@@ -102,7 +102,7 @@ class _Slots:
         self._at = at
         self._sequence = 0
         self.last = Stamp()
-        """The newest that was read or written."""
+        """The newest stamp that was read or written."""
         self.read()
 
     def write(self) -> None:
@@ -117,7 +117,7 @@ class _Slots:
         self._buffer[at : at + _RECORD.size + _CRC.size] = raw + _CRC.pack(crc32(raw))
 
     def read(self) -> Stamp:
-        """The newest record that is whole; the one before it when none is."""
+        """Return the newest record that is complete, or else the one before it."""
         for at in (self._at, self._at + _SLOT_BYTES):
             raw = self._buffer[at : at + _RECORD.size + _CRC.size]
             numbers = _RECORD.unpack_from(raw)
@@ -132,7 +132,7 @@ class _Slots:
 
 
 class Stamps:
-    """The shared memory: a record of the driver's and one of the watcher's.
+    """The shared memory: one record of the driver's and one of the watcher's.
 
     Shape: a file of `STAMPS_BYTES`, or any buffer of that size; MAGIC, then the two slots of the
     driver's record and the two of the watcher's. Each record has one writer.
@@ -150,19 +150,19 @@ class Stamps:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the layout is still this one."""
+        """Whether the memory still has this layout."""
         return self._buffer[: len(MAGIC)] == MAGIC
 
 
 class PretimeoutCallout:
-    """The driver's side: says that the host is alive, and how long that holds."""
+    """The driver's side: it stamps that the host is alive, and how long that is valid."""
 
     __slots__ = ("_monotonic", "_slots")
 
     def __init__(
         self, stamps: Stamps, monotonic: Callable[[], float], limit_s: float, *, pid: int = 0
     ) -> None:
-        """A start of the driver's. Nothing is armed yet, and a former start's stamp still stands.
+        """Begin a start of the driver; nothing is armed yet, and an older start's stamp is kept.
 
         Shape: `monotonic` is the machine's CLOCK_MONOTONIC, or a simulation's.
         """
@@ -173,26 +173,26 @@ class PretimeoutCallout:
 
     @property
     def stamp(self) -> Stamp:
-        """What stands in the shared memory."""
+        """The stamp in the shared memory."""
         return self._slots.last
 
     @property
     def generation(self) -> int:
-        """Which start of the driver this is."""
+        """Number of this start of the driver."""
         return self._slots.last.generation
 
     def arm(self) -> None:
-        """From now on the host has to give signs of life."""
+        """Expect signs of life from now on."""
         stamp = self._slots.last
         stamp.state = ARMED
         stamp.at = self._monotonic()
         self._slots.write()
 
     def reset(self, good_until: float | None = None) -> None:
-        """The host is alive: after a pat, and while one waits for the BMC.
+        """Stamp that the host is alive: after a pat, and while a pat waits for the BMC.
 
-        Units: `good_until`: the host is known to be well only up to then, since a check that was
-        started then has not answered.
+        Units: `good_until`: the host is known to be well only until then, because a check that
+        started at that time has not returned.
         """
         stamp = self._slots.last
         at = self._monotonic()
@@ -203,46 +203,47 @@ class PretimeoutCallout:
             self._slots.write()
 
     def disarm(self) -> None:
-        """Nobody pats for now, and that is as it should be."""
+        """Expect no pats for now."""
         self._slots.last.state = OFF
         self._slots.write()
 
     def end(self) -> None:
-        """The driver ends in order: the watcher may go."""
+        """Let the watcher end: the driver ends in order."""
         self._slots.last.state = ENDED
         self._slots.write()
 
 
 class PretimeoutRule:
-    """The watcher's side: when to fire. Once an episode, and again after a recovery."""
+    """The watcher's side: it fires once an episode, and again only after a recovery."""
 
-    __slots__ = ("_has_fired", "_held_up", "_late_s_max", "_looked_at")
+    __slots__ = ("_has_fired", "_late_checks", "_late_s_max", "_checked_at")
 
     def __init__(self, late_s_max: float = WAITING_S_MAX) -> None:
-        """`late_s_max`: who looks again later than that was held up, and so maybe was the driver.
+        """`late_s_max`: a check that comes later was held up, and so maybe was the driver.
 
-        Then the driver gets one more look's time: a machine that was paused whole, as a guest is,
-        has not stopped patting. But one that is late `HELD_UP_MAX` times in a row is not paused.
+        Then the driver gets until one more check. A machine that was paused as a whole, as a guest
+        can be, has not stopped patting. But a machine whose checks are late more than
+        `LATE_CHECKS_MAX` times in a row is not paused.
         """
         self._late_s_max = late_s_max
-        self._looked_at: float | None = None
-        self._held_up = 0
+        self._checked_at: float | None = None
+        self._late_checks = 0
         self._has_fired = False
 
     @property
     def has_fired(self) -> bool:
-        """Whether an episode is under way."""
+        """Whether an episode is in progress."""
         return self._has_fired
 
-    def look(self, stamp: Stamp, now: float) -> bool:
-        """Whether to fire now."""
-        looked_at, self._looked_at = self._looked_at, now
-        is_late = looked_at is not None and now - looked_at > self._late_s_max
-        self._held_up = self._held_up + 1 if is_late else 0
+    def should_fire(self, stamp: Stamp, now: float) -> bool:
+        """Return whether to fire now."""
+        checked_at, self._checked_at = self._checked_at, now
+        is_late = checked_at is not None and now - checked_at > self._late_s_max
+        self._late_checks = self._late_checks + 1 if is_late else 0
         if not stamp.is_overdue(now):
             self._has_fired = False
             return False
-        if self._has_fired or self._held_up in range(1, HELD_UP_MAX + 1):
+        if self._has_fired or self._late_checks in range(1, LATE_CHECKS_MAX + 1):
             return False
         self._has_fired = True
         return True

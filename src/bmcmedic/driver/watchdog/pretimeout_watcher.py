@@ -1,12 +1,13 @@
-"""The pretimeout watcher: looks at the driver's time stamps, and outlives a driver that stopped.
+"""The pretimeout watcher: checks the driver's time stamps, and outlives a stopped driver.
 
-Run by its path, `python -I -S -E pretimeout_watcher.py …`, with nothing imported that costs memory
-(`pretimeout.py` says what is left out; `ctypes` is worth its third of a megabyte, as nothing else
-locks the rest). All it needs to fire is opened, read and locked at its start. Its stack is a loop
-that sleeps; it waits for nothing and nobody else.
+It is run by its path, `python -I -S -E pretimeout_watcher.py …`, and imports nothing that costs
+memory (`pretimeout.py` lists what is left out). `ctypes` is worth its third of a megabyte, because
+nothing else locks the rest. Everything that firing needs is opened, read and locked at the start.
+The program is a loop that sleeps; it waits for nothing else.
 
-Arguments: the stamps file, which start of the driver it watches, the SCHED_RR priority (0: none),
-whether to lock memory (0 or 1), the kernel log, the sysrq trigger, the action, and its command.
+Arguments: the stamps file, the number of the driver's start that it watches, the SCHED_RR priority
+(0: none), whether to lock memory (0 or 1), the kernel log, the sysrq trigger, the action, and its
+command.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 
 if __name__ == "__main__":
-    # -I and -S leave the standard library alone on the path.
+    # -I and -S leave only the standard library on the path.
     sys.path.append(os.path.abspath(__file__).rsplit("/", 4)[0])  # noqa: PTH100 - pathlib would cost a megabyte
 
 from bmcmedic.driver.watchdog.pretimeout import (
@@ -37,12 +38,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOK_S = 0.25
-"""How often it looks: with it, a pretimeout fires within its limit and a fraction of a second."""
+CHECK_PERIOD_S = 0.25
+"""Time between two checks, in seconds; a pretimeout fires no later than this after its limit."""
 TAKE_OVER_S_MAX = 3.0
-"""A former watcher that has not let go by then is stopped, and is killed."""
+"""An older watcher that has not let go after this time, in seconds, is stopped, and is killed."""
 WATCHER_LOCK_AT = 1
-"""The byte of the stamps file that the one watcher holds a lock on; the driver holds byte 0."""
+"""The byte of the stamps file that the only watcher locks; the driver locks byte 0."""
 DEV_LOG = "/dev/log"
 _EMERGENCY = b"<26>"  # facility daemon, severity critical
 _NOTICE = b"<29>"
@@ -50,7 +51,7 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 class WatcherLog:
-    """The kernel's log and syslog, both opened before they are needed, neither waited for."""
+    """The kernel's log and syslog; both are opened in advance, and neither is waited for."""
 
     def __init__(self, kernel_log: str) -> None:
         self._tag = b"bmcmedic-pretimeout[%d]: " % os.getpid()
@@ -59,13 +60,13 @@ class WatcherLog:
             self._kernel_log: int | None = os.open(kernel_log, flags)
         except OSError:
             self._kernel_log = None
-        # A test's own file is all of it; the machine's syslog goes with the machine's kernel log.
+        # With a test's own file, syslog is not used; it goes with the machine's kernel log.
         self._syslog = _syslog() if kernel_log.startswith("/dev/") else None
         if self._kernel_log is None and self._syslog is None:
             raise OSError(errno.ENOENT, "neither syslog nor the kernel's log can be opened")
 
     def write(self, priority: bytes, text: str) -> None:
-        """A line in both; what cannot be written now is lost."""
+        """Write a line to both logs; a line that cannot be written at once is lost."""
         line = priority + self._tag + text.encode("utf-8", "replace")
         if self._kernel_log is not None:
             try:  # noqa: SIM105 - contextlib would bring `collections` with it
@@ -90,7 +91,7 @@ def _syslog() -> _socket.socket | None:
     return syslog
 
 
-class Action:
+class FiringAction:
     """What to do when the host has stopped patting."""
 
     def __init__(self, kind: str, command: list[str], sysrq_trigger: str, log: WatcherLog) -> None:
@@ -102,7 +103,7 @@ class Action:
             self._sysrq = os.open(sysrq_trigger, os.O_WRONLY | os.O_CLOEXEC)
 
     def fire(self, stamp: Stamp, now: float) -> None:
-        """Say so, and do it."""
+        """Log the event and carry out the action."""
         silent_s = now - stamp.at
         self._log.write(
             _EMERGENCY,
@@ -117,7 +118,7 @@ class Action:
 
     def _run(self, stamp: Stamp, silent_s: float) -> None:
         if self._child is not None:
-            self._log.write(_EMERGENCY, "the command of the last time still runs: not run again")
+            self._log.write(_EMERGENCY, "the last command still runs, so it is not run again")
             return
         try:
             self._child = os.posix_spawn(
@@ -136,7 +137,7 @@ class Action:
             self._log.write(_EMERGENCY, f"the command cannot be run: {error}")
 
     def reap(self) -> None:
-        """Take note of a command that has ended."""
+        """Log the end of the command, if it has ended."""
         if self._child is None:
             return
         done, status = os.waitpid(self._child, os.WNOHANG)
@@ -146,33 +147,33 @@ class Action:
 
 
 def _state(pid: int) -> str:
-    """What the driver's process is doing, for people."""
+    """Return what the driver's process is doing, as text for people."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib is too large here
             letter = file.read().rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return "is gone"
     words = {"T": "is stopped", "t": "is being traced", "D": "waits in the kernel", "Z": "has died"}
-    return words.get(letter, f"is there (state {letter}), and does not pat")
+    return words.get(letter, f"is alive (state {letter}) but does not pat")
 
 
 def is_gone(pid: int) -> bool:
-    """Whether the driver's process has died; a stopped one has not."""
+    """Return whether the driver's process has died; a stopped one has not."""
     return _state(pid) in ("is gone", "has died")
 
 
 class Watcher:
-    """One start of it, for one start of the driver."""
+    """The watcher of one start of the driver."""
 
     def __init__(
         self,
         stamps: Stamps,
         generation: int,
-        action: Action,
+        action: FiringAction,
         log: WatcherLog,
         is_current: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`is_current`: whether the stamps' file is still the one that drivers use."""
+        """`is_current` returns whether drivers still use this stamps file."""
         self._is_current = is_current
         self._stamps = stamps
         self._generation = generation
@@ -182,7 +183,7 @@ class Watcher:
         self._fired = 0
 
     def watch(self, now: float) -> bool:
-        """Look once; False when there is nothing left to watch."""
+        """Check the stamp once; return False when there is nothing left to watch."""
         if not (self._stamps.is_valid and self._is_current()):
             return False
         stamp = self._stamps.driver.read()
@@ -193,18 +194,18 @@ class Watcher:
         if stamp.state == ENDED:
             return False
         had_fired = self._rule.has_fired
-        if self._rule.look(stamp, now):
+        if self._rule.should_fire(stamp, now):
             self._fired += 1
             self._action.fire(stamp, now)
         elif had_fired and not self._rule.has_fired:
             self._log.write(_NOTICE, "the host pats its watchdog again")
         self._action.reap()
-        self.say(now)
-        # After a driver that has died there is nothing to come: the next brings its own watcher.
+        self.stamp_alive(now)
+        # Nothing follows a driver that has died: the next driver starts its own watcher.
         return not (had_fired and is_gone(stamp.pid))
 
-    def say(self, now: float) -> None:
-        """A sign of life of the watcher's own, for the driver to see."""
+    def stamp_alive(self, now: float) -> None:
+        """Stamp the watcher's own sign of life, for the driver to read."""
         self._stamps.watcher.last = Stamp(
             ARMED, self._generation, os.getpid(), now, 0.0, self._fired
         )
@@ -212,9 +213,9 @@ class Watcher:
 
 
 def take_over(fd: int, stamps: Stamps, generation: int, sleep: Callable[[float], None]) -> bool:
-    """Become the one watcher; a former one lets go as soon as this start's driver stamps.
+    """Become the only watcher; an older one lets go as soon as this start's driver stamps.
 
-    False when a later start's is to be it.
+    Returns False when a later start's watcher is to have the lock.
     """
     since: float | None = None
     while True:
@@ -235,11 +236,11 @@ def take_over(fd: int, stamps: Stamps, generation: int, sleep: Callable[[float],
             if now - since > TAKE_OVER_S_MAX:
                 _kill(stamps.watcher.read().pid)
                 since = None
-        sleep(LOOK_S)
+        sleep(CHECK_PERIOD_S)
 
 
 def _kill(pid: int) -> None:
-    """End a former watcher that is stopped, if it still is one."""
+    """End an older watcher that is stopped, if the process still is one."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - pathlib is too large here
             if os.path.basename(__file__).encode() in file.read():  # noqa: PTH119
@@ -248,8 +249,8 @@ def _kill(pid: int) -> None:
         pass
 
 
-def settle(priority: int, *, lock_memory: bool) -> None:
-    """Real-time priority and locked memory, where allowed: without them it is later, not wrong."""
+def get_priority_and_memory(priority: int, *, lock_memory: bool) -> None:
+    """Get real-time priority and locked memory, where allowed; without them it only runs later."""
     gc.disable()  # nothing here makes cycles
     if priority:
         try:
@@ -271,21 +272,21 @@ def _warn(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Watch until there is nothing left to watch; 2 when it cannot."""
+    """Watch until there is nothing left to watch; return 2 when that is impossible."""
     path, generation, priority, lock_memory, kernel_log, sysrq, kind, *command = arguments
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         stamps = Stamps(mmap.mmap(fd, STAMPS_BYTES))
         log = WatcherLog(kernel_log)
-        action = Action(kind, command, sysrq, log)
+        action = FiringAction(kind, command, sysrq, log)
     except (OSError, ValueError) as error:
         _warn(f"cannot watch: {error}")
         return 2
-    settle(int(priority), lock_memory=lock_memory == "1")
+    get_priority_and_memory(int(priority), lock_memory=lock_memory == "1")
     inode = os.fstat(fd).st_ino
 
     def is_current() -> bool:
-        """A driver that found no file has made another, and has a watcher of its own."""
+        """Return False when another file has replaced this one: its driver has its own watcher."""
         try:
             return os.stat(path).st_ino == inode  # noqa: PTH116 - pathlib is too large here
         except OSError:
@@ -294,12 +295,12 @@ def main(arguments: list[str]) -> int:
     watcher = Watcher(stamps, int(generation), action, log, is_current)
     if not take_over(fd, stamps, int(generation), time.sleep):
         return 0
-    watcher.say(time.monotonic())
+    watcher.stamp_alive(time.monotonic())
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)  # the driver's log does not stay open for its sake
+        os.dup2(null, descriptor)  # the watcher must not keep the driver's log open
     while watcher.watch(time.monotonic()):
-        time.sleep(LOOK_S)
+        time.sleep(CHECK_PERIOD_S)
     return 0
 
 

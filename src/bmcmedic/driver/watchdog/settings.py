@@ -1,4 +1,4 @@
-"""What the watchdog is to do, checked with its numbers before anything is armed."""
+"""The watchdog's settings; their numbers are checked before anything is armed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from bmcmedic.ipmi.commands.watchdog import (
 from bmcmedic.service.settings_conflicts import ConflictingSettings, SettingsConflict
 
 TIMEOUT_S_DEFAULT = 120.0
-"""At least; a slow interface gets more."""
+"""Shortest default time-out, in seconds; a slow interface gets a longer one."""
 PAT_PERIOD_S_MAX = 30.0
 PAT_PERIOD_S_MIN = 0.1
 PAT_EXCHANGE_S = 5.0
-"""What a pat itself may take, once it is its turn, and still succeed: one time limit of KCS."""
-PATS_A_TIMEOUT = 8
-"""The period is this part of the time-out unless it is set."""
-PRETIMEOUTS_A_TIMEOUT = 4
-"""So is the BMC's own warning, where there is one: FreeBSD's quarter."""
+"""Time that a pat itself may take once it is its turn, in seconds: one time limit of KCS."""
+PATS_PER_TIMEOUT = 8
+"""The time-out divided by this is the pat period, unless that is set."""
+PRETIMEOUTS_PER_TIMEOUT = 4
+"""The time-out divided by this is the BMC's pretimeout, where there is one: FreeBSD's quarter."""
 CHECK_OUTPUT_BYTES_MAX = 4096
 
 
 class ShutdownKind(Enum):
-    """What becomes of the BMC's timer when the driver ends in order."""
+    """What happens to the BMC's timer when the driver ends in order."""
 
     DISARM = "disarm"
     KEEP = "keep"
@@ -46,18 +46,18 @@ class ShutdownPolicy:
 
     kind: ShutdownKind = ShutdownKind.DISARM
     countdown_s: float = 0.0
-    """For REARM."""
+    """Countdown for REARM, in seconds."""
 
     def __post_init__(self) -> None:
         if self.kind is ShutdownKind.REARM and not 0 < self.countdown_s <= COUNTDOWN_S_MAX:
             raise ConfigurationError(
-                f"the countdown after a shutdown is above 0 and at most {COUNTDOWN_S_MAX:g} s: "
-                f"{self.countdown_s:g} s"
+                f"the countdown after a shutdown must be above 0 and at most "
+                f"{COUNTDOWN_S_MAX:g} s: {self.countdown_s:g} s"
             )
 
     @classmethod
     def parse(cls, text: str) -> ShutdownPolicy:
-        """`disarm`, `keep`, or `rearm:SECONDS`; raises ConfigurationError."""
+        """Parse `disarm`, `keep` or `rearm:SECONDS`; raises ConfigurationError."""
         word, colon, seconds = text.partition(":")
         if word == ShutdownKind.REARM.value and colon:
             try:
@@ -67,13 +67,13 @@ class ShutdownPolicy:
         elif text in (ShutdownKind.DISARM.value, ShutdownKind.KEEP.value):
             return cls(ShutdownKind(text))
         raise ConfigurationError(
-            f"at shutdown the watchdog can be told disarm, keep or rearm:SECONDS, not {text!r}"
+            f"the shutdown policy is disarm, keep or rearm:SECONDS, not {text!r}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """A command that tells whether the host is well: it ends with 0, in time."""
+    """A command that exits with 0 in time if the host is well."""
 
     argv: tuple[str, ...]
     period_s: float = 10.0
@@ -82,30 +82,31 @@ class CheckSettings:
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0].startswith("/"):
             raise ConfigurationError(
-                "the check command begins with an absolute path, since it runs without a search "
-                f"path of yours: {' '.join(self.argv) or 'nothing'}"
+                "the check command must begin with an absolute path, because it runs without your "
+                f"search path: {' '.join(self.argv) or 'nothing'}"
             )
-        _above_zero("check period", self.period_s)
-        _above_zero("check deadline", self.deadline_s)
+        _require_above_zero("check period", self.period_s)
+        _require_above_zero("check deadline", self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
 class WatchdogSettings:
     """The BMC's timer, the pats, and the software pretimeout before it.
 
-    Units: seconds. Raises: Conflicts, all with their numbers, when built with what cannot work.
+    Units: seconds.
+    Raises: ConflictingSettings, with all numbers, when built with settings that cannot work.
     """
 
     timeout_s: float = TIMEOUT_S_DEFAULT
     action: TimeoutAction = TimeoutAction.HARD_RESET
     pretimeout_s: int = 0
-    """The BMC's own warning: so long before the time-out."""
+    """The BMC's own warning comes this long before the time-out, in whole seconds."""
     pretimeout_interrupt: PretimeoutInterrupt = PretimeoutInterrupt.NONE
-    pat_period_s: float = TIMEOUT_S_DEFAULT / PATS_A_TIMEOUT
+    pat_period_s: float = TIMEOUT_S_DEFAULT / PATS_PER_TIMEOUT
     pretimeout_limit_s: float = TIMEOUT_S_DEFAULT / 2
-    """The software pretimeout: it fires when the host has not patted for longer."""
+    """The software pretimeout fires when the host has not patted for longer than this."""
     verify_every_pats: int = 4
-    """Before each n-th pat the BMC is asked whether its timer is still as it was set."""
+    """Before every n-th pat the BMC is asked whether its timer is still as it was set."""
     shutdown: ShutdownPolicy = ShutdownPolicy()
     check: CheckSettings | None = None
 
@@ -128,10 +129,10 @@ class WatchdogSettings:
         shutdown: ShutdownPolicy = ShutdownPolicy(),
         check: CheckSettings | None = None,
     ) -> WatchdogSettings:
-        """What was set, and for the rest what fits the interface.
+        """Return the given settings, and for the rest values that fit the interface.
 
-        Units: seconds; `exchange_s_max`: how long one exchange can hold the interface.
-        Raises: Conflicts, all that there are, when it cannot work.
+        Units: seconds; `exchange_s_max` is how long one exchange can hold the interface.
+        Raises: ConflictingSettings with all contradictions.
         """
         warns = pretimeout_interrupt is not PretimeoutInterrupt.NONE
         if timeout_s is None:
@@ -140,16 +141,16 @@ class WatchdogSettings:
             )
             share = 1.0
             if pat_period_s is None:
-                share -= 1 / PATS_A_TIMEOUT
+                share -= 1 / PATS_PER_TIMEOUT
             if warns and pretimeout_s is None:
-                share -= 1 / PRETIMEOUTS_A_TIMEOUT
+                share -= 1 / PRETIMEOUTS_PER_TIMEOUT
             timeout_s = max(TIMEOUT_S_DEFAULT, float(math.ceil(least_s / share)))
         _require_timeout(timeout_s)
         if pretimeout_s is None:
-            quarter_s = int(timeout_s) // PRETIMEOUTS_A_TIMEOUT
+            quarter_s = int(timeout_s) // PRETIMEOUTS_PER_TIMEOUT
             pretimeout_s = min(PRETIMEOUT_INTERVAL_S_MAX, quarter_s) if warns else 0
         if pat_period_s is None:
-            pat_period_s = min(PAT_PERIOD_S_MAX, timeout_s / PATS_A_TIMEOUT)
+            pat_period_s = min(PAT_PERIOD_S_MAX, timeout_s / PATS_PER_TIMEOUT)
         has_limit = pretimeout_limit_s is not None
         if pretimeout_limit_s is None:
             checked_s = check.deadline_s if check is not None else 0.0
@@ -159,7 +160,7 @@ class WatchdogSettings:
         found: list[SettingsConflict] = []
         settings: WatchdogSettings | None = None
         if pretimeout_s != int(pretimeout_s):
-            text = f"the BMC's pretimeout is whole seconds: {pretimeout_s:g} s"
+            text = f"the BMC's pretimeout must be whole seconds: {pretimeout_s:g} s"
             found.append(SettingsConflict(text, ("pretimeout_s",)))
         found += _room_conflicts(timeout_s, pretimeout_s, pat_period_s, exchange_s_max)
         found += _shutdown_conflicts(shutdown, timeout_s)
@@ -177,21 +178,25 @@ class WatchdogSettings:
         except ConflictingSettings as error:
             found += error.conflicts
         if settings is None or found:
-            raise ConflictingSettings(_not_merely_derived(found, has_limit=has_limit))
+            raise ConflictingSettings(_without_derived_conflicts(found, has_limit=has_limit))
         return settings
 
     def require_room(self, exchange_s_max: float) -> None:
-        """Refuse a countdown that a pat could miss though nothing is wrong with host or BMC.
+        """Refuse a countdown that a pat could miss although host and BMC are healthy.
 
-        A pat can be due at the end of a period, find an exchange in flight, and has one of its own.
-        Raises: Conflicts with the numbers.
+        A pat can be due at the end of a period, find an exchange in flight, and need one of its
+        own.
+        Raises: ConflictingSettings with the numbers.
         """
         numbers = self.timeout_s, self.pretimeout_s, self.pat_period_s
         if found := [*_room_conflicts(*numbers, exchange_s_max)]:
             raise ConflictingSettings(found)
 
     def lengthened(self, timeout_s: float) -> WatchdogSettings:
-        """The same with a longer time-out; raises ConfigurationError for a shorter one."""
+        """Return the settings with a longer time-out.
+
+        Raises ConfigurationError for a shorter one.
+        """
         if timeout_s < self.timeout_s:
             raise ConfigurationError(
                 f"the watchdog time-out of {self.timeout_s:g} s can be lengthened, "
@@ -201,9 +206,9 @@ class WatchdogSettings:
 
     @property
     def set_request(self) -> SetWatchdogTimerReq:
-        """What the BMC's timer is set with; one that runs already runs on, with the new time.
+        """The request that sets the BMC's timer; a running timer keeps running, with the new time.
 
-        So a driver that dies before the pat that would start it leaves no host unwatched.
+        So a driver that dies before the first pat does not leave the host unwatched.
         """
         return SetWatchdogTimerReq(
             dont_stop=True,
@@ -216,19 +221,22 @@ class WatchdogSettings:
 
     @property
     def disarm_request(self) -> SetWatchdogTimerReq:
-        """Set without `dont_stop` stops the timer; the countdown stays, should a pat come late."""
+        """The request that stops the timer, as any set without `dont_stop` does.
+
+        It keeps the countdown in case a late pat restarts the timer.
+        """
         return SetWatchdogTimerReq(
             use=TimerUse.SMS_OS, action=TimeoutAction.NONE, initial_countdown_s=self.timeout_s
         )
 
     @property
     def rearm_s(self) -> float:
-        """The countdown for a shutdown: never less than a time-out lengthened by order."""
+        """The countdown for a shutdown; never shorter than a time-out lengthened by order."""
         return max(self.shutdown.countdown_s, self.timeout_s)
 
     @property
     def rearm_request(self) -> SetWatchdogTimerReq:
-        """What the timer is left with for a shutdown: nobody is there to be warned."""
+        """The request that arms the timer for a shutdown; a host that is gone needs no warning."""
         action = self.action
         if action is TimeoutAction.NONE:
             action = TimeoutAction.POWER_CYCLE
@@ -242,7 +250,7 @@ class WatchdogSettings:
     def _timer_conflicts(self) -> Iterator[SettingsConflict]:
         if not 0 <= self.pretimeout_s <= PRETIMEOUT_INTERVAL_S_MAX:
             yield SettingsConflict(
-                f"the BMC's pretimeout is 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: "
+                f"the BMC's pretimeout must be 0 to {PRETIMEOUT_INTERVAL_S_MAX} s: "
                 f"{self.pretimeout_s} s",
                 ("pretimeout_s",),
             )
@@ -276,15 +284,15 @@ class WatchdogSettings:
             )
         if self.verify_every_pats < 1:
             yield SettingsConflict(
-                f"the timer is looked at before every n-th pat, n from 1: {self.verify_every_pats}",
+                f"the timer is read before every n-th pat, n from 1: {self.verify_every_pats}",
                 ("verify_every_pats",),
             )
 
     def _check_conflicts(self) -> Iterator[SettingsConflict]:
         if self.check is None:
             return
-        # While a check runs the host counts as well up to its start alone, and a pat may be due
-        # as late as a period after its end.
+        # While a check runs, the host counts as well only up to the check's start. A pat may be due
+        # as late as a period after the check's end.
         longest_s = self.check.deadline_s + WAITING_S_MAX + self.pat_period_s
         if longest_s > self.pretimeout_limit_s:
             yield SettingsConflict(
@@ -301,7 +309,7 @@ _LIMIT_NAMES = ("pretimeout_limit_s", "check", "pat_period_s", "timeout_s")
 def _room_conflicts(
     timeout_s: float, pretimeout_s: float, pat_period_s: float, exchange_s_max: float
 ) -> Iterator[SettingsConflict]:
-    """Where a pat could miss the countdown; see `WatchdogSettings.require_room`."""
+    """Yield a contradiction where a pat could miss the countdown; see `require_room`."""
     needed_s = pat_period_s + exchange_s_max + PAT_EXCHANGE_S
     if timeout_s - pretimeout_s >= needed_s:
         return
@@ -309,7 +317,7 @@ def _room_conflicts(
     least_s = math.ceil(needed_s + pretimeout_s)
     yield SettingsConflict(
         f"a watchdog time-out of {timeout_s:g} s{less} is too short: a pat is sent every "
-        f"{pat_period_s:g} s, can find an exchange under way that takes up to "
+        f"{pat_period_s:g} s, can find an exchange in flight that takes up to "
         f"{exchange_s_max:g} s here, and takes up to {PAT_EXCHANGE_S:g} s itself, together "
         f"{needed_s:g} s; make the time-out {least_s} s or more",
         ("timeout_s", "pat_period_s", "pretimeout_s"),
@@ -317,7 +325,7 @@ def _room_conflicts(
 
 
 def _shutdown_conflicts(shutdown: ShutdownPolicy, timeout_s: float) -> Iterator[SettingsConflict]:
-    """A countdown after a shutdown that would be shorter than the time-out."""
+    """Yield a contradiction where the countdown after a shutdown is shorter than the time-out."""
     after_s = shutdown.countdown_s
     if shutdown.kind is ShutdownKind.REARM and after_s < timeout_s:
         yield SettingsConflict(
@@ -327,10 +335,10 @@ def _shutdown_conflicts(shutdown: ShutdownPolicy, timeout_s: float) -> Iterator[
         )
 
 
-def _not_merely_derived(
+def _without_derived_conflicts(
     found: list[SettingsConflict], *, has_limit: bool
 ) -> list[SettingsConflict]:
-    """Without what nobody set: a limit that only follows from a period that is refused itself."""
+    """Drop the conflict of a derived limit that only follows from a refused period."""
     is_period_refused = any(each.names[0] == "pat_period_s" for each in found)
     if has_limit or not is_period_refused:
         return found
@@ -340,11 +348,11 @@ def _not_merely_derived(
 def _require_timeout(timeout_s: float) -> None:
     if not 0 < timeout_s <= COUNTDOWN_S_MAX:
         raise ConfigurationError(
-            f"the watchdog time-out is above 0 and at most {COUNTDOWN_S_MAX:g} s, all that a "
+            f"the watchdog time-out must be above 0 and at most {COUNTDOWN_S_MAX:g} s, all that a "
             f"BMC's timer holds: {timeout_s:g} s"
         )
 
 
-def _above_zero(what: str, seconds: float) -> None:
+def _require_above_zero(what: str, seconds: float) -> None:
     if not 0 < seconds < math.inf:
-        raise ConfigurationError(f"the {what} is above 0 s: {seconds:g} s")
+        raise ConfigurationError(f"the {what} must be above 0 s: {seconds:g} s")

@@ -1,7 +1,7 @@
-"""The watchdog: the thread that pats, and what it does about everything that can go wrong.
+"""The watchdog: the thread that pats, and how it handles everything that can go wrong.
 
-A pat that fails, a BMC that restarted, a timer that somebody else stopped: each is counted and
-reported, and the patting goes on. Only the check command stops the pats, and an order to.
+A failed pat, a restarted BMC and a timer that another program stopped are counted and reported, and
+the patting goes on. Only the check command and an order stop the pats.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from bmcmedic.driver.watchdog.check import HostCheck, NoCheck
 from bmcmedic.driver.watchdog.pat_paths import PatPath, TimerNotSet
@@ -20,33 +20,41 @@ from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 from bmcmedic.service.runtime import Runtime
 
 RETRY_S = 5.0
-"""After a pat that failed the next one comes so soon, unless the period is shorter."""
+"""Time from a failed pat to the next attempt, in seconds, unless the period is shorter."""
 UNWELL_PAUSE_S = 0.5
-"""While the check command fails, it is looked at this often."""
+"""How often a failing check command is polled, in seconds."""
 ORDERS_MAX = 16
-_LOOK_SHARE_MAX = 0.25
-"""Of the time between two pats, which a look at the timer may take as far as is known."""
+_READ_SHARE_MAX = 0.25
+"""Largest share of the time between two pats that reading the timer may take, as expected from the
+last pat."""
 _WAITING_S_MIN = 0.1
-"""Signs of life while a request waits need not come faster."""
+"""Shortest time between two signs of life while a request waits, in seconds."""
 
 Observer = Callable[[float, float, float, bool], None]
-"""Told of each pat: when it was due, was begun and came back, and whether it succeeded."""
+"""Gets for each pat when it was due, begun and answered, and whether it succeeded."""
 
 
 class WatchdogOrder(Enum):
-    """What others may ask of the watchdog."""
+    """What others may order the watchdog to do."""
 
     LENGTHEN = "lengthen"
     DISARM = "disarm"
     RESUME = "resume"
 
 
-class Watchdog:
-    """Sets the BMC's timer, pats it, and looks after it.
+class _TimerAnomaly(NamedTuple):
+    """How the BMC's timer differs from what was set."""
 
-    `run` is the body of the pat thread, and `set`, `pat`, `get` and `disarm` are for it alone, or
-    for whoever runs before or after it. Orders, `stop` and `status` are for any thread, and never
-    block.
+    is_stopped: bool
+    text: str
+
+
+class Watchdog:
+    """Sets the BMC's timer, pats it, and verifies it.
+
+    `run` is the body of the pat thread. Only that thread, or code that runs before or after it,
+    calls `set`, `pat`, `get` and `disarm`. Any thread may call the orders, `stop` and `status`,
+    which never block.
     """
 
     def __init__(
@@ -76,15 +84,15 @@ class Watchdog:
         self.observer = observer
         self._wakeup = runtime.signal()
         self._orders: deque[tuple[WatchdogOrder, WatchdogSettings]] = deque(maxlen=ORDERS_MAX)
-        self._obeying = False
+        self._carrying_out = False
         self._stopping = False
         self._needs_set = True
         self._in_charge = True
         self._stop_timer = False
-        """The timer is still to be stopped, by order."""
+        """Whether the timer is still to be stopped, by order."""
         self._unwell: str | None = None
         self._failure: str | None = None
-        self._odd: str | None = None
+        self._anomaly: _TimerAnomaly | None = None
         self._last_good_at: float | None = None
         self._latency_s = 0.0
         self._latency_s_max = 0.0
@@ -93,19 +101,19 @@ class Watchdog:
         self._pats_unverified = 0
         self._waiting_at = self._due_at
 
-    # ------------------------------------------------------------------- what the pat thread does
+    # ------------------------------------------------------------------------- the pat thread
 
     def run(self) -> None:
-        """The pat thread's body: pats until `stop`, then does as the shutdown policy says."""
+        """Pat until `stop`, then apply the shutdown policy; the pat thread runs this."""
         monotonic = self._runtime.monotonic
         self._due_at = monotonic()
         if self._callout is not None:
             self._callout.arm()
         while not self._stopping:
             while self._orders:
-                self._obeying = True
-                self._obey(*self._orders.popleft())
-                self._obeying = False
+                self._carrying_out = True
+                self._carry_out(*self._orders.popleft())
+                self._carrying_out = False
             now = monotonic()
             if not self._in_charge:
                 wake_at = self._stay_disarmed(now)
@@ -123,13 +131,16 @@ class Watchdog:
         self._shut_down()
 
     def set(self, deadline: float) -> None:
-        """Set the timer as the settings say; the next pat starts it."""
+        """Set the timer as configured; the next pat starts it."""
         self._path.set(self.settings, deadline, self._waiting)
         self._needs_set = False
         self.counts["sets"] += 1
 
     def pat(self, deadline: float) -> None:
-        """Start the timer over; set it first where it never was, or where the BMC lost it."""
+        """Restart the timer's countdown.
+
+        Set it first where it never was, or where the BMC lost it.
+        """
         if self._needs_set:
             self.set(deadline)
         try:
@@ -142,7 +153,7 @@ class Watchdog:
             self._path.pat(deadline, self._waiting)
 
     def get(self, deadline: float) -> GetWatchdogTimerRsp | None:
-        """The timer as the BMC has it; None where the way to it cannot tell."""
+        """Return the timer as the BMC has it; None where the path cannot read it."""
         return self._path.get(deadline, self._waiting)
 
     def disarm(self, deadline: float) -> None:
@@ -157,20 +168,20 @@ class Watchdog:
         self._order(WatchdogOrder.LENGTHEN, self._configured.lengthened(timeout_s))
 
     def order_disarm(self) -> None:
-        """Stop the timer, and pat no more until `order_resume`."""
+        """Stop the timer and send no pats until `order_resume`."""
         self._order(WatchdogOrder.DISARM, self._configured)
 
     def order_resume(self) -> None:
-        """Go on as configured."""
+        """Return to the configured settings."""
         self._order(WatchdogOrder.RESUME, self._configured)
 
     def stop(self) -> None:
-        """Let `run` do as the shutdown policy says, and return."""
+        """Let `run` apply the shutdown policy and return."""
         self._stopping = True
         self._wakeup.set()
 
     def status(self) -> dict[str, Any]:
-        """What it is doing; durations in seconds."""
+        """Return the watchdog's state as JSON data; durations are in seconds."""
         now = self._runtime.monotonic()
         last_good_at = self._last_good_at
         return {
@@ -192,12 +203,12 @@ class Watchdog:
     @property
     def is_at_rest(self) -> bool:
         """Whether it is disarmed by order, and sends nothing until the next order."""
-        # In the order in which they change, as the pat thread may be at it.
-        return not (self._orders or self._obeying or self._stop_timer or self._in_charge)
+        # Read in the order in which they change, because the pat thread may be changing them.
+        return not (self._orders or self._carrying_out or self._stop_timer or self._in_charge)
 
     @property
     def request_s_max(self) -> float:
-        """The deadline of each request: one exchange under way, and one of its own."""
+        """Longest time of one request, in seconds: an exchange in flight and the request's own."""
         return 2 * self._path.exchange_s_max + PAT_EXCHANGE_S
 
     # ------------------------------------------------------------------------------------ inside
@@ -206,7 +217,7 @@ class Watchdog:
         self._orders.append((order, settings))
         self._wakeup.set()
 
-    def _obey(self, order: WatchdogOrder, settings: WatchdogSettings) -> None:
+    def _carry_out(self, order: WatchdogOrder, settings: WatchdogSettings) -> None:
         self._report(f"ordered to {order.value} the watchdog")
         self.counts["orders"] += 1
         self._stop_timer = order is WatchdogOrder.DISARM
@@ -223,16 +234,16 @@ class Watchdog:
             self._callout.arm()
 
     def _stay_disarmed(self, now: float) -> float | None:
-        """Stop the timer, as often as it takes; say when to try again."""
+        """Stop the timer, retrying until it works; return when to try again."""
         if not self._stop_timer:
             return None
         try:
             self.disarm(now + self.request_s_max)
         except (BmcmedicError, OSError) as error:
-            self._failed("the watchdog timer could not be stopped", error)
+            self._note_failure("the watchdog timer could not be stopped", error)
             return self._runtime.monotonic() + RETRY_S
         self._stop_timer = False
-        self._worked()
+        self._note_recovery()
         return None
 
     def _is_unwell(self, now: float) -> bool:
@@ -250,51 +261,51 @@ class Watchdog:
             self.pat(now + self.request_s_max)
             good = True
         except (BmcmedicError, OSError) as error:
-            self._failed("a pat failed", error)
+            self._note_failure("a pat failed", error)
         done_at = self._runtime.monotonic()
-        self._alive()
+        self._stamp_alive()
         if good:
-            self._good(due_at, now, done_at)
+            self._note_success(due_at, now, done_at)
         pause_s = settings.pat_period_s if good else min(settings.pat_period_s, RETRY_S)
         self._due_at = max(due_at + pause_s, done_at) if good else done_at + pause_s
         self._pats_unverified += good
         self._verify_at = None
         pause_s = self._due_at - done_at
-        # A BMC so slow that a look might not be over by the next pat is not looked at.
-        has_time = self._latency_s < pause_s * _LOOK_SHARE_MAX
+        # The timer of a slow BMC is not read: the answer might not come before the next pat.
+        has_time = self._latency_s < pause_s * _READ_SHARE_MAX
         if good and has_time and self._pats_unverified >= settings.verify_every_pats:
             self._verify_at = done_at + pause_s / 2
         if self.observer is not None:
             self.observer(due_at, now, done_at, good)
 
-    def _good(self, due_at: float, begun_at: float, done_at: float) -> None:
+    def _note_success(self, due_at: float, begun_at: float, done_at: float) -> None:
         self.counts["pats"] += 1
         self._last_good_at = done_at
         self._latency_s = done_at - begun_at
         self._latency_s_max = max(self._latency_s_max, done_at - due_at)
-        self._worked()
+        self._note_recovery()
 
     def _verify(self) -> None:
-        """Between two pats: is the timer still as it was set? Asked no longer than to the next."""
+        """Check between two pats whether the timer is still as it was set."""
         self._verify_at = None
         self._pats_unverified = 0
         try:
-            timer = self.get(self._due_at)
+            timer = self.get(self._due_at)  # the next pat does not wait for it
         except (BmcmedicError, OSError):
             self.counts["looks_failed"] += 1
             return
-        odd = None if timer is None else self._oddity(timer)
-        if odd is not None:
-            self.counts["found_stopped" if odd == _STOPPED else "found_changed"] += 1
+        anomaly = None if timer is None else self._find_anomaly(timer)
+        if anomaly is not None:
+            self.counts["found_stopped" if anomaly.is_stopped else "found_changed"] += 1
             self._needs_set = True
             self._due_at = self._runtime.monotonic()
-            if odd != self._odd:
-                self._report(f"{odd}; it is set again and started")
-        self._odd = odd
+            if anomaly != self._anomaly:
+                self._report(f"{anomaly.text}; it is set again and started")
+        self._anomaly = anomaly
 
-    def _oddity(self, timer: GetWatchdogTimerRsp) -> str | None:
+    def _find_anomaly(self, timer: GetWatchdogTimerRsp) -> _TimerAnomaly | None:
         if not timer.running:
-            return _STOPPED
+            return _TimerAnomaly(True, "another program has stopped the watchdog timer")
         wanted = self.settings.set_request
         for name, found, set_to in (
             ("use", timer.use.name, wanted.use.name),
@@ -308,31 +319,32 @@ class Watchdog:
             ),
         ):
             if found != set_to:
-                return (
+                return _TimerAnomaly(
+                    False,
                     f"the watchdog timer's {name} is {found}, not {set_to}: "
-                    "somebody else has set it, or the BMC did not take it"
+                    "another program has set it, or the BMC did not take it",
                 )
         return None
 
-    def _alive(self) -> None:
-        """A sign of life, as far as the check command lets it be one."""
+    def _stamp_alive(self) -> None:
+        """Stamp a sign of life, as far as the check command confirms it."""
         if self._callout is not None:
             self._callout.reset(self._check.good_until(self._runtime.monotonic()))
 
     def _waiting(self) -> None:
-        """The same while a request waits for the BMC; called as often as anybody likes."""
+        """Stamp a sign of life while a request waits for the BMC; may be called at any rate."""
         now = self._runtime.monotonic()
         if now - self._waiting_at >= _WAITING_S_MIN:
             self._waiting_at = now
-            self._alive()
+            self._stamp_alive()
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _note_failure(self, what: str, error: Exception) -> None:
         self.counts["failures"] += 1
         if self._failure is None:
             self._report(f"{what}: {error}")
         self._failure = str(error)
 
-    def _worked(self) -> None:
+    def _note_recovery(self) -> None:
         if self._failure is not None:
             self._report("the watchdog timer can be reached again")
             self._failure = None
@@ -342,24 +354,23 @@ class Watchdog:
         deadline = self._runtime.monotonic() + self.request_s_max
         try:
             if not self._in_charge and not self._stop_timer:
-                pass  # it was stopped by order, and stays so
+                pass  # it was stopped by order, and stays stopped
             elif policy.kind is ShutdownKind.DISARM or not self._in_charge:
                 self.disarm(deadline)
                 self._report("the watchdog timer is stopped")
             elif policy.kind is ShutdownKind.REARM:
                 self._path.rearm(self.settings, deadline, self._waiting)
-                self._report(f"the watchdog timer runs on, for {policy.countdown_s:g} s")
+                self._report(f"the watchdog timer keeps running for {policy.countdown_s:g} s")
             else:
                 if not self._is_unwell(self._runtime.monotonic()):
-                    self.pat(deadline)  # whoever comes next gets all of its time
-                self._report(f"the watchdog timer runs on, for up to {self.settings.timeout_s:g} s")
+                    self.pat(deadline)  # the next program gets the whole countdown
+                self._report(
+                    f"the watchdog timer keeps running for up to {self.settings.timeout_s:g} s"
+                )
         except (BmcmedicError, OSError) as error:
             self._report(
-                f"at shutdown ({policy.kind.value}) the watchdog timer could not be reached, and "
+                f"at shutdown ({policy.kind.value}) the watchdog timer could not be reached; it "
                 f"runs out in {self.settings.timeout_s:g} s or sooner if it runs: {error}"
             )
         if self._callout is not None:
             self._callout.end()
-
-
-_STOPPED = "somebody else has stopped the watchdog timer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bmcmedic.driver.driver import Driver
-from bmcmedic.driver.watchdog.check import CheckResult, Checks
+from bmcmedic.driver.watchdog.check import CheckLoop, CheckResult
 from bmcmedic.driver.watchdog.pat_paths import BmcPats, Waiting
 from bmcmedic.driver.watchdog.pretimeout import (
     STAMPS_BYTES,
@@ -13,7 +13,7 @@ from bmcmedic.driver.watchdog.pretimeout import (
     PretimeoutRule,
     Stamps,
 )
-from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.pretimeout_watcher import CHECK_PERIOD_S
 from bmcmedic.driver.watchdog.watchdog import Watchdog
 from bmcmedic.ipmi.commands.watchdog import UNINITIALIZED
 from bmcmedic.lab.starvation.designs import InterfaceUnderTest
@@ -89,7 +89,7 @@ class Shipped:
         self._at = at
         self._stamps = Stamps(bytearray(STAMPS_BYTES))
         self._rule = PretimeoutRule()
-        self.checks = Checks(settings.check, _Check(observed), runtime, _discard)
+        self.checks = CheckLoop(settings.check, _Check(observed), runtime, _discard)
         interface = driver.interface
         self.watchdog = Watchdog(
             settings,
@@ -107,18 +107,18 @@ class Shipped:
             return self._driver.driver_request(data, deadline, waiting)
 
     def poll_pretimeout(self, _: object = None) -> None:
-        """Poll the pretimeout as the watcher does each `LOOK_S`; polls without effect are skipped.
+        """Poll the pretimeout as the watcher does; polls without effect are skipped.
 
         The poll just before one that may fire is never skipped: the rule compares the two times.
         """
         now = self._observed.runtime.monotonic()
         stamp = self._stamps.driver.last
-        if self._rule.look(stamp, now):
+        if self._rule.should_fire(stamp, now):
             self._observed.pretimeout_fires()
         polls = 1
         if not self._rule.has_fired:
-            polls = max(1, int((stamp.due_at - now) / LOOK_S) - 1)
-        self._at(now + polls * LOOK_S, self.poll_pretimeout, None)
+            polls = max(1, int((stamp.due_at - now) / CHECK_PERIOD_S) - 1)
+        self._at(now + polls * CHECK_PERIOD_S, self.poll_pretimeout, None)
 
     def _patted(self, due_at: float, begun_at: float, done_at: float, good: bool) -> None:  # noqa: ARG002 - as Observer
         self._observed.record.pats.append(StarvationPat(due_at, done_at, good))

@@ -37,15 +37,15 @@ class Bench:
 
     def goes(self) -> None:
         self.breaker.failed(next(self._now), NO_DEVICE, missing=True)
-        self.way.look()
+        self.way.update()
 
     def hangs(self) -> None:
         self.breaker.failed(next(self._now), "no answer in 5 s")
-        self.way.look()
+        self.way.update()
 
     def answers(self) -> None:
         self.breaker.succeeded()
-        self.way.look()
+        self.way.update()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     said = list(bench.log.lines)
-    bench.way.look()
+    bench.way.update()
     assert bench.log.lines == said  # nothing is said twice
 
 
@@ -79,7 +79,7 @@ def test_an_interface_that_goes_and_comes_back(bench: Bench) -> None:
 
 
 def test_an_interface_that_comes_to_a_bmc_that_hangs(bench: Bench) -> None:
-    bench.way.said = BmcStatus.MISSING  # it was said when the driver began
+    bench.way.reported = BmcStatus.MISSING  # it was said when the driver began
     bench.goes()
     assert bench.log.lines == []
     bench.hangs()

@@ -152,7 +152,7 @@ def test_ports_that_nobody_answers_at_are_said_to_be_no_interface(host: Host, ki
     host.nothing_at_ports = "nothing answers at port-io"
     interface = host.interface(kind)
     assert interface.missing == host.nothing_at_ports
-    assert host.said == ["no interface to a BMC yet, looking on: nothing answers at port-io"]
+    assert host.said == ["no interface to a BMC yet; still looking: nothing answers at port-io"]
 
 
 @pytest.mark.parametrize("kind", ["dev-ipmi", "port-io", "auto"])
@@ -192,7 +192,7 @@ def test_the_ports_are_left_alone_while_a_module_may_be_loaded_anew(host: Host) 
 def test_a_device_that_was_asked_for_by_name_and_is_not_there_is_missed(host: Host) -> None:
     host.interface("dev-ipmi")
     assert len(host.said) == 1
-    assert "no interface to a BMC yet, looking on" in host.said[0]
+    assert "no interface to a BMC yet; still looking" in host.said[0]
     host.device_path.touch()
     assert host.interface("dev-ipmi").missing is None
     assert len(host.said) == 1

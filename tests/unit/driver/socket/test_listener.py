@@ -80,7 +80,7 @@ def test_what_a_killed_driver_left_is_replaced(path: Path) -> None:
 
 def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("mine")
-    with pytest.raises(ConfigurationError, match="is no socket"):
+    with pytest.raises(ConfigurationError, match="is not a socket"):
         listen(str(path))
     assert path.read_text() == "mine"
 
@@ -148,8 +148,8 @@ except ConfigurationError as error:
         ("listening", "1", "1", "{} none"),
         ("listening", "0", "", "{} none"),
         ("listening", "2", "", "the driver has one socket, and 2 were passed to it"),
-        ("connected", "1", "", "the socket passed is no Unix stream socket that listens"),
-        ("internet", "1", "", "the socket passed is no Unix stream socket that listens"),
+        ("connected", "1", "", "the socket passed is not a listening Unix stream socket"),
+        ("internet", "1", "", "the socket passed is not a listening Unix stream socket"),
         ("file", "1", "", "no socket was passed"),
     ],
 )

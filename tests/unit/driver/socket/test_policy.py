@@ -6,9 +6,9 @@ import pytest
 
 from bmcmedic.driver.read_commands import READS
 from bmcmedic.driver.socket.policy import (
-    A_READERS,
-    THE_DRIVERS_OWN,
-    THE_WATCHDOGS,
+    DRIVER_ONLY,
+    READER_COMMANDS,
+    WATCHDOG_ONLY,
     Access,
     Peer,
     Rights,
@@ -59,18 +59,18 @@ def test_without_configuration_only_root_is_served() -> None:
 
 
 def test_the_state_that_all_share_is_the_drivers() -> None:
-    for netfn, command in THE_DRIVERS_OWN:
+    for netfn, command in DRIVER_ONLY:
         assert code(netfn, command) == 0xD4
         assert code(netfn, command, target=THE_BMC_ITSELF) == 0xD4
         assert code(netfn, command, in_charge=False) == 0xD4
         assert code(netfn, command, target=SATELLITE) is None
-    assert {(6, 0x2E), (6, 0x30), (6, 0x33)} <= set(THE_DRIVERS_OWN)
-    assert not set(THE_DRIVERS_OWN) & READS
+    assert {(6, 0x2E), (6, 0x30), (6, 0x33)} <= set(DRIVER_ONLY)
+    assert not set(DRIVER_ONLY) & READS
 
 
 def test_nobody_touches_the_watchdog_while_it_is_in_charge() -> None:
-    assert {(6, 0x22), (6, 0x24)} == THE_WATCHDOGS
-    for netfn, command in THE_WATCHDOGS:
+    assert {(6, 0x22), (6, 0x24)} == WATCHDOG_ONLY
+    for netfn, command in WATCHDOG_ONLY:
         assert code(netfn, command) == 0xD5
         assert code(netfn, command, target=THE_BMC_ITSELF) == 0xD5
         assert code(netfn, command, in_charge=False) is None
@@ -94,14 +94,14 @@ def test_a_reader_gets_what_the_specification_gives_a_user_and_no_more() -> None
         if allowed:
             assert command.privilege <= PrivilegeLevel.USER, command
             assert command.idempotent, command
-    for what in A_READERS:
+    for what in READER_COMMANDS:
         assert code(*what, rights=Rights.READ) is None
     assert code(6, 0x01, rights=Rights.READ) is None
     assert code(4, 0x2D, rights=Rights.READ, target=SATELLITE) is None
 
 
 def test_a_reason_says_what_to_do_instead() -> None:
-    for what, told in (((6, 0x24), "op: watchdog"), ((6, 0x34), "give a bridge")):
+    for what, told in (((6, 0x24), "op: watchdog"), ((6, 0x34), "use a bridge")):
         refused = refusal(*what, target=None, rights=Rights.FULL, watchdog_in_charge=lambda: True)
         assert refused is not None
         assert told in refused.reason

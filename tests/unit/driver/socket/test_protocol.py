@@ -168,27 +168,30 @@ def test_what_a_person_types_is_enough() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"netfn": 7}, "netfn of a request is even"),
-        ({"netfn": 64}, "netfn is an integer from 0 to 62"),
-        ({"netfn": True}, "netfn is an integer"),
-        ({"netfn": 6.0}, "netfn is an integer"),
-        ({"command": 256}, "command is an integer from 0 to 255"),
-        ({"lun": 4}, "lun is an integer from 0 to 3"),
-        ({"data": "0"}, "data is text of hexadecimal digits"),
-        ({"data": [1]}, "data is text of hexadecimal digits"),
-        ({"data": "00" * (DATA_BYTES_MAX + 1)}, f"data has {DATA_BYTES_MAX} bytes at most"),
-        ({"deadline_s": -1}, "deadline_s is a number of seconds"),
-        ({"deadline_s": 300.5}, "deadline_s is a number of seconds up to 300"),
-        ({"deadline_s": "5"}, "deadline_s is a number of seconds"),
-        ({"accept_old": 1}, "accept_old is true or false"),
-        ({"bridge": 44}, "bridge is an object"),
+        ({"netfn": 7}, "netfn of a request must be even"),
+        ({"netfn": 64}, "netfn must be an integer from 0 to 62"),
+        ({"netfn": True}, "netfn must be an integer"),
+        ({"netfn": 6.0}, "netfn must be an integer"),
+        ({"command": 256}, "command must be an integer from 0 to 255"),
+        ({"lun": 4}, "lun must be an integer from 0 to 3"),
+        ({"data": "0"}, "data must be text of hexadecimal digits"),
+        ({"data": [1]}, "data must be text of hexadecimal digits"),
+        ({"data": "00" * (DATA_BYTES_MAX + 1)}, f"data may have at most {DATA_BYTES_MAX} bytes"),
+        ({"deadline_s": -1}, "deadline_s must be a number of seconds"),
+        ({"deadline_s": 300.5}, "deadline_s must be a number of seconds up to 300"),
+        ({"deadline_s": "5"}, "deadline_s must be a number of seconds"),
+        ({"accept_old": 1}, "accept_old must be true or false"),
+        ({"bridge": 44}, "bridge must be an object"),
         ({"bridge": {"channel": 6}}, "bridge.address is missing"),
-        ({"bridge": {"channel": 16, "address": 44}}, "bridge.channel is an integer from 0 to 15"),
+        (
+            {"bridge": {"channel": 16, "address": 44}},
+            "bridge.channel must be an integer from 0 to 15",
+        ),
         ({"bridge": {"channel": 6, "address": 44, "to": 1}}, "no key bridge.to"),
         ({"netfunc": 6}, "no key netfunc"),
-        ({"op": "reset"}, "op is request, status, watchdog, cancel, park or resume"),
+        ({"op": "reset"}, "op must be request, status, watchdog, cancel, park or resume"),
         ({"op": "status"}, "no key netfn"),
-        ({"op": ["status"]}, "op is text"),
+        ({"op": ["status"]}, "op must be text"),
     ],
 )
 def test_what_is_wrong_is_said_under_the_id_that_asked(change: dict[str, Any], told: str) -> None:
@@ -199,7 +202,7 @@ def test_what_is_wrong_is_said_under_the_id_that_asked(change: dict[str, Any], t
 
 @pytest.mark.parametrize("bad_id", [None, -1, 2**53, 1.5, True, "1", [1]])
 def test_an_id_is_an_integer_that_every_json_reader_keeps(bad_id: object) -> None:
-    with pytest.raises(BadLine, match="id is an integer") as caught:
+    with pytest.raises(BadLine, match="id must be an integer") as caught:
         decode_question(json.dumps({**GOOD, "id": bad_id}).encode())
     assert caught.value.frame_id is None
 
@@ -207,16 +210,19 @@ def test_an_id_is_an_integer_that_every_json_reader_keeps(bad_id: object) -> Non
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (b'{"id":1,"op":"watchdog","action":"stop"}', "action is get, lengthen, disarm or resume"),
+        (
+            b'{"id":1,"op":"watchdog","action":"stop"}',
+            "action must be get, lengthen, disarm or resume",
+        ),
         (b'{"id":1,"op":"watchdog","action":"lengthen"}', "seconds is missing"),
         (b'{"id":1,"op":"watchdog","action":"lengthen","seconds":6553.6}', "up to 6553.5"),
         (b'{"id":1,"op":"watchdog","action":"disarm","seconds":9}', "no key seconds"),
         (b'{"id":1,"op":"cancel"}', "cancel is missing"),
-        (b'{"id":1,"op":"park","seconds":0.5}', "seconds is 1 to 3600"),
+        (b'{"id":1,"op":"park","seconds":0.5}', "seconds must be 1 to 3600"),
         (b'{"id":1,"op":"park","seconds":3601}', "up to 3600"),
         (b'{"id":1,"op":"resume","seconds":5}', "no key seconds"),
-        (b'{"id":1,"netfn":6,"command":1,"deadline_s":NaN}', "NaN is no JSON"),
-        (b'{"id":1,"netfn":6,"command":1', "no JSON"),
+        (b'{"id":1,"netfn":6,"command":1,"deadline_s":NaN}', "NaN is not JSON"),
+        (b'{"id":1,"netfn":6,"command":1', "not JSON"),
         (b"[1]", "one JSON object"),
     ],
 )
@@ -270,5 +276,5 @@ def test_a_line_has_a_largest_length(tail: bytes) -> None:
     reader.feed(b"12345678" + tail)
     assert reader.has_line
     for _ in range(2):
-        with pytest.raises(LineTooLong, match="8 bytes at most"):
+        with pytest.raises(LineTooLong, match="at most 8 bytes"):
             reader.next_line()

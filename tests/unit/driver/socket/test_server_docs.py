@@ -12,7 +12,7 @@ import pytest
 from bmcmedic.driver.driver import Driver
 from bmcmedic.driver.socket.connection import ServerLimits
 from bmcmedic.driver.socket.errors import ErrorKind, to_error
-from bmcmedic.driver.socket.policy import THE_DRIVERS_OWN, THE_WATCHDOGS
+from bmcmedic.driver.socket.policy import DRIVER_ONLY, WATCHDOG_ONLY
 from bmcmedic.driver.socket.protocol import (
     ANSWER_LINE_BYTES_MAX,
     DATA_BYTES_MAX,
@@ -75,7 +75,7 @@ def test_every_limit_stands_with_its_number() -> None:
 
 
 def test_every_request_kept_back_is_named() -> None:
-    for _, command in {*THE_DRIVERS_OWN, *THE_WATCHDOGS}:
+    for _, command in {*DRIVER_ONLY, *WATCHDOG_ONLY}:
         assert f"0x{command:02X}" in PAGE
 
 

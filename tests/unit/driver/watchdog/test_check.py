@@ -16,8 +16,8 @@ from bmcmedic.driver.watchdog.check import (
     KILLED_S_MAX,
     OUTPUT_SHOWN_CHARACTERS,
     START_LATE_S_MAX,
+    CheckLoop,
     CheckResult,
-    Checks,
     NoCheck,
     ProcessCheck,
 )
@@ -53,7 +53,7 @@ class Bench:
         self.runtime = VirtualRuntime()
         self.command = Command(self.runtime)
         self.said: list[str] = []
-        self.checks = Checks(SETTINGS, self.command, self.runtime, self.said.append)
+        self.checks = CheckLoop(SETTINGS, self.command, self.runtime, self.said.append)
         self.begun_at = self.runtime.now
         self.asked: dict[float, tuple[str | None, float]] = {}
 
@@ -118,8 +118,8 @@ def test_a_failure_is_told_once_holds_until_a_good_one_and_is_told_again() -> No
         41.0: (None, 41.0),
     }
     assert bench.said == [
-        "the check command ended with 1: no disk; nothing is patted until it is well",
-        "the check command is well again; the pats go on",
+        "the check command ended with 1: no disk; no pat is sent until it succeeds",
+        "the check command succeeds again; the pats go on",
     ]
     assert bench.checks.failures == 3
 
@@ -154,7 +154,7 @@ def test_a_thread_that_does_not_come_back_from_it_is_a_failure_too() -> None:
             checks.stop()
             return CheckResult(None)
 
-    checks = Checks(SETTINGS, Stuck(runtime), runtime, lambda _: None)
+    checks = CheckLoop(SETTINGS, Stuck(runtime), runtime, lambda _: None)
     checks.run()
     assert checks.failure(runtime.now) is None
 
@@ -209,7 +209,7 @@ def test_a_command_that_ends_with_0_is_well() -> None:
 def test_a_command_that_fails_says_how() -> None:
     result = shell("echo no disk >&2; exit 3").run(DEADLINE_S)
     assert result == CheckResult("ended with 3", b"no disk\n")
-    assert result.told == "ended with 3: no disk"
+    assert result.text == "ended with 3: no disk"
 
 
 def test_a_command_that_is_killed_says_by_what() -> None:
@@ -260,7 +260,7 @@ def test_a_command_that_talks_without_end_neither_blocks_nor_fills_the_memory() 
     result = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo the end; exit 1").run(DEADLINE_S)
     assert len(result.output) <= CHECK_OUTPUT_BYTES_MAX
     assert result.output.endswith(b"xthe end\n")
-    assert len(result.told) < OUTPUT_SHOWN_CHARACTERS + 50
+    assert len(result.text) < OUTPUT_SHOWN_CHARACTERS + 50
 
 
 def test_who_inherits_its_output_is_not_waited_for(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_one_that_cannot_even_be_killed_is_not_joined_by_another(
         patched.setattr(os, "killpg", lambda pid, _: killed.append(pid))
         check = shell("sleep 1000 & wait")
         assert check.run(0.1).failure == "did not end within 0.1 s"
-    assert check.run(0.1).failure == "still hangs in the kernel, though it was killed"
+    assert check.run(0.1).failure == "still hangs in the kernel, although it was killed"
     (pid,) = killed
     os.killpg(pid, signal.SIGKILL)
     eventually(lambda: check.run(0.1).failure == "did not end within 0.1 s")

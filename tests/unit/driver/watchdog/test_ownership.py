@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_charge
+from bmcmedic.driver.watchdog.ownership import WatchdogMode, require_sole_ownership
 from bmcmedic.errors import ConfigurationError
 
 BMC, KERNEL = WatchdogMode.BMC, WatchdogMode.KERNEL
@@ -39,7 +39,7 @@ class Machine:
 
     def refusal(self, mode: WatchdogMode) -> str:
         with pytest.raises(ConfigurationError) as refused:
-            require_sole_charge(mode, str(self.root))
+            require_sole_ownership(mode, str(self.root))
         return str(refused.value)
 
 
@@ -50,7 +50,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.mark.parametrize("mode", list(WatchdogMode))
 def test_alone_it_may_begin(machine: Machine, mode: WatchdogMode) -> None:
-    assert require_sole_charge(mode, str(machine.root)) == []
+    assert require_sole_ownership(mode, str(machine.root)) == []
 
 
 @pytest.mark.parametrize("mode", list(WatchdogMode))
@@ -61,7 +61,7 @@ def test_systemds_watchdog_is_named_with_its_setting(machine: Machine, mode: Wat
     assert (
         "systemd (RuntimeWatchdogSec= in its system.conf), process 1, has /dev/watchdog" in refusal
     )
-    assert "Two never are" in refusal
+    assert "It may have only one" in refusal
 
 
 def test_a_watchdog_daemon_is_named(machine: Machine) -> None:
@@ -77,14 +77,14 @@ def test_freeipmis_daemon_needs_no_device(machine: Machine) -> None:
 def test_another_kind_of_watchdog_is_no_hindrance_but_is_told(machine: Machine) -> None:
     machine.watchdog("watchdog0", "iTCO_wdt")
     machine.process(1, "systemd", "/sbin/init", "/dev/watchdog0")
-    (note,) = require_sole_charge(BMC, str(machine.root))
+    (note,) = require_sole_ownership(BMC, str(machine.root))
     assert "which is not the BMC's but iTCO_wdt: another timer" in note
 
 
 def test_the_old_name_may_be_either_ones_while_the_module_is_loaded(machine: Machine) -> None:
     machine.watchdog("watchdog0", "iTCO_wdt")
     machine.process(1, "systemd", "/sbin/init", "/dev/watchdog")
-    assert len(require_sole_charge(KERNEL, str(machine.root))) == 1
+    assert len(require_sole_ownership(KERNEL, str(machine.root))) == 1
     machine.module()
     assert "process 1, has /dev/watchdog" in machine.refusal(KERNEL)
 
@@ -92,20 +92,20 @@ def test_the_old_name_may_be_either_ones_while_the_module_is_loaded(machine: Mac
 def test_the_kernels_module_has_the_timer_once_it_is_loaded(machine: Machine) -> None:
     machine.module()
     assert "ipmi_watchdog is loaded" in machine.refusal(BMC)
-    assert require_sole_charge(KERNEL, str(machine.root)) == []
+    assert require_sole_ownership(KERNEL, str(machine.root)) == []
 
 
 def test_a_timer_that_the_kernel_itself_keeps_alive(machine: Machine) -> None:
     machine.watchdog("watchdog0", "IPMI", "active")
-    assert "the kernel's watchdogd, which keeps watchdog0 alive" in machine.refusal(KERNEL)
+    assert "the kernel's watchdogd, which pats watchdog0" in machine.refusal(KERNEL)
 
 
 def test_what_this_very_process_has_open_is_its_own(machine: Machine) -> None:
     machine.process(os.getpid(), "bmcmedic", "bmcmedic driver", "/dev/watchdog")
-    assert require_sole_charge(KERNEL, str(machine.root)) == []
+    assert require_sole_ownership(KERNEL, str(machine.root)) == []
 
 
 def test_who_may_not_look_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "proc/1").mkdir(parents=True)  # and no fd
-    (note,) = require_sole_charge(BMC, str(tmp_path))
-    assert "without root" in note
+    (note,) = require_sole_ownership(BMC, str(tmp_path))
+    assert "only root can see" in note

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bmcmedic.driver.watchdog.pretimeout import (
     ARMED,
     ENDED,
-    HELD_UP_MAX,
+    LATE_CHECKS_MAX,
     MAGIC,
     OFF,
     STAMPS_BYTES,
@@ -170,7 +170,7 @@ def test_a_writer_that_died_in_the_middle_is_followed_by_one_that_goes_on() -> N
 
 
 def looks(both: Both, rule: PretimeoutRule, *times: float) -> list[float]:
-    return [now for now in times if rule.look(both.stamp(), now)]
+    return [now for now in times if rule.should_fire(both.stamp(), now)]
 
 
 def steps(start: float, end: float, step: float = 0.25) -> list[float]:
@@ -221,7 +221,7 @@ def test_a_watcher_that_is_always_held_up_fires_all_the_same() -> None:
     late = [1000.0 + 1.5 * number for number in range(40)]
     fired = looks(both, rule, *late)
     assert len(fired) == 1
-    assert 1000.0 + LIMIT_S < fired[0] <= 1000.0 + LIMIT_S + HELD_UP_MAX * 1.5
+    assert 1000.0 + LIMIT_S < fired[0] <= 1000.0 + LIMIT_S + LATE_CHECKS_MAX * 1.5
 
 
 def test_a_watcher_that_comes_late_fires_at_its_first_look() -> None:
@@ -233,4 +233,4 @@ def test_a_watcher_that_comes_late_fires_at_its_first_look() -> None:
 @pytest.mark.parametrize("state", [OFF, ENDED])
 def test_only_what_is_armed_fires(state: int) -> None:
     rule = PretimeoutRule()
-    assert not rule.look(Stamp(state=state, at=1000.0, limit_s=1.0), 2000.0)
+    assert not rule.should_fire(Stamp(state=state, at=1000.0, limit_s=1.0), 2000.0)

@@ -24,7 +24,7 @@ from bmcmedic.driver.watchdog.pretimeout_process import (
     StampsFile,
     WatcherSettings,
 )
-from bmcmedic.driver.watchdog.pretimeout_watcher import LOOK_S
+from bmcmedic.driver.watchdog.pretimeout_watcher import CHECK_PERIOD_S
 from bmcmedic.errors import ConfigurationError
 from tests.support.polling import eventually
 
@@ -253,10 +253,10 @@ def test_a_watcher_that_died_is_started_again(driver: StandIn) -> None:
 
 def test_a_second_driver_is_refused_with_the_name_of_the_first(driver: StandIn) -> None:
     driver.start()
-    with pytest.raises(ConfigurationError, match=f"process {driver.pid}, has .*two are never"):
+    with pytest.raises(ConfigurationError, match=f"process {driver.pid}, has .*only one may run"):
         StampsFile(driver.folder)
     driver.signal(signal.SIGSTOP)
-    with pytest.raises(ConfigurationError, match="two are never"):
+    with pytest.raises(ConfigurationError, match="only one may run"):
         StampsFile(driver.folder)
     driver.end()
 
@@ -342,13 +342,13 @@ def test_one_that_cannot_begin_is_told_and_not_started_again_and_again(
     watched.watcher.start()
 
     def ended() -> bool:
-        watched.watcher.look_after()
+        watched.watcher.restart_if_ended()
         return watched.said != []
 
     eventually(ended)
-    assert watched.said == ["the pretimeout watcher ended with 2; it is started again"]
+    assert watched.said == ["the pretimeout watcher ended with 2; it is restarted"]
     assert "cannot watch: " in capfd.readouterr().err
-    watched.watcher.look_after()
+    watched.watcher.restart_if_ended()
     assert watched.watcher.pid is None, "only after a while"
     watched.file.close()
 
@@ -356,10 +356,10 @@ def test_one_that_cannot_begin_is_told_and_not_started_again_and_again(
 def test_a_driver_whose_watchdog_is_off_lets_a_former_ones_watcher_go(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
     watched.start()
-    watched.file.end_left_over()
+    watched.file.end_older_watcher()
     assert watched.watcher.wait_until_gone(WAIT_S_MAX)
     assert watched.log.read_text() == ""
-    watched.file.end_left_over()
+    watched.file.end_older_watcher()
     watched.file.close()
 
 
@@ -383,7 +383,7 @@ def test_it_is_small(tmp_path: Path) -> None:
         ({"action": PretimeoutAction.LOG, "command": ("/bin/sync",)}, "the action command runs it"),
         (
             {"action": PretimeoutAction.PANIC, "sysrq_trigger": Path("/nowhere/sysrq")},
-            "/nowhere/sysrq, and that cannot be written here: it needs root",
+            "/nowhere/sysrq, which cannot be written here: it needs root",
         ),
     ],
 )
@@ -406,4 +406,4 @@ def test_a_link_in_the_stamps_files_place_is_not_followed(tmp_path: Path) -> Non
 
 def test_the_machines_own_trigger_and_how_often_it_looks() -> None:
     assert Path("/proc/sysrq-trigger") == SYSRQ_TRIGGER
-    assert LOOK_S <= 0.5, "within the limit and 1 s"
+    assert CHECK_PERIOD_S <= 0.5, "within the limit and 1 s"

@@ -364,7 +364,7 @@ def test_a_shutdown_that_a_silent_bmc_spoils_is_told_and_ends_in_time() -> None:
     bench.runtime.at(bench.after(15.0), silence)
     bench.run(16.0)
     assert bench.runtime.now <= bench.after(16.0) + 2 * bench.watchdog.request_s_max
-    assert "could not be reached, and runs out in 60 s" in bench.said[-1]
+    assert "could not be reached; it runs out in 60 s" in bench.said[-1]
     assert bench.stamps.driver.read().state == ENDED
 
 
