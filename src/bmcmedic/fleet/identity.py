@@ -1,7 +1,8 @@
 """Whether a host and a BMC belong together, by every id that both sides report: pure, no I/O.
 
 `bmcmedic.ipmi.guid` compares two ids in every order of bytes that vendors use. The rules
-`other-host` and `identity-not-proven` in `guardrails` act on the result.
+`other-host` and `identity-not-proven` in `guardrails` act on the result. An id that is void (all
+zeros or all ones) is dropped before, in `observe`.
 """
 
 from __future__ import annotations

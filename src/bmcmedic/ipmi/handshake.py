@@ -2,7 +2,7 @@
 
 Each step takes the payload that the BMC sent and returns the payload to send next. A payload that
 does not belong to this attempt raises RemoteProtocolError and changes nothing. A refusal by the BMC
-raises BmcRefusal.
+raises BmcRefusal. Repetition and time-outs are in `remote_console`.
 """
 
 from __future__ import annotations

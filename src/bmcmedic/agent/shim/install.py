@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,11 +56,20 @@ class OriginalFile:
     """Time of the installation, in seconds since the epoch."""
 
 
+class ShimState(StrEnum):
+    """How much of the shim is in place."""
+
+    INSTALLED = "installed"
+    ABSENT = "absent"
+    HALF = "half"
+    """A step of the installation or of the removal is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShimStatus:
-    """Whether the shim is in place; `state` is installed, absent, or half if a step is missing."""
+    """Whether the shim is in place."""
 
-    state: str
+    state: ShimState
     path: str
     real: str
     sha256: str | None
@@ -124,7 +134,9 @@ class ShimInstall:
         """Return whether the shim is in place."""
         before = self._read_journal()
         parts = (is_shim(str(self.path)), self.real.exists(), self._has_dpkg() and self._is_ours())
-        state = "installed" if all(parts) else "half" if any(parts) else "absent"
+        state = ShimState.ABSENT
+        if any(parts):
+            state = ShimState.INSTALLED if all(parts) else ShimState.HALF
         real = self.real if self.real.exists() else self.path
         sha256 = None if is_shim(str(real)) or not real.exists() else _sha256(real)
         sha256_before = None if before is None else before.sha256

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmcmedic.agent.shim.install import ShimError, ShimInstall
+from bmcmedic.agent.shim.install import ShimError, ShimInstall, ShimState
 from bmcmedic.errors import Refused
 from bmcmedic.host.usage import OneLineParser
 
@@ -51,6 +51,6 @@ def main(arguments: Sequence[str] | None = None, root: Path = Path("/")) -> int:
         return EXIT_REFUSED if isinstance(error, Refused) else EXIT_NOT
     if given.action == "status":
         message = f"{shown.path}: the shim is {shown.state}"
-        status = EXIT_DONE if shown.state == "installed" else EXIT_NOT
+        status = EXIT_DONE if shown.state is ShimState.INSTALLED else EXIT_NOT
     sys.stdout.write((json.dumps(shown.to_json()) if given.json else message) + "\n")
     return status

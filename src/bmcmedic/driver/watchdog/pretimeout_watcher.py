@@ -146,20 +146,35 @@ class FiringAction:
             self._log.write(_NOTICE, f"the command ended with {os.waitstatus_to_exitcode(status)}")
 
 
-def _state(pid: int) -> str:
-    """Return what the driver's process is doing, as text for people."""
+_NO_PROCESS = ""
+_ZOMBIE = "Z"
+_STATE_TEXTS = {
+    _NO_PROCESS: "is gone",
+    "D": "waits in the kernel",
+    "T": "is stopped",
+    "t": "is being traced",
+    _ZOMBIE: "has died",
+}
+
+
+def _state_letter(pid: int) -> str:
+    """Return the state of a process as in proc(5), or `_NO_PROCESS`."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib is too large here
-            letter = file.read().rpartition(b")")[2].split()[0].decode()
+            return file.read().rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
-        return "is gone"
-    words = {"T": "is stopped", "t": "is being traced", "D": "waits in the kernel", "Z": "has died"}
-    return words.get(letter, f"is alive (state {letter}) but does not pat")
+        return _NO_PROCESS
+
+
+def _state(pid: int) -> str:
+    """Return what the driver's process is doing, as text for people."""
+    letter = _state_letter(pid)
+    return _STATE_TEXTS.get(letter, f"is alive (state {letter}) but does not pat")
 
 
 def is_gone(pid: int) -> bool:
     """Return whether the driver's process has died; a stopped one has not."""
-    return _state(pid) in ("is gone", "has died")
+    return _state_letter(pid) in (_NO_PROCESS, _ZOMBIE)
 
 
 class Watcher:

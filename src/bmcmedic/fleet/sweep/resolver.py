@@ -1,4 +1,8 @@
-"""Resolves host names beside a sweep. A look-up blocks, so threads do it."""
+"""Resolves host names beside a sweep. A look-up blocks, so threads do it.
+
+It neither caches a name nor asks for it once only: that two names of one address are one BMC is
+known to `prober`.
+"""
 
 from __future__ import annotations
 

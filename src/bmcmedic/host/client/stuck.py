@@ -203,7 +203,7 @@ def _understood(program: str, cmdline: bytes) -> Tuple[List[str], Optional[str]]
     argv = split_argv(cmdline)
     if len(cmdline) < ARGUMENTS_BYTES_MAX:
         return shortened(redacted(argv, program)), why_excluded(program, argv)
-        # The last word may be cut, so that it would not be recognised as a secret.
+    # The last word may be cut, so that it would not be recognised as a secret.
     return shortened([*redacted(argv[:-1], program), "…"]), TOO_LONG
 
 

@@ -2,7 +2,10 @@
 
 Relief does three things, and each only on proof. It ends stuck clients. It throttles the kernel's
 polling thread while the hang lasts, and puts its limit back when the BMC answers again. It never
-touches the BMC itself. `relieve` is relief by hand. A long-running program calls `step` when
+touches the BMC itself. Which client is stuck is judged in `host.client.stuck`; it is ended, or
+spared, in `end_client`.
+
+`relieve` is relief by hand. A long-running program calls `step` when
 `next_due_at` says so and from time to time, and calls `watch`, which costs next to nothing, in
 between.
 """
