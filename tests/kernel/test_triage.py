@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bmcmedic.fleet.host_evidence.symptoms import parse_host_report
+from bmcmedic.fleet.host_evidence.triage_document import parse_host_report
 from bmcmedic.lab.guest.guest import Guest
 from bmcmedic.lab.sim_process import sim_bmc
 from tests.kernel.conftest import BootGuest

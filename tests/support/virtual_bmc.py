@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bmcmedic.errors import NoAnswer
-from bmcmedic.fleet.host_evidence.symptoms import parse_host_report
 from bmcmedic.fleet.host_evidence.triage_command import TriageFailed
+from bmcmedic.fleet.host_evidence.triage_document import parse_host_report
 from bmcmedic.fleet.link import SESSIONLESS_RETRANSMIT_S, retransmit_after
 from bmcmedic.ipmi.commands.command import Command
 from bmcmedic.ipmi.commands.session import SetSessionPrivilegeLevelReq

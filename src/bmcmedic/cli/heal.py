@@ -28,8 +28,8 @@ from bmcmedic.cli.remediation import (
     times,
 )
 from bmcmedic.errors import ConfigurationError, reason_of
-from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.fleet.host_evidence.triage_command import TriageCommand
+from bmcmedic.fleet.host_evidence.triage_document import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.fleet.inventory import parse_target
 from bmcmedic.fleet.remediation import Remediation
 from bmcmedic.model.heal import HostReport

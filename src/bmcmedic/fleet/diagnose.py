@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bmcmedic.fleet.host_evidence.symptoms import (
+from bmcmedic.fleet.host_evidence.triage_document import (
     BUSY_SYMPTOMS,
     HUNG_SYMPTOMS,
     KIPMI_AT_REST_PERCENT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmcmedic.fleet.host_evidence.symptoms import are_left_over, complaints
+from bmcmedic.fleet.host_evidence.triage_document import are_left_over, complaints
 from bmcmedic.model.heal import HostReport
 
 

@@ -14,7 +14,7 @@ import signal
 from dataclasses import dataclass
 
 from bmcmedic.errors import BmcmedicError, ConfigurationError, reason_of
-from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.fleet.host_evidence.triage_document import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.model.heal import HostReport
 
 TRIAGE_TIMEOUT_S = 60.0

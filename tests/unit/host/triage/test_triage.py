@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, parse_host_report
+from bmcmedic.fleet.host_evidence.triage_document import REPORT_BYTES_MAX, parse_host_report
 from bmcmedic.host.client.stuck import TOO_LONG, WATCHED_TOO_BRIEFLY
 from bmcmedic.host.kernel.proc import Tree
 from bmcmedic.host.triage import capture

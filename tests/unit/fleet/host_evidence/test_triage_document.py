@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmcmedic.errors import ConfigurationError
-from bmcmedic.fleet.host_evidence.symptoms import REPORT_BYTES_MAX, complaints, parse_host_report
+from bmcmedic.fleet.host_evidence.triage_document import (
+    REPORT_BYTES_MAX,
+    complaints,
+    parse_host_report,
+)
 from bmcmedic.model.heal import HostReport
 
 
