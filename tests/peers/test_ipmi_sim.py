@@ -208,8 +208,10 @@ def test_heal_reports_that_a_bmc_which_cannot_restart_needs_repair(bmc: IpmiSim)
 
 def test_an_unsupported_warm_reset_does_not_count_as_recovery(bmc: IpmiSim) -> None:
     done = run("reset", bmc.target, "--warm", "--yes", "--json", *TIMES)
-    assert done.returncode == 1, done.stderr
-    assert document(done.stdout)["verdict"] == "not-back"
+    assert done.returncode == 3, done.stderr
+    output = document(done.stdout)
+    assert (output["verdict"], output["resets_sent"]) == ("refused", 1)
+    assert "--cold" in output["reason"]
 
 
 def test_nothing_is_sent_without_yes_or_a_terminal(bmc: IpmiSim) -> None:

@@ -215,5 +215,6 @@ def test_an_ordered_reset(tmp_path: Path, kind: str) -> None:
         if kind == "--cold":
             assert (done.returncode, output["verdict"]) == (0, "back")
         else:  # it does not support warm reset
-            assert (done.returncode, output["verdict"]) == (1, "not-back")
+            assert (done.returncode, output["verdict"]) == (3, "refused")
+            assert "--cold" in output["reason"]
         assert bmc.requests().count(COLD_RESET) == (kind == "--cold")

@@ -49,6 +49,11 @@ from bmcmedic.model.heal import AnswerKind, BmcQuestion, ObservedAnswer, Remedy
 RESET_TIMEOUT_S = 5.0
 """Time for the answer to the one reset, in seconds; a lost answer is an outcome, not an error."""
 
+RESET_ATTEMPTS_MAX = 4
+"""How often a reset is sent at most; again only after 0xC0, since a busy BMC has not done it."""
+_RESET_PAUSE_FIRST_S = 1.0
+"""Time after the first answer "busy" until the reset is sent again, in seconds."""
+
 _AMBIGUOUS_CODES = frozenset(
     {
         CompletionCode.TIMEOUT,
@@ -297,18 +302,39 @@ class ResetSent:
     outcome: ResetOutcome
     detail: str
     sent_at_s: float
-    """When it was sent, in monotonic seconds."""
+    """When it was sent last, in monotonic seconds."""
+    code: int | None = None
+    """The completion code of a refusal."""
 
 
-async def send_reset(session: BmcSession, time: Timekeeper, remedy: Remedy) -> ResetSent:
-    """Send the one reset; whatever the answer is, a remediation never calls this twice."""
+async def send_reset(
+    session: BmcSession, time: Timekeeper, remedy: Remedy, about_to: Callable[[], None]
+) -> ResetSent:
+    """Send the one reset; whatever the answer is, a remediation never calls this twice.
+
+    A BMC that answers "busy" (0xC0) has not restarted, so after that answer alone the reset is sent
+    again. `about_to` is called right before each packet.
+    """
+    pause_s = _RESET_PAUSE_FIRST_S
+    for _ in range(RESET_ATTEMPTS_MAX - 1):
+        about_to()
+        sent = await _send_reset_once(session, time, remedy)
+        if sent.code != CompletionCode.NODE_BUSY:
+            return sent
+        await time.sleep(pause_s)
+        pause_s *= 2
+    about_to()
+    return await _send_reset_once(session, time, remedy)
+
+
+async def _send_reset_once(session: BmcSession, time: Timekeeper, remedy: Remedy) -> ResetSent:
     request = ColdResetReq() if remedy is Remedy.COLD_RESET else WarmResetReq()
     sent_at_s = time.monotonic()
     try:
         await session.exchange(request, sent_at_s + RESET_TIMEOUT_S)
     except CompletionCodeError as error:
         if error.code not in _AMBIGUOUS_CODES:
-            return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s)
+            return ResetSent(ResetOutcome.DENIED, str(error), sent_at_s, error.code)
         detail = f"{error}; it may have happened, so it is observed"
         return ResetSent(ResetOutcome.UNKNOWN, detail, sent_at_s)
     except BmcRefusal as error:

@@ -146,7 +146,7 @@ def _steps(
     return (
         hold,
         "read the host's power state",
-        f"send one {word} reset to the BMC; it is never repeated",
+        f"send one {word} reset to the BMC; it is repeated only after the answer busy",
         f"leave the BMC alone for {times.quiet_s:g} s",
         f"wait until it answers, at most {times.return_s:g} s from the reset",
         "check that it really restarted, its self-test, and the host's power",

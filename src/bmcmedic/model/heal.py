@@ -221,7 +221,7 @@ class HealVerdict:
     host_untouched: bool | None = None
     evidence: tuple[str, ...] = ()
     resets_sent: int = 0
-    """How many cold or warm resets this program sent: 0 or 1."""
+    """How many reset requests left. More than one: the BMC answered the others with "busy"."""
     watchdog_note: str = ""
     """The line of the evidence about the host's watchdog timer; empty if it was not changed."""
 

@@ -15,7 +15,7 @@ from bmcmedic.fleet.remediation.proof import Proof
 from bmcmedic.fleet.remediation.record import RemediationRecord
 from bmcmedic.ipmi.commands.device import GetDeviceIdReq
 from bmcmedic.ipmi.commands.watchdog import TimeoutAction
-from bmcmedic.ipmi.constants import PrivilegeLevel
+from bmcmedic.ipmi.constants import CompletionCode, PrivilegeLevel
 from bmcmedic.model.heal import (
     AnswerKind,
     BmcDiagnosis,
@@ -23,6 +23,7 @@ from bmcmedic.model.heal import (
     DiagnosisKind,
     IdentityCheck,
     Observation,
+    Remedy,
     RemedyPlan,
 )
 
@@ -218,20 +219,42 @@ class Execution:
     async def _send(self) -> act.ResetSent:
         case = self._case
         name = str(self._record.remedy)
-        await case.journal.record_intent(name, "sending the one reset; it is never repeated")
-        self._record.resets_sent = 1
-        sent = await act.send_reset(self._acting_session(), case.time, self._record.remedy)
-        await self._record.step(name, sent.outcome.value, sent.detail)
+        await case.journal.record_intent(
+            name, "sending the one reset; it is sent again only if the BMC answers that it is busy"
+        )
+        sent = await act.send_reset(
+            self._acting_session(), case.time, self._record.remedy, self._record.note_reset
+        )
+        detail = sent.detail
+        if self._record.resets_sent > 1:
+            detail += f"; sent {self._record.resets_sent} times, because the BMC was busy"
+        await self._record.step(name, sent.outcome.value, detail)
         if sent.outcome is act.ResetOutcome.DENIED:
             self._record.acting_session_lives = True
             self._record.marks_after = await read_host_marks(self._acting_session(), case.time)
-            reason = (
-                f"the BMC refuses to restart: {sent.detail}; it needs on-site work, or a power"
-                " reseat"
-            )
+            ending, advice = _denied(self._record.remedy, sent.code)
+            reason = f"the BMC refuses to restart: {detail}; {advice}"
             self._record.evidence.append(reason)
-            raise Ended(RemediationEnding.NOT_DONE, reason)
+            raise Ended(ending, reason)
         return sent
+
+
+_DENIED_FOR_NOW: dict[int | None, str] = {
+    CompletionCode.NODE_BUSY: "it has not restarted; try again in 5 minutes",
+    CompletionCode.FIRMWARE_UPDATING: "wait until the update is done",
+    CompletionCode.INITIALIZING: "it restarts already; look at it again in 5 minutes",
+    CompletionCode.INSUFFICIENT_PRIVILEGE: "give a user who may reset the BMC",
+}
+"""Refusals that are no case for repair, and what to do instead."""
+
+
+def _denied(remedy: Remedy, code: int | None) -> tuple[RemediationEnding, str]:
+    """Return how a reset ends that the BMC refused, and what to do about it."""
+    if code in _DENIED_FOR_NOW:
+        return RemediationEnding.REFUSED, _DENIED_FOR_NOW[code]
+    if remedy is Remedy.WARM_RESET:
+        return RemediationEnding.REFUSED, "many BMCs have no warm reset: use --cold"
+    return RemediationEnding.NOT_DONE, "it needs on-site work, or a power reseat"
 
 
 def _updating(observation: Observation) -> str | None:

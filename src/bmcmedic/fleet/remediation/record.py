@@ -30,6 +30,7 @@ class RemediationRecord:
         """Signs of a host restart that were seen before anything was sent."""
         self.remedy = Remedy.COLD_RESET
         self.resets_sent = 0
+        """How many reset requests left; all but the last were answered with "busy"."""
         self.acting_session_lives = False
         """Whether the session that sent the reset still answers, so that no reset happened."""
         self.hold: act.WatchdogHold | None = None
@@ -63,6 +64,10 @@ class RemediationRecord:
     def note_hold(self, hold: act.WatchdogHold) -> None:
         """Note that the watchdog timer is held, or is about to be."""
         self.hold = hold
+
+    def note_reset(self) -> None:
+        """Note that a reset request is about to leave."""
+        self.resets_sent += 1
 
     def slowest_answer_s(self) -> float:
         """Return how long the slowest answer of the observation took, in seconds."""

@@ -69,8 +69,10 @@ class Remediation:
             sent = "No reset was sent."
         else:
             word = "cold" if self._record.remedy is Remedy.COLD_RESET else "warm"
+            count = self._record.resets_sent
+            times = "" if count == 1 else f" {count} times, after answers that it is busy"
             sent = (
-                f"One {word} reset was sent; whether the BMC came back was not verified."
+                f"One {word} reset was sent{times}; whether the BMC came back was not verified."
                 " Look at it with `bmcmedic probe --detail` before anything else is tried."
             )
         note = self._record.watchdog_note()

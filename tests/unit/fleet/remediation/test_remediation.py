@@ -520,6 +520,56 @@ def test_a_bmc_that_refuses_to_restart_is_for_repair() -> None:
     assert "quiet-time" not in outcomes(verdict)
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_reset_that_a_busy_bmc_did_not_do_is_sent_again(times: int) -> None:
+    virtual = sick("hang", *refuses(0xC0, "06/02", times=times))
+    verdict = heal_with_host(virtual)
+    assert verdict.verdict == "healed"
+    assert verdict.resets_sent == virtual.requests["06/02"] == times + 1
+    assert virtual.bmc.cold_resets == 1
+
+
+@pytest.mark.parametrize("remedy", [Remedy.COLD_RESET, Remedy.WARM_RESET])
+def test_a_bmc_that_stays_busy_is_no_case_for_repair(remedy: Remedy) -> None:
+    virtual = VirtualBmc(*refuses(0xC0, "06/02", "06/03"))
+    verdict = reset(virtual, remedy)
+    assert verdict.verdict == "refused"
+    assert outcomes(verdict)[str(remedy)] == "denied"
+    assert "try again" in verdict.reason
+    command = "06/02" if remedy is Remedy.COLD_RESET else "06/03"
+    assert verdict.resets_sent == virtual.requests[command] == 4
+    assert (virtual.bmc.cold_resets, virtual.bmc.warm_resets) == (0, 0)
+    assert heal(sick("hang", *refuses(0xC0, "06/02")), in_band_hung=True).verdict == "refused"
+
+
+@pytest.mark.parametrize("code", [0xC1, 0xC2, 0xCC, 0xD5, 0xD6])
+def test_a_warm_reset_that_is_refused_names_the_cold_one(code: int) -> None:
+    virtual = VirtualBmc(*refuses(code, "06/03"))
+    verdict = reset(virtual, Remedy.WARM_RESET)
+    assert verdict.verdict == "refused"
+    assert "--cold" in verdict.reason
+    assert "on-site" not in verdict.reason
+    assert verdict.resets_sent == virtual.requests["06/03"] == 1
+    assert "06/02" not in virtual.requests
+
+
+@pytest.mark.parametrize("code", [0xD1, 0xD2, 0xD4])
+def test_a_cold_reset_that_is_refused_for_now_is_no_case_for_repair(code: int) -> None:
+    virtual = sick("hang", *refuses(code, "06/02"))
+    verdict = heal_with_host(virtual)
+    assert verdict.verdict == "refused"
+    assert verdict.resets_sent == virtual.requests["06/02"] == 1
+
+
+def test_a_reset_that_is_lost_after_the_answer_busy_is_observed() -> None:
+    virtual = sick("hang", "reset-lost-reply", *refuses(0xC0, "06/02", times=1))
+    verdict = heal_with_host(virtual)
+    assert verdict.verdict == "healed"
+    assert outcomes(verdict)["cold-reset"] == "unknown"
+    assert verdict.resets_sent == virtual.requests["06/02"] == 2
+    assert virtual.bmc.cold_resets == 1
+
+
 @pytest.mark.parametrize("code", [0xC3, 0xCE, 0xFF])
 def test_a_reset_that_may_have_happened_is_observed(code: int) -> None:
     virtual = sick("hang")
