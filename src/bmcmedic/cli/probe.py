@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,13 +21,15 @@ from bmcmedic.cli.options import (
     cipher_suites,
     positive,
 )
-from bmcmedic.errors import ConfigurationError
-from bmcmedic.fleet.inventory import parse_targets
+from bmcmedic.errors import ConfigurationError, reason_of
+from bmcmedic.fleet.inventory import parse_targets_and_lists
 from bmcmedic.fleet.sweep.prober import ProbeOptions, Prober
 from bmcmedic.model.probe import ProbeResult
 
 CONCURRENCY_MAX = 65_536
 """Most targets that may be asked at the same time."""
+LIST_BYTES_MAX = 32 * 1024 * 1024
+"""Longest list of targets, in bytes."""
 FLUSH_PERIOD_S = 0.05
 """Time between two writes of results to stdout, in seconds."""
 
@@ -47,7 +50,9 @@ def probe(
     targets: Annotated[
         list[str],
         typer.Argument(
-            metavar="TARGET...", help="host[:port], \\[ipv6]:port, or a node set: bmc[001-400].oob"
+            metavar="TARGET...",
+            help="host[:port], \\[ipv6]:port, or a node set: bmc[001-400].oob; @FILE is a list of"
+            " them, and - is one on stdin.",
         ),
     ],
     user: UserOption = None,
@@ -95,13 +100,28 @@ def probe(
         period_s=positive("--period", period),
     )
     report = _Report(as_json=as_json)
-    expanded = parse_targets(targets)
+    expanded = parse_targets_and_lists(targets, _read_list)
     credentials = read_credentials(user, password_file, kg_file)
     try:
         Prober(expanded, credentials, options, report.add, on_step=report.step).run()
     finally:
         report.close()
     raise typer.Exit(1 if report.unwell_count else 0)
+
+
+def _read_list(argument: str) -> str:
+    """Return the text of a list of targets: `@FILE`, or `-` for standard input."""
+    try:
+        if argument == "-":
+            raw = sys.stdin.buffer.read(LIST_BYTES_MAX + 1)
+        else:
+            with Path(argument[1:]).open("rb") as file:
+                raw = file.read(LIST_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {argument}: {reason_of(error)}") from None
+    if len(raw) > LIST_BYTES_MAX:
+        raise ConfigurationError(f"{argument} has more than {LIST_BYTES_MAX} bytes; split it")
+    return raw.decode("utf-8-sig", "backslashreplace")
 
 
 class _Report:

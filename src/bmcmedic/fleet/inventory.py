@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bmcmedic.errors import ConfigurationError, NameNotResolved, reason_of
@@ -45,16 +45,50 @@ def parse_targets(arguments: Iterable[str]) -> list[Target]:
     """
     targets: dict[str, Target] = {}
     for argument in arguments:
-        for part in _split(argument):
-            for target in _expand(part, TARGETS_MAX - len(targets)):
-                targets[target.name] = target
-            if len(targets) > TARGETS_MAX:
-                raise ConfigurationError(
-                    f"more than {TARGETS_MAX} targets; split them among several commands"
-                )
+        _add(argument, targets)
     if not targets:
         raise ConfigurationError(f"no target: the node set is empty; {_SYNTAX}")
     return list(targets.values())
+
+
+def parse_targets_and_lists(arguments: Iterable[str], read: Callable[[str], str]) -> list[Target]:
+    """Expand TARGET arguments as `parse_targets` does, and also lists: `@FILE`, and `-` for stdin.
+
+    `read` returns the text of such a list. Each of its lines is a TARGET; blank lines, and what
+    follows a `#`, are skipped.
+    Raises ConfigurationError, with the line's number where a line of a list is wrong.
+    """
+    targets: dict[str, Target] = {}
+    names: list[str] = []
+    for argument in arguments:
+        if argument != "-" and not argument.startswith("@"):
+            _add(argument, targets)
+            continue
+        name = "standard input" if argument == "-" else argument[1:]
+        if name in names:
+            raise ConfigurationError(f"{argument!r} is given twice")
+        names.append(name)
+        for number, line in enumerate(read(argument).splitlines(), 1):
+            text = line.partition("#")[0].strip()
+            try:
+                _add(text, targets)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}, line {number}: {error}") from None
+    if not targets:
+        source = f"{' and '.join(names)} list none" if names else "the node set is empty"
+        raise ConfigurationError(f"no target: {source}; {_SYNTAX}")
+    return list(targets.values())
+
+
+def _add(argument: str, targets: dict[str, Target]) -> None:
+    """Add the targets of one argument."""
+    for part in _split(argument):
+        for target in _expand(part, TARGETS_MAX - len(targets)):
+            targets[target.name] = target
+        if len(targets) > TARGETS_MAX:
+            raise ConfigurationError(
+                f"more than {TARGETS_MAX} targets; split them among several commands"
+            )
 
 
 def parse_target(argument: str) -> Target:

@@ -47,7 +47,7 @@ def bmc(server: UdpBmcs) -> UdpBmc:
 
 
 def probe(
-    *arguments: str, env: dict[str, str] | None = None, credentials: bool = True
+    *arguments: str, env: dict[str, str] | None = None, credentials: bool = True, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run the program with only the given variables in its environment."""
     base = {"PATH": os.environ["PATH"]}
@@ -60,7 +60,8 @@ def probe(
         timeout=TIMEOUT_S,
         check=False,
         env=base | (env or {}),
-        stdin=subprocess.DEVNULL,
+        input=stdin,
+        errors="surrogateescape",
     )
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stdout + done.stderr
@@ -169,6 +170,47 @@ def test_bad_input_is_exit_status_2_and_a_message(arguments: tuple[str, ...], me
     assert done.returncode == 2
     assert done.stdout == ""
     assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_targets_come_from_a_file_and_from_standard_input(bmc: UdpBmc, tmp_path: Path) -> None:
+    file = tmp_path / "rack.txt"
+    file.write_bytes(b"\xef\xbb\xbf# rack 7\r\n\r\n  " + bmc.target.encode() + b"  # top\r\n")
+    done = probe(f"@{file}", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["target"] == bmc.target
+    done = probe("-", "--json", stdin=f"\n{bmc.target}\n")
+    assert (done.returncode, json.loads(done.stdout)["target"]) == (0, bmc.target)
+    both = probe("-", f"@{file}", bmc.target, "--json", stdin=f"\n{bmc.target}\n")
+    assert (both.returncode, both.stdout.count("\n")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("a\n\n# c\nb c\n", "line 4: cannot read target 'b c'"),
+        ("a\nbmc[3-1]\n", "line 2: "),
+        ("a\nb:0\n", "line 2: "),
+        ("# none\n\n", "list none"),
+        ("", "list none"),
+        ("a\n\udcff\n", "line 2: "),
+    ],
+)
+def test_a_wrong_list_is_one_line_with_its_number(
+    listed: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rack.txt"
+    file.write_bytes(os.fsencode(listed))
+    for done, name in (
+        (probe(f"@{file}"), str(file)),
+        (probe("-", stdin=listed), "standard input"),
+    ):
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert name in done.stderr
+        assert message in done.stderr
+    for argument, reason in (("@", "cannot read @"), ("@/no/such", "No such file")):
+        done = probe(argument)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert reason in done.stderr
 
 
 def test_credentials_are_asked_for_one_by_one() -> None:
