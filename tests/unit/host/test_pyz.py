@@ -160,6 +160,15 @@ def test_its_sources_can_be_read(program: Path, tmp_path: Path) -> None:
     assert (tmp_path / "bmcmedic/host/__init__.py").exists()
 
 
+def test_the_installed_program_and_the_file_itself_print_the_same_bytes(program: Path) -> None:
+    built = program.read_text()
+    printed = run([*bmcmedic("triage", "--print-pyz")])
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout == built
+    again = run([interpreter("python"), "-I", str(program), "triage", "--print-pyz"])
+    assert (again.stdout, again.stderr) == (built, "")
+
+
 def test_the_same_sources_give_the_same_bytes() -> None:
     assert build_pyz.script() == build_pyz.script()
 

@@ -27,6 +27,7 @@ class Options(NamedTuple):
     stuck_after: float
     capture: Optional[str]
     json: bool
+    print_pyz: bool = False
 
 
 def parser() -> "argparse.ArgumentParser":
@@ -72,6 +73,11 @@ def parser() -> "argparse.ArgumentParser":
         help="also write what was read to a tar file, with secrets redacted",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments.add_argument(
+        "--print-pyz",
+        action="store_true",
+        help="print triage and relieve as one Python file for other hosts, and exit",
+    )
     return arguments
 
 
@@ -129,6 +135,11 @@ def _run(arguments: Sequence[str]) -> int:
     from bmcmedic.host.triage.triage import NoTree, Roots, triage
 
     options = options_of(arguments)
+    if options.print_pyz:
+        from bmcmedic.host import pyz
+
+        sys.stdout.write(pyz.script())
+        return EXIT_NO_SYMPTOM
     if options.capture is not None and options.proc_root is not None:
         return _usage("--capture is of this host, and cannot go with --proc-root")
     if options.capture is not None and os.path.exists(options.capture):
