@@ -192,6 +192,17 @@ def test_heal_reports_that_a_bmc_which_cannot_restart_needs_repair(bmc: IpmiSim)
         "host_untouched",
         "evidence",
         "resets_sent",
+        "run_id",
+        "version",
+        "began_at",
+        "ended_at",
+        "operator",
+        "reference",
+        "diagnosis",
+        "rule",
+        "firmware",
+        "manufacturer_id",
+        "product_id",
     }
     assert (output["target"], output["verdict"]) == (bmc.target, "needs-repair")
     assert (output["power_before"], output["power_after"]) == ("off", "off")

@@ -18,8 +18,11 @@ from bmcmedic.cli.options import (
     cipher_suites,
 )
 from bmcmedic.cli.remediation import (
+    OperatorOption,
     QuietOption,
+    ReferenceOption,
     ReturnOption,
+    RunOrder,
     SteadyOption,
     TargetArgument,
     WatchdogUnknownOption,
@@ -68,6 +71,8 @@ def heal(
     return_time: ReturnOption = 300.0,
     steady_time: SteadyOption = 30.0,
     watchdog_unknown_ok: WatchdogUnknownOption = False,
+    operator: OperatorOption = None,
+    reference: ReferenceOption = None,
     user: UserOption = None,
     password_file: PasswordFileOption = None,
     kg_file: KgFileOption = None,
@@ -85,6 +90,7 @@ def heal(
     """
     one = parse_target(target)
     waits = times(quiet_time, return_time, steady_time)
+    order = RunOrder.of(operator, reference)
     credentials = read_credentials(user, password_file, kg_file)
     host = None if triage_command is None else TriageCommand.parse(triage_command)
     report = None if symptoms is None else _read_symptoms(symptoms)
@@ -93,6 +99,7 @@ def heal(
         credentials,
         tuple(cipher_suites(cipher_suite)),
         Remediation.heal,
+        order=order,
         waits=waits,
         as_json=as_json,
         yes=yes,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import signal
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -42,6 +46,8 @@ WAIT_S_MIN = 1.0
 
 A BMC answers its reset before it restarts. If it is asked at once, it seems not to have restarted.
 """
+NOTE_CHARACTERS_MAX = 200
+"""Longest name of an operator and longest reference, in characters."""
 WAIT_S_MAX = 6 * 3600.0
 """Longest time that each part may be given, in seconds."""
 
@@ -77,6 +83,52 @@ SteadyOption = Annotated[
 ]
 
 
+OperatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operator", metavar="NAME", help="Who orders this, for the record; the login by default."
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference", metavar="TICKET", help="A ticket or other reference, for the record."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """Who orders a run, and for which ticket."""
+
+    operator: str
+    reference: str | None
+
+    @classmethod
+    def of(cls, operator: str | None, reference: str | None) -> RunOrder:
+        """Check the two options; raises ConfigurationError."""
+        for option, value in (("--operator", operator), ("--reference", reference)):
+            if value is None:
+                continue
+            if not value.strip() or not value.isprintable() or len(value) > NOTE_CHARACTERS_MAX:
+                raise ConfigurationError(
+                    f"{option} is 1 to {NOTE_CHARACTERS_MAX} printable characters"
+                )
+        return cls(operator if operator is not None else _login(), reference)
+
+
+def _login() -> str:
+    """Return the name that the operator logged in with, also behind sudo."""
+    try:
+        return os.getlogin()
+    except OSError:  # no terminal and no login, as in a job of cron
+        pass
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
 def times(quiet_s: float, return_s: float, steady_s: float) -> ResetTimes:
     """Check the times of the options; raises ConfigurationError."""
     for option, value in (
@@ -102,6 +154,7 @@ def run_remediation(
     suites: tuple[int, ...],
     start: Callable[[Remediation], Awaitable[HealVerdict]],
     *,
+    order: RunOrder,
     waits: ResetTimes,
     as_json: bool,
     yes: bool,
@@ -121,6 +174,9 @@ def run_remediation(
         report=report,
         host=host,
         in_band_hung=in_band_hung,
+        run_id=str(uuid.uuid4()),
+        operator=order.operator,
+        reference=order.reference,
         watchdog_unknown_ok=watchdog_unknown_ok,
     )
     remediation = Remediation(case)

@@ -16,8 +16,11 @@ from bmcmedic.cli.options import (
     cipher_suites,
 )
 from bmcmedic.cli.remediation import (
+    OperatorOption,
     QuietOption,
+    ReferenceOption,
     ReturnOption,
+    RunOrder,
     SteadyOption,
     TargetArgument,
     WatchdogUnknownOption,
@@ -46,6 +49,8 @@ def reset(
     return_time: ReturnOption = 300.0,
     steady_time: SteadyOption = 30.0,
     watchdog_unknown_ok: WatchdogUnknownOption = False,
+    operator: OperatorOption = None,
+    reference: ReferenceOption = None,
     user: UserOption = None,
     password_file: PasswordFileOption = None,
     kg_file: KgFileOption = None,
@@ -62,12 +67,14 @@ def reset(
     kind = Remedy.COLD_RESET if cold else Remedy.WARM_RESET
     one = parse_target(target)
     waits = times(quiet_time, return_time, steady_time)
+    order = RunOrder.of(operator, reference)
     credentials = read_credentials(user, password_file, kg_file)
     status = run_remediation(
         one,
         credentials,
         tuple(cipher_suites(cipher_suite)),
         lambda remediation: remediation.reset(kind),
+        order=order,
         waits=waits,
         as_json=as_json,
         yes=yes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
@@ -209,6 +210,32 @@ class VerdictName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RunFacts:
+    """Which run a verdict is from, who ordered it, and which BMC it reached."""
+
+    run_id: str
+    version: str
+    began_at: float
+    """In epoch seconds, as `ended_at`."""
+    ended_at: float
+    operator: str | None = None
+    reference: str | None = None
+    """The operator's ticket or other reference."""
+    diagnosis: DiagnosisKind | None = None
+    """What the BMC showed; None if it was not diagnosed."""
+    rule: str | None = None
+    """The guard-rail that refused."""
+    firmware: str | None = None
+    manufacturer_id: int | None = None
+    """The IANA number from Get Device ID; with `product_id` it is the BMC's model."""
+    product_id: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by their documented keys."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class HealVerdict:
     """How a `heal` or `reset` ended, with its steps and its evidence."""
 
@@ -224,6 +251,7 @@ class HealVerdict:
     """How many reset requests left. More than one: the BMC answered the others with "busy"."""
     watchdog_note: str = ""
     """The line of the evidence about the host's watchdog timer; empty if it was not changed."""
+    run: RunFacts = RunFacts("", "", 0.0, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of `bmcmedic heal --json` and `bmcmedic reset --json`."""
@@ -237,4 +265,5 @@ class HealVerdict:
             "host_untouched": self.host_untouched,
             "evidence": list(self.evidence),
             "resets_sent": self.resets_sent,
+            **self.run.to_json(),
         }

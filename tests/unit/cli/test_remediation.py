@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
 import signal
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
+from bmcmedic import __version__
 from bmcmedic.cli.remediation import EXIT_STATUS
 from bmcmedic.fleet.remediation.case import HEAL_VERDICTS, RESET_VERDICTS
 from tests.support.programs import bmcmedic, run, simulator
@@ -68,6 +71,34 @@ def test_a_closed_port_is_for_repair() -> None:
     done = run("heal", TARGET, "--in-band-hung", "--yes")
     assert done.returncode == 1
     assert "needs-repair" in done.stdout
+
+
+def test_the_json_has_the_run_its_operator_and_the_bmc() -> None:
+    with simulator("--fault", "boot:1") as sim:
+        began = time.time()
+        words = ("--json", "--operator", "ada", "--reference", "OPS-17")
+        healthy = json.loads(run("heal", sim.target, *words).stdout)
+        refused = json.loads(run("heal", sim.target, "--in-band-hung", "--json").stdout)
+        probed = json.loads(run("probe", "--detail", sim.target, "--json").stdout)
+    assert (healthy["operator"], healthy["reference"]) == ("ada", "OPS-17")
+    assert began - 1 <= healthy["began_at"] <= healthy["ended_at"] <= time.time() + 1
+    assert healthy["version"] == __version__
+    assert uuid.UUID(healthy["run_id"]) != uuid.UUID(refused["run_id"])
+    assert (healthy["diagnosis"], healthy["rule"]) == ("healthy", None)
+    assert (refused["diagnosis"], refused["rule"]) == ("in-band-hung", "not-confirmed")
+    assert refused["operator"]
+    assert refused["reference"] is None
+    for key in ("firmware", "manufacturer_id"):
+        assert healthy[key] == probed[key] is not None
+    assert isinstance(healthy["product_id"], int)
+
+
+@pytest.mark.parametrize("option", ["--operator", "--reference"])
+@pytest.mark.parametrize("value", ["", " ", "a\nb", "x" * 201])
+def test_a_note_that_no_record_can_hold_is_a_usage_error(option: str, value: str) -> None:
+    done = run("heal", TARGET, option, value)
+    assert done.returncode == 2
+    assert f"{option} is 1 to 200 printable characters" in done.stderr
 
 
 class Terminal:

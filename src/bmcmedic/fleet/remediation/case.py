@@ -41,6 +41,11 @@ class RemediationCase:
     """Whether the operator says that the BMC hangs towards its host."""
     watchdog_unknown_ok: bool = False
     """Whether the operator accepts that nobody knows if the watchdog timer runs."""
+    run_id: str = ""
+    operator: str | None = None
+    """Who ordered the run."""
+    reference: str | None = None
+    """The operator's ticket or other reference."""
 
 
 class RemediationEnding(Enum):

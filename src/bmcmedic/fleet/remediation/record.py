@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from bmcmedic import __version__
 from bmcmedic.fleet import act
 from bmcmedic.fleet.guardrails import GuardrailFacts, violated
 from bmcmedic.fleet.host_evidence.host_marks import HostMarks
 from bmcmedic.fleet.remediation.case import Ended, RemediationCase, RemediationEnding
-from bmcmedic.model.heal import HostReport, Observation, Remedy, Step
+from bmcmedic.ipmi.commands.device import GetDeviceIdRsp
+from bmcmedic.model.heal import (
+    DiagnosisKind,
+    HostReport,
+    Observation,
+    Remedy,
+    RunFacts,
+    Step,
+)
 
 
 class RemediationRecord:
@@ -36,6 +45,11 @@ class RemediationRecord:
         self.hold: act.WatchdogHold | None = None
         self.restore: act.WatchdogRestore | None = None
         self.untouched: bool | None = None
+        self.began_at = case.time.epoch()
+        self.device: GetDeviceIdRsp | None = None
+        self.diagnosis: DiagnosisKind | None = None
+        self.rule: str | None = None
+        """The guard-rail that refused."""
 
     async def step(self, name: str, outcome: str, detail: str) -> None:
         """Add a step that has ended, and report it to the journal."""
@@ -53,8 +67,26 @@ class RemediationRecord:
             return
         for refusal in refusals:
             self.evidence.append(f"{refusal.rule}: {refusal}")
+        self.rule = refusals[0].rule
         await self.step(step, "refused", f"{refusals[0].rule}: {refusals[0]}")
         raise Ended(RemediationEnding.REFUSED, str(refusals[0]))
+
+    def run_facts(self) -> RunFacts:
+        """Return which run this is, who ordered it, and which BMC it reached."""
+        firmware = self.observation.firmware if self.observation is not None else None
+        return RunFacts(
+            run_id=self.case.run_id,
+            version=__version__,
+            began_at=self.began_at,
+            ended_at=self.case.time.epoch(),
+            operator=self.case.operator,
+            reference=self.case.reference,
+            diagnosis=self.diagnosis,
+            rule=self.rule,
+            firmware=firmware,
+            manufacturer_id=None if self.device is None else self.device.manufacturer_id,
+            product_id=None if self.device is None else self.device.product_id,
+        )
 
     def add_failure(self, ending: RemediationEnding, reason: str) -> None:
         """Note a reason against a good verdict; the work goes on, to collect the evidence."""

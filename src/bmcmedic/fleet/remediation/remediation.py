@@ -20,6 +20,7 @@ from bmcmedic.fleet.remediation.case import (
     RemediationEnding,
 )
 from bmcmedic.fleet.remediation.execution import Execution
+from bmcmedic.fleet.remediation.identified_link import IdentifiedLink
 from bmcmedic.fleet.remediation.record import RemediationRecord
 from bmcmedic.model.heal import (
     AnswerKind,
@@ -107,6 +108,7 @@ class Remediation:
             evidence=tuple(dict.fromkeys(self._record.evidence)),
             resets_sent=self._record.resets_sent,
             watchdog_note=note,
+            run=self._record.run_facts(),
         )
 
     # ------------------------------------------------------------------ from symptom to plan
@@ -154,6 +156,7 @@ class Remediation:
         identity = await self._check_identity(observation)
         report = self._record.host_before or self._case.report  # the newer one
         diagnosis = diagnose(observation, report, in_band_hung=self._case.in_band_hung)
+        self._record.diagnosis = diagnosis.kind
         self._record.evidence += [*diagnosis.evidence, *diagnosis.rules_out]
         await self._record.step("diagnose", str(diagnosis.kind), describe(diagnosis))
         if diagnosis.kind is not DiagnosisKind.HEALTHY:
@@ -187,6 +190,7 @@ class Remediation:
     async def _reset(self, remedy: Remedy) -> tuple[RemediationEnding, str]:
         observation = await self._probe()
         found = diagnose(observation, None)
+        self._record.diagnosis = found.kind
         self._record.evidence += [*found.evidence, *found.rules_out]
         diagnosis = BmcDiagnosis(
             DiagnosisKind.ORDERED, ("ordered by the operator",), found.evidence
@@ -244,7 +248,9 @@ class Remediation:
 
     async def _probe(self) -> Observation:
         await self._case.journal.record_intent("probe", "asking the BMC over LAN")
-        observation = await observe(self._case.link, self._case.time)
+        link = IdentifiedLink(self._case.link)
+        observation = await observe(link, self._case.time)
+        self._record.device = link.device or self._record.device
         self._record.observation = observation
         self._record.observed_at_s = self._case.time.monotonic()
         answered = len(observation.answers_of(AnswerKind.ANSWERED))
