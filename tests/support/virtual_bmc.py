@@ -97,6 +97,8 @@ class VirtualBmc:
         self._due: list[tuple[float, int, int, object, Callable[[], bytes | None]]] = []
         self.override: Override | None = None
         """A test's answers in place of the BMC's: a completion code and data, or None."""
+        self.sessionless: Callable[[], tuple[int, bytes] | None] | None = None
+        """How the BMC answers outside of a session: a completion code and data; None is silence."""
 
     def falls_sick(self, *faults: str) -> None:
         """Set faults now, after the host's watchdog daemon has armed the timer."""
@@ -127,9 +129,21 @@ class VirtualBmc:
         self.managed.session_slots = bmc.faults.session_slots
         outcome = self.managed.receive_datagram(datagram, peer, now)
         if isinstance(outcome, bytes):
-            self._later(bmc.take_turn(now) or 0.0, peer, lambda: outcome)
+            self._later(bmc.take_turn(now) or 0.0, peer, lambda: self._distorted(outcome))
         elif isinstance(outcome, IncomingRequest):
             self._execute(outcome, peer)
+
+    def _distorted(self, datagram: bytes) -> bytes | None:
+        """Return the BMC's answer, or the test's outside of a session."""
+        packet = decode_datagram(datagram)
+        if self.sessionless is None or not isinstance(packet, LegacyPacket):
+            return datagram
+        answer = self.sessionless()
+        if answer is None:
+            return None
+        response = ResponseMessage.decode(packet.payload)
+        odd = response._replace(completion_code=answer[0], data=answer[1])
+        return LegacyPacket(0, 0, 0, odd.encode()).encode()
 
     def _execute(self, incoming: IncomingRequest, peer: object) -> None:
         given = self.override(incoming.message) if self.override else None

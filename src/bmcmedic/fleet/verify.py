@@ -10,7 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from bmcmedic.errors import BmcmedicError, BmcRefusal, RemoteProtocolError, TransportError
+from bmcmedic.errors import (
+    BmcmedicError,
+    BmcRefusal,
+    NoAnswer,
+    RemoteProtocolError,
+    TransportError,
+)
 from bmcmedic.fleet.act import TimerReading, read_timer, was_patted
 from bmcmedic.fleet.link import SESSION_TIMEOUT_S, BmcLink, BmcSession, Timekeeper
 from bmcmedic.fleet.observe import ask, power_word
@@ -90,9 +96,19 @@ class ReturnOutcome:
 
 
 async def wait_until_back(
-    link: BmcLink, time: Timekeeper, times: ResetTimes, *, sent_at_s: float, waiting: Waiting
+    link: BmcLink,
+    time: Timekeeper,
+    times: ResetTimes,
+    *,
+    sent_at_s: float,
+    waiting: Waiting,
+    before: Observation | None = None,
 ) -> ReturnOutcome:
-    """Poll without a session, then with one, until the BMC answers or the time is up."""
+    """Poll without a session, then with one, until the BMC answers or the time is up.
+
+    A Get Device ID that was refused or malformed `before` the reset may be so after it.
+    """
+    usual = before.kind_of(BmcQuestion.DEVICE_ID) if before is not None else None
     give_up_s = sent_at_s + times.return_s
     polls = missed = 0
     power_seen_off = False
@@ -101,7 +117,7 @@ async def wait_until_back(
         polls += 1
         started_s = time.monotonic()
         waiting(give_up_s - started_s, "until it must answer")
-        session, detail, was_missed = await _poll(link, time, give_up_s)
+        session, detail, was_missed = await _poll(link, time, give_up_s, usual)
         missed += was_missed
         now_s = time.monotonic()
         if session is not None:
@@ -114,27 +130,42 @@ async def wait_until_back(
 
 
 async def _poll(
-    link: BmcLink, time: Timekeeper, give_up_s: float
+    link: BmcLink, time: Timekeeper, give_up_s: float, usual: AnswerKind | None
 ) -> tuple[BmcSession | None, str, bool]:
     """Poll once; return a session that works, what went wrong, and whether all was silent."""
     now_s = time.monotonic()
     deadline_s = max(min(now_s + POLL_TIMEOUT_S, give_up_s), now_s + _LAST_POLL_S)
     try:
         await link.ask_sessionless(GetChannelAuthenticationCapabilitiesReq(), deadline_s)
+    except NoAnswer:
+        is_silent = True  # some BMCs never answer this question
     except TransportError as error:
         return None, str(error), True
-    except (BmcRefusal, RemoteProtocolError) as error:
-        return None, str(error), False
+    except (BmcRefusal, RemoteProtocolError):
+        is_silent = False  # any answer shows that the BMC is alive
+    else:
+        is_silent = False
+    timeout_s = BLIND_POLL_TIMEOUT_S if is_silent else SESSION_TIMEOUT_S
     try:
-        session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + SESSION_TIMEOUT_S)
-    except (TransportError, BmcRefusal, RemoteProtocolError) as error:
+        session = await link.open_session(PrivilegeLevel.USER, time.monotonic() + timeout_s)
+    except TransportError as error:
+        return None, str(error), is_silent
+    except (BmcRefusal, RemoteProtocolError) as error:
         return None, str(error), False
     answer, device = await ask(session, time, BmcQuestion.DEVICE_ID, GetDeviceIdReq())
     if device is not None and device.available:
         return session, "", False
+    if answer.kind is usual and usual in _USUAL_KINDS:
+        return session, "", False
     await close_quietly(session)
     return None, answer.detail or "it reports that it is still initializing or updating", False
 
+
+BLIND_POLL_TIMEOUT_S = 2.0
+"""Time to set up a session in a poll whose question without a session got no answer, in seconds."""
+
+_USUAL_KINDS = frozenset({AnswerKind.UNSUPPORTED, AnswerKind.REFUSED, AnswerKind.GARBLED})
+"""Answers that are no worse after the reset than the same ones before it."""
 
 _LAST_POLL_S = 0.5
 """Shortest time for a poll, also for one at the end of the return time, in seconds."""
@@ -232,6 +263,9 @@ async def check_self_test(
             return judge_self_test(result, before)
         if answer.kind is AnswerKind.UNSUPPORTED:
             return SelfTest(True, "the BMC has no self-test")
+        usual = before.kind_of(BmcQuestion.SELF_TEST) if before is not None else None
+        if answer.kind is usual and usual in _USUAL_KINDS:
+            return SelfTest(True, f"{answer.detail}, as before the reset")
         if time.monotonic() >= give_up_s:
             return SelfTest(False, answer.detail)
         await time.sleep(period_s)
@@ -270,9 +304,11 @@ async def watch_steady(
     power_before: str | None,
     watch_timer: bool,
     waiting: Waiting,
+    before: Observation | None = None,
 ) -> Steady:
     """Ask repeatedly during the steady time whether the BMC answers and the power is unchanged."""
     end_s = time.monotonic() + times.steady_s
+    usual = before.kind_of(BmcQuestion.DEVICE_ID) if before is not None else None
     asked = 0
     patted = False
     earlier: TimerReading | None = None
@@ -280,7 +316,8 @@ async def watch_steady(
         waiting(end_s - time.monotonic(), "until it counts as steady")
         asked += 1
         answer, _ = await ask(session, time, BmcQuestion.DEVICE_ID, GetDeviceIdReq())
-        if answer.kind is not AnswerKind.ANSWERED:
+        is_usual = answer.kind is usual and usual in _USUAL_KINDS
+        if answer.kind is not AnswerKind.ANSWERED and not is_usual:
             detail = f"at question {asked}: {answer.kind.value}: {answer.detail}"
             return Steady(False, detail, patted, power_seen_off=False)
         _, status = await ask(session, time, BmcQuestion.POWER, GetChassisStatusReq())

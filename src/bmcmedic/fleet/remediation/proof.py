@@ -124,6 +124,7 @@ class Proof:
             case.times,
             sent_at_s=sent.sent_at_s,
             waiting=lambda left_s, text: case.journal.show_wait("poll", left_s, text),
+            before=self._record.observation,
         )
         self._return = back
         self._session = back.session
@@ -288,6 +289,7 @@ class Proof:
             power_before=self._record.power_before(),
             watch_timer=self._record.restore is not None,
             waiting=lambda left_s, text: case.journal.show_wait("steady", left_s, text),
+            before=self._record.observation,
         )
         self._patted = steady.patted
         await self._record.step("steady", "held" if steady.held else "lost", steady.detail)

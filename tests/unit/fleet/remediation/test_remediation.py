@@ -508,6 +508,33 @@ def test_a_bmc_that_is_still_initializing_is_waited_for() -> None:
     assert changed_nothing(virtual)
 
 
+@pytest.mark.parametrize("fault", ["cut:06/01:4", "cut:06/01:0", "refuse:06/01:0xcc"])
+def test_a_device_id_that_was_unusable_before_the_reset_may_be_so_after_it(fault: str) -> None:
+    verdict = heal_with_host(sick("hang", fault))
+    assert outcomes(verdict)["poll"] == "back"
+    assert verdict.verdict == "healed"
+
+
+@pytest.mark.parametrize("fault", ["cut:06/04:1", "cut:06/04:0", "refuse:06/04:0xff"])
+def test_a_self_test_that_was_unusable_before_the_reset_may_be_so_after_it(fault: str) -> None:
+    verdict = heal_with_host(sick("hang", fault))
+    assert outcomes(verdict)["self-test"] == "passed"
+    assert verdict.verdict == "healed"
+
+
+@pytest.mark.parametrize(
+    "answer", [(0xCC, b""), (0xFF, b""), (0xC1, b""), (0, bytes(7)), (0, bytes(16)), None]
+)
+def test_any_answer_without_a_session_shows_that_the_bmc_is_back(
+    answer: tuple[int, bytes] | None,
+) -> None:
+    virtual = sick("hang")
+    virtual.sessionless = lambda: answer
+    verdict = heal_with_host(virtual)
+    assert outcomes(verdict)["poll"] == "back"
+    assert verdict.verdict == "healed"
+
+
 # ---------------------------------------------------------------------- unusual BMCs and hosts
 
 
