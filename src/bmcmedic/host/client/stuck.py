@@ -49,7 +49,7 @@ WCHANS_MAX = 64
 """Numbers of different kernel stacks and kernel functions whose meaning is cached."""
 
 STACK_FRAMES_MAX = 8
-"""Number of innermost functions that are read from a kernel stack."""
+"""Number of innermost functions of a kernel stack that are shown."""
 _STACK_BYTES_MAX = 4 << 10
 
 WATCHED_S_MIN = 16.0
@@ -71,8 +71,15 @@ _TERMINAL = r"/dev/pts/[0-9]+\Z"
 
 # Kernel functions in which a client of the BMC waits: select(), poll() and the IPMI driver itself.
 _WAITS_FOR_ANSWER = (
-    r"(?:do_select|core_sys_select|do_poll|do_sys_poll|poll_schedule_timeout|ep_poll|\w*ipmi\w*)"
-    r"(?:\.\w+)*\Z"
+    r"(?:do_select|core_sys_select|do_poll|do_sys_poll|poll_schedule_timeout|ep_poll"
+    r"|(?!acpi_)\w*ipmi\w*)(?:\.\w+)*\Z"
+)
+# The driver's functions. ACPI has functions of its own that ask the BMC on behalf of sensors.
+_IN_DRIVER = r"(?!acpi_)\w*ipmi\w*(?:\.\w+)*\Z"
+# Functions that wait for whatever their caller waits for: locks, completions, RCU and work queues.
+_WAITS_FOR_CALLER = (
+    r"(?:_*(?:mutex_lock|wait_for_c|do_wait_for_common|synchronize_s?rcu|wait_rcu_gp|cleanup_srcu"
+    r"|flush_work|cancel_work|cancel_delayed_work)\w*)(?:\.\w+)*\Z"
 )
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # On arm64 before 5.17 and on powerpc, a stack begins with the functions that gave up the CPU.
@@ -105,6 +112,8 @@ class ClientSample(NamedTuple):
     """The kernel function in which the process waits; None: not readable."""
     stack: Tuple[str, ...] = ()
     """Kernel functions, the innermost first; empty if they could not be or were not read."""
+    driver_call: Optional[str] = None
+    """The function of the IPMI driver for which the process waits; None: none, or unknown."""
 
     @property
     def stat(self) -> Stat:
@@ -124,16 +133,22 @@ class ClientSample(NamedTuple):
             turn_s = turn_at_s(process.read_or_none("sched", SCHED_BYTES_MAX))
         mark = Mark.of(process)
         wchan = _wchan(process)
-        # Reading a stack costs more, but kernels from 4.14 to 5.15 often have no wchan.
+        # Reading a stack costs more, but kernels from 4.14 to 5.15 often have no wchan. A lock does
+        # not show who waits for it; its callers do.
         stack: Tuple[str, ...] = ()
-        if wchan is None or with_stack:
-            innermost, stack = _by_stack(process.read_or_none("stack", _STACK_BYTES_MAX) or b"")
-            wchan = wchan or innermost
+        driver_call = None
+        if wchan is None or with_stack or _is_for_caller(wchan):
+            raw = process.read_or_none("stack", _STACK_BYTES_MAX) or b""
+            innermost, stack, driver_call = _by_stack(raw)
+            if wchan is None:
+                wchan = innermost
+            elif not _is_for_caller(wchan):
+                driver_call = None
         clock_s = now.clocks_s.get(mark.stat.processor)
         idle_s = None
         if turn_s is not None and clock_s is not None:
             idle_s = max(0.0, clock_s - turn_s)
-        return cls(mark, age_s(mark.stat, now.uptime_s), idle_s, wchan, stack)
+        return cls(mark, age_s(mark.stat, now.uptime_s), idle_s, wchan, stack, driver_call)
 
 
 class Holdings(NamedTuple):
@@ -162,20 +177,30 @@ class Client(NamedTuple):
     """None: not readable."""
     first: Mark
     """The mark that later samples are compared with."""
+    is_ending: bool = False
+    """Whether it has given up its memory already, and the kernel still closes its files."""
 
     @classmethod
-    def of(cls, process: Process, executable: Optional[str] = None) -> "Optional[Client]":
+    def of(
+        cls, process: Process, executable: Optional[str] = None, *, with_ending: bool = False
+    ) -> "Optional[Client]":
         """Return the client that a process is, or None; raises Gone or Unreadable.
 
         `executable`: the target of its `exe` link, if the caller has read it already.
+        `with_ending`: return a client that is ending as well. It is known by its name alone.
         """
+        is_ending = False
         doubt = None
         try:
             program = program_of(executable or process.link("exe"))
         except Unreadable as error:
             program, doubt = looks_like(process.stat().comm), f"its executable: {error}"
         except Gone:
-            return None  # the kernel's own, or a zombie
+            stat = process.stat() if with_ending else None
+            if stat is None or stat.is_kernel_thread or stat.state in "ZXx":
+                return None
+            program, is_ending = looks_like(stat.comm), True
+            doubt = "it is ending, and the kernel has not let it go; its executable is gone"
         if program is None:
             return None
         first = Mark.of(process)
@@ -188,6 +213,7 @@ class Client(NamedTuple):
             excluded=excluded,
             holdings=holdings_or_none(process),
             first=first,
+            is_ending=is_ending,
         )
 
 
@@ -218,12 +244,14 @@ class Finding(Enum):
     NOT_PROVEN = "not proven"
     WATCHED_TOO_BRIEFLY = "not proven yet"
     """It stands still, but nothing tells since when, and it was not watched long enough."""
+    HELD_UP = "not proven, held up"
+    """It stands still for a known reason, and no further right to read would prove it stuck."""
     GONE = "gone"
 
     @property
     def is_unproven(self) -> bool:
         """Whether the client may be stuck, but nothing proves it."""
-        return self in (Finding.NOT_PROVEN, Finding.WATCHED_TOO_BRIEFLY)
+        return self in (Finding.NOT_PROVEN, Finding.WATCHED_TOO_BRIEFLY, Finding.HELD_UP)
 
     @property
     def word(self) -> str:
@@ -253,7 +281,8 @@ def judge(
     if again is None or not _is_the_same(client, again.stat) or again.stat.state in "ZXx":
         return ClientVerdict(Finding.GONE, ["it has ended"])
     if client.doubt is not None:
-        return ClientVerdict(Finding.NOT_PROVEN, [client.doubt])
+        finding = Finding.HELD_UP if client.is_ending else Finding.NOT_PROVEN
+        return ClientVerdict(finding, [client.doubt])
     excluded = client.excluded or _on_terminal(client, again)
     if excluded is not None:
         return ClientVerdict(Finding.EXCLUDED, [excluded])
@@ -304,15 +333,22 @@ def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
     holds = client.holdings
     if again.wchan is None and (holds is None or not holds.devices):
         return ClientVerdict(Finding.NOT_PROVEN, ["what it waits for cannot be read"])
-    if again.wchan is not None and not _is_for_answer(again.wchan):
+    in_driver = again.driver_call
+    if again.wchan is not None and in_driver is None and not _is_for_answer(again.wchan):
+        if _is_for_caller(again.wchan) and not again.stack:
+            why = f"waits in {again.wchan}; on whose behalf cannot be read"
+            return ClientVerdict(Finding.NOT_PROVEN, [why])
         return ClientVerdict(Finding.EXCLUDED, [f"waits in {again.wchan}, not for a BMC"])
-    if holds is not None and not holds.devices and holds.has_socket:
+    # The device that a client opens or closes is not among its open files.
+    is_elsewhere = in_driver is None and holds is not None and not holds.devices
+    if is_elsewhere and holds is not None and holds.has_socket:
         return ClientVerdict(
             Finding.EXCLUDED, ["talks over a socket, not over this host's interface"]
         )
     evidence = [f"state {again.stat.state}"]
     if again.wchan is not None:
-        evidence.append(f"waits in {again.wchan}")
+        below = f", called by {in_driver}" if in_driver is not None else ""
+        evidence.append(f"waits in {again.wchan}{below}")
     if again.idle_s is not None:
         evidence.append(f"has not run for {int(again.idle_s)} s")  # rounded down
     else:
@@ -330,6 +366,11 @@ def _is_the_same(client: Client, stat: Stat) -> bool:
 @lru_cache(maxsize=WCHANS_MAX)
 def _is_for_answer(wchan: str) -> bool:
     return re.match(_WAITS_FOR_ANSWER, wchan) is not None
+
+
+@lru_cache(maxsize=WCHANS_MAX)
+def _is_for_caller(wchan: str) -> bool:
+    return re.match(_WAITS_FOR_CALLER, wchan) is not None
 
 
 def _on_terminal(client: Client, again: ClientSample) -> Optional[str]:
@@ -386,14 +427,30 @@ def _function(raw: bytes) -> Optional[str]:
 
 
 @lru_cache(maxsize=STACKS_MAX)
-def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...]]:
-    """Return what a process waits in, and the functions of its stack; a crowd shares one entry."""
+def _by_stack(raw: bytes) -> Tuple[Optional[str], Tuple[str, ...], Optional[str]]:
+    """Return what a process waits in, its stack, and the driver's function that waits.
+
+    The stack is cut to the frames that are shown. A crowd shares one entry.
+    """
     words = [line.partition("] ")[2].partition("+")[0] for line in shown(raw).splitlines()]
-    frames = tuple(filter(None, words))[:STACK_FRAMES_MAX]
+    frames = tuple(filter(None, words))
     gave_up_cpu = 0
+    innermost = None
     for count, frame in enumerate(frames, 1):
         if re.match(_SCHEDULER, frame):
             gave_up_cpu = count
         elif not re.match(_NO_WCHAN, frame):
-            return (frame if count == gave_up_cpu + 1 else None), frames
-    return None, frames
+            innermost = frame if count == gave_up_cpu + 1 else None
+            break
+    return innermost, frames[:STACK_FRAMES_MAX], _driver_call(frames[gave_up_cpu:])
+
+
+def _driver_call(frames: Tuple[str, ...]) -> Optional[str]:
+    """Return the driver's function that waits in a lock or the like; None: none is seen to.
+
+    Any other function in between, such as a page fault's, waits for something of its own.
+    """
+    for count, frame in enumerate(frames):
+        if not _is_for_caller(frame):
+            return frame if count and re.match(_IN_DRIVER, frame) else None
+    return None

@@ -117,7 +117,7 @@ def _add_client(process: Process, executable: Optional[str], found: ProcessScan)
 
     Raises Gone or Unreadable.
     """
-    client = Client.of(process, executable)
+    client = Client.of(process, executable, with_ending=True)
     if client is None:
         return True
     found.clients.append(client)

@@ -171,7 +171,7 @@ def triage(
             first.interfaces, again.interfaces if again is not None else None
         ),
         stuck_for_s=[each.waits_s for each in stuck],
-        not_proven=len(unproven) - unwatched,
+        not_proven=unproven.count(Finding.NOT_PROVEN),
         unwatched=unwatched,
         load=host.load[0] if host.load else None,
         cpus=host.cpus,

@@ -22,6 +22,7 @@ from bmcmedic.host.client.stuck import (
 )
 from bmcmedic.host.kernel.proc import ProcError, Process, Tree
 from bmcmedic.host.kernel.progress import Mark
+from bmcmedic.host.triage.process_scan import scan_processes
 from tests.support.host_clients import (
     PROGRESS,
     READS,
@@ -316,6 +317,75 @@ def test_what_it_waits_in_stands_in_wchan_or_in_the_stack(
     assert sample.stack == (frames if with_stack or process.wchan is None else ())
 
 
+def stack_of(*functions: str) -> str:
+    """Return a kernel stack of these functions, the innermost first."""
+    return "".join(f"[<0>] {name}+0x5e/0x6f0 [module]\n" for name in functions)
+
+
+@pytest.mark.parametrize("wchan", ["its own", None, "0"])
+@pytest.mark.parametrize(
+    ("functions", "call"),
+    [
+        (("mutex_lock", "ipmi_open", "chrdev_open"), "ipmi_open"),
+        (("__mutex_lock.constprop.0", "ipmi_ioctl", "__x64_sys_ioctl"), "ipmi_ioctl"),
+        (("__mutex_lock_slowpath", "mutex_lock", "ipmi_create_user"), "ipmi_create_user"),
+        (
+            (
+                "__wait_for_common",
+                "wait_for_completion",
+                "__synchronize_srcu.part.0",
+                "synchronize_srcu",
+                "_ipmi_destroy_user",
+                "ipmi_destroy_user",
+                "ipmi_release",
+            ),
+            "_ipmi_destroy_user",
+        ),
+        (("synchronize_srcu", "ipmi_destroy_user.part.0"), "ipmi_destroy_user.part.0"),
+        (("wait_for_completion", "ipmi_release", "__fput", "task_work_run"), "ipmi_release"),
+        (("__flush_work", "flush_work", "cancel_work_sync", "ipmi_release"), "ipmi_release"),
+    ],
+)
+def test_a_client_in_the_driver_is_judged_by_the_whole_stack(
+    tmp_path: Path, functions: tuple[str, ...], call: str, wchan: str | None
+) -> None:
+    in_kernel = functions[0] if wchan == "its own" else wchan
+    changes = {"state": "D", "wchan": in_kernel, "stack": stack_of(*functions)}
+    # An `open` that waits has no device open yet, and a `close` has none left.
+    for files in ({"3": "/dev/ipmi0"}, {"3": "socket:[1]"}, {}):
+        process = FakeProcess(**{**vars(stuck_ipmitool()), **changes, "files": files})
+        verdict = captured(tmp_path / "-".join(["of", *files.values()]).replace("/", "_"), process)
+        assert verdict.is_stuck
+        assert f"waits in {functions[0]}, called by {call}" in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("functions", "finding"),
+    [
+        (("mutex_lock", "pipe_read", "ipmi_ioctl"), Finding.EXCLUDED),
+        (("wait_for_completion", "nfs_release", "__fput"), Finding.EXCLUDED),
+        (("folio_wait_bit_common", "filemap_fault", "ipmi_ioctl"), Finding.EXCLUDED),
+        (("mutex_lock", "do_user_addr_fault", "ipmi_ioctl"), Finding.EXCLUDED),
+        (("wait_for_completion", "acpi_ipmi_space_handler"), Finding.EXCLUDED),
+        (("acpi_ipmi_space_handler", "acpi_ev_address_space_dispatch"), Finding.EXCLUDED),
+        (("mutex_lock",), Finding.EXCLUDED),
+        ((), Finding.NOT_PROVEN),
+    ],
+)
+def test_a_lock_that_no_driver_takes_proves_nothing(
+    tmp_path: Path, functions: tuple[str, ...], finding: Finding
+) -> None:
+    wchan = functions[0] if functions else "synchronize_srcu"
+    changes = {"state": "D", "wchan": wchan, "stack": stack_of(*functions)}
+    process = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
+    assert captured(tmp_path, process).finding is finding
+
+
+def test_a_select_is_no_lock_whatever_its_stack_shows(tmp_path: Path) -> None:
+    process = FakeProcess(**{**vars(stuck_ipmitool()), "stack": stack_of("mutex_lock", "ipmi_x")})
+    assert "waits in do_select" in captured(tmp_path, process).evidence
+
+
 def test_a_slow_bmcs_client_that_ran_before_the_interval_is_not_stuck(tmp_path: Path) -> None:
     slow = FakeProcess(**{**vars(stuck_ipmitool(age_s=600.0)), "idle_s": 12.0})
     verdict = captured(tmp_path, slow)
@@ -333,6 +403,31 @@ def test_an_unreadable_executable_proves_nothing(tmp_path: Path) -> None:
     verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
     assert verdict.finding is Finding.NOT_PROVEN
     assert "its executable" in verdict.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_client"),
+    [
+        ({"state": "D"}, True),
+        ({"state": "Z"}, False),
+        ({"state": "D", "flags": 0x0020_8040}, False),
+        ({"state": "D", "comm": "python3"}, False),
+    ],
+)
+def test_a_client_that_the_kernel_does_not_let_end_is_named(
+    tmp_path: Path, changes: dict[str, object], *, is_client: bool
+) -> None:
+    ending: dict[str, object] = {"exe": None, "argv": [], "files": {}, "wchan": "synchronize_srcu"}
+    process = FakeProcess(**{**vars(stuck_ipmitool()), **ending, **changes})
+    tree = Tree(str(write_proc(tmp_path / "proc", [process])))
+    found = scan_processes(tree).clients
+    assert [each.program for each in found] == (["ipmitool"] if is_client else [])
+    for client in found:
+        verdict = judge(client, look_again(client, tree, Now.of(tree)), 60.0)
+        assert verdict.finding is Finding.HELD_UP
+        assert verdict.finding.word == "not proven"
+        assert "it is ending" in verdict.evidence[0]
+    assert client_of(65_113, tree) is None  # relief has nothing to end there
 
 
 def test_a_client_shows_no_secret(tmp_path: Path) -> None:
