@@ -33,7 +33,9 @@ class SampleDelta:
             if each.hosed_delta:
                 return f"{each.name}: the kernel gave up {each.hosed_delta} transactions"
             if each.queued and each.was_queued and not each.completed_delta:
-                return f"{each.name}: {each.queued} messages wait, and none completed"
+                # A kernel that does not count answers cannot show that there were none.
+                none = ", and none completed" if each.completed_delta is not None else ""
+                return f"{each.name}: {each.queued} messages wait{none}"
         for thread in self.kipmi:
             if (thread.cpu_percent or 0.0) >= KIPMI_AT_REST_PERCENT:
                 return f"{thread.name} is at {thread.cpu_percent:g} % of a core"

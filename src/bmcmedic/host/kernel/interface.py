@@ -5,9 +5,10 @@ reader hangs with it.
 """
 
 import re
+from functools import partial
 
 from bmcmedic.host.kernel.proc import Tree
-from bmcmedic.host.typed import Dict, List, NamedTuple, Optional
+from bmcmedic.host.typed import Callable, Dict, List, NamedTuple, Optional
 
 _NAME = re.compile(r"ipmi[0-9]+\Z")
 _CLASS = "class/ipmi"
@@ -19,6 +20,10 @@ _SAFE = {
     "queued": "nr_msgs",
 }
 """Our names and the kernel's files. For each of these the kernel prints a number that it keeps."""
+
+_ANSWERED_OVER_SSIF = "received_messages"
+_GIVEN_UP_OVER_SSIF = ("hosed", "send_errors", "receive_errors")
+"""The files of the SSIF driver, which counts messages in place of transactions."""
 
 
 class InterfaceCounters(NamedTuple):
@@ -55,8 +60,8 @@ def read(sys: Optional[Tree], proc: Tree) -> List[InterfaceCounters]:
     found = []
     for name in sorted(filter(_NAME.match, names)):
         assert sys is not None
-        numbers = {ours: sys.number(f"{_CLASS}/{name}/device/{its}") for ours, its in _SAFE.items()}
-        if numbers["completed"] is None:
+        numbers = _numbers(partial(_file_number, sys, name))
+        if "completed" not in numbers:
             numbers.update(_of_old_kernel(proc, name[len("ipmi") :]))
         found.append(InterfaceCounters(name, **numbers))
     return found or [
@@ -71,17 +76,33 @@ def queued(sys: Tree, interfaces: List[InterfaceCounters]) -> int:
     return sum(count for count in counts if count is not None)
 
 
+def _file_number(sys: Tree, name: str, its: str) -> Optional[int]:
+    return sys.number(f"{_CLASS}/{name}/device/{its}")
+
+
+def _numbers(number_in: Callable[[str], Optional[int]]) -> Dict[str, Optional[int]]:
+    """Return the counters that exist, by our names."""
+    numbers = {ours: number_in(its) for ours, its in _SAFE.items()}
+    if numbers["completed"] is None:
+        numbers["completed"] = number_in(_ANSWERED_OVER_SSIF)
+        if numbers["hosed"] is None:
+            given_up = [number_in(its) for its in _GIVEN_UP_OVER_SSIF]
+            known = [count for count in given_up if count is not None]
+            numbers["hosed"] = sum(known) if known else None
+    return {ours: count for ours, count in numbers.items() if count is not None}
+
+
 def _of_old_kernel(proc: Tree, number: str) -> Dict[str, Optional[int]]:
     """Return the counters in /proc/ipmi/N/si_stats, where kernels before 4.17 have them."""
     lines = (proc.text(f"ipmi/{number}/si_stats") or "").splitlines()
     stats = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
     }
-    return {
-        ours: int(stats[its])
-        for ours, its in _SAFE.items()
-        if its in stats and re.match(r"[0-9]{1,20}\Z", stats[its])
-    }
+
+    def number_in(its: str) -> Optional[int]:
+        return int(stats[its]) if re.match(r"[0-9]{1,20}\Z", stats.get(its, "")) else None
+
+    return _numbers(number_in)
 
 
 def compare(

@@ -24,6 +24,8 @@ SLOW_AFTER_S = 0.1
 """Time to answer from which a BMC counts as slow, in seconds; a healthy one takes milliseconds."""
 DECIDED_AFTER_S = 10.0
 """Interval after which a BMC that did not answer once is not merely slow, in seconds."""
+GIVEN_UP_AFTER_S = 60.0
+"""Interval in which Linux gives up a transaction that a hung BMC does not answer, in seconds."""
 QUEUED_SHARE_MIN = 0.5
 """Share of moments below which waiting messages may have been seen by chance."""
 RUN_DELAY_PERCENT = 10.0
@@ -106,17 +108,28 @@ class Facts(NamedTuple):
     def is_awaiting(self) -> Optional[bool]:
         """Whether the kernel waits for the BMC all the time; None: unknown."""
         queued = _sum([each.queued for each in self.interfaces])
-        was_queued = _sum([each.was_queued for each in self.interfaces])
         if queued:
-            return was_queued is None or was_queued > 0
+            was_queued = _sum([each.was_queued for each in self.interfaces])
+            # Messages that came only now wait as well, though maybe not for long.
+            return None if was_queued == 0 else True
         if self.kipmi_percent is not None:
             return self.kipmi_percent >= KIPMI_AT_REST_PERCENT
-        return None if queued is None else False
+        counts_all = all(each.queued is not None for each in self.interfaces)
+        return False if queued == 0 and counts_all else None
 
     @property
     def is_kernel_waiting(self) -> bool:
         """Whether the kernel seems to wait for the BMC."""
-        return self.is_busy or bool(self.is_awaiting and self.completed == 0)
+        if self.completed:
+            return self.is_busy
+        has_queued = any(each.queued for each in self.interfaces)
+        return self.is_busy or has_queued or bool(self.is_awaiting and self.completed == 0)
+
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether two samples cannot show that the kernel waits, because it does not count that."""
+        was_sampled_twice = self.interval_s is not None
+        return was_sampled_twice and bool(self.interfaces) and self.is_awaiting is None
 
     @property
     def latency_s(self) -> Optional[float]:
@@ -177,6 +190,8 @@ def _kind_of_the_seen(facts: Facts) -> HostDiagnosisKind:
     if facts.stuck_for_s and not facts.sees_interface:
         return HostDiagnosisKind.NO_INTERFACE
     if facts.asking_for_s:
+        if facts.is_uncounted:
+            return HostDiagnosisKind.UNDECIDED
         return HostDiagnosisKind.LEFT_OVER if facts.is_awaiting is False else HostDiagnosisKind.HUNG
     if not facts.is_kernel_waiting:
         return HostDiagnosisKind.LEFT_OVER if facts.stuck_for_s else HostDiagnosisKind.NO_SYMPTOM
@@ -233,6 +248,10 @@ def _words(kind: HostDiagnosisKind, facts: Facts) -> str:
         return f"{stuck} stuck, left over from an earlier hang: the BMC {how}."
     if kind is HostDiagnosisKind.UNDECIDED and facts.blind:
         return "This host cannot be judged from here: not everything that matters can be seen."
+    if kind is HostDiagnosisKind.UNDECIDED and facts.asking_for_s:
+        return (
+            f"{stuck} stuck; whether the BMC answers is not known, as the kernel does not count it."
+        )
     if kind is HostDiagnosisKind.UNDECIDED:
         return "The kernel waits for the BMC; whether it hangs is not known yet."
     if kind is HostDiagnosisKind.BUSY:
@@ -256,6 +275,8 @@ def _evidence(facts: Facts) -> List[str]:
     if not facts.sees_interface and facts.stuck_for_s:
         lines.append("neither an interface in /sys/class/ipmi nor a kipmi thread")
     for each in facts.interfaces:
+        if each.completed is None and each.queued is None:
+            lines.append(f"{each.name}: the kernel counts neither answers nor waiting messages")
         if each.completed_delta is not None:
             lines.append(
                 f"{each.name}: {_count(each.completed_delta, 'transaction')} completed{over}"
@@ -276,7 +297,8 @@ def _evidence(facts: Facts) -> List[str]:
 
 def _rules_out(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     lines = []
-    if kind is HostDiagnosisKind.HUNG and facts.completed == 0:
+    counts_all = all(each.completed_delta is not None for each in facts.interfaces)
+    if kind is HostDiagnosisKind.HUNG and facts.completed == 0 and counts_all:
         lines.append("a busy BMC: not one transaction completed")
     if kind is HostDiagnosisKind.HUNG and facts.asking_for_s:
         lines.append(
@@ -308,7 +330,9 @@ def _advice(kind: HostDiagnosisKind, facts: Facts) -> List[str]:
     if kind is HostDiagnosisKind.NO_INTERFACE:
         lines.append("dmesg, lsmod: why there is no interface (ipmi_si, ipmi_devintf)")
         lines.append("bmcmedic probe TARGET, from a machine on the BMC's network: if it answers")
-    if kind is HostDiagnosisKind.UNDECIDED and facts.is_kernel_waiting:
+    if kind is HostDiagnosisKind.UNDECIDED and facts.asking_for_s:
+        lines.append(f"sample for longer: --interval {GIVEN_UP_AFTER_S:.0f}")
+    elif kind is HostDiagnosisKind.UNDECIDED and facts.is_kernel_waiting:
         lines.append(f"sample for longer: --interval {DECIDED_AFTER_S:.0f}")
     if facts.unwatched:
         lines.append(f"watch the clients for longer: --interval {WATCHED_S_MIN + 1.0:.0f}")

@@ -90,6 +90,33 @@ def test_what_moved(first: int | None, again: int | None, moved: int | None) -> 
     assert compared.completed_delta == moved
 
 
+@pytest.mark.parametrize(
+    ("counts", "completed", "hosed"),
+    [
+        ({}, None, None),
+        ({"received_messages": 7}, 7, None),
+        ({"received_messages": 7, "hosed": 0, "send_errors": 2, "receive_errors": 1}, 7, 3),
+        ({"complete_transactions": 9, "received_messages": 7, "hosed_count": 1}, 9, 1),
+    ],
+)
+@pytest.mark.parametrize("is_old", [False, True])
+def test_an_ssif_interfaces_messages_are_counted(
+    tmp_path: Path,
+    counts: dict[str, int],
+    completed: int | None,
+    hosed: int | None,
+    *,
+    is_old: bool,
+) -> None:
+    sys = Tree(str(write_sys(tmp_path / "sys", **({} if is_old else counts))))
+    if is_old:
+        (tmp_path / "proc/ipmi/0").mkdir(parents=True)
+        lines = "".join(f"{key}:   {value}\n" for key, value in counts.items())
+        (tmp_path / "proc/ipmi/0/si_stats").write_text(lines)
+    (only,) = interface.read(sys, Tree(str(tmp_path / "proc")))
+    assert (only.completed, only.hosed, only.queued) == (completed, hosed, None)
+
+
 def test_an_interface_that_came_meanwhile_has_moved_nothing_that_is_known() -> None:
     first, again = interface.compare(
         [InterfaceCounters("ipmi0", 1)],

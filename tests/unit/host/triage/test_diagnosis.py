@@ -140,6 +140,56 @@ def test_stuck_clients_and_nothing_that_speaks_against_it_are_a_hang() -> None:
         assert "bmc-not-answering" in diagnosis.symptoms
 
 
+def uncounted(**counts: int | None) -> InterfaceActivity:
+    """Return an interface such as SSIF's, which counts nothing but `counts`."""
+    nothing = dict.fromkeys(InterfaceActivity._fields[1:])
+    return InterfaceActivity(**{"name": "ipmi0", **nothing, **counts})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "interfaces",
+    [
+        [uncounted()],
+        [uncounted(completed=7, completed_delta=0)],
+        [uncounted(completed=7, completed_delta=0, hosed=2, hosed_delta=0)],
+        [uncounted(), interface(0, queued=0)],
+        [interface(0, queued=4)._replace(was_queued=0)],
+    ],
+)
+def test_what_the_kernel_does_not_count_is_unknown(interfaces: list[InterfaceActivity]) -> None:
+    diagnosis = seen(kipmi=None, stuck=(90.0,), interfaces=interfaces)
+    assert diagnosis.kind is HostDiagnosisKind.UNDECIDED
+    assert diagnosis.symptoms == ["stuck-clients"]
+    assert diagnosis.hung_since is None
+    assert "not known" in diagnosis.words
+    assert not any("hang" in line or "busy" in line for line in diagnosis.rules_out)
+    assert any("--interval 60" in line for line in diagnosis.advice)
+
+
+def test_what_an_ssif_host_does_count_decides() -> None:
+    answers = uncounted(completed=7, completed_delta=3)
+    assert seen(kipmi=None, stuck=(90.0,), interfaces=[answers]).kind is HostDiagnosisKind.LEFT_OVER
+    gave_up = uncounted(completed=7, completed_delta=0, hosed=2, hosed_delta=1)
+    assert seen(kipmi=None, stuck=(90.0,), interfaces=[gave_up]).kind is HostDiagnosisKind.HUNG
+
+
+@pytest.mark.parametrize("was_queued", [None, 0, 4])
+@pytest.mark.parametrize("completed", [None, 0])
+@pytest.mark.parametrize("kipmi", [None, 0.0])
+def test_messages_without_an_answer_are_no_rest(
+    kipmi: float | None, completed: int | None, was_queued: int | None
+) -> None:
+    waits = interface(completed, queued=4)._replace(was_queued=was_queued)
+    diagnosis = seen(kipmi=kipmi, interfaces=[waits])
+    assert diagnosis.kind is HostDiagnosisKind.UNDECIDED
+    assert "nothing" not in diagnosis.words
+    assert "ipmi0: 4 messages without an answer" in diagnosis.evidence
+
+
+def test_an_ssif_host_at_rest_has_no_symptom() -> None:
+    assert seen(kipmi=None, interfaces=[uncounted()]).kind is HostDiagnosisKind.NO_SYMPTOM
+
+
 def test_without_counters_only_a_spinning_thread_is_a_symptom() -> None:
     assert seen(kipmi=100.0, interfaces=[interface()]).symptoms == ["kipmi-busy"]
     assert seen(kipmi=12.0, interfaces=[interface()]).symptoms == []
@@ -182,7 +232,7 @@ def test_an_interface_that_went_away_is_named() -> None:
 
 def test_a_client_whose_device_is_gone_waits_for_no_bmc() -> None:
     diagnosis = seen(
-        kipmi=None, stuck=(90.0, 30.0), interfaces=[interface()], stranded_for_s=[90.0]
+        kipmi=None, stuck=(90.0, 30.0), interfaces=[interface(queued=4)], stranded_for_s=[90.0]
     )
     assert (diagnosis.kind, diagnosis.hung_since) == (HostDiagnosisKind.HUNG, NOW - 30.0)
     diagnosis = seen(
