@@ -1,3 +1,3 @@
 """Keeps hosts alive through a sick BMC, and heals the BMC."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -186,7 +186,9 @@ def test_bad_usage_is_one_message_and_status_2(options: list[str], said: str) ->
 
 def test_the_units_are_printed_and_installed(tmp_path: Path) -> None:
     shown = run("agent", "--print-units").stdout
-    assert run("agent", "--install-units", str(tmp_path)).returncode == 0
+    done = run("agent", "--install-units", str(tmp_path))
+    assert done.returncode == 0
+    assert f"{tmp_path}/bmcmedic-driver.service: new\n" in done.stdout
     for name in ("bmcmedic-driver.service", "bmcmedic-agent.service"):
         assert (tmp_path / name).read_text(encoding="utf-8") in shown
 

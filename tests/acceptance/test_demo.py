@@ -17,3 +17,6 @@ def test_the_demo_ends_as_expected() -> None:
     assert len(rows) >= 12
     assert "healed" in rows["bmc00003"]
     assert "needs-repair" in rows["bmc00008"]
+    sent_and_done = {name: row.split()[-4:-2] for name, row in rows.items()}
+    assert sent_and_done["bmc00003"] == ["1", "1"]
+    assert sent_and_done["bmc00008"] == ["1", "0"]  # it ignored its reset

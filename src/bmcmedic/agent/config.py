@@ -82,7 +82,7 @@ class TriageConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReliefConfig:
-    """Relief of the host from clients that hang with its BMC: see docs/reference/relieve.md."""
+    """Relief of the host from clients that hang with its BMC, as `bmcmedic relieve` does it."""
 
     mode: str = setting(
         "observe",

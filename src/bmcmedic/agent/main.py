@@ -152,8 +152,8 @@ def _install(folder: Path) -> int:
             " PrivateTmp=); install bmcmedic for all users, such as into /opt\n"
         )
     try:
-        for path in units.install(folder):
-            sys.stdout.write(f"{path}\n")
+        for path, change in units.install(folder):
+            sys.stdout.write(f"{path}: {change}\n")
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename}: {error.strerror}") from None
     return 0

@@ -255,11 +255,11 @@ class Demonstration:
     async def _judge(self, rack: DemoRack) -> bool:
         """Print what each BMC counted, and return whether all of it is as expected."""
         self._headline(
-            "The result; the BMCs themselves counted resets and the hosts' power changes"
+            "The result: resets that heal sent, and those that the BMCs themselves counted as done"
         )
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in ("BMC", "fault", "verdict", "resets", "host", "as expected"):
-            table.add_column(column, overflow="fold")
+        for column in ("BMC", "fault", "verdict", "sent", "done", "host", "as expected"):
+            table.add_column(column, overflow="fold", no_wrap=column == "verdict")
         went_well = True
         for name in _names():
             state = await rack.get(f"/bmcs/{name}")
@@ -271,6 +271,7 @@ class Demonstration:
                 name,
                 SICK_BMCS[name].fault if name in SICK_BMCS else "none",
                 verdict,
+                str(self.verdicts.get(name, {}).get("resets_sent", 0)),
                 str(state["cold_resets"]),
                 "untouched" if not touched else f"changed {touched}x",
                 Text("yes", style="green") if not wrong else Text(wrong, style="bold red"),

@@ -10,6 +10,7 @@ import typer
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, cipher_suite
+from bmcmedic.service.settings_values import plain_number
 
 UserOption = Annotated[
     str | None,
@@ -50,5 +51,5 @@ def cipher_suites(suite_id: int | None) -> Sequence[int]:
 def positive(name: str, value: float) -> float:
     """Return `value`; raises ConfigurationError unless it is finite and above zero."""
     if not 0 < value < float("inf"):
-        raise ConfigurationError(f"{name} must be a positive number, not {value:g}")
+        raise ConfigurationError(f"{name} must be a positive number, not {plain_number(value)}")
     return value

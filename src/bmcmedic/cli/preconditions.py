@@ -13,8 +13,8 @@ def need_module(module: str, what: str) -> None:
     """Raise ConfigurationError if a module of the extra `lab` is not installed."""
     if importlib.util.find_spec(module) is None:
         raise ConfigurationError(
-            f"{what} needs {module}, which is not installed: run `make setup` in a clone, else "
-            "pip install 'bmcmedic[lab]'"
+            f"{what} needs {module}, which is not installed: run `make setup`, or "
+            "`pip install '.[lab]'`, in a clone of bmcmedic"
         )
 
 

@@ -24,6 +24,7 @@ from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.fleet.remediation import HostSource, Remediation, RemediationCase
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.model.heal import HealVerdict, HostReport, VerdictName
+from bmcmedic.service.settings_values import plain_number
 
 EXIT_STATUS: dict[VerdictName, int] = {
     VerdictName.HEALTHY: 0,
@@ -138,7 +139,7 @@ def times(quiet_s: float, return_s: float, steady_s: float) -> ResetTimes:
     ):
         if not WAIT_S_MIN <= value <= WAIT_S_MAX:
             raise ConfigurationError(
-                f"{option} is {WAIT_S_MIN:g} to {WAIT_S_MAX:g} seconds, not {value:g}"
+                f"{option} is {WAIT_S_MIN:g} to {WAIT_S_MAX:g} seconds, not {plain_number(value)}"
             )
     if return_s <= quiet_s:
         raise ConfigurationError(

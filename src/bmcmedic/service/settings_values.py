@@ -46,6 +46,11 @@ class ValueKind(Protocol):
         """Return the value as TOML."""
 
 
+def plain_number(value: float) -> str:
+    """Return a number without an exponent, as far as an operator may meet it: 2592000, 0.25."""
+    return f"{value:g}" if abs(value) < 1e6 or math.isinf(value) else f"{value:.0f}"
+
+
 def quoted(text: str) -> str:
     """Return text as a TOML basic string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -114,7 +119,8 @@ class Seconds:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UnusableValue(f"is {value!r}; give a number of seconds")
         if not self.least <= value <= self.most:  # NaN is outside, too
-            raise UnusableValue(f"is {value:g} s; give {self.least:g} to {self.most:g} s")
+            least, most = plain_number(self.least), plain_number(self.most)
+            raise UnusableValue(f"is {plain_number(value)} s; give {least} to {most} s")
         return float(value)
 
     def parse(self, text: str) -> object:
@@ -126,7 +132,7 @@ class Seconds:
 
     def show(self, value: float) -> str:
         """Return the number as TOML."""
-        return f"{value:g}" if abs(value) < 1e6 else repr(value)
+        return plain_number(value) if value == float(plain_number(value)) else repr(value)
 
 
 @dataclass(frozen=True, slots=True)

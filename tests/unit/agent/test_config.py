@@ -172,3 +172,10 @@ def test_a_reload_changes_what_it_can_and_nothing_else(tmp_path: Path) -> None:
     assert mixed.relief.mode == "act"
     assert mixed.process == AgentConfig().process
     assert mixed.doors == AgentConfig().doors
+
+
+def test_a_large_duration_is_named_in_plain_numbers(tmp_path: Path) -> None:
+    file = written(tmp_path, "[relief]\nstuck_after_s = 3000000\n")
+    with pytest.raises(ConfigurationError) as refused:
+        load(file, {})
+    assert "is 3000000 s; give 5 to 2592000 s" in str(refused.value)

@@ -41,7 +41,7 @@ def analyze(*words: str) -> str:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("units")
-    assert [path.name for path in units.install(folder)] == list(units.NAMES)
+    assert [path.name for path, _ in units.install(folder)] == list(units.NAMES)
     return folder
 
 
@@ -56,9 +56,21 @@ def settings(name: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", units.NAMES)
 def test_systemd_finds_nothing_wrong(installed: Path, name: str) -> None:
-    said = analyze("verify", "--man=no", str(installed / name))
+    said = analyze("verify", str(installed / name))
     # Problems of other units on this machine do not count.
     assert [line for line in said.splitlines() if "bmcmedic" in line] == []
+
+
+def test_an_installation_reports_what_it_changed(tmp_path: Path) -> None:
+    def changes() -> list[units.UnitChange]:
+        return [change for _, change in units.install(tmp_path)]
+
+    new, changed, unchanged = units.UnitChange
+    assert changes() == [new, new]
+    assert changes() == [unchanged, unchanged]
+    (tmp_path / units.NAMES[0]).write_text("old")
+    assert changes() == [changed, unchanged]
+    assert changes() == [unchanged, unchanged]
 
 
 @pytest.mark.parametrize("name", units.NAMES)
@@ -128,7 +140,7 @@ def test_a_program_anywhere_is_found(tmp_path: Path) -> None:
     path.chmod(0o755)
     for name in units.NAMES:
         (tmp_path / name).write_text(units.text(name, str(path)))
-        said = analyze("verify", "--man=no", str(tmp_path / name))
+        said = analyze("verify", str(tmp_path / name))
         assert [line for line in said.splitlines() if "bmcmedic" in line] == []
 
 

@@ -71,7 +71,7 @@ def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.M
         assert name == "greenlet"
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    with pytest.raises(ConfigurationError, match=r"pip install 'bmcmedic\[lab\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[lab\]'"):
         lab.starvation(design=lab.DesignChoice.PRIORITY)
 
 

@@ -181,3 +181,10 @@ def test_a_password_that_every_user_can_read_is_warned_of(tmp_path: Path) -> Non
         done = run(*words)
         assert done.returncode == 1
         assert (f"warning: every user of this machine can read {file}" in done.stderr) is is_warned
+
+
+@pytest.mark.parametrize("command", ["driver", "agent"])
+def test_no_setting_refers_to_a_page_that_is_not_installed(command: str) -> None:
+    assert "docs/" not in run(command, "--help").stdout
+    assert "docs/" not in run(command, "--print-config").stdout
+    assert "docs/" not in run("agent", "--print-units").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 
 NAMES = ("bmcmedic-driver.service", "bmcmedic-agent.service")
@@ -48,10 +49,24 @@ def printed() -> str:
     return "\n".join(f"# {name}\n{text(name)}" for name in NAMES)
 
 
-def install(folder: Path) -> Iterator[Path]:
-    """Write the units into a directory, replacing existing ones. Raises: OSError."""
+class UnitChange(StrEnum):
+    """What the installation of a unit did to its file."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+def install(folder: Path) -> Iterator[tuple[Path, UnitChange]]:
+    """Write the units into a directory, and replace those that differ. Raises: OSError."""
     for name in NAMES:
         path = folder / name
-        path.write_text(text(name), encoding="utf-8")
+        wanted = text(name).encode()
+        change = UnitChange.NEW
+        if path.exists():
+            is_same = path.read_bytes() == wanted
+            change = UnitChange.UNCHANGED if is_same else UnitChange.CHANGED
+        if change is not UnitChange.UNCHANGED:
+            path.write_bytes(wanted)
         path.chmod(0o644)
-        yield path
+        yield path, change

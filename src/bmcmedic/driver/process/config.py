@@ -108,7 +108,7 @@ class WatchdogConfig:
         Seconds(0.1, COUNTDOWN_S_MAX, optional=True),
         "--watchdog-timeout",
         "Without a pat for this long, the BMC takes its action. As long as the interface needs"
-        " unless set: see docs/reference/watchdog.md.",
+        " unless set, and 120 s at least.",
     )
     action: str = setting(
         "hard-reset",
@@ -165,8 +165,7 @@ class PretimeoutConfig:
         None,
         Seconds(1, COUNTDOWN_S_MAX, optional=True),
         "--pretimeout-limit",
-        "It fires when the host has not patted for this long; before the BMC's timer does unless"
-        " set: see docs/reference/watchdog.md.",
+        "It fires when the host has not patted for this long; at half of the time-out unless set.",
     )
     action: str = setting(
         "log",
