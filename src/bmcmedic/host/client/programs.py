@@ -47,8 +47,13 @@ CLIENTS = {
 """Programs that ask, get an answer and end. Triage looks for those that do not end."""
 
 _NAMES = "|".join(sorted(CLIENTS, key=len, reverse=True))
-# A shim moves the real program to a longer name, and a package replaces a running program.
-_LONGER_NAME = rf"({_NAMES})(?:\.[^/]*|-[0-9][^/]*)?(?: \(deleted\))?\Z"
+_KINDS = "xcat|real|orig|original|bin|dist|distrib|wrapped|static|upstream"
+# A shim or a diversion moves the real program to a longer name, xCAT and Nix ship it under one of
+# their own, libtool runs it as `lt-NAME`, and a package replaces a running program.
+_LONGER_NAME = (
+    rf"(?:lt-|\.)?({_NAMES})(?:\.[^/]*|[-_]v?[0-9][^/]*|[-_](?:{_KINDS})(?:[-._][0-9][^/]*)?)?"
+    r"(?: \(deleted\))?\Z"
+)
 _COMM_CHARACTERS_MAX = 15
 """Longest name that the kernel keeps of a program, in characters."""
 
@@ -80,7 +85,7 @@ def looks_like(comm: str) -> Optional[str]:
     for program in CLIENTS:
         if comm == program[:_COMM_CHARACTERS_MAX]:
             return program
-    return None
+    return program_of(comm)
 
 
 def why_excluded(program: str, argv: List[str]) -> Optional[str]:

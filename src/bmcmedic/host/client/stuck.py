@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from bmcmedic.host.client.programs import looks_like, program_of, why_excluded
+from bmcmedic.host.client.programs import CLIENTS, FREEIPMI, looks_like, program_of, why_excluded
 from bmcmedic.host.client.redact import redacted
 from bmcmedic.host.kernel.cpu_clocks import SCHED_BYTES_MAX, clocks_s, turn_at_s
 from bmcmedic.host.kernel.proc import (
@@ -81,6 +81,8 @@ _WAITS_FOR_CALLER = (
     r"(?:_*(?:mutex_lock|wait_for_c|do_wait_for_common|synchronize_s?rcu|wait_rcu_gp|cleanup_srcu"
     r"|flush_work|cancel_work|cancel_delayed_work)\w*)(?:\.\w+)*\Z"
 )
+# FreeIPMI's own in-band drivers share one System V semaphore.
+_IN_SEMAPHORE = r"_*(?:do_semtimedop|sys_semtimedop|sys_semop|do_sys_semop)(?:\.\w+)*\Z"
 _NO_WCHAN = r"(?:0|-|(?:0x)?[0-9a-f]{8,16})?\Z"
 # On arm64 before 5.17 and on powerpc, a stack begins with the functions that gave up the CPU.
 _SCHEDULER = r"(?:__switch_to|__schedule|(?:io_)?schedule\w*|context_switch)(?:\.\w+)*\Z"
@@ -338,6 +340,9 @@ def _waiting(client: Client, again: ClientSample) -> ClientVerdict:
         if _is_for_caller(again.wchan) and not again.stack:
             why = f"waits in {again.wchan}; on whose behalf cannot be read"
             return ClientVerdict(Finding.NOT_PROVEN, [why])
+        if CLIENTS[client.program] is FREEIPMI and re.match(_IN_SEMAPHORE, again.wchan):
+            why = f"waits in {again.wchan} for FreeIPMI's in-band semaphore, held by another client"
+            return ClientVerdict(Finding.HELD_UP, [why])
         return ClientVerdict(Finding.EXCLUDED, [f"waits in {again.wchan}, not for a BMC"])
     # The device that a client opens or closes is not among its open files.
     is_elsewhere = in_driver is None and holds is not None and not holds.devices

@@ -19,6 +19,7 @@ from bmcmedic.host.kernel.proc import (
     Tree,
     shortened,
 )
+from bmcmedic.host.kernel.progress import Mark
 from bmcmedic.host.triage.guests import naming_words
 from bmcmedic.host.typed import List, NamedTuple, Optional
 
@@ -29,6 +30,8 @@ _HYPERVISOR = (
 )
 _HYPERVISORS_BEGIN = ("qemu-", "kvm", "cloud-hypervisor", "firecracker", "crosvm")
 _PORT = "/dev/port"
+_POWER_METER = "/ACPI000D:"
+"""Part of the path of an ACPI power meter's files. To read some of them, ACPI asks the BMC."""
 
 
 class Opener(NamedTuple):
@@ -39,6 +42,8 @@ class Opener(NamedTuple):
     argv: List[str]
     """Its arguments as far as they are shown, with all secrets redacted."""
     devices: List[str]
+    mark: Optional[Mark] = None
+    """How far the process had come; None: it is not compared with a later sample."""
 
 
 class ProcessScan(NamedTuple):
@@ -52,6 +57,8 @@ class ProcessScan(NamedTuple):
     """The processes that have /dev/ipmi* open."""
     port_openers: List[Opener]
     """The processes that have /dev/port open, through which a byte can be written to port 0x80."""
+    meter_readers: List[Opener]
+    """The processes that have a file of an ACPI power meter open."""
     unread: int
     """Number of processes whose open files cannot be read: they may have a device open."""
     sees_kernel: bool
@@ -63,7 +70,7 @@ class ProcessScan(NamedTuple):
 def scan_processes(tree: Tree) -> ProcessScan:
     """Read every process once; processes that end meanwhile are left out."""
     pids = sorted(tree.pids())
-    found = ProcessScan(len(pids), [], [], [], [], [], 0, sees_kernel=False, hidden=0)
+    found = ProcessScan(len(pids), [], [], [], [], [], [], 0, sees_kernel=False, hidden=0)
     unread = hidden = 0
     sees_kernel = False
     for pid in pids:
@@ -106,7 +113,11 @@ def _sort(process: Process, executable: str, found: ProcessScan) -> bool:
     targets = files.values()
     devices = [target for target in targets if target[:9] == "/dev/ipmi" and is_device(target)]
     if devices:
-        found.openers.append(_opener(process, sorted(set(devices)), guest=guest))
+        opener = _opener(process, sorted(set(devices)), guest=guest)
+        found.openers.append(opener._replace(mark=Mark.of(process)))
+    if _POWER_METER in "\n".join(targets):
+        meters = sorted({target for target in targets if _POWER_METER in target})
+        found.meter_readers.append(_opener(process, meters, guest=guest))
     if _PORT in targets:
         found.port_openers.append(_opener(process, [_PORT], guest=guest))
     return True

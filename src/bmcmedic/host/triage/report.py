@@ -45,7 +45,10 @@ def to_json(seen: Triage) -> Dict[str, Any]:
         "stuck_count": len(seen.stuck),
         "stuck": [_stuck(each, facts.captured_at) for each in seen.stuck[:ROWS_MAX]],
         "spared": [_spared(each) for each in seen.spared[:ROWS_MAX]],
-        "direct_openers": [_opener(each) for each in seen.scan.openers[:ROWS_MAX]],
+        "direct_openers": [_direct(each, seen) for each in seen.scan.openers[:ROWS_MAX]],
+        "power_meter": [
+            dict(_opener(each.opener), waits=each.why) for each in seen.meter_waiters[:ROWS_MAX]
+        ],
         "port80": {
             "io_delay_type": host.io_delay_type,
             "openers": [_opener(each) for each in seen.scan.port_openers[:ROWS_MAX]],
@@ -117,6 +120,18 @@ def _opener(each: Opener) -> Dict[str, Any]:
     }
 
 
+def _direct(each: Opener, seen: Triage) -> Dict[str, Any]:
+    return dict(_opener(each), waits=_waits(each, seen))
+
+
+def _waits(opener: Opener, seen: Triage) -> Optional[str]:
+    """Return how an opener stands still; None: it does not, or it is judged as a client."""
+    for each in seen.standing:
+        if each.opener.identity == opener.identity:
+            return each.why
+    return None
+
+
 # -------------------------------------------------------------------------------------- the screen
 
 
@@ -129,6 +144,13 @@ def screen(seen: Triage) -> str:
     lines += _section("Stuck clients", _stuck_lines(seen.stuck))
     lines += _section("Spared", _spared_lines(seen.spared))
     lines += _section("Other programs that have the BMC's device open", _opener_lines(seen))
+    lines += _section(
+        "Programs that wait for ACPI's power meter, and so maybe for the BMC (never ended)",
+        [
+            f"{each.opener.identity.pid} {each.opener.name}: {each.why}"
+            for each in seen.meter_waiters
+        ],
+    )
     lines += _section("Guests", _guest_lines(seen))
     lines += _section("Host", _host_lines(seen))
     lines += _section("Next", diagnosis.advice)
@@ -191,6 +213,7 @@ def _opener_lines(seen: Triage) -> List[str]:
     clients = {each.identity.pid for each in seen.scan.clients}
     return [
         f"{each.identity.pid} {each.name} ({', '.join(each.devices)})"
+        + (f": {_waits(each, seen)}" if _waits(each, seen) else "")
         for each in seen.scan.openers
         if each.identity.pid not in clients
     ]

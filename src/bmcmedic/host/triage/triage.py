@@ -30,7 +30,7 @@ from bmcmedic.host.kernel.proc import (
 )
 from bmcmedic.host.triage import diagnosis, guests
 from bmcmedic.host.triage.host_facts import HostFacts, boot_time_s, read_host_facts
-from bmcmedic.host.triage.process_scan import ProcessScan, scan_processes
+from bmcmedic.host.triage.process_scan import Opener, ProcessScan, scan_processes
 from bmcmedic.host.typed import Callable, List, NamedTuple, Optional, Tuple
 
 INTERVAL_S = 2.0
@@ -40,6 +40,10 @@ INTERVAL_S_MAX = 300.0
 
 QUEUE_SAMPLES = 10
 """Number of samples of the message queue between the two samples of the host."""
+
+
+THREADS_MAX = 256
+"""Number of threads of one reader of a power meter that are read."""
 
 
 class NoTree(Exception):
@@ -116,6 +120,13 @@ class Spared(NamedTuple):
     age_s: float
 
 
+class Waiting(NamedTuple):
+    """A process that is no client and waits all the same. It is named, and never ended."""
+
+    opener: Opener
+    why: str
+
+
 class Triage(NamedTuple):
     """All that was seen on the host, and the diagnosis that follows from it."""
 
@@ -128,6 +139,10 @@ class Triage(NamedTuple):
     facts: diagnosis.Facts
     """What the diagnosis is made from."""
     diagnosis: diagnosis.HostDiagnosis
+    standing: List[Waiting]
+    """The other programs that have the device open and did not run between the samples."""
+    meter_waiters: List[Waiting]
+    """The processes that sleep in ACPI's power meter, for which ACPI asks the BMC."""
 
 
 class _Moment(NamedTuple):
@@ -183,7 +198,10 @@ def triage(
         stranded_for_s=[each.waits_s for each in stuck if each.is_stranded],
         blind=_blind(roots, scan, spared, stuck_after_s),
     )
-    return Triage(host, scan, stuck, spared, facts, diagnosis.diagnose(facts))
+    standing, meter_waiters = _others_that_wait(roots, scan)
+    return Triage(
+        host, scan, stuck, spared, facts, diagnosis.diagnose(facts), standing, meter_waiters
+    )
 
 
 def _moment(proc: Tree, sys: Optional[Tree], scan: ProcessScan) -> _Moment:
@@ -265,6 +283,64 @@ def _judged(
         if verdict.finding is not Finding.GONE:
             spared.append(Spared(client, verdict, age_s(client.first.stat, now.uptime_s)))
     return sorted(stuck, key=lambda each: -each.sample.age_s), spared
+
+
+def _others_that_wait(roots: Roots, scan: ProcessScan) -> Tuple[List[Waiting], List[Waiting]]:
+    """Return the openers that stand still, and the readers that sleep in a power meter."""
+    standing: List[Waiting] = []
+    asleep: List[Waiting] = []
+    if roots.again is None or not (scan.openers or scan.meter_readers):
+        return standing, asleep
+    now = Now(now_s(roots.again), {})
+    for opener in scan.openers:
+        why = _still(roots.again, opener, now) if opener.mark is not None else None
+        if why is not None:
+            standing.append(Waiting(opener, why))
+    for opener in scan.meter_readers:
+        why = _sleeps_in_meter(roots.again, opener)
+        if why is not None:
+            asleep.append(Waiting(opener, why))
+    return standing, asleep
+
+
+def _still(tree: Tree, opener: Opener, now: Now) -> Optional[str]:
+    """Return how an opener stands still; None: it ran, or has ended."""
+    try:
+        with tree.hold(opener.identity.pid) as process:
+            sample = ClientSample.at(process, now)
+    except ProcError:
+        return None
+    first, mark = opener.mark, sample.mark
+    is_known = first is not None and mark.turns is not None
+    if not is_known or first is None or mark.stat.identity != opener.identity:
+        return None
+    if mark.is_running or mark.has_moved_since(first):
+        return None
+    # Only the first thread's turns are counted for the process.
+    which = "has" if mark.stat.threads == 1 else "the first of its threads has"
+    place = f", waits in {sample.wchan}" if sample.wchan is not None else ""
+    call = f", called by {sample.driver_call}" if sample.driver_call is not None else ""
+    return f"{which} not run while it was watched: state {mark.stat.state}{place}{call}"
+
+
+def _sleeps_in_meter(tree: Tree, reader: Opener) -> Optional[str]:
+    """Return how a process sleeps while it reads a power meter; None: it does not."""
+    folder = f"{reader.identity.pid}/task/"
+    try:
+        with tree.hold(reader.identity.pid) as process:
+            if process.stat().identity != reader.identity:
+                return None
+            files = process.open_files() or {}
+            if not set(reader.devices) & set(files.values()):
+                return None
+            if process.stat().state == "D":
+                return f"sleeps (state D) with {reader.devices[0]} open"
+        for thread in sorted(tree.pids(folder))[:THREADS_MAX]:
+            if tree.stat(thread, folder).state == "D":
+                return f"its thread {thread} sleeps (state D) with {reader.devices[0]} open"
+    except ProcError:
+        pass
+    return None
 
 
 def _blind(

@@ -381,6 +381,19 @@ def test_a_lock_that_no_driver_takes_proves_nothing(
     assert captured(tmp_path, process).finding is finding
 
 
+@pytest.mark.parametrize("wchan", ["do_semtimedop", "__do_semtimedop", "sys_semtimedop"])
+def test_a_freeipmi_client_that_waits_for_the_semaphore_is_named(
+    tmp_path: Path, wchan: str
+) -> None:
+    changes = {"wchan": wchan, "stack": "", "files": {}}
+    waiter = FakeProcess(**{**vars(stuck_ipmitool()), **changes, "exe": "/usr/sbin/ipmi-sensors"})
+    verdict = captured(tmp_path / "freeipmi", waiter)
+    assert verdict.finding is Finding.HELD_UP
+    assert "semaphore" in verdict.evidence[0]
+    other = FakeProcess(**{**vars(stuck_ipmitool()), **changes})
+    assert captured(tmp_path / "ipmitool", other).finding is Finding.EXCLUDED
+
+
 def test_a_select_is_no_lock_whatever_its_stack_shows(tmp_path: Path) -> None:
     process = FakeProcess(**{**vars(stuck_ipmitool()), "stack": stack_of("mutex_lock", "ipmi_x")})
     assert "waits in do_select" in captured(tmp_path, process).evidence
@@ -554,6 +567,20 @@ def test_a_sample_has_the_age(tmp_path: Path) -> None:
         ("/usr/local/bin/ipmitool (deleted)", "ipmitool"),
         ("/usr/bin/ipmitool.bmcmedic", "ipmitool"),
         ("/opt/ipmitool-1.8.15", "ipmitool"),
+        ("/opt/ipmitool_1.8.18", "ipmitool"),
+        ("/opt/xcat/bin/ipmitool-xcat", "ipmitool"),
+        ("/opt/xcat/bin/ipmitool-xcat-1.8.18 (deleted)", "ipmitool"),
+        ("/src/src/.libs/lt-ipmitool", "ipmitool"),
+        ("/src/.libs/lt-ipmi-sensors", "ipmi-sensors"),
+        ("/usr/local/bin/ipmitool_real", "ipmitool"),
+        ("/usr/bin/ipmitool-orig", "ipmitool"),
+        ("/usr/bin/ipmitool.distrib", "ipmitool"),
+        ("/nix/store/x/bin/.ipmitool-wrapped", "ipmitool"),
+        ("/usr/sbin/ipmi-fru_v1.6", "ipmi-fru"),
+        ("/usr/bin/ipmitool-exporter", None),
+        ("/usr/bin/ipmitool_exporter", None),
+        ("/usr/bin/xlt-ipmitool", None),
+        ("/usr/libexec/netdata/plugins.d/freeipmi.plugin", None),
         ("/usr/sbin/ipmi-sensors", "ipmi-sensors"),
         ("/usr/sbin/ipmi-sensors-config", "ipmi-sensors-config"),
         ("/usr/bin/vim", None),

@@ -647,3 +647,43 @@ def test_it_starts_without_what_it_does_not_need() -> None:
     )
     assert "typer" not in done.stderr
     assert "asyncio" not in done.stderr
+
+
+def other_opener(name: str, *, files: dict[str, str], **changes: Any) -> FakeProcess:  # noqa: ANN401 - any field
+    return FakeProcess(70, name, [name], exe=f"/usr/bin/{name}", files=files, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_still"), [({}, True), ({"turns": 13}, False), ({"state": "R"}, False)]
+)
+def test_whoever_stands_still_with_the_device_open_is_named(
+    tmp_path: Path, changes: dict[str, Any], *, is_still: bool
+) -> None:
+    first = other_opener("freeipmi.plugin", files={"3": "/dev/ipmi0"})
+    again = other_opener("freeipmi.plugin", files={"3": "/dev/ipmi0"}, **changes)
+    seen = report(write_capture(tmp_path / "x", [KTHREADD, first], [KTHREADD, again]))
+    assert seen["stuck"] == []
+    (row,) = seen["direct_openers"]
+    assert (row["waits"] is not None) is is_still
+    assert row["waits"] is None or "waits in do_select" in row["waits"]
+
+
+METER = "/sys/devices/LNXSYSTM:00/LNXSYBUS:00/ACPI000D:00/power1_average"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_named"),
+    [
+        ({"state": "D"}, True),
+        ({"state": "S"}, False),
+        ({"state": "D", "files": {}}, False),
+    ],
+)
+def test_whoever_sleeps_in_the_power_meter_is_named(
+    tmp_path: Path, changes: dict[str, Any], *, is_named: bool
+) -> None:
+    first = other_opener("node_exporter", files={"9": METER}, state="D")
+    again = other_opener("node_exporter", **{"files": {"9": METER}, **changes})
+    seen = report(write_capture(tmp_path / "x", [KTHREADD, first], [KTHREADD, again]))
+    assert (seen["stuck"], seen["symptoms"]) == ([], [])
+    assert [row["pid"] for row in seen["power_meter"]] == ([70] if is_named else [])
