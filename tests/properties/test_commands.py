@@ -29,14 +29,14 @@ from bmcmedic.ipmi.commands.session import (
     decode_cipher_suite_records,
     encode_cipher_suite_records,
 )
-from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
+from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp, SalvagedTimer, salvage_timer
 from tests.support.command_strategies import RECORDS, REQUESTS, RESPONSES
 
 STRATEGIES = REQUESTS | RESPONSES | RECORDS
 EXAMPLES = 60
 
-PARTS = {CipherSuiteRecord, SessionDetail}
-"""Classes that are encoded and decoded only as parts of others."""
+PARTS = {CipherSuiteRecord, SalvagedTimer, SessionDetail}
+"""Classes without codecs of their own: parts of others, and what a malformed answer shows."""
 
 
 class Codec(Protocol):
@@ -189,3 +189,11 @@ def test_a_decoded_timer_can_always_be_set_again(timer: GetWatchdogTimerRsp) -> 
         pytest.fail(str(error))
     assert request.initial_countdown_s == timer.initial_countdown_s
     assert request.action is timer.action
+
+
+@given(st.binary(max_size=80))
+def test_what_a_malformed_timer_shows_never_hides_that_it_runs(data: bytes) -> None:
+    salvaged = salvage_timer(data)
+    assert (salvaged is None) == (not data)
+    if salvaged is not None:
+        assert salvaged.timer.running == bool(data[0] & 0x40)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.credentials import Credentials
-from bmcmedic.service.secret_files import exposed
 
 SECRET_FILE_BYTES_MAX = 4096
 """How much of a file with a secret is read, in bytes."""
@@ -68,6 +67,8 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    from bmcmedic.service.secret_files import exposed
+
     warning = exposed(path)
     if warning is not None:
         print(f"bmcmedic: warning: {warning}", file=sys.stderr)

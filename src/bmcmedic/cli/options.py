@@ -10,7 +10,7 @@ import typer
 
 from bmcmedic.errors import ConfigurationError
 from bmcmedic.ipmi.cipher_suites import DEFAULT_CIPHER_SUITES, cipher_suite
-from bmcmedic.service.settings_values import plain_number
+from bmcmedic.service.number_text import plain_number
 
 UserOption = Annotated[
     str | None,

@@ -24,7 +24,7 @@ from bmcmedic.fleet.plan import ResetTimes
 from bmcmedic.fleet.remediation import HostSource, Remediation, RemediationCase
 from bmcmedic.ipmi.credentials import Credentials
 from bmcmedic.model.heal import HealVerdict, HostReport, VerdictName
-from bmcmedic.service.settings_values import plain_number
+from bmcmedic.service.number_text import plain_number
 
 EXIT_STATUS: dict[VerdictName, int] = {
     VerdictName.HEALTHY: 0,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp, salvage_timer
+from typing import TYPE_CHECKING
+
 from bmcmedic.ipmi.constants import CompletionCode
 from bmcmedic.model.probe import WatchdogFacts
+
+if TYPE_CHECKING:
+    # A plain sweep asks for no timer, and starts without its chapter.
+    from bmcmedic.ipmi.commands.watchdog import GetWatchdogTimerRsp
 
 RETRY_PAUSE_FIRST_S = 0.3
 """Time before a question that was refused for the moment is asked again, in seconds."""
@@ -45,6 +50,8 @@ def watchdog_facts(timer: GetWatchdogTimerRsp) -> WatchdogFacts:
 
 def salvaged_facts(raw: bytes) -> WatchdogFacts | None:
     """Return what a malformed answer still shows; None where it does not show the settings."""
+    from bmcmedic.ipmi.commands.watchdog import salvage_timer
+
     salvaged = salvage_timer(raw)
     if salvaged is None or not salvaged.settings_known:
         return None

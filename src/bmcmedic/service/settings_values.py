@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bmcmedic.service.number_text import plain_number
+
 COMMAND_WORDS_MAX = 64
 USERS_MAX = 256
 TEXT_CHARACTERS_MAX = 4096
@@ -44,11 +46,6 @@ class ValueKind(Protocol):
 
     def show(self, value: Any) -> str:  # noqa: ANN401
         """Return the value as TOML."""
-
-
-def plain_number(value: float) -> str:
-    """Return a number without an exponent, as far as an operator may meet it: 2592000, 0.25."""
-    return f"{value:g}" if abs(value) < 1e6 or math.isinf(value) else f"{value:.0f}"
 
 
 def quoted(text: str) -> str:
