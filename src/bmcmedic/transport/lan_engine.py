@@ -1,7 +1,7 @@
-"""Many RMCP+ sessions driven from one socket an address family, one reader and one timer heap.
+"""Drive many RMCP+ sessions with one socket per address family, one reader and one timer heap.
 
-No coroutine, Future or Task a request: a sweep over thousands of BMCs spends its time in the
-protocol and in the kernel. `lanplus.LanPlus` is the comfortable way in for one BMC.
+A request needs no coroutine, Future or Task of its own. So a sweep over thousands of BMCs spends
+its time in the protocol and in the kernel. For a single BMC, use `lanplus.LanPlus`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,32 @@ from bmcmedic.ipmi.packet import DATAGRAM_BYTES_MAX
 from bmcmedic.ipmi.remote_console import RemoteConsole
 
 Address = tuple[Any, ...]
-"""A socket address as `socket.getaddrinfo` gives it: two items for IPv4, four for IPv6."""
+"""A socket address as `socket.getaddrinfo` returns it: two items for IPv4, four for IPv6."""
 
 RECEIVE_BYTES_PER_LINK = 2048
-"""What one queued answer may be charged against the buffer; the kernel counts whole skbs."""
+"""Receive buffer reserved for one queued answer, in bytes.
+
+The kernel charges whole skbs against the buffer, not only the datagram's own bytes.
+"""
 TIMER_GRID_S = 0.02
-"""Timers are late by up to this much, so that many fire at once."""
+"""Longest delay added to a timer, in seconds, so that many timers fire at once."""
 COALESCE_S = 0.002
-"""With many links, datagrams are taken at most this often: a wake-up for each would cost more
-than its protocol. Network cards do the same with their interrupts."""
+"""Shortest time between two reads of the sockets, in seconds, while there are many links.
+
+A wake-up for each datagram would cost more than the protocol work for it. Network cards coalesce
+their interrupts for the same reason.
+"""
 COALESCE_LINKS_MIN = 32
+"""Number of links from which on the engine coalesces its wake-ups."""
 DRAIN_DATAGRAMS_MAX = 256
-"""Datagrams taken in a row before the timers get their turn."""
+"""Most datagrams that one drain reads before it checks the timers again."""
 SEND_ATTEMPTS_MAX = 64
-"""Attempts to send one datagram while errors about other addresses keep coming in."""
+"""Most attempts to send one datagram while the socket reports errors of other addresses."""
 NO_ROOM_TO_SEND = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
-"""The kernel has no room just now: as if the datagram had been lost, so it is repeated."""
+"""Errors that mean that the kernel has no room for a datagram at the moment.
+
+The engine treats the datagram as lost, and the session's retransmission repeats it.
+"""
 
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
@@ -48,7 +58,7 @@ _ERROR_ANCILLARY_BYTES = 512
 
 
 def transport_error(error_number: int) -> TransportError:
-    """What an errno from the network means to the operator."""
+    """Return the error that tells the operator what an errno from the network means."""
     text = os.strerror(error_number).lower()
     if error_number == errno.ECONNREFUSED:
         return PortClosed(
@@ -63,12 +73,12 @@ def transport_error(error_number: int) -> TransportError:
 
 
 class LanPeer(ABC):
-    """One BMC's session in the engine; its owner subclasses it to be told what happens."""
+    """One BMC's session in the engine; a subclass implements the callbacks for its events."""
 
     __slots__ = ("address", "console", "is_silent", "sock", "timer_at", "wake_at")
 
     sock: socket.socket
-    """The engine's socket of the address's family; set when the link is attached."""
+    """The engine's socket for the address's family; `LanEngine.attach` sets it."""
 
     def __init__(self, address: Address, console: RemoteConsole) -> None:
         self.address = address
@@ -78,31 +88,32 @@ class LanPeer(ABC):
         self.wake_at = math.inf
 
     def on_wake(self, now: float) -> None:
-        """The moment of `LanEngine.wake` has come."""
+        """Handle the wake-up that `LanEngine.wake` scheduled."""
         del now
 
     @abstractmethod
     def on_event(self, event: SessionEvent, now: float) -> None:
-        """The session went a step on."""
+        """Handle an event of the session."""
 
     @abstractmethod
     def on_transport_error(self, error: TransportError, now: float) -> None:
-        """The network says that the address cannot be reached."""
+        """Handle the network's report that the address cannot be reached."""
 
     @abstractmethod
     def on_silence(self) -> None:
-        """A message had to be repeated: the BMC is slow, gone, or a datagram was lost."""
+        """Note a retransmission: the BMC is slow or gone, or the network lost a datagram."""
 
     @abstractmethod
     def on_answer(self) -> None:
-        """A datagram came after silence."""
+        """Note the first datagram after a silence."""
 
 
 class LanEngine:
-    """The socket reader and the timer heap; `step()` is one round.
+    """Read the sockets and fire the timers; `step()` is one round.
 
-    `window` is how many links may await an answer at once: what was asked for, or fewer where the
-    kernel grants a smaller receive buffer (net.core.rmem_max), as answers beyond it are lost.
+    `window` is the number of links that may await an answer at once. It is lower than requested
+    where the kernel grants a smaller receive buffer (net.core.rmem_max). The kernel drops answers
+    that do not fit into that buffer.
     """
 
     def __init__(
@@ -124,10 +135,10 @@ class LanEngine:
         self._links: dict[Address, LanPeer] = {}
         self._timers: list[float] = []
         self._timed: dict[float, list[LanPeer]] = {}
-        """The links of each moment in the heap."""
+        """The links whose timer fires at each time in the heap."""
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the sockets and the epoll descriptor."""
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
@@ -139,26 +150,26 @@ class LanEngine:
         self._readers[fileno] = reader
 
     def attach(self, link: LanPeer) -> None:
-        """Take datagrams from the link's address."""
+        """Deliver datagrams from the link's address to the link from now on."""
         link.sock = self._socket_for(link.address)
         self._links[link.address] = link
 
     def detach(self, link: LanPeer) -> None:
-        """Forget the link; what still comes from its address is a stray."""
+        """Remove the link; later datagrams from its address count as strays."""
         if self._links.get(link.address) is link:
             del self._links[link.address]
 
     def flush(self, link: LanPeer, now: float) -> None:
-        """Send what the link's console wants sent, and keep its timer."""
+        """Send the datagrams that the link's console has ready, and arm its timer."""
         for datagram in link.console.datagrams_to_send():
             self._send(link, datagram, now)
         timer = link.console.get_timer()
-        # A later timer is found when the earlier entry comes up: few links ever push a second.
+        # The earlier entry finds a later timer when it fires, so few links ever push a second one.
         if timer is not None and timer < link.timer_at:
             self._arm(link, timer)
 
     def wake(self, link: LanPeer, when: float) -> None:
-        """Call the link's `on_wake` at a moment; its console must have no timer until then."""
+        """Call the link's `on_wake` at time `when`; its console must have no timer until then."""
         link.wake_at = when
         self._arm(link, when)
 
@@ -179,7 +190,7 @@ class LanEngine:
     # -- timers ----------------------------------------------------------------------------
 
     def _arm(self, link: LanPeer, timer: float) -> None:
-        # On a grid: under loss thousands of timers would else wake the process one by one.
+        # Round up to the grid. Under loss, thousands of timers would wake the process one by one.
         when = link.timer_at = math.ceil(timer / TIMER_GRID_S) * TIMER_GRID_S
         links = self._timed.get(when)
         if links is None:
@@ -247,12 +258,13 @@ class LanEngine:
         except BlockingIOError:
             return
         except OSError as error:
-            self._send_again(link, datagram, error, now)
+            self._retry_send(link, datagram, error, now)
 
-    def _send_again(self, link: LanPeer, datagram: bytes, error: OSError, now: float) -> None:
-        """With IP_RECVERR, an ICMP error about some other address is reported by `sendto` first.
+    def _retry_send(self, link: LanPeer, datagram: bytes, error: OSError, now: float) -> None:
+        """Retry a failed send while the failure belongs to another address.
 
-        So an error is the link's own only where the error queue has nothing to say.
+        With IP_RECVERR, `sendto` first reports a pending ICMP error about any other address.
+        So the error is the link's own only if the error queue is empty.
         """
         for _ in range(SEND_ATTEMPTS_MAX):
             if error.errno in NO_ROOM_TO_SEND or self._links.get(link.address) is not link:
@@ -292,9 +304,9 @@ class LanEngine:
             self.flush(link, now)
 
     def _drain_errors(self, sock: socket.socket, now: float) -> bool:
-        """Read the socket's error queue (ip(7), IP_RECVERR) and tell the links it speaks of.
+        """Pass each error in the socket's queue (ip(7), IP_RECVERR) to the link that it concerns.
 
-        Whether there was anything in it.
+        Returns whether the queue held an error.
         """
         found = False
         while True:

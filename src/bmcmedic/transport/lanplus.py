@@ -1,6 +1,6 @@
-"""One BMC over lanplus: `await exchange(request, deadline)`.
+"""Talk to one BMC over lanplus: `await exchange(request, deadline)`.
 
-Points in time are `loop.time()` seconds, as the standard event loop has them (time.monotonic).
+Deadlines are in seconds of `loop.time()`, which is time.monotonic in the standard event loop.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ from bmcmedic.transport.lan_engine import (
 __all__ = ["Credentials", "LanPlus", "resolve", "sessionless_exchange"]
 
 CLOSE_TIMEOUT_S = 1.0
-"""How long `close()` waits for the BMC to free the slot; after that the BMC's timer does."""
+"""Longest wait of `close()` for the BMC to free the session slot, in seconds.
+
+If the BMC does not answer by then, its own session timer frees the slot.
+"""
 
 R = TypeVar("R")
 
 
 async def resolve(host: str, port: int) -> Address:
-    """The first address of a host; raises NameNotResolved."""
+    """Return the first address of a host; raises NameNotResolved."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
@@ -94,7 +97,7 @@ class _Datagrams:
             self._socket.close()
 
     def _drain(self) -> None:
-        # Bounded, so that a flood cannot keep the deadlines from being seen.
+        # The bound keeps a flood of datagrams from delaying the deadlines.
         for _ in range(DRAIN_DATAGRAMS_MAX):
             if self._socket.fileno() < 0:
                 return
@@ -110,10 +113,10 @@ class _Datagrams:
 
 
 class LanPlus:
-    """A session with one BMC; made by `connect`, one exchange at a time.
+    """A session with one BMC, for one exchange at a time; `connect` creates it.
 
-    Raises, from each of its methods: NoAnswer when the deadline passes, PortClosed or Unreachable
-    when the network says so, RmcpPlusStatusError and AuthenticationFailed when the BMC refuses the
+    Raises, from each method: NoAnswer when the deadline passes, PortClosed or Unreachable when
+    the network reports it, RmcpPlusStatusError and AuthenticationFailed when the BMC refuses the
     session, CompletionCodeError when it refuses a command, RemoteProtocolError when its answer
     cannot be read.
     """
@@ -136,7 +139,7 @@ class LanPlus:
         cipher_suites: Sequence[int] = DEFAULT_CIPHER_SUITES,
         retransmit_first_s: float = RETRANSMIT_FIRST_S,
     ) -> LanPlus:
-        """Set a session up at the given privilege level."""
+        """Set up a session at the given privilege level."""
         options = ConsoleOptions(
             credentials,
             os.urandom,
@@ -161,13 +164,13 @@ class LanPlus:
 
     @property
     def cipher_suite(self) -> int:
-        """The id of the suite in use."""
+        """Return the id of the cipher suite in use."""
         return self._console.suite.id
 
     async def exchange(
         self, request: Command[R], deadline: float, *, bridge: Bridge | None = None
     ) -> R:
-        """Send a command and return its response; one that is not idempotent leaves once."""
+        """Send a command and return its response; a command that is not idempotent is sent once."""
         response = await self._exchange(
             RequestMessage(request.netfn, request.command, request.encode()),
             deadline,
@@ -191,7 +194,7 @@ class LanPlus:
         return await self._exchange(message, deadline, bridge, idempotent=False)
 
     async def close(self) -> None:
-        """Free the session's slot on the BMC, best effort, and the socket."""
+        """Try to free the session's slot on the BMC, and close the socket in any case."""
         try:
             if self._console.state is SessionState.ACTIVE and self._datagrams.error is None:
                 now = self._now()
@@ -203,7 +206,7 @@ class LanPlus:
             self.abandon()
 
     def abandon(self) -> None:
-        """Drop the socket without a word to the BMC; its own timer ends the session."""
+        """Close the socket without a Close Session; the BMC's own timer ends the session."""
         if self._timer is not None:
             self._timer.cancel()
         self._datagrams.close()
@@ -226,8 +229,8 @@ class LanPlus:
         answer = await self.exchange(SetSessionPrivilegeLevelReq(privilege), deadline)
         if answer.privilege_level < privilege:
             raise BmcRefusal(
-                f"SetSessionPrivilegeLevel: {privilege.name} was asked for, "
-                f"{answer.privilege_level.name} granted; use an account with a higher limit"
+                f"SetSessionPrivilegeLevel: requested {privilege.name}, "
+                f"granted {answer.privilege_level.name}; use an account with a higher limit"
             )
 
     async def _exchange(
@@ -242,7 +245,7 @@ class LanPlus:
             if bridge is not None and is_first_part(response) and response.completion_code:
                 raise SendMessageReq.completion_code_error(response.completion_code)
             return response
-        raise LocalProtocolError(f"{type(event).__name__} while a response was awaited")
+        raise LocalProtocolError(f"unexpected {type(event).__name__} during a request")
 
     async def _wait(self) -> SessionEvent:
         self._waiter = self._datagrams.loop.create_future()
@@ -250,8 +253,8 @@ class LanPlus:
         try:
             return await self._waiter
         except BaseException:
-            # Cancelled, or the network said no: the session must stay fit for what comes next,
-            # its Close Session above all.
+            # The caller cancelled, or the network reported an error. The session must stay usable
+            # for the next message, above all for its Close Session.
             self._console.give_up_request()
             raise
         finally:
@@ -298,12 +301,14 @@ async def sessionless_exchange(
     retransmit_first_s: float = RETRANSMIT_FIRST_S,
     answered_after: Callable[[float], None] | None = None,
 ) -> R:
-    """One command outside of any session, in the IPMI 1.5 format (section 13.6).
+    """Send one command outside any session and return its response.
 
-    For what a BMC answers to anybody, such as Get Channel Authentication Capabilities: the
-    cheapest proof that its LAN side is alive. Each repeat has a sequence number of its own, so
-    `answered_after` is told how long the BMC took, losses on the way not counted. Raises as
-    `LanPlus` does.
+    A BMC answers some commands without a session, such as Get Channel Authentication
+    Capabilities. Such an answer is the cheapest proof that its LAN side is alive. Each repeat has
+    its own sequence number. So `answered_after` receives the time that the BMC took, in seconds,
+    without the time lost to dropped datagrams.
+    Spec: section 13.6, the IPMI 1.5 format.
+    Raises: as `LanPlus`.
     """
     if not request.sessionless:
         raise LocalProtocolError(f"{type(request).__name__} needs a session")
@@ -325,8 +330,8 @@ async def sessionless_exchange(
             response = ResponseMessage.decode(datagram.payload)
         except RemoteProtocolError:
             return
-        asked = (request.netfn | 1, request.command)
-        if (response.netfn, response.command) == asked and response.sequence in sent_at:
+        expected = (request.netfn | 1, request.command)
+        if (response.netfn, response.command) == expected and response.sequence in sent_at:
             if answered_after is not None:
                 answered_after(loop.time() - sent_at[response.sequence])
             waiter.set_result(response)

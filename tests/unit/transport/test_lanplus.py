@@ -104,7 +104,7 @@ def test_a_level_that_the_bmc_grants_in_words_only_is_refused(
     monkeypatch.setitem(managed_system._SESSION_COMMANDS, numbers, lambda *_: (0, b"\x02"))
 
     async def story() -> None:
-        with pytest.raises(BmcRefusal, match="ADMINISTRATOR was asked for, USER granted"):
+        with pytest.raises(BmcRefusal, match="requested ADMINISTRATOR, granted USER"):
             await connect(bmc, privilege=PrivilegeLevel.ADMINISTRATOR)
         await eventually_in_loop(lambda: bmc.sessions() == 0)
 
