@@ -1,4 +1,4 @@
-"""The error tree, split by whose fault an error is.
+"""The error tree, grouped by who is at fault.
 
 An error below `BmcmedicError` never carries a password, a key or session key material. Its text may
 be printed, logged and attached to a repair ticket.
@@ -14,11 +14,11 @@ class BmcmedicError(Exception):
 
 
 class ConfigurationError(BmcmedicError):
-    """The operator's input cannot be used; the message says what is wrong and what to do."""
+    """The operator's input is unusable; the message names the fault and the remedy."""
 
 
 class LocalProtocolError(BmcmedicError):
-    """We were about to break the protocol ourselves: a bug in the caller, never the BMC's fault."""
+    """Our own code was about to break the protocol: a bug in the caller, never the BMC's fault."""
 
 
 class RemoteProtocolError(BmcmedicError):
@@ -72,11 +72,11 @@ class RmcpPlusStatusError(BmcRefusal):
 
 
 class AuthenticationFailed(BmcRefusal):
-    """The BMC's key exchange code does not fit our secrets: wrong password or K_g (13.31)."""
+    """The BMC's key exchange code does not match our secrets: wrong password or K_g (13.31)."""
 
 
 class TransportError(BmcmedicError):
-    """Nobody answered, or the network reported that nobody would."""
+    """No answer came, or the network reported that none can come."""
 
     may_have_run: bool = True
     """Whether the BMC may have executed the request; False only where that is known."""
@@ -85,7 +85,7 @@ class TransportError(BmcmedicError):
 class NoAnswer(TransportError):
     """The deadline passed without an answer.
 
-    `advice` says what to try, where the silence is a hint.
+    `advice` is what to try, if the silence hints at a cause; otherwise it is empty.
     """
 
     def __init__(self, message: str, advice: str = "") -> None:
@@ -105,7 +105,7 @@ class Unreachable(TransportError):
 
 
 class NameNotResolved(TransportError):
-    """The target's host name has no address."""
+    """The target's host name does not resolve to an address."""
 
 
 class Refused(BmcmedicError):
@@ -134,6 +134,6 @@ class StoreError(BmcmedicError):
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's text for a message; an OSError's comes without its number and path."""
+    """Return an error's text for a message; an OSError's text omits its number and path."""
     reason = error.strerror if isinstance(error, OSError) else None
     return reason or str(error)

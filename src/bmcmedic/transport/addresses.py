@@ -1,4 +1,4 @@
-"""Where something listens: `host:port` read and written, and sockets bound to it."""
+"""Parse and format `host:port`, and bind sockets to such an address."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Address = tuple[str, int]
 
 
 def format_address(address: Address) -> str:
-    """`host:port`, an IPv6 host in brackets."""
+    """Return `host:port`, with an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address(text: str) -> Address:
-    """Read `host:port`, an IPv6 host in brackets; raises ConfigurationError."""
+    """Parse `host:port`, with an IPv6 host in brackets; raises ConfigurationError."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
@@ -34,7 +34,7 @@ def parse_address(text: str) -> Address:
 
 
 def bind_udp(address: Address) -> socket.socket:
-    """A non-blocking UDP socket at that address; raises ConfigurationError."""
+    """Return a non-blocking UDP socket bound to the address; raises ConfigurationError."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_DGRAM)
@@ -50,7 +50,7 @@ def bind_udp(address: Address) -> socket.socket:
 
 
 def bind_advice(error: OSError) -> str:
-    """Why an address cannot be had, and what to try."""
+    """Return why an address could not be bound, and what to try."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; use one of 127.0.0.0/8, or add it first"
     if error.errno == errno.EACCES:

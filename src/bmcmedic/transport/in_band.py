@@ -1,4 +1,4 @@
-"""What every way to the BMC from inside the host offers, and the errors that they share."""
+"""The contract of every in-band interface to the BMC, and the errors that they share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ipmb:
 
 
 class Interrupted(TransportError):
-    """Somebody with a better claim took the interface in the middle of the exchange."""
+    """A request with a better claim took over the interface during the exchange."""
 
     def __init__(self, message: str, *, may_have_run: bool) -> None:
         super().__init__(message)
@@ -31,17 +31,17 @@ class Interrupted(TransportError):
 
 
 class InterfaceGone(TransportError):
-    """The interface is not there: no device, no driver, or it vanished while it was in use."""
+    """The interface is missing: no device, no driver, or it disappeared while it was in use."""
 
 
 class InterfaceBusy(TransportError):
-    """Something else has the interface for now, such as the kernel's maintenance mode."""
+    """Something else uses the interface for now, such as the kernel's maintenance mode."""
 
 
 def hold_alone(fd: int, path: str) -> None:
-    """Keep every other driver of ours out of a device until `fd` is closed.
+    """Lock a device against other bmcmedic drivers until `fd` is closed.
 
-    Raises: InterfaceBusy when another has it.
+    Raises: InterfaceBusy when another bmcmedic driver holds the lock.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,37 +50,37 @@ def hold_alone(fd: int, path: str) -> None:
 
 
 class InterfaceClaim(Protocol):
-    """The right to touch the interface; it can be lost at any moment."""
+    """The right to use the interface; its holder can lose it at any moment."""
 
     def must_stop(self, *, recovering: bool) -> bool:
-        """Whether to raise Interrupted at once and touch nothing any more.
+        """Return whether to raise Interrupted at once and not touch the interface again.
 
-        `recovering`: the exchange has failed, and the interface is being brought back.
+        `recovering` is true while a failed exchange recovers the interface.
         """
 
 
 class InBand(Protocol):
-    """A way to the BMC from inside the host, for one exchange at a time."""
+    """An interface to the BMC from inside the host, for one exchange at a time."""
 
     @property
     def name(self) -> str:
-        """What it is, for people."""
+        """Return the name of the interface, for messages."""
 
     @property
     def exchange_s_max(self) -> float:
-        """The longest that one attempt can hold the interface."""
+        """Return the longest time that one attempt can hold the interface, in seconds."""
 
     @property
     def missing(self) -> str | None:
-        """Why there is no BMC to be reached by it, where that shows without an exchange.
+        """Return why this interface reaches no BMC, if that shows without an exchange.
 
-        For whoever has the interface, or before anybody has.
+        Only the holder of the interface may read it, or anyone before there is a holder.
         """
 
     def attempt(
         self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
     ) -> bytes:
-        """One exchange, with its bounded error recovery.
+        """Make one exchange, with a bounded error recovery, and return the response.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: NoAnswer, RemoteProtocolError, Interrupted, InterfaceGone, InterfaceBusy.
@@ -94,19 +94,18 @@ class InBand(Protocol):
         claim: InterfaceClaim,
         done: Callable[[bytes | BmcmedicError], None],
     ) -> None:
-        """Send to a controller behind the BMC; returns as soon as the BMC has taken it.
+        """Send to a controller behind the BMC; return as soon as the BMC has accepted it.
 
-        `done` is called exactly once and later, with the response or with what went wrong, from a
-        thread of the transport's own.
+        A thread of the transport later calls `done` exactly once, with the response or the error.
         Raises: as `attempt`; then `done` is not called.
         """
 
     def take_over(self) -> None:
-        """Forget the exchange under way: another thread has fenced off the one that made it.
+        """Forget the current exchange; another thread has fenced off the one that made it.
 
-        The fenced-off thread may still be in `attempt`, and find out only later that it must stop.
-        Whatever it does then must not touch what comes after this.
+        The fenced-off thread may still be in `attempt`, and may notice only later that it must
+        stop. Until then it must not disturb any later exchange.
         """
 
     def close(self) -> None:
-        """Let the interface go, between two exchanges, so that another program can have it."""
+        """Release the interface between two exchanges, so that another program can use it."""
