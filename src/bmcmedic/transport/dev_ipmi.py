@@ -1,10 +1,10 @@
-"""The BMC through Linux's /dev/ipmi0, where the kernel's driver has the interface.
+"""Reach the BMC through Linux's /dev/ipmi0, where the kernel's driver owns the interface.
 
-The kernel queues requests and cannot take one back, so at most one of ours is there at a time: who
-gives up waiting leaves it, and the next exchange first waits for its end. Each has a message id of
-its own; what answers an earlier one is dropped.
+The kernel queues requests and cannot withdraw one, so it has at most one of ours at a time. A
+caller that gives up waiting leaves its request in the kernel, and the next exchange first waits for
+its end. Each request has its own message id, and an answer to an earlier request is dropped.
 
-When KCS fails in the middle, Linux sends a request again from its first byte, whatever it asks.
+When KCS fails during a request, Linux sends it again from its first byte, whatever the command is.
 """
 
 from __future__ import annotations
@@ -38,42 +38,54 @@ from bmcmedic.transport.in_band import (
 )
 
 DEVICES = ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")
+"""Paths of the first IPMI device; the first one that exists is used."""
 
 EXCHANGE_S_MAX = 60.0
-"""With IBF stuck, Linux 6.1 tries eleven times for 5 s each, and says 0xFF after 55 s. A BMC that
-takes up to 5 s for every byte keeps the kernel longer; then the request is left there."""
+"""Longest wait for the answer to one exchange, in seconds.
+
+With IBF stuck, Linux 6.1 tries eleven times for 5 s each, and returns 0xFF after 55 s. A BMC that
+takes up to 5 s for every byte occupies the kernel longer; the request is then left in the kernel.
+"""
 LEFT_S_MAX = 120.0
-"""What the kernel has not answered by then is lost, or others' requests are before it for minutes;
-nobody waits for it any longer."""
+"""Longest wait for the end of a request left in the kernel, in seconds.
+
+By then it is lost, or requests of other programs have been ahead of it for minutes.
+"""
 SLICE_S = 0.02
-"""While an answer is waited for, the claim is asked so often."""
+"""Time between two checks of the claim while an exchange waits for its answer, in seconds."""
 GATE_S = 0.1
-"""For a fenced-off thread to end what it does with the device, which takes microseconds."""
+"""Longest wait for a fenced-off thread to finish its device access, in seconds.
+
+The access itself takes microseconds.
+"""
 
 _GET_DEVICE_ID = b"\x18\x01"
-_BETTER_CLAIM = "somebody with a better claim has the interface"
+_BETTER_CLAIM = "a request with a better claim has the interface"
 
 
-def _is_there(path: str) -> bool:
+def _exists(path: str) -> bool:
     return os.access(path, os.F_OK)
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """What the kernel may still be doing for us."""
+class _PendingRequest:
+    """A request of ours that the kernel may still be executing."""
 
     msgid: int | None
     until: float
     accepted: Callable[[], bool] | None = None
-    """Whether the kernel is through with a bridged request, whose answer comes elsewhere."""
+    """Returns whether the kernel has finished sending a bridged request.
+
+    The answer to a bridged request arrives at the bridge's own device.
+    """
 
 
 class DevIpmi:
-    """One IPMI device of the kernel's, opened when it is first needed, and again when it was gone.
+    """One IPMI device of the kernel, opened at its first use, and again after it was gone.
 
-    `open_device` and `open_counters` are the kernel's unless they are handed in.
+    `open_device` and `open_counters` open the kernel's device and counters; tests pass their own.
 
-    Raises: ConfigurationError without the right to use it.
+    Raises: ConfigurationError without permission to use the device.
     """
 
     def __init__(
@@ -84,10 +96,10 @@ class DevIpmi:
         open_counters: Callable[[str], DeviceCounters] = KernelCounters,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path or next(filter(_is_there, DEVICES), DEVICES[0])
+        self._path = path or next(filter(_exists, DEVICES), DEVICES[0])
         self.name = self._path
         self.exchange_s_max = EXCHANGE_S_MAX
-        if _is_there(self._path) and not os.access(self._path, os.R_OK | os.W_OK):
+        if _exists(self._path) and not os.access(self._path, os.R_OK | os.W_OK):
             raise ConfigurationError(f"no right to use {self._path}: run as root")
         self._open_device = open_device
         self._open_counters = open_counters
@@ -98,10 +110,10 @@ class DevIpmi:
         self._bridge = DevIpmiBridge(lambda: open_device(self._path), monotonic)
         self._msgids = itertools.count(1)
         self._generation = 0
-        self._left: _Left | None = None
-        self._wanted = 0
-        """Whose answer is kept for its thread, should another thread receive it."""
-        self._kept: Received | None = None
+        self._pending: _PendingRequest | None = None
+        self._awaited_msgid = 0
+        """Message id whose answer is stored for its thread if another thread receives it."""
+        self._stored_answer: Received | None = None
 
     def attempt(
         self,
@@ -109,13 +121,14 @@ class DevIpmi:
         deadline: float,
         claim: InterfaceClaim,
         *,
-        idempotent: bool,  # noqa: ARG002 - the kernel does not ask before it sends again
+        idempotent: bool,  # noqa: ARG002 - the kernel repeats any request
     ) -> bytes:
-        """One exchange, with the kernel's error recovery.
+        """Make one exchange, with the kernel's error recovery, and return the response.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: NoAnswer, RemoteProtocolError, Interrupted, InterfaceGone, InterfaceBusy; Refused
-        for what the kernel keeps for itself: Get Message, Send Message, Read Event Message Buffer.
+        for commands that the kernel reserves for itself: Get Message, Send Message,
+        Read Event Message Buffer.
         """
         with self._opened(claim, deadline) as turn:
             return turn.exchange(request)
@@ -123,11 +136,11 @@ class DevIpmi:
     def send_bridged(
         self, request: bytes, target: Ipmb, deadline: float, claim: InterfaceClaim, done: Done
     ) -> None:
-        """Send to a controller behind the BMC, once; returns as soon as the BMC has taken it.
+        """Send once to a controller behind the BMC; return as soon as the BMC has accepted it.
 
-        The kernel does not say when that is. Its counters move when an exchange of the interface
-        ends: ours, as nothing else of ours is there. Where there are none, a Get Device ID is sent
-        behind it, whose answer proves it.
+        The kernel does not report when that is. Its counters change when an exchange of the
+        interface ends, and that is this one, as the kernel has no other request of ours. Without
+        counters, a Get Device ID follows the request, and its answer proves the acceptance.
         Raises: as `attempt`; QueueFull; Refused when that channel is no IPMB.
         """
         with self._opened(claim, deadline) as turn:
@@ -135,27 +148,27 @@ class DevIpmi:
 
     @property
     def missing(self) -> str | None:
-        """That the device is not there."""
+        """Return that the device is missing, or None if it exists."""
         if os.path.exists(self._path):  # noqa: PTH110 - as the path is everywhere here
             return None
         return f"{self._path} is not there: load ipmi_si and ipmi_devintf"
 
     def take_over(self) -> None:
-        """Forget the exchange under way: another thread has fenced off the one that made it.
+        """Forget the current exchange; another thread has fenced off the one that made it.
 
-        Its request stays in the kernel, before the next one.
+        Its request stays in the kernel, ahead of the next one.
         """
         gate = self._gate
         held = gate.acquire(timeout=GATE_S)
         self._generation += 1
-        self._left = None
+        self._pending = None
         if held:
             gate.release()
         else:
-            self._gate = threading.Lock()  # the old one may never be released
+            self._gate = threading.Lock()  # the fenced-off thread may never release the old lock
 
     def close(self) -> None:
-        """Let the device go; bridged requests end with an error."""
+        """Close the device; bridged requests end with an error."""
         self._bridge.close()
         self._drop(self._device)
 
@@ -163,7 +176,7 @@ class DevIpmi:
 
     @contextmanager
     def _opened(self, claim: InterfaceClaim, deadline: float) -> Iterator[_Turn]:
-        """A turn at the device, with nothing of ours before it in the kernel."""
+        """Yield a turn at the device, with no earlier request of ours left in the kernel."""
         limit_at = min(deadline, self._monotonic() + EXCHANGE_S_MAX)
         if claim.must_stop(recovering=False):
             raise Interrupted(_BETTER_CLAIM, may_have_run=False)
@@ -188,21 +201,24 @@ class DevIpmi:
             raise
         self._device = device
         self._counters = self._open_counters(self._path)
-        self._left = self._kept = None
+        self._pending = self._stored_answer = None
         return device
 
     def _drop(self, device: Device | None) -> None:
-        """Close it; the next exchange opens it anew."""
+        """Close the device; the next exchange opens it again."""
         if device is None or device is not self._device:
             return
-        self._device = self._left = None
+        self._device = self._pending = None
         device.close()
         if self._counters is not None:
             self._counters.close()
 
     @contextmanager
     def _gated(self) -> Iterator[None]:
-        """One thread at a time; but none waits for long, be the other in whatever state."""
+        """Admit one thread at a time, but wait for at most `GATE_S`.
+
+        After that the thread proceeds without the lock, whatever state its holder is in.
+        """
         gate = self._gate
         held = gate.acquire(timeout=GATE_S)
         try:
@@ -212,22 +228,22 @@ class DevIpmi:
                 gate.release()
 
     def _receive(self, device: Device, wanted: int) -> Received | None:
-        """The answer with that message id, if it is there; what is in the way is cleared away."""
+        """Return the answer with that message id, if it has arrived; drop unrelated messages."""
         with self._gated():
             while (received := device.receive()) is not None:
                 if received.kind != RESPONSE_RECV_TYPE:
                     continue
-                left = self._left
-                if left is not None and left.msgid == received.msgid:
-                    self._left = None
+                pending = self._pending
+                if pending is not None and pending.msgid == received.msgid:
+                    self._pending = None
                 if received.msgid == wanted:
                     return received
-                if received.msgid == self._wanted:
-                    self._kept = received
-            kept = self._kept
-            if kept is not None and kept.msgid == wanted:
-                self._kept = None
-                return kept
+                if received.msgid == self._awaited_msgid:
+                    self._stored_answer = received
+            stored = self._stored_answer
+            if stored is not None and stored.msgid == wanted:
+                self._stored_answer = None
+                return stored
         return None
 
 
@@ -246,18 +262,18 @@ class _Turn:
         self._generation = owner._generation
 
     def settle(self) -> None:
-        """Wait until the kernel has nothing of ours any more.
+        """Wait until the kernel has no request of ours left.
 
-        Raises: InterfaceBusy when it still has; nothing was sent.
+        Raises: InterfaceBusy when it still has one; nothing was sent.
         """
         owner = self._owner
-        while (left := owner._left) is not None:
+        while (pending := owner._pending) is not None:
             owner._receive(self._device, 0)
-            self._ask(recovering=True, may_have_run=False)
+            self._check_claim(recovering=True, may_have_run=False)
             now = owner._monotonic()
-            if now >= left.until or (left.accepted is not None and left.accepted()):
-                owner._left = None
-            if owner._left is None:
+            if now >= pending.until or (pending.accepted is not None and pending.accepted()):
+                owner._pending = None
+            if owner._pending is None:
                 return
             if now >= self._limit_at:
                 raise InterfaceBusy(
@@ -272,16 +288,16 @@ class _Turn:
         hosed_before = None if counters is None else counters.hosed_count()
         msgid = next(owner._msgids)
         with owner._gated():
-            self._ask(recovering=False, may_have_run=False)
+            self._check_claim(recovering=False, may_have_run=False)
             now = owner._monotonic()
             if now >= self._limit_at:
                 raise NoAnswer(f"{owner.name}: the deadline passed before the request was sent")
-            owner._wanted = msgid
-            owner._kept = None
+            owner._awaited_msgid = msgid
+            owner._stored_answer = None
             device.send(msgid, request)
-            owner._left = _Left(msgid, now + LEFT_S_MAX)
+            owner._pending = _PendingRequest(msgid, now + LEFT_S_MAX)
         while (received := owner._receive(device, msgid)) is None:
-            self._ask(recovering=False, may_have_run=True)
+            self._check_claim(recovering=False, may_have_run=True)
             now = owner._monotonic()
             if now >= self._limit_at:
                 raise NoAnswer(f"{owner.name}: no answer in time; the kernel still has the request")
@@ -291,20 +307,20 @@ class _Turn:
             hosed = counters.hosed_count()
             if hosed_before is not None and hosed is not None and hosed > hosed_before:
                 raise NoAnswer(
-                    f"{owner.name}: the kernel gave the request up: the BMC does not serve KCS"
+                    f"{owner.name}: the kernel gave up the request: the BMC does not serve KCS"
                 )
         return response
 
     def send_bridged(self, request: bytes, target: Ipmb, deadline: float, done: Done) -> None:
-        """Send it, and wait until the BMC has taken it."""
+        """Send a bridged request, and wait until the BMC has accepted it."""
         owner = self._owner
         before = self._counted()
         with owner._gated():
-            self._ask(recovering=False, may_have_run=False)
+            self._check_claim(recovering=False, may_have_run=False)
             msgid = owner._bridge.send(request, target, deadline, done)
 
-            # Without counters nobody knows; the Get Device ID behind it takes this one's place.
-            owner._left = _Left(
+            # Without counters the end is unknown; the Get Device ID then replaces this entry.
+            owner._pending = _PendingRequest(
                 None,
                 owner._monotonic() + LEFT_S_MAX,
                 lambda: before is None or self._counted() != before,
@@ -314,18 +330,18 @@ class _Turn:
                 self.exchange(_GET_DEVICE_ID)
                 return
             while owner._bridge.is_waiting(msgid) and self._counted() == before:
-                self._ask(recovering=False, may_have_run=True)
+                self._check_claim(recovering=False, may_have_run=True)
                 now = owner._monotonic()
                 if now >= self._limit_at:
                     raise NoAnswer(
-                        f"{owner.name}: the BMC did not take the bridged request in time"
+                        f"{owner.name}: the BMC did not accept the bridged request in time"
                     )
                 self._wait(now)
-            owner._left = None
+            owner._pending = None
         except BmcmedicError:
             if owner._bridge.forget(msgid):
                 raise
-            # Else whoever asked has been told already.
+            # Otherwise `done` has already been called with the result.
 
     def _counted(self) -> tuple[int, int] | None:
         counters = self._owner._counters
@@ -334,7 +350,7 @@ class _Turn:
         complete, hosed = counters.complete_transactions(), counters.hosed_count()
         return None if complete is None or hosed is None else (complete, hosed)
 
-    def _ask(self, *, recovering: bool, may_have_run: bool) -> None:
+    def _check_claim(self, *, recovering: bool, may_have_run: bool) -> None:
         fenced_off = self._generation != self._owner._generation
         if fenced_off or self._claim.must_stop(recovering=recovering):
             raise Interrupted(_BETTER_CLAIM, may_have_run=may_have_run)

@@ -1,6 +1,6 @@
-"""Requests to controllers behind the BMC, whose answers come when they come.
+"""Requests to controllers behind the BMC, whose answers arrive at any later time.
 
-They have a /dev/ipmi0 of their own, and a thread that waits there for the answers.
+They use an open /dev/ipmi0 of their own, and a thread that waits for the answers there.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from bmcmedic.transport.dev_ipmi_device import RESPONSE_RECV_TYPE, Device, Recei
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb
 
 BRIDGED_MAX = 8
-"""Requests that wait for an answer; the kernel has 64 sequence numbers for a channel."""
+"""Most requests that may await an answer; the kernel has 64 sequence numbers per channel."""
 ANSWER_S_MAX = 60.0
-"""The kernel gives up on an answer then at the latest."""
+"""Longest time that the kernel waits for an answer, in seconds."""
 LATE_S = 2.0
-"""The kernel says itself that no answer came; this long after that it is no longer believed to."""
+"""Extra wait after the kernel's own limit, in seconds.
+
+The kernel itself reports that no answer came; after this time its report is no longer expected.
+"""
 CHECK_PERIOD_S = 1.0
-"""While answers are waited for, whether the interface is still there."""
+"""Time between two checks that the interface still exists, while answers are due, in seconds."""
 JOIN_S = 1.0
+"""Longest wait of `close` for the thread to end, in seconds."""
 
 Done = Callable[[bytes | BmcmedicError], None]
 
@@ -36,7 +40,7 @@ class _Waiting:
 
 
 class DevIpmiBridge:
-    """One open device for bridged requests; `open_device` opens it when it is needed."""
+    """One open device for bridged requests; `open_device` opens it at its first use."""
 
     def __init__(
         self, open_device: Callable[[], Device], monotonic: Callable[[], float] = time.monotonic
@@ -50,7 +54,7 @@ class DevIpmiBridge:
         self._thread: threading.Thread | None = None
 
     def send(self, request: bytes, target: Ipmb, deadline: float, done: Done) -> int:
-        """Give it to the kernel; the number is for `forget` and `is_waiting`.
+        """Queue the request in the kernel; return its id for `forget` and `is_waiting`.
 
         Raises: QueueFull, NoAnswer, InterfaceGone, InterfaceBusy, Refused.
         """
@@ -58,10 +62,12 @@ class DevIpmiBridge:
         answer_s = min(deadline - now, ANSWER_S_MAX)
         if answer_s <= 0:
             raise NoAnswer("the deadline passed before the request was sent")
-        device = self._ready()
+        device = self._open_once()
         with self._lock:
             if len(self._waiting) >= BRIDGED_MAX:
-                raise QueueFull(f"{BRIDGED_MAX} bridged requests wait for their answers already")
+                raise QueueFull(
+                    f"{BRIDGED_MAX} bridged requests are already waiting for their answers"
+                )
             msgid = next(self._msgids)
             self._waiting[msgid] = _Waiting(request, now + answer_s + LATE_S, done)
         try:
@@ -73,20 +79,20 @@ class DevIpmiBridge:
             raise
         with self._lock:
             if self._device is device:
-                device.wake()  # so that the thread heeds this one's time too
+                device.wake()  # so that the thread also watches the deadline of this request
         return msgid
 
     def forget(self, msgid: int) -> bool:
-        """No longer wait for it: `done` will not be called; False when it was called already."""
+        """Stop waiting, so that `done` is not called; return False if it was called already."""
         with self._lock:
             return self._waiting.pop(msgid, None) is not None
 
     def is_waiting(self, msgid: int) -> bool:
-        """Whether its answer is still to come."""
+        """Return whether the answer to the request is still due."""
         return msgid in self._waiting
 
     def close(self) -> None:
-        """End the thread; who still waits is told."""
+        """End the thread; every waiting request ends with an error."""
         with self._lock:
             device, thread = self._device, self._thread
         if device is None:
@@ -97,7 +103,7 @@ class DevIpmiBridge:
 
     # ------------------------------------------------------------------------------ its thread
 
-    def _ready(self) -> Device:
+    def _open_once(self) -> Device:
         with self._lock:
             if self._device is not None:
                 return self._device
@@ -115,29 +121,29 @@ class DevIpmiBridge:
         return device
 
     def _collect(self, device: Device) -> None:
-        """Hand out answers until the device is dropped or gone."""
+        """Deliver answers until the device is dropped or gone."""
         try:
             while self._device is device:
                 device.wait(CHECK_PERIOD_S if self._waiting else None)
                 while (received := device.receive()) is not None:
-                    self._answered(received)
+                    self._on_message(received)
                 self._expire()
                 device.check()
         except BmcmedicError as error:
             self._drop(device, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for nothing
+        except Exception as error:  # noqa: BLE001 - no request may wait in vain
             self._drop(device, TransportError(f"no more bridged answers: {error!r}"))
         finally:
             with self._lock:
                 device.close()
 
-    def _answered(self, received: Received) -> None:
+    def _on_message(self, received: Received) -> None:
         if received.kind != RESPONSE_RECV_TYPE:
             return
         with self._lock:
             waiting = self._waiting.pop(received.msgid, None)
         if waiting is not None:
-            _tell(waiting, received)
+            _deliver(waiting, received)
 
     def _expire(self) -> None:
         now = self._monotonic()
@@ -145,10 +151,10 @@ class DevIpmiBridge:
             late = [msgid for msgid, entry in self._waiting.items() if entry.until <= now]
             entries = [self._waiting.pop(msgid) for msgid in late]
         for entry in entries:
-            entry.done(NoAnswer("no answer came from behind the BMC"))
+            entry.done(NoAnswer("no answer came from the controller behind the BMC"))
 
     def _drop(self, device: Device, error: BmcmedicError) -> None:
-        """Have no device any more, and tell everybody."""
+        """Release the device, and end every waiting request with the error."""
         with self._lock:
             if self._device is not device:
                 return
@@ -160,7 +166,7 @@ class DevIpmiBridge:
             entry.done(error)
 
 
-def _tell(waiting: _Waiting, received: Received) -> None:
+def _deliver(waiting: _Waiting, received: Received) -> None:
     try:
         result: bytes | BmcmedicError = response_to(waiting.request, received)
     except BmcmedicError as error:

@@ -1,6 +1,6 @@
-"""/dev/ipmi0 as Linux has it: messages to and from the kernel's IPMI driver, and its counters.
+"""Linux's /dev/ipmi0: messages to and from the kernel's IPMI driver, and its counters.
 
-Shape: the structs of <linux/ipmi.h>, in the machine's own byte order and alignment.
+Shape: the structs of <linux/ipmi.h>, in the host's byte order and alignment.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from bmcmedic.ipmi.kcs import MESSAGE_BYTES_MAX, REQUEST_BYTES_MIN
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, Ipmb, hold_alone
 
 _OLD_STYLE = ("alpha", "mips", "ppc", "sparc")
-"""Architectures with 13 bits for the size, and directions of their own."""
+"""Architectures whose ioctl numbers have 13 bits for the size and other direction bits."""
 
 
 class Direction(Enum):
-    """Which way the argument goes, seen from the program; drivers get it wrong at times."""
+    """Direction of an ioctl's argument as the program sees it; some drivers declare it wrongly."""
 
     READ = "read"
     READ_WRITE = "read and write"
@@ -40,7 +40,7 @@ class Direction(Enum):
 def ioctl_number(
     direction: Direction, kind: str, number: int, size: int, machine: str | None = None
 ) -> int:
-    """The number of the ioctl with an argument of `size` bytes."""
+    """Return the number of the ioctl with an argument of `size` bytes."""
     read, write, shift = 2, 1, 30
     if (machine or os.uname().machine).startswith(_OLD_STYLE):
         read, write, shift = 2, 4, 29
@@ -62,13 +62,13 @@ SYSTEM_ADDR = struct.Struct("@ihBx")
 IPMB_ADDR = struct.Struct("@ihBB")
 """struct ipmi_ipmb_addr: type, channel, slave address, LUN."""
 REQ = struct.Struct("@PIlBBHP")
-"""struct ipmi_req: address, its length, message id; netFn, command, data's length, data."""
+"""struct ipmi_req: address, its length, message id; netFn, command, length of the data, data."""
 REQ_SETTIME = struct.Struct("@PIlBBHPiI")
-"""struct ipmi_req_settime: the same; retries, milliseconds until each."""
+"""struct ipmi_req_settime: struct ipmi_req, then retries and the milliseconds until each."""
 RECV = struct.Struct("@iPIlBBHP")
-"""struct ipmi_recv: kind; then as ipmi_req."""
+"""struct ipmi_recv: kind, then the fields of struct ipmi_req."""
 ADDR_BYTES = 40
-"""sizeof(struct ipmi_addr), whatever is in it."""
+"""sizeof(struct ipmi_addr), for any kind of address."""
 
 _READ, _READ_WRITE = Direction.READ, Direction.READ_WRITE
 SEND_COMMAND = ioctl_number(_READ, "i", 13, REQ.size)
@@ -84,7 +84,10 @@ _BUSY = frozenset({errno.EBUSY, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.
 
 
 def _fixed(size: int) -> tuple[memoryview, int]:
-    """Memory to give the kernel the address of, and that address; a view keeps it in its place."""
+    """Return memory for the kernel, and its address.
+
+    The view keeps the memory from moving.
+    """
     memory = array("B", bytes(size))
     return memoryview(memory), memory.buffer_info()[0]
 
@@ -104,7 +107,7 @@ class Device(Protocol):
     """An open /dev/ipmi0: one user of the kernel's driver, with message ids of its own."""
 
     def hold_alone(self) -> None:
-        """Keep other drivers of ours out. Raises: InterfaceBusy."""
+        """Lock the device against other bmcmedic drivers. Raises: InterfaceBusy."""
 
     def send(self, msgid: int, request: bytes) -> None:
         """Queue a request for the BMC. Raises: as `device_error`."""
@@ -113,53 +116,53 @@ class Device(Protocol):
         """Queue a request for a controller behind the BMC, which the kernel sends once."""
 
     def receive(self) -> Received | None:
-        """The oldest message, if there is one. Raises: as `device_error`."""
+        """Return the oldest message, or None if there is none. Raises: as `device_error`."""
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until there is a message, `wake` was called, or the time is over."""
+        """Wait until a message arrives, `wake` is called, or the time is up."""
 
     def wake(self) -> None:
-        """End a `wait`; from any thread."""
+        """End a `wait`; any thread may call this."""
 
     def check(self) -> None:
         """Raise InterfaceGone when the interface is gone, which `wait` does not show."""
 
     def close(self) -> None:
-        """Give it back to the kernel."""
+        """Close the device."""
 
 
 class DeviceCounters(Protocol):
-    """What the kernel counts about the interface; reading it sends nothing."""
+    """The kernel's counters of the interface; reading them sends nothing to the BMC."""
 
     def complete_transactions(self) -> int | None:
-        """Exchanges that ended with an answer; None where this is not counted."""
+        """Return the count of exchanges that ended with an answer; None if there is no counter."""
 
     def hosed_count(self) -> int | None:
-        """Exchanges that the kernel gave up; None where this is not counted."""
+        """Return the count of exchanges that the kernel gave up; None if there is no counter."""
 
     def close(self) -> None:
-        """Look no more."""
+        """Close the counters' files."""
 
 
 def device_error(path: str, error: OSError) -> BmcmedicError:
-    """What an error of the kernel's means: InterfaceGone, InterfaceBusy or one of ours."""
+    """Return the error of this program that corresponds to an errno from the kernel."""
     number = error.errno
     what = f"{path}: {error.strerror or error}"
     if number in _GONE:
         return InterfaceGone(f"{what}: the kernel's IPMI driver is not there; is ipmi_si loaded?")
     if number in _BUSY:
-        return InterfaceBusy(f"{what}: the kernel takes no more requests for now")
+        return InterfaceBusy(f"{what}: the kernel accepts no more requests for now")
     if number in (errno.EACCES, errno.EPERM):
         return ConfigurationError(f"{what}: no right to use it; run as root")
     if number == errno.EMSGSIZE:
-        return LocalProtocolError(f"{what}: longer than the kernel takes")
+        return LocalProtocolError(f"{what}: longer than the kernel accepts")
     if number == errno.EINVAL:
-        return Refused(f"{what}: a command that the kernel keeps for itself")
+        return Refused(f"{what}: a command that the kernel reserves for itself")
     return InterfaceGone(what)
 
 
 class IpmiDevice:
-    """/dev/ipmi0, opened; only one thread at a time may send, and only one may receive.
+    """An open /dev/ipmi0; only one thread at a time may send, and only one may receive.
 
     Raises: InterfaceGone, InterfaceBusy, ConfigurationError.
     """
@@ -185,7 +188,7 @@ class IpmiDevice:
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def hold_alone(self) -> None:
-        """Keep other drivers of ours out. Raises: InterfaceBusy."""
+        """Lock the device against other bmcmedic drivers. Raises: InterfaceBusy."""
         hold_alone(self._fd, self.path)
 
     def send(self, msgid: int, request: bytes) -> None:
@@ -199,7 +202,7 @@ class IpmiDevice:
     def send_ipmb(self, msgid: int, request: bytes, target: Ipmb, answer_ms: int) -> None:
         """Queue a request for a controller behind the BMC, which the kernel sends once.
 
-        Raises: as `device_error`; Refused when nothing but the BMC is on that channel.
+        Raises: as `device_error`; Refused when the channel reaches nothing but the BMC.
         """
         message = self._message(msgid, request)
         IPMB_ADDR.pack_into(
@@ -216,9 +219,9 @@ class IpmiDevice:
             ) from None
 
     def receive(self) -> Received | None:
-        """The oldest message, if there is one.
+        """Return the oldest message, or None if there is none.
 
-        Raises: as `device_error`; LocalProtocolError for one that is longer than any may be.
+        Raises: as `device_error`; LocalProtocolError for a message above the maximum length.
         """
         RECV.pack_into(
             self._in, 0, 0, self._in_addr_at, ADDR_BYTES, 0, 0, 0, MESSAGE_BYTES_MAX,
@@ -227,7 +230,7 @@ class IpmiDevice:
         try:
             self._ioctl(RECEIVE_MSG_TRUNC, self._in)
         except InterfaceBusy:
-            return None  # EAGAIN: there is none
+            return None  # EAGAIN: no message is queued
         kind, _, _, msgid, netfn, command, length, _ = RECV.unpack(self._in)
         lun = 0
         if SYSTEM_ADDR.unpack_from(self._in_addr)[0] == SYSTEM_INTERFACE_ADDR_TYPE:
@@ -237,8 +240,8 @@ class IpmiDevice:
         return Received(kind, msgid, netfn, command, lun, self._in_data[:length].tobytes())
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until there is a message, `wake` was called, or the time is over."""
-        poll = select.poll()  # a new one, for a thread that was fenced off may still be in another
+        """Wait until a message arrives, `wake` is called, or the time is up."""
+        poll = select.poll()  # a fenced-off thread may still use an earlier one
         poll.register(self._fd, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
         ready = poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000))
@@ -249,7 +252,7 @@ class IpmiDevice:
                 raise InterfaceGone(f"{self.path} was closed")
 
     def wake(self) -> None:
-        """End a `wait`; from any thread."""
+        """End a `wait`; any thread may call this."""
         os.eventfd_write(self._wakeup, 1)
 
     def check(self) -> None:
@@ -257,7 +260,7 @@ class IpmiDevice:
         self._ioctl(GET_MY_ADDRESS, self._four)
 
     def close(self) -> None:
-        """Give it back to the kernel, which still does what is queued there."""
+        """Close the device; the kernel still executes the requests in its queue."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -283,9 +286,9 @@ class IpmiDevice:
 
 
 class KernelCounters:
-    """The counters beside the device in /sys; `root` is for tests.
+    """The device's counters in /sys; `root` is for tests.
 
-    Never raises: without them the answers are None.
+    Never raises: a counter that cannot be read is None.
     """
 
     def __init__(self, path: str, root: str = "/") -> None:
@@ -302,15 +305,15 @@ class KernelCounters:
                 continue
 
     def complete_transactions(self) -> int | None:
-        """Exchanges that ended with an answer; None where this is not counted."""
+        """Return the count of exchanges that ended with an answer; None if there is no counter."""
         return self._read("complete_transactions")
 
     def hosed_count(self) -> int | None:
-        """Exchanges that the kernel gave up; None where this is not counted."""
+        """Return the count of exchanges that the kernel gave up; None if there is no counter."""
         return self._read("hosed_count")
 
     def close(self) -> None:
-        """Look no more."""
+        """Close the counters' files."""
         while self._fds:
             os.close(self._fds.popitem()[1])
 
@@ -322,10 +325,10 @@ class KernelCounters:
 
 
 def response_to(request: bytes, received: Received) -> bytes:
-    """The response.
+    """Return the response as bytes.
 
     Shape: netFn<<2 | LUN, command, completion code, data.
-    Raises: RemoteProtocolError when it answers another request, or has no completion code.
+    Raises: RemoteProtocolError when it belongs to another request or has no completion code.
     """
     raw = bytes((received.netfn << 2 & 0xFF | received.lun, received.command)) + received.data
     if received.netfn != request[0] >> 2 | 1 or received.command != request[1]:

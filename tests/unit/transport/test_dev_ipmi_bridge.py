@@ -181,7 +181,7 @@ def test_a_broken_answer_is_told_as_such(bench: Bench) -> None:
 
 def test_while_the_bmc_has_not_taken_it_nothing_else_is_sent(bench: Bench) -> None:
     bench.kernel.accepts = False
-    with pytest.raises(NoAnswer, match="did not take the bridged request"):
+    with pytest.raises(NoAnswer, match="did not accept the bridged request"):
         bench.send(s=0.05)
     with pytest.raises(InterfaceBusy):
         bench.interface.attempt(b"\x18\x01", time.monotonic() + 0.05, Free(), idempotent=True)

@@ -222,7 +222,7 @@ def test_a_length_that_cannot_be(bench: Bench, length: int) -> None:
         (errno.EAGAIN, InterfaceBusy, "no more requests for now"),
         (errno.EACCES, ConfigurationError, "run as root"),
         (errno.EMSGSIZE, LocalProtocolError, "longer than"),
-        (errno.EINVAL, Refused, "keeps for itself"),
+        (errno.EINVAL, Refused, "reserves for itself"),
         (errno.EIO, InterfaceGone, "Input/output error"),
     ],
 )
