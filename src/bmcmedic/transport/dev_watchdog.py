@@ -1,10 +1,10 @@
 """The BMC's watchdog through Linux's /dev/watchdog, where ipmi_watchdog is loaded.
 
-The kernel serves it before everybody who has /dev/ipmi0 open. But each call here blocks, and cannot
-be interrupted, until the kernel has had its exchanges with the BMC: minutes, when that is sick. So
-whoever pats through it does so in a thread of its own.
+The kernel serves it before every program that has /dev/ipmi0 open. But each call here blocks, and
+cannot be interrupted, until the kernel has finished its exchanges with the BMC. That takes minutes
+when the BMC is sick, so a caller pats through it in a thread of its own.
 
-Opening any other watchdog's device arms it, so what it is gets looked up first, in /sys.
+Opening the device of any other watchdog arms it. So `find_device` first identifies it in /sys.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from bmcmedic.transport.in_band import InterfaceGone
 
 IDENTITY = "IPMI"
 TIMEOUT_S_MAX = 6553
+"""Longest timeout, in seconds."""
 PRETIMEOUT_S_MAX = 255
+"""Longest pretimeout, in seconds."""
 PROCESSES_MAX = 100_000
-"""How many are looked at, at most, to find who has the watchdog."""
+"""Most processes inspected to find the holder of the watchdog."""
 
 INFO = struct.Struct("@II32s")
 """struct watchdog_info: options, firmware version, identity."""
@@ -50,7 +52,7 @@ ENABLE_CARD: Final = 0x0002
 _MAGIC_CLOSE: Final = b"V"
 
 _SENDS_NOTHING = (
-    "ipmi_watchdog has action=none: it takes pats and sends the BMC nothing; "
+    "ipmi_watchdog has action=none: it accepts pats and sends the BMC nothing; "
     "echo reset > /sys/module/ipmi_watchdog/parameters/action"
 )
 _NAMES = {
@@ -64,18 +66,18 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ModuleParameters:
-    """How ipmi_watchdog was told to behave; None where the kernel does not say."""
+    """The settings of ipmi_watchdog; None where the kernel does not report one."""
 
     action: str | None
-    """What happens when the time is over: none, reset, power_cycle or power_off."""
+    """The action when the timer expires: none, reset, power_cycle or power_off."""
     preaction: str | None
-    """What comes before: pre_none, pre_smi, pre_nmi or pre_int."""
+    """The action before that, at the pretimeout: pre_none, pre_smi, pre_nmi or pre_int."""
     nowayout: bool | None
-    """Whether it cannot be stopped any more."""
+    """Whether the kernel refuses to stop the timer."""
 
     @classmethod
     def read(cls, root: str = "/") -> ModuleParameters:
-        """What /sys says now."""
+        """Read the current settings from /sys."""
         folder = Path(root, "sys/module/ipmi_watchdog/parameters")
         nowayout = _read(folder / "nowayout")
         return cls(
@@ -98,9 +100,9 @@ class Holder:
 
 
 def find_device(root: str = "/") -> str:
-    """The path of the watchdog that is the BMC's.
+    """Return the path of the BMC's watchdog.
 
-    Raises: ConfigurationError when there is none, with what to do.
+    Raises: ConfigurationError when there is none; the message says what to do.
     """
     watchdogs = Path(root, "sys/class/watchdog")
     others = []
@@ -116,7 +118,7 @@ def find_device(root: str = "/") -> str:
             f"the kernel's ipmi_watchdog is not loaded{seen}: modprobe ipmi_watchdog action=reset, "
             "or pat the BMC directly"
         )
-    # ipmi_watchdog has no entry in that class, and takes /dev/watchdog only if it came first.
+    # ipmi_watchdog has no entry in that class, and gets /dev/watchdog only if it was loaded first.
     if Path(watchdogs, "watchdog0").exists():
         raise ConfigurationError(
             f"/dev/watchdog is that of {', '.join(others)}, so ipmi_watchdog has none: load it "
@@ -131,7 +133,7 @@ def find_device(root: str = "/") -> str:
 
 
 def holders(root: str = "/") -> list[Holder]:
-    """Who has a watchdog's device open; those whom we may not look at are left out."""
+    """Return the processes that have a watchdog's device open, except those we may not inspect."""
     found = []
     processes = [path for path in Path(root, "proc").iterdir() if path.name.isdecimal()]
     for process in sorted(processes, key=lambda path: int(path.name))[:PROCESSES_MAX]:
@@ -146,13 +148,13 @@ def holders(root: str = "/") -> list[Holder]:
 
 
 class DevWatchdog:
-    """The BMC's watchdog timer, held open: nobody else can pat it meanwhile.
+    """The BMC's watchdog timer, held open, so that no other program can pat it meanwhile.
 
-    Opening it changes nothing, and the first `pat` starts the timer. But where the process is
-    killed before that, the kernel starts it, with the time that it has: so `set` comes right after.
+    Opening it changes nothing, and the first `pat` starts the timer. If the process is killed
+    before that, the kernel starts the timer with its current timeout. So call `set` right after.
 
-    Raises: ConfigurationError when there is none, when it would not act, or when somebody else has
-    it; InterfaceGone when it vanished.
+    Raises: ConfigurationError when there is none, when it would not act, or when another process
+    has it; InterfaceGone when it disappeared.
     """
 
     def __init__(self, path: str | None = None, root: str = "/") -> None:
@@ -169,7 +171,7 @@ class DevWatchdog:
         try:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise self._not_opened(error, root) from None
+            raise self._open_error(error, root) from None
         try:
             self._check_identity()
         except BmcmedicError:
@@ -178,14 +180,14 @@ class DevWatchdog:
 
     @property
     def can_stop(self) -> bool:
-        """Whether `disarm` works: not with nowayout."""
+        """Return whether `disarm` works; with nowayout it does not."""
         return not self.parameters.nowayout
 
     def set(self, timeout_s: int, pretimeout_s: int = 0) -> None:
-        """Give the timer its times.
+        """Set the timeout and the pretimeout, in seconds.
 
-        Blocks as a pat does. The kernel sends them on, and does not look at what the BMC answers:
-        that it has them is known with the next `pat`.
+        Blocks as a pat does. The kernel forwards both, and ignores the BMC's answer. Only the next
+        `pat` shows that the BMC has accepted them.
         Raises: ConfigurationError; NoAnswer, InterfaceGone.
         """
         if not 1 <= timeout_s <= TIMEOUT_S_MAX:
@@ -195,33 +197,32 @@ class DevWatchdog:
                 f"a pretimeout is below the timeout ({timeout_s} s) and at most "
                 f"{PRETIMEOUT_S_MAX} s, not {pretimeout_s}"
             )
-        # Whichever comes first, the pretimeout must stay below the timeout all the time.
+        # The pretimeout must stay below the timeout after each of the calls.
         if self.pretimeout_s() >= timeout_s:
-            self._put(SETPRETIMEOUT, pretimeout_s, "the pretimeout")
-        self._put(SETTIMEOUT, timeout_s, "the timeout")
-        self._put(SETPRETIMEOUT, pretimeout_s, "the pretimeout")
+            self._write_int(SETPRETIMEOUT, pretimeout_s, "the pretimeout")
+        self._write_int(SETTIMEOUT, timeout_s, "the timeout")
+        self._write_int(SETPRETIMEOUT, pretimeout_s, "the pretimeout")
 
     def timeout_s(self) -> int:
         """What the kernel has; the BMC is not asked."""
-        return self._get(GETTIMEOUT, "the timeout")
+        return self._read_int(GETTIMEOUT, "the timeout")
 
     def pretimeout_s(self) -> int:
         """What the kernel has; the BMC is not asked."""
-        return self._get(GETPRETIMEOUT, "the pretimeout")
+        return self._read_int(GETPRETIMEOUT, "the pretimeout")
 
     def pat(self) -> None:
-        """Start the timer, or start it over; the kernel sets it first where that is needed.
+        """Start or restart the timer; the kernel sets it first where that is needed.
 
-        Blocks until the BMC has answered, or the kernel gives it up: for two exchanges, when the
-        timer has to be set as well.
-        Raises: NoAnswer, InterfaceGone; TransportError when somebody has told the kernel to send
-        nothing.
+        Blocks until the BMC has answered or the kernel gives up. That is two exchanges when the
+        kernel has to set the timer as well.
+        Raises: NoAnswer, InterfaceGone; TransportError when ipmi_watchdog is set to send nothing.
         """
         if _read(self._action) == "none":
             raise TransportError(_SENDS_NOTHING)
         if self._stopped:
-            # A stopped timer takes pats, and sends nothing, until it is enabled.
-            self._put(SETOPTIONS, ENABLE_CARD, "the start")
+            # The kernel accepts pats of a stopped timer, but sends nothing until it is enabled.
+            self._write_int(SETOPTIONS, ENABLE_CARD, "the start")
             self._stopped = False
         self._started = True
         self._ioctl(KEEPALIVE, self._keepalive, "a pat")
@@ -229,23 +230,23 @@ class DevWatchdog:
     def disarm(self) -> None:
         """Stop the timer; the next `pat` starts it.
 
-        Blocks as a pat does. The kernel does not look at what the BMC answers: a BMC that is silent
-        keeps its timer running.
+        Blocks as a pat does. The kernel ignores the BMC's answer, and the timer of a silent BMC
+        keeps running.
         Raises: ConfigurationError with nowayout; NoAnswer, InterfaceGone.
         """
         if not self.can_stop:
             raise ConfigurationError("ipmi_watchdog has nowayout: the timer cannot be stopped")
         self._stopped = True
-        self._put(SETOPTIONS, DISABLE_CARD, "the stop")
+        self._write_int(SETOPTIONS, DISABLE_CARD, "the stop")
 
     def close(self, *, disarm: bool) -> None:
-        """Let it go; the timer is stopped, where that can be, or runs on after a last pat.
+        """Close the device; stop the timer where possible, or leave it running after a last pat.
 
-        One that was never patted is stopped too: the kernel would start it when it is let go.
-        Blocks as a pat does. Never raises: the timer's own end is then the answer.
+        A timer that was never patted is stopped too, as the kernel would start it on the close.
+        Blocks as a pat does. Never raises: if the stop fails, the timer runs until it expires.
         """
         if (disarm or not self._started) and self._fd >= 0 and self.can_stop:
-            # Stopped first, as writing the magic byte is a pat, and would start it.
+            # Stop it first: writing the magic byte is a pat and would start it.
             with contextlib.suppress(BmcmedicError):
                 self.disarm()
             with contextlib.suppress(OSError):
@@ -264,23 +265,25 @@ class DevWatchdog:
         identity = INFO.unpack(info)[2].split(b"\0", 1)[0].decode("ascii", "replace")
         if identity != IDENTITY:
             with contextlib.suppress(OSError):
-                os.write(self._fd, _MAGIC_CLOSE)  # opening it has armed it
+                os.write(self._fd, _MAGIC_CLOSE)  # opening the device has armed it
             raise ConfigurationError(f"{self.path} is not the BMC's watchdog but {identity!r}")
 
-    def _not_opened(self, error: OSError, root: str) -> BmcmedicError:
+    def _open_error(self, error: OSError, root: str) -> BmcmedicError:
         what = f"{self.path}: {error.strerror or error}"
         if error.errno == errno.EBUSY:
-            who = "; ".join(map(str, holders(root))) or "somebody whom /proc does not show"
-            return ConfigurationError(f"{what}: {who}. Only one may be in charge: end it, or us")
+            found = "; ".join(map(str, holders(root))) or "a process that /proc does not show"
+            return ConfigurationError(
+                f"{what}: {found}. Only one may be in charge: stop it, or bmcmedic"
+            )
         if error.errno in (errno.EACCES, errno.EPERM):
             return ConfigurationError(f"{what}: no right to use it; run as root")
         return InterfaceGone(what)
 
-    def _put(self, number: int, value: int, what: str) -> None:
+    def _write_int(self, number: int, value: int, what: str) -> None:
         _INT.pack_into(self._int, 0, value)
         self._ioctl(number, self._int, what)
 
-    def _get(self, number: int, what: str) -> int:
+    def _read_int(self, number: int, what: str) -> int:
         self._ioctl(number, self._int, what)
         value: int = _INT.unpack(self._int)[0]
         return value
@@ -291,12 +294,12 @@ class DevWatchdog:
         try:
             fcntl.ioctl(self._fd, number, argument, True)
         except OSError as error:
-            told = f"{self.path}: {what} failed: {error.strerror or error}"
+            message = f"{self.path}: {what} failed: {error.strerror or error}"
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.EBADF):
-                raise InterfaceGone(f"{told}; the kernel's IPMI driver is not there") from None
+                raise InterfaceGone(f"{message}; the kernel's IPMI driver is not there") from None
             if error.errno in (errno.ENOTTY, errno.EFAULT):
-                raise LocalProtocolError(told) from None
-            raise NoAnswer(told, "the BMC refused or did not answer; dmesg says more") from None
+                raise LocalProtocolError(message) from None
+            raise NoAnswer(message, "the BMC refused or did not answer; dmesg says more") from None
 
 
 def _read(path: Path) -> str | None:

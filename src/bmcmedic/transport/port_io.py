@@ -1,7 +1,7 @@
-"""KCS over the machine's own ports, for hosts where the kernel's driver is not loaded.
+"""KCS over the host's own I/O ports, for hosts where the kernel's driver is not loaded.
 
-An exchange runs in the calling thread, an access to a register at a time. Before each it asks
-whether it may go on, so a better claim waits for one access at the most.
+An exchange runs in the calling thread, one register access at a time. Before each access it checks
+that it may go on, so a better claim waits for one access at most.
 """
 
 from __future__ import annotations
@@ -19,27 +19,41 @@ from bmcmedic.transport.in_band import InterfaceClaim, InterfaceGone, Interrupte
 from bmcmedic.transport.port_io_registers import PORT_MAX, DevPort, Guard, PortGuard
 
 BASE = 0xCA2
+"""Default port of the data registers."""
 SPACING = 1
+"""Default distance from the data port to the status and command port, in ports."""
 
 PORT_IO_LIMITS = KcsLimits(recoveries_max=3, exchange_s=10.0, poll_s_max=4e-3)
-"""Polled each millisecond, a BMC that hangs would take 4 % of a core; so it takes 1. A pat waits
-for one exchange, so it is short. Time for a BMC that misses a byte for the 5 s that Linux gives it,
-the recovery, and all of the request once more; what outlasts that is no disturbance of the moment,
-and the next exchange recovers it first."""
+"""Limits of one exchange over the ports.
+
+Polling a hanging BMC every millisecond would cost 4 % of a core; with `poll_s_max` it costs 1 %.
+An exchange is short because a pat waits for one exchange. `exchange_s` suffices for a BMC that
+stalls on a byte for the 5 s that Linux allows, the recovery, and the whole request once more. A
+longer disturbance is not momentary, and the next exchange begins with the recovery.
+"""
 
 EXCHANGE_SLACK_S = 0.2
-"""Beyond the limit: the sleep before the last look at the clock may end late."""
+"""Time that an exchange may exceed its limit, in seconds.
+
+The sleep before the last reading of the clock may end late.
+"""
 CLAIM_PERIOD_S = 0.02
-"""While nothing is due, the claim is asked so often."""
+"""Time between two checks of the claim while no access is due, in seconds."""
 GUARD_PERIOD_S = 0.01
-"""How long an exchange may go on unawares after the kernel's driver came."""
+"""Time between two checks of the guard, in seconds.
+
+For so long an exchange may not notice that the kernel's driver has been loaded.
+"""
 TAKE_OVER_S = 0.1
-"""For the fenced-off thread to end its access to a register, which takes 2 us."""
+"""Longest wait for a fenced-off thread to end its register access, in seconds.
+
+The access itself takes 2 us.
+"""
 
 _WHERE = "dmidecode -t 38 names the BMC's address"
-_BETTER_CLAIM = "somebody with a better claim has the interface"
+_BETTER_CLAIM = "a request with a better claim has the interface"
 
-# Looked up once: most of the time of an exchange goes into this loop.
+# Looked up once here, because the loop in `_play` takes most of the time of an exchange.
 _READ_STATUS: Final = KcsAction.READ_STATUS
 _READ_DATA: Final = KcsAction.READ_DATA
 _WRITE_DATA: Final = KcsAction.WRITE_DATA
@@ -51,9 +65,10 @@ _WAIT: Final = KcsAction.WAIT
 class PortIo:
     """One KCS interface through its registers.
 
-    `registers` and `guard` are this machine's unless they are handed in.
+    `registers` and `guard` default to those of this host.
 
-    Raises: ConfigurationError for impossible ports, without rights, or when a driver has the ports.
+    Raises: ConfigurationError for impossible ports, without permission, or when a driver has the
+    ports.
     """
 
     def __init__(
@@ -94,17 +109,17 @@ class PortIo:
     def attempt(
         self, request: bytes, deadline: float, claim: InterfaceClaim, *, idempotent: bool
     ) -> bytes:
-        """One exchange, with its bounded error recovery.
+        """Make one exchange, with a bounded error recovery, and return the response.
 
         Shape: netFn<<2 | LUN, command, data; the response has a completion code after the command.
         Raises: KcsTimeout, NothingThere, KcsViolation, Interrupted, InterfaceGone.
         """
         with self._access:
-            # Asked first: whoever was fenced off on the way here must not touch the new machine.
+            # Check first: a thread that was just fenced off must not touch the new state machine.
             host = self._host
             if claim.must_stop(recovering=False):
                 raise Interrupted(_BETTER_CLAIM, may_have_run=False)
-            host.abort()  # what an exception may have left; else nothing
+            host.abort()  # in case an exception left an exchange unfinished
         self._check_guard(host)
         now = self._monotonic()
         host.start(request, now, idempotent=idempotent, deadline=deadline)
@@ -112,7 +127,7 @@ class PortIo:
             self._play(host, claim, now)
         finally:
             host.abort()
-        # The last access may have ended after another's exchange, and read the end of that one.
+        # The last access may have ended after another exchange, and read the end of that one.
         if host is not self._host:
             raise _interrupted(host)
         if host.next_action is _DONE:
@@ -123,7 +138,7 @@ class PortIo:
         raise error
 
     def _play(self, host: HostKcs, claim: InterfaceClaim, now: float) -> None:
-        """Do what the machine needs, until it needs nothing more."""
+        """Do what the state machine requests, until it is done or has failed."""
         registers, monotonic, access = self._registers, self._monotonic, self._access
         step, must_stop = host.step, claim.must_stop
         guard_at = now + GUARD_PERIOD_S
@@ -133,14 +148,14 @@ class PortIo:
                 self._check_guard(host)
                 guard_at = now + GUARD_PERIOD_S
             if action is _WAIT:
-                self._ask(host, claim)
+                self._check_claim(host, claim)
                 pause_s = host.not_before - now
                 if pause_s > 0:
                     self._sleep(min(pause_s, CLAIM_PERIOD_S))
                 now = monotonic()
                 action = step(now)
                 continue
-            # Who takes over waits for this lock: no access follows that was allowed before.
+            # `take_over` waits for this lock, so no access that was allowed earlier follows it.
             with access:
                 if must_stop(recovering=host.recoveries > 0) or host is not self._host:
                     raise _interrupted(host)
@@ -158,13 +173,13 @@ class PortIo:
 
     def send_bridged(
         self,
-        request: bytes,  # noqa: ARG002 - as every interface
+        request: bytes,  # noqa: ARG002 - the signature of InBand
         target: Ipmb,
         deadline: float,  # noqa: ARG002
         claim: InterfaceClaim,  # noqa: ARG002
         done: Callable[[bytes | BmcmedicError], None],  # noqa: ARG002
     ) -> None:
-        """Not done here: fetching the answer takes exchanges that nobody asked for.
+        """Refuse every bridged request: its answer would need additional exchanges.
 
         Raises: Refused.
         """
@@ -175,7 +190,7 @@ class PortIo:
 
     @property
     def missing(self) -> str | None:
-        """That nobody drives the status register; reading it has no effect."""
+        """Return that nothing drives the status register; reading it has no side effect."""
         try:
             status = self._registers.read_status()
         except InterfaceGone as error:
@@ -185,25 +200,25 @@ class PortIo:
         return f"nothing answers at {self.name}: {_WHERE}"
 
     def take_over(self) -> None:
-        """Forget the exchange under way: another thread has fenced off the one that made it."""
-        # The thread that had it keeps its own machine, and finds that it is no longer this one.
+        """Forget the current exchange; another thread has fenced off the one that made it."""
+        # The fenced-off thread keeps its old state machine, and sees that it was replaced.
         access = self._access
         held = access.acquire(timeout=TAKE_OVER_S)
         self._host = HostKcs(self._limits)
         if held:
             access.release()
         else:
-            self._access = threading.Lock()  # the old one may never be released
+            self._access = threading.Lock()  # the fenced-off thread may never release the old lock
 
     def close(self) -> None:
-        """Let the interface go."""
+        """Release the interface."""
         self._host.abort()
         if self._device is not None:
             self._device.close()
         if self._guard is not None:
             self._guard.close()
 
-    def _ask(self, host: HostKcs, claim: InterfaceClaim) -> None:
+    def _check_claim(self, host: HostKcs, claim: InterfaceClaim) -> None:
         if claim.must_stop(recovering=host.recoveries > 0) or host is not self._host:
             raise _interrupted(host)
 

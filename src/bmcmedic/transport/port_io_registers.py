@@ -1,7 +1,7 @@
-"""The KCS registers of this machine, and who else has them.
+"""The KCS registers of this host, and a guard that finds another owner of their ports.
 
-Two drivers on one KCS interface spoil each other's transfers, so `PortGuard` looks, again and
-again, whether the kernel's own driver has the ports.
+Two drivers on one KCS interface corrupt each other's transfers. So `PortGuard` checks repeatedly
+whether the kernel's own driver has the ports.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from bmcmedic.errors import ConfigurationError
 from bmcmedic.transport.in_band import InterfaceBusy, InterfaceGone, hold_alone
 
 PORT_MAX = 0xFFFF
+"""Highest I/O port."""
 IOPORTS_BYTES_MAX = 1 << 16
-"""Of /proc/ioports; big servers have some 10 KiB."""
+"""Most bytes read of /proc/ioports; it has about 10 KiB on big servers."""
 
 _BYTES = tuple(bytes((byte,)) for byte in range(256))
 _IOPORTS_LINE = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
@@ -26,7 +27,10 @@ _NO_DRIVER = re.compile(
     r"|[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.\d$",
     re.ASCII | re.IGNORECASE,
 )
-"""Buses, and what the firmware describes: that says where ports are, not who uses them."""
+"""Names of buses and of firmware descriptions in /proc/ioports.
+
+They show where ports are, not which driver uses them.
+"""
 
 USE_KERNEL_DEVICE = "use /dev/ipmi0 instead"
 
@@ -34,7 +38,7 @@ USE_KERNEL_DEVICE = "use /dev/ipmi0 instead"
 class DevPort:
     """The registers through /dev/port.
 
-    Raises: ConfigurationError without the right to; InterfaceGone when an access fails later.
+    Raises: ConfigurationError without permission; InterfaceGone when an access fails later.
     """
 
     def __init__(self, base: int, spacing: int, path: str = "/dev/port") -> None:
@@ -44,7 +48,7 @@ class DevPort:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:
             raise ConfigurationError(
-                f"no right to open {path}: it takes root, CAP_SYS_RAWIO and, with Secure Boot, a "
+                f"no right to open {path}: it needs root, CAP_SYS_RAWIO and, with Secure Boot, a "
                 f"kernel that is not locked down; else load ipmi_si and {USE_KERNEL_DEVICE}"
             ) from None
         except OSError as error:
@@ -59,23 +63,23 @@ class DevPort:
             raise ConfigurationError(str(error)) from None
 
     def read_status(self) -> int:
-        """The status register."""
+        """Return the status register."""
         return self._read(self._command_at)
 
     def read_data(self) -> int:
-        """The data-out register; clears OBF."""
+        """Return the data-out register; reading it clears OBF."""
         return self._read(self._data_at)
 
     def write_data(self, byte: int) -> None:
-        """The data-in register."""
+        """Write the data-in register."""
         self._write(self._data_at, byte)
 
     def write_command(self, byte: int) -> None:
-        """The command register."""
+        """Write the command register."""
         self._write(self._command_at, byte)
 
     def close(self) -> None:
-        """Let the ports go."""
+        """Release the ports."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -94,19 +98,19 @@ class DevPort:
 
 
 class Guard(Protocol):
-    """Tells who else has the ports."""
+    """Finds another owner of the ports."""
 
     def owner(self) -> str | None:
-        """Who has them, and what to do about it; None when they are free."""
+        """Return who has the ports, and what to do about it; None when they are free."""
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking, and close the files."""
 
 
 class PortGuard:
-    """Looks into /proc/ioports, and for a /dev/ipmi0.
+    """Finds another owner of the ports in /proc/ioports, or by the existence of /dev/ipmi0.
 
-    A look at a short list takes 6 us, and compares bytes as long as nothing changes.
+    A check of a short list takes 6 us. It only compares bytes while the list does not change.
 
     Raises: ConfigurationError when /proc/ioports cannot be read.
     """
@@ -125,12 +129,12 @@ class PortGuard:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigurationError(
-                f"{path} cannot be read ({error.strerror}), so nobody knows whether the kernel's "
-                "driver has the ports"
+                f"{path} cannot be read ({error.strerror}), so it is unknown whether the "
+                "kernel's driver has the ports"
             ) from None
 
     def owner(self) -> str | None:
-        """Who has them, and what to do about it; None when they are free."""
+        """Return who has the ports, and what to do about it; None when they are free."""
         for device in self._devices:
             if os.access(device, os.F_OK):
                 return (
@@ -144,13 +148,13 @@ class PortGuard:
         return self._owner
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking, and close the files."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def _read(self) -> int:
-        """The whole of it, a page at a time."""
+        """Read all of /proc/ioports, a page at a time, and return its length in bytes."""
         length = 0
         try:
             while length < IOPORTS_BYTES_MAX:
@@ -164,9 +168,10 @@ class PortGuard:
 
 
 def owner_in(ioports: str, ports: tuple[int, ...]) -> str | None:
-    """Which driver has one of the ports; None when none has.
+    """Return which driver has one of the ports, and what to do; None if no driver has one.
 
-    Shape: /proc/ioports. Who may not see addresses reads them all as 0, so names count there too.
+    Shape: /proc/ioports. Without permission to see addresses, all of them read as 0; then a
+    driver's name alone decides.
     """
     for line in ioports.splitlines():
         match = _IOPORTS_LINE.fullmatch(line)

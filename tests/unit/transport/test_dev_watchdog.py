@@ -228,7 +228,7 @@ def test_holders(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("number", "kind", "told"),
     [
-        (errno.EBUSY, ConfigurationError, "somebody whom /proc does not show"),
+        (errno.EBUSY, ConfigurationError, "a process that /proc does not show"),
         (errno.EACCES, ConfigurationError, "run as root"),
         (errno.ENODEV, InterfaceGone, "No such device"),
     ],
